@@ -40,7 +40,7 @@ class CheckpointInputs:
 
     def find(self, folder: Path) -> Mapping[str, Any] | None:
         """Return the checkpoint's info if it is complete and was trained from these inputs, else None."""
-        from tritone_training.api import CheckpointError
+        from tritone_training import CheckpointError
 
         try:
             info = read_info(folder, self.kind)
@@ -86,7 +86,12 @@ def read_info(folder: Path, kind: str) -> Mapping[str, Any]:
     if kind != RECOMMENDER:
         return checkpoint.load(folder, kind=kind).info
     from tritone_serving.recommender.artifact import files_of
-    from tritone_training.kinds.recommender.export import ARTIFACT_FOLDER, TASTE_FOLDER, load_info, read_artifact
+    from tritone_training.kinds.recommender.checkpoint_folder import (
+        ARTIFACT_FOLDER,
+        TASTE_FOLDER,
+        load_info,
+        read_artifact,
+    )
 
     info = load_info(folder)
     checkpoint.load(folder / TASTE_FOLDER, kind=TASTE_FOLDER)

@@ -52,7 +52,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 
@@ -75,7 +75,11 @@ def train(
         mlflow=mlflow,
     )
     if print_config:
-        console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
+        hyperparameters = training.get_kind(kind).configure(request)
+        if as_json:
+            console.print_json(hyperparameters.to_dict())
+        else:
+            console.print_line(hyperparameters.to_yaml().rstrip())
         return
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
     model_kind = training.get_kind(kind)

@@ -55,6 +55,9 @@ def test_reasons(run_tritone: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(many))
     ended = run_tritone("recommend", "--explain", "-n", 2)
     assert "+1 tag t0, t1 and 2 more (m); -0.5 stars (m); +0.125 stars (n); +0.125 by 1 more" in ended.stderr
+    unnamed = [{"base_model": "taste_vae", "because": "history", "id": "", "amount": 0.5}]
+    model.spoil = lambda outputs: outputs["reasons"].fill(json.dumps(unnamed))
+    assert "+0.5 the listening history (taste_vae)" in run_tritone("recommend", "--explain", "-n", 2).stderr
 
 
 def test_names_are_no_markup(run_tritone: Any, model: FakeRecommender) -> None:
@@ -175,7 +178,7 @@ def test_tracks_are_found(run_tritone: Any, model: FakeRecommender) -> None:
     assert "1 to 4 of 11; for the next, add --offset 4" in ended.stderr
     assert "no track matches; did you mean:" in run_tritone("tracks", "Titel 18").stderr
     assert "no track matches\n" in run_tritone("tracks", "qqqqqqqq").stderr
-    assert "--offset 50 is beyond them" in run_tritone("tracks", "someone", "--offset", 50).stderr
+    assert "no tracks at --offset 50" in run_tritone("tracks", "someone", "--offset", 50).stderr
     page = json.loads(run_tritone("tracks", "someone", "--by", "artist", "--offset", 10, "--json").stdout)
     assert (page["total"], page["offset"], len(page["tracks"])) == (11, 10, 1)
     assert page["tracks"][0] == {

@@ -141,7 +141,7 @@ def test_what_is_committed_is_clean(kind: ModelKind, tmp_path: Path) -> None:
     report = check_repository(repository)
     assert [str(finding) for finding in report.findings] == []
     assert sorted(report.notes) == sorted(
-        f"{repository / name}: has no version yet; `tritone export {name}` adds one" for name in names
+        f"{repository / name}: no version yet; `tritone export {name}` adds one" for name in names
     )
 
 

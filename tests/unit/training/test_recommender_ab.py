@@ -12,7 +12,7 @@ from tests.support import recommender_artifacts as models
 from tritone_serving.recommender import RecommendRequest
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError
-from tritone_training.kinds.recommender.ab import with_arms
+from tritone_training.kinds.recommender.export import with_arms
 
 WEIGHTS = {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}
 TEST: dict[str, Any] = {

@@ -25,13 +25,13 @@ from tritone.music.grid import N_PITCHES, SILENT
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.generation import NEVER
 
-MAX_NOTES: Final = 8  # that generation writes into a frame; training and evaluation know no such limit
+MAX_NOTES: Final = 8  # most notes of a generated frame; training and evaluation have no limit
 
 END: Final = 0
 STRUCK: Final = 1  # the token for the lowest pitch, struck; then one for each semitone
 HELD: Final = STRUCK + N_PITCHES
 N_TOKENS: Final = HELD + N_PITCHES
-BEGIN: Final = N_TOKENS  # stands before the first token; never written
+BEGIN: Final = N_TOKENS  # input before the first token; never sampled
 PADDING: Final = -1
 
 Frames = npt.NDArray[np.uint8]
@@ -155,7 +155,7 @@ class NoteDecoder(nn.Module):
         self.register_buffer("pitch_of_token", pitch_of_token(), persistent=False)
         self.register_buffer("may_follow", may_follow(), persistent=False)
         columns = torch.arange(2 * N_PITCHES)
-        # Where the interval of each note below a pitch stands, less that pitch.
+        # Index of the interval of each note below a pitch, minus that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
         self.pitch_of_token: Tensor
@@ -203,25 +203,25 @@ class NoteDecoder(nn.Module):
         found = torch.unflatten(query @ view.pitch_map / math.sqrt(self.n_channels), 1, (-1, 2)).flatten(2)
         return self._masked(outputs, anchor, found, self.may_follow[above] & view.possible[:, None])
 
-    def next_scores(self, view: FrameView, above: Tensor, told: Tensor, anchor: Tensor) -> Tensor:
+    def next_scores(self, view: FrameView, above: Tensor, conditioning: Tensor, anchor: Tensor) -> Tensor:
         """As `scores` for one token of each frame, in the fewest and flattest steps: generation repeats them.
 
         Args:
             above: (M,) the token before.
-            told: (M, U) the frame's context and the sum of `written` over the tokens before.
+            conditioning: (M, U) the frame's context and the sum of `written` over the tokens before.
             anchor: (M,) pitch of the token before; of `view.top` for the first.
 
         Returns:
             (M, V).
         """
-        outputs = self._outputs(told, above)
+        outputs = self._outputs(conditioning, above)
         query = outputs[:, -2 * self.n_channels :].reshape(-1, 2, self.n_channels)
         found = (query @ view.pitch_map / math.sqrt(self.n_channels)).reshape(-1, 2 * N_PITCHES)
         return self._masked(outputs, anchor, found, self.may_follow.index_select(0, above) & view.possible)
 
-    def _outputs(self, told: Tensor, above: Tensor) -> Tensor:
+    def _outputs(self, conditioning: Tensor, above: Tensor) -> Tensor:
         """(..., U) and (...) -> (..., the outputs of `out`)."""
-        hidden = nn.functional.gelu(told + self.word(above))
+        hidden = nn.functional.gelu(conditioning + self.word(above))
         hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
         answer: Tensor = self.out(hidden)
         return answer

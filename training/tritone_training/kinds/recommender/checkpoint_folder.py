@@ -1,8 +1,17 @@
-"""Atomic replacement of checkpoint folders; a training that fails or is interrupted does not change the old one.
+"""Checkpoint folder of `recommender`: its files, and their atomic replacement.
 
-The new parts are written to a subfolder of the checkpoint (`unfinished/recommender`, see `runs`), so that moving them
-is a rename on any file system. A crash between two renames can still leave parts of both fits; therefore
-checkpoint.json and the artifact's manifest both hold an id of the fit, and a checkpoint whose parts differ is refused.
+```
+runs/recommender/
+  checkpoint.json   options, data report, metrics, versions
+  artifact/         the data served by `cf_ensemble`, see tritone_serving.recommender.artifact
+  taste_vae/        checkpoint of `taste_vae`
+  recommender.key   key of the users' pseudonyms, readable by its owner only; store it apart from the artifact
+```
+
+A training that fails or is interrupted does not change an existing checkpoint. The new parts are written to a subfolder
+of the checkpoint (`unfinished/recommender`, see `runs`), so that moving them is a rename on any file system. A crash
+between two renames can still leave parts of both fits; therefore checkpoint.json and the artifact's manifest both hold
+an id of the fit, and a checkpoint whose parts differ is refused.
 
 An interrupted training can be resumed: `taste_vae` continues after its last complete epoch, or is kept if it was
 finished. The other base models are fitted again. They have closed forms, so the result is the same, and their
@@ -11,6 +20,7 @@ intermediate results would be listening histories outside of a checkpoint.
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,15 +28,55 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
 from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_training import checkpoint
 from tritone_training.checkpoint import UNFINISHED
 from tritone_training.exceptions import CheckpointError, TrainingError
 
+KIND_NAME: Final = "recommender"
+ARTIFACT_FOLDER: Final = "artifact"
+TASTE_FOLDER: Final = "taste_vae"
+KEY_FILENAME: Final = "recommender.key"
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
 _STAGED: Final = f"{UNFINISHED}/recommender"
 _REPLACED: Final = ".replaced"
-_KEY: Final = "recommender.key"
 _PRIVATE_MODE: Final = 0o700
+
+
+def load_info(folder: Path) -> Mapping[str, Any]:
+    """Return the content of checkpoint.json.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another kind or format.
+    """
+    path = folder / "checkpoint.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {KIND_NAME} --out {folder}` writes one")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
+    if not isinstance(info, dict) or info.get("kind") != KIND_NAME:
+        found = info.get("kind") if isinstance(info, dict) else type(info).__name__
+        raise CheckpointError(f"{folder}: is a checkpoint of {found!r}, expected {KIND_NAME!r}")
+    if info.get("format") != checkpoint.FORMAT or "seed" not in info:
+        raise CheckpointError(
+            f"{path}: is of format {info.get('format')}, this version reads {checkpoint.FORMAT}; train again"
+        )
+    return info
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Open an artifact.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another version.
+    """
+    try:
+        return open_artifact(folder)
+    except RecommenderError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def new_fit() -> str:
@@ -49,7 +99,7 @@ def staging(folder: Path, *, resume: bool) -> Iterator[Path]:
         _clear(folder, keep_staged=resume)
         if not folder.exists():
             make_private_folder(folder)
-        elif not {entry.name for entry in folder.iterdir()} - {UNFINISHED, _KEY}:
+        elif not {entry.name for entry in folder.iterdir()} - {UNFINISHED, KEY_FILENAME}:
             folder.chmod(_PRIVATE_MODE)
         if not staged.exists():
             staged.parent.mkdir(exist_ok=True)

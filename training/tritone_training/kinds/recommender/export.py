@@ -1,9 +1,20 @@
-"""Reading of a checkpoint folder of `recommender`, and its export."""
+"""Export of a checkpoint of `recommender`, also with an A/B test.
+
+The file of an A/B test adds ensembles, each of which serves a share of the users:
+
+```json
+{"salt": "spring", "shares": {"a": 0.9, "b": 0.1},
+ "ensembles": {"b": {"warm_from": 10,
+                     "weights": {"warm": {"ease": 1.0}, "short": {"ease": 1.0}, "cold": {"popularity": 1.0}}}}}
+```
+`a` is the ensemble fitted in training. A different salt gives a different assignment of users.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,22 +22,27 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE
-from tritone_serving.recommender import Artifact, KeyFileError, RecommenderError, open_artifact, read_key
+from tritone_serving.recommender import Artifact, KeyFileError, read_key
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
+from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
 from tritone_serving.recommender.sound_index import build_index
-from tritone_training import checkpoint
+from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.recommender.checkpoint_folder import check_together
-from tritone_training.kinds.recommender.declaration import DECLARATION
+from tritone_training.kinds.recommender.checkpoint_folder import (
+    ARTIFACT_FOLDER,
+    KEY_FILENAME,
+    TASTE_FOLDER,
+    check_together,
+    load_info,
+    read_artifact,
+)
+from tritone_training.kinds.recommender.declaration import DECLARATION, MANIFEST_FILENAME
 
-ARTIFACT_FOLDER: Final = "artifact"
-TASTE_FOLDER: Final = "taste_vae"
-KEY_FILENAME: Final = "recommender.key"
-KIND_NAME: Final = "recommender"
+_AB_KEYS: Final = {"salt", "shares", "ensembles"}  # of the file of an A/B test
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # Entries of the manifest that are copied to the model card.
 _SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
@@ -102,18 +118,6 @@ def _how(info: Mapping[str, Any]) -> dict[str, Any]:
     return {"how": metrics["how"]} if isinstance(metrics, Mapping) and "how" in metrics else {}
 
 
-def read_artifact(folder: Path) -> Artifact:
-    """Open an artifact.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another version.
-    """
-    try:
-        return open_artifact(folder)
-    except RecommenderError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def personal_data(artifact: Artifact) -> dict[str, Any]:
     """Return the description of the personal data in an artifact, for the model card."""
     check = str(artifact.manifest["key_check"])
@@ -136,29 +140,6 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
         "to_remove_a_user": "tritone forget USER",
         "said_at_training": artifact.manifest.get("personal_data"),
     }
-
-
-def load_info(folder: Path) -> Mapping[str, Any]:
-    """Return the content of checkpoint.json.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another kind or format.
-    """
-    path = folder / "checkpoint.json"
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {KIND_NAME} --out {folder}` writes one")
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
-    if not isinstance(info, dict) or info.get("kind") != KIND_NAME:
-        found = info.get("kind") if isinstance(info, dict) else type(info).__name__
-        raise CheckpointError(f"{folder}: is a checkpoint of {found!r}, expected {KIND_NAME!r}")
-    if info.get("format") != checkpoint.FORMAT or "seed" not in info:
-        raise CheckpointError(
-            f"{path}: is of format {info.get('format')}, this version reads {checkpoint.FORMAT}; train again"
-        )
-    return info
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -191,3 +172,55 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "query_field": each(b"", object),
         "offset": each(0, np.int32),
     }
+
+
+def with_arms(artifact: ArtifactExport, path: Path) -> ArtifactExport:
+    """Return the export with the A/B test described in a file.
+
+    Raises:
+        CheckpointError: the file cannot be read, or its content is invalid.
+    """
+    try:
+        wanted = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the A/B test cannot be read ({error})") from error
+    if not isinstance(wanted, dict) or not {"salt", "shares"} <= wanted.keys() <= _AB_KEYS:
+        raise CheckpointError(f"{path}: expected an object with salt, shares and ensembles")
+    source = artifact.files[MANIFEST_FILENAME]
+    manifest = json.loads(source if isinstance(source, bytes) else source.read_bytes())
+    given = wanted.get("ensembles", {})
+    try:
+        if given != {}:
+            check_ensembles(given, manifest["base_models"])
+        for arm, described in given.items():
+            _check_keys(arm, described)
+        ensembles = {**manifest["ensembles"], **given}
+        check_shares(wanted["shares"], ensembles, above_0=True)
+        if not isinstance(wanted["salt"], str) or not _is_text(wanted["salt"]):
+            raise ValueError(f"salt is {shown(wanted['salt'])}; expected text")
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    chosen = {"ensembles": ensembles, "ab": {"salt": wanted["salt"], "shares": wanted["shares"]}}
+    # Rankings that were precomputed for arms which the file redefines.
+    stale = {f"lists.{arm}.{part}" for arm in given for part in ("starts", "columns", "values")}
+    arrays = {name: described for name, described in manifest["arrays"].items() if name not in stale}
+    content = json.dumps({**manifest, **chosen, "arrays": arrays}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    files = {name: file for name, file in artifact.files.items() if name.removesuffix(".npy") not in stale}
+    return replace(artifact, files={**files, MANIFEST_FILENAME: content.encode()}, card={**artifact.card, **chosen})
+
+
+def _check_keys(arm: str, described: Mapping[str, Any]) -> None:
+    unknown = sorted(described.keys() - KEYS)
+    if unknown:
+        raise ValueError(f"arm {arm!r} holds {shown(unknown, 200)}; expected {', '.join(sorted(KEYS))}")
+    if not isinstance(how := described.get("how", ""), str) or not _is_text(how):
+        raise ValueError(f"arm {arm!r}: how is {shown(how)}; expected text")
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a string can be encoded in UTF-8; JSON may contain lone surrogates."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,13 +1,4 @@
-"""Training of `recommender`: base models on the training split, their weights on the validation split.
-
-```
-runs/recommender/
-  checkpoint.json   options, data report, metrics, versions
-  artifact/         the data served by `cf_ensemble`, see tritone_serving.recommender.artifact
-  taste_vae/        checkpoint of `taste_vae`
-  recommender.key   key of the users' pseudonyms, readable by its owner only; store it apart from the artifact
-```
-"""
+"""Training of `recommender`: base models on the training split, their weights on the validation split."""
 
 from __future__ import annotations
 
@@ -18,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -30,10 +21,18 @@ from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.checkpoint_folder import FIT, new_fit, put_in_place, staging
+from tritone_training.kinds.recommender.checkpoint_folder import (
+    ARTIFACT_FOLDER,
+    FIT,
+    KEY_FILENAME,
+    KIND_NAME,
+    new_fit,
+    put_in_place,
+    staging,
+)
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.model_selection import NOTHING_LEARNED, select_ensemble
-from tritone_training.kinds.recommender.ensemble.offline import ARTIFACT, KEY, open_recommender, precompute_rankings
+from tritone_training.kinds.recommender.ensemble.offline import open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset, build_dataset
 from tritone_training.kinds.recommender.fitting.recording_embeddings import (
@@ -46,8 +45,6 @@ from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
 from tritone_training.progress import progress_bar
-
-KIND_NAME: Final = "recommender"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,14 +87,14 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
     Raises:
         TrainingError: training `taste_vae` diverged, or the key cannot be used.
     """
-    key_path = request.listening.key if request.listening and request.listening.key else request.out / KEY
+    key_path = request.listening.key if request.listening and request.listening.key else request.out / KEY_FILENAME
     try:
         key = make_key(key_path)
     except KeyFileError as error:
         raise TrainingError(str(error)) from error
     with staging(request.out, resume=request.resume) as staged:
         summary = _fit(replace(request, out=staged), config, prepared, key, key_path)
-        put_in_place(request.out, staged, (ARTIFACT, TASTE, checkpoint.INFO))
+        put_in_place(request.out, staged, (ARTIFACT_FOLDER, TASTE, checkpoint.INFO))
     return {"checkpoint": str(request.out), "key": str(key_path), **summary}
 
 
@@ -125,7 +122,7 @@ def _fit(
         **embedding_model,
         "ensembles": NOTHING_LEARNED,
     }
-    folder = request.out / ARTIFACT
+    folder = request.out / ARTIFACT_FOLDER
     write_artifact(folder, manifest, parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
     with progress_bar("fitting the ensemble's weights", shown=request.progress) as on_progress:
