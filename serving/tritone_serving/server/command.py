@@ -12,8 +12,8 @@ from tritone_serving.security.service_key import service_key_flags
 from tritone_serving.server.installation import Installation
 from tritone_serving.server.options import ServerOptions
 
-# A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
-# growth maps the region anew in both processes. What is not touched costs no memory.
+# Initial size and growth of the shared memory of each model instance. A recording of 30 windows takes 8 MB. Larger
+# steps are better, because both processes map the region again at each growth; unused pages cost no memory.
 SHM_BYTES: Final = 8 << 20
 TRACE_DELAY_MS: Final = 1000  # how long spans wait to be sent together
 # Percentiles of the times of the last minute, with the allowed error in rank. Triton 2.51 has no histograms.
@@ -34,12 +34,12 @@ def server_command(
     """Build the arguments that start the server.
 
     Args:
-        options: what was asked for.
+        options: options of the server.
         installation: the Triton to run.
-        folder: the server's private folder, filled; its name becomes the prefix of its shared memory.
+        folder: the server's private folder, already filled; its name becomes the prefix of its shared memory.
         ports: by option name, none of them 0.
-        token: what the admin APIs are to ask for.
-        models: to load at start.
+        token: the admin token.
+        models: models to load at start.
         n_load_threads: number of models to load at the same time.
     """
     command = [
@@ -49,7 +49,7 @@ def server_command(
         f"--cache-directory={installation.caches}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
-        # Stay up when a model fails: the repository index then says why, in words made for it.
+        # Keep running if a model fails to load: the repository index then has the reason.
         "--exit-on-error=false",
         # Without `require_all`, a model that failed to load must not make the server unready for the others.
         f"--strict-readiness={str(options.require_all).lower()}",
@@ -88,7 +88,7 @@ def server_command(
     if options.profile == "gpu":
         command.append("--model-config-name=gpu")
     else:
-        command.append("--allow-gpu-metrics=false")  # its start looks for GPU libraries for half a second
+        command.append("--allow-gpu-metrics=false")  # looking for GPU libraries would delay the start by half a second
     return command
 
 

@@ -1,4 +1,4 @@
-"""Free ports: checked before the server starts, because Triton itself says so late and among much else."""
+"""Check and choose the server's ports before it starts, because Triton reports a taken port late and unclearly."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def claim_ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> dic
         wanted: port by the option that chose it.
 
     Returns:
-        A port by option. They are free now; another program could still take one before the server does.
+        port by option. Another program could still take one of them before the server does.
 
     Raises:
-        PortTakenError: another program listens there.
-        OptionsError: this host has no such address, or the port needs more rights.
+        PortTakenError: another program listens on a port.
+        OptionsError: this machine does not have the address, or the port requires more rights.
     """
     at = dict.fromkeys(wanted, host) if isinstance(host, str) else host
     ports: dict[str, int] = {}
@@ -41,7 +41,7 @@ def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) ->
         timeout_s: how long to wait at most.
 
     Returns:
-        Whether all are free.
+        whether all are free.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -60,7 +60,7 @@ def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) ->
 
 def _bound(host: str, port: int, option: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    # As the server does, so that connections of an earlier server in TIME_WAIT do not count as taken.
+    # As the server does it, so that connections of an earlier server in TIME_WAIT do not count as taken.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -70,7 +70,7 @@ def _bound(host: str, port: int, option: str) -> socket.socket:
         raise OptionsError(f"host {host!r} cannot be resolved to an IPv4 address: {error.strerror}") from error
     except PermissionError as error:
         listener.close()
-        raise OptionsError(f"{option} {port} needs more rights; choose one above 1023") from error
+        raise OptionsError(f"{option} {port} requires more rights; choose a port above 1023") from error
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRNOTAVAIL:
