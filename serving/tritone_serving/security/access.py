@@ -125,8 +125,8 @@ def _name_of(endpoint: Endpoint) -> str:
     names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     if not names:
         raise OptionsError(
-            "invalid tls_cert: expected a certificate with a name (subjectAltName), got one without; callers could not verify "
-            "it"
+            "invalid tls_cert: expected a certificate with a name (subjectAltName), got one without, which callers "
+            "cannot verify"
         )
     return str(names[0]).replace("*", "any")
 
