@@ -99,7 +99,7 @@ def privacy_notes(options: ServerOptions) -> list[str]:
         return []
     if options.trust_callers:
         return [
-            "--trust-callers: everyone who can reach this server can read all users' listening histories and friends; "
+            "--trust-callers: everyone who can reach this server can read every user's listening history and friends; "
             "keep it in a private network"
         ]
     path = service_key_file(options.service_key_file)

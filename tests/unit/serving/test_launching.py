@@ -104,7 +104,7 @@ def test_a_python_without_a_stub_is_said_so(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_folder_that_is_no_triton(tmp_path: Path) -> None:
-    with pytest.raises(ServerNotInstalledError, match="no bin/tritonserver"):
+    with pytest.raises(ServerNotInstalledError):
         installation.find_installation(tmp_path)
 
 
