@@ -79,7 +79,7 @@ def optimize(
     config.pbtxt; a running server uses it when it loads the model again. Otherwise nothing changes. The exit status is
     1 if no setting has a p99 latency within --latency-ms.
     """
-    from tritone_export.repository import check_model_name
+    from tritone.arguments import check_model_name
 
     check_model_name(model)
     folder = repository / model
