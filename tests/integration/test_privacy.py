@@ -21,7 +21,7 @@ from benchmarks import attack_privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.security.tokens import mint_token
+from tritone_serving.security.callers import mint_token
 
 pytestmark = pytest.mark.triton
 

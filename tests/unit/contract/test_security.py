@@ -25,9 +25,9 @@ from tritone_export.forgetting import forget_user
 from tritone_export.repository import versions
 from tritone_serving import ModelRepositoryError
 from tritone_serving.recommender import artifact
-from tritone_serving.recommender._exceptions import ArtifactError
+from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.pseudonyms import key_path
-from tritone_serving.repository.folders import servable_models
+from tritone_serving.repository import servable_models
 
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("cli", "client", "export", "serving", "training")
