@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar
 
+from tritone.arguments import check_model_name
 from tritone.constants import GENRE_MODEL, PRIORITIES, Priority
 from tritone.credentials import Credentials
 from tritone.endpoints import DEFAULT_URL, Endpoint, make_endpoints
 from tritone.exceptions import ClientError, InvalidInputError, NotCopiedError, ServerBusyError, ServerError
-from tritone.flows import check_model_name
 from tritone.messages import AsyncTransport, InferRequest, RequestT, StreamRequest, Transport
 from tritone.model_cache import ModelCache
 from tritone.retry import DEFAULT_RETRIES, Attempts, Deadline
@@ -106,7 +106,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
         self._priority = _checked_priority(priority)
-        self._endpoints = endpoints
+        self._urls = ",".join(endpoint.url for endpoint in endpoints)
         self._credentials = Credentials(
             service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
         )
@@ -156,10 +156,6 @@ class BaseClient(Generic[TRANSPORT]):
         other._arguments = {**self._arguments, "priority": priority}
         other._priority = checked
         return other
-
-    @property
-    def _urls(self) -> str:
-        return ",".join(endpoint.url for endpoint in self._endpoints)
 
     def _open_arguments(self) -> dict[str, Any]:
         if self._closed:

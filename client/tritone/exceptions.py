@@ -4,6 +4,7 @@
 TritoneError                        root, for all packages
 ├── ClientError                     root for the client
 │   ├── InvalidInputError           an argument is invalid (also a ValueError)
+│   │   ├── InvalidModelNameError   the name of a model is not safe as a folder or in a URL
 │   │   ├── InvalidAudioError       a recording cannot be used: unreadable, empty, silent, too short
 │   │   └── InvalidScoreError       a score cannot be used: not MIDI, truncated, without notes, too long
 │   ├── ConnectionFailedError       the server cannot be reached or ended (also a ConnectionError)
@@ -98,6 +99,10 @@ class InvalidInputError(ClientError, ValueError):
     ) -> None:
         super().__init__(message, model=model, request_id=request_id, reason=reason)
         self.argument = argument
+
+
+class InvalidModelNameError(InvalidInputError):
+    """Raised when the name of a model is not safe as a folder, in a URL, in a log or as the label of a metric."""
 
 
 class InvalidAudioError(InvalidInputError):

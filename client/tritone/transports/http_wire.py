@@ -24,7 +24,6 @@ from tritone.exceptions import (
     ServerError,
 )
 from tritone.messages import (
-    DTYPES,
     Array,
     InferRequest,
     InferResponse,
@@ -34,17 +33,23 @@ from tritone.messages import (
     ReadyResponse,
     Request,
     Response,
-    dtype_name,
     id_of,
     latest_version,
-    malformed,
-    missing_output,
     model_of,
 )
 from tritone.retry import timed_out
 from tritone.tracing import trace_headers
-from tritone.transports.codec import read_texts, tensor_bytes
-from tritone.transports.errors import kind_by_words, refusal, unreachable
+from tritone.transports.protocol import (
+    DTYPES,
+    dtype_name,
+    kind_by_words,
+    malformed,
+    missing_output,
+    read_texts,
+    refusal,
+    tensor_bytes,
+    unreachable,
+)
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200

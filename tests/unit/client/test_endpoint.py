@@ -33,7 +33,7 @@ def test_addresses(url: str, whole: str, tls: bool) -> None:
     ["", "ftp://x:1", "http://", "x:99999", "x:port", "http://x/?q=1", "http://x/#f", "a b:1", "grpc://x/path", 8001,
      "http://user:pw@x", "http://x/a b", "://", "http://x\r\nhost:1", "a" * 64, "a..b:1", "-%zz:1"],
 )  # fmt: skip
-def test_what_is_no_address(url: Any) -> None:
+def test_invalid_addresses(url: Any) -> None:
     for client in (MusicClient, AsyncMusicClient):
         with pytest.raises(InvalidInputError) as caught:
             client(url)

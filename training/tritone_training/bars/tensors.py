@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
+from tritone.sampling import uniform_noise
 from tritone_training.declaration import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM, Axis, Tensor
 
 STEP: Final = Axis("step", SPAN_FRAMES)
