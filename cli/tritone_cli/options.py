@@ -264,12 +264,12 @@ def parse_settings(settings: Sequence[str] | None, config: Path | None = None) -
         name, separator, text = setting.partition("=")
         try:
             value = ast.literal_eval(_CONSTANTS.get(text, text))
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last ones for deep nesting
             value = text
             is_valid = text.replace("-", "_").isidentifier()
         else:
             is_valid = value is None or isinstance(value, bool | int | float | str | list | dict)
-        if not separator or not is_valid:
+        if not name.strip() or not separator or not is_valid:
             raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed

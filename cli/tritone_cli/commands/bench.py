@@ -158,13 +158,13 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[BenchTarget, tuple[str, ...]]]:
     """Yield the server to measure and the names of its models."""
+    from tritone.arguments import check_model_name
     from tritone.endpoints import make_endpoint
     from tritone_cli.bench.measurement import BenchTarget
     from tritone_cli.bench.server_statistics import statistics
-    from tritone_export.repository import check_model_name
     from tritone_serving import AdminApiError, ServerOptions, TritonServer
     from tritone_serving.calls import Calls
-    from tritone_serving.repository.folders import servable_models
+    from tritone_serving.repository import servable_models
     from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 
     for name in models or ():

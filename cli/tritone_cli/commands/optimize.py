@@ -79,7 +79,7 @@ def optimize(
     config.pbtxt; a running server uses it when it loads the model again. Otherwise nothing changes. The exit status is
     1 if no setting has a p99 latency within --latency-ms.
     """
-    from tritone_export.repository import check_model_name
+    from tritone.arguments import check_model_name
 
     check_model_name(model)
     folder = repository / model
@@ -142,7 +142,7 @@ def _search(
     from tritone_export.config import parse_config
     from tritone_export.tuned import read_tuned, setting_of
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository.folders import servable_models
+    from tritone_serving.repository import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:

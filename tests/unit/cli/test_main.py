@@ -117,6 +117,34 @@ def test_an_operating_system_error_is_one_message(run_tritone: Callable[..., Any
     assert ended.stderr == f"error: {tmp_path / 'file' / 'study'}: Not a directory\n"
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "",
+        "=",
+        "width",
+        "=1",
+        " =1",
+        "width=",
+        "width={[]: 1}",
+        "width={{}}",
+        "width=9**9",
+        "width=" + 9_000 * "~" + "1",
+    ],
+)
+def test_a_malformed_setting_is_a_usage_error(run_tritone: Callable[..., Any], setting: str) -> None:
+    ended = run_tritone("train", "genre_cnn", "--print-config", "--set", setting)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "NAME=VALUE" in ended.stderr
+
+
+def test_the_configuration_is_printed_as_json_too(run_tritone: Callable[..., Any]) -> None:
+    import json
+
+    ended = run_tritone("train", "genre_cnn", "--print-config", "--set", "width=8", "--json")
+    assert json.loads(ended.stdout)["width"] == 8
+
+
 @pytest.mark.parametrize("text", ["[bold]a[/]", "a\\[b]", ":cat: [/nothing]", "x" * 300])
 def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], text: str) -> None:
     console.say(text)
@@ -124,6 +152,13 @@ def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], tex
     console.print_rows(text, [{"a": text[:9]}])
     lines = capfd.readouterr().err.splitlines()
     assert lines[:2] == [text, f"error: {text}"]
+
+
+def test_control_characters_of_messages_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for write in (console.say, console.warn, console.fail):
+        write("a\x1b]0;title\x07\x00\x9b2J\rb\nc")
+    shown = capfd.readouterr().err
+    assert shown.count("a\\x1b]0;title\\x07\\x00\\x9b2J\\x0db\nc\n") == 3
 
 
 def test_numbers_in_tables_keep_their_meaning(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,11 @@ from tests.support import recommender_artifacts as models
 from tritone_serving.recommender import (
     NOBODY,
     InvalidRequestError,
+    LocalScores,
     RecommendRequest,
+    RemoteInputs,
     SearchRequest,
     SimilarItem,
-    TasteInputs,
 )
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +47,7 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
         "diversity": np.array([[0.5]], np.float32),
         "novelty": np.array([[0.25]], np.float32),
     }
-    [question] = cf_ensemble.questions.read_requests(tensors)
+    [question] = cf_ensemble.tensors.read_requests(tensors)
     assert question.weights.tolist() == [1, 2]
     assert vars(question) == vars(
         RecommendRequest(
@@ -68,7 +69,7 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
 
 
 def test_what_is_left_out_has_the_librarys_defaults(cf_ensemble: Any) -> None:
-    [question] = cf_ensemble.questions.read_requests({"user_id": texts([b""])})
+    [question] = cf_ensemble.tensors.read_requests({"user_id": texts([b""])})
     assert vars(question) == vars(RecommendRequest(caller=NOBODY))
 
 
@@ -77,14 +78,14 @@ def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
         "history": texts([b"a", b"", b"b"], [b"", b"", b""]),
         "weights": np.array([[1, 9, 2], [9, 9, 9]], np.float32),
     }
-    first, second = cf_ensemble.questions.read_requests(tensors)
+    first, second = cf_ensemble.tensors.read_requests(tensors)
     assert (first.history, first.weights.tolist()) == (["a", "b"], [1, 2])
     assert (second.history, second.weights.tolist()) == ([], [])
 
 
 def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
-    similarity = cf_ensemble.questions.SimilarRequest
-    read = cf_ensemble.questions.read_requests
+    similarity = cf_ensemble.tensors.SimilarRequest
+    read = cf_ensemble.tensors.read_requests
     assert read({"similar_to": texts([b"a"])}) == [similarity("a", None, "both", 10)]
     [by_sound] = read({"by": texts([b"sound"]), "embedding": np.ones((1, 256), np.float32)})
     assert (by_sound.item, by_sound.by, by_sound.embedding.shape) == (None, "sound", (256,))
@@ -103,7 +104,7 @@ def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
 )
 def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says):
-        cf_ensemble.questions.read_requests(tensors)
+        cf_ensemble.tensors.read_requests(tensors)
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -117,12 +118,12 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
         "offset": np.array([[1], [0]], np.int32),
         "k": np.array([[3], [2]], np.int32),
     }
-    search, question = cf_ensemble.questions.read_requests(tensors)
+    search, question = cf_ensemble.tensors.read_requests(tensors)
     assert search == SearchRequest("Örtchen", "artist", 3, 1)
     assert isinstance(question, RecommendRequest)
-    rows = [cf_ensemble.answers.row_of_search(recommender.search(search))]
-    rows += [cf_ensemble.answers.row_of(answer) for answer in recommender.recommend([question])]
-    made = cf_ensemble.answers.OutputTensors(recommender)
+    rows = [cf_ensemble.tensors.row_of_search(recommender.search(search))]
+    rows += [cf_ensemble.tensors.row_of(answer) for answer in recommender.recommend([question])]
+    made = cf_ensemble.tensors.OutputTensors(recommender)
     assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]
     assert made.make("match", rows).tolist() == [[b"words"] * 3, [b"", b"", b""]]
     assert made.make("match_field", rows).tolist()[0] == [b"artist"] * 3
@@ -135,7 +136,7 @@ def test_the_total_of_all_rows_bounds_searches_too(cf_ensemble: Any) -> None:
     with pytest.raises(
         InvalidRequestError, match=r"expected at most 100,000 items in all rows of a request, .*; send fewer rows"
     ):
-        cf_ensemble.questions.read_requests(tensors)
+        cf_ensemble.tensors.read_requests(tensors)
 
 
 def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf_ensemble: Any) -> None:
@@ -145,7 +146,7 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
         asked.append(True)
         return False
 
-    read = cf_ensemble.questions.read_requests
+    read = cf_ensemble.tensors.read_requests
     assert read({"k": np.array([[1]], np.int32)}, embeddings_fit=fits)[0].embedding_fits
     assert not asked
     embedding = {"embedding": np.ones((1, 256), np.float32)}
@@ -155,11 +156,11 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
 
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
-    tensors = cf_ensemble.answers.OutputTensors(recommender)
+    tensors = cf_ensemble.tensors.OutputTensors(recommender)
     [answer] = recommender.recommend([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
     rows = [
-        cf_ensemble.answers.row_of(answer),
-        cf_ensemble.answers.row_of_similar([SimilarItem("track-5", 0.5)]),
+        cf_ensemble.tensors.row_of(answer),
+        cf_ensemble.tensors.row_of_similar([SimilarItem("track-5", 0.5)]),
     ]
     assert tensors.make("item_ids", rows).tolist()[1] == [b"track-5", b"", b""]
     assert tensors.make("scores", rows).tolist()[1] == [0.5, 0, 0]
@@ -197,65 +198,72 @@ class FakeTriton:
                 has_error=lambda: bool(error), error=lambda: SimpleNamespace(message=lambda: error), scores=scores
             )
 
+        self.logged: list[str] = []
+        self.Logger = SimpleNamespace(log_warn=self.logged.append)
         self.Tensor = lambda name, array: (name, array)
         self.PreferredMemory = lambda kind: kind
         self.InferenceRequest = lambda **given: self.asked.append(given) or SimpleNamespace(exec=execute)
         self.get_output_tensor_by_name = lambda response, name: SimpleNamespace(as_numpy=lambda: response.scores)
 
 
-INPUTS = TasteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+INPUTS = RemoteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+LOCAL: Any = object()
 
 
-def nothing() -> None:
-    """Nobody else has anything to score."""
+def make_remote(cf_ensemble: Any, triton: FakeTriton, **given: Any) -> Any:
+    return cf_ensemble.remote.RemoteModel(triton, "taste_vae", "taste_vae_model", 4, **given)
 
 
-def test_the_others_score_while_taste_is_asked(cf_ensemble: Any) -> None:
+def test_local_base_models_are_scored_while_the_remote_one_runs(cf_ensemble: Any) -> None:
     triton = FakeTriton(np.ones((2, 4), np.float32))
     triton.release.clear()
-    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
-    # The answer comes only after the others: had they to wait for it, it would never come.
-    assert taste.ask(INPUTS, triton.release.set).shape == (2, 4)
-    assert triton.asked[0]["model_name"] == "taste_vae"
-    taste.close()
+    remote = make_remote(cf_ensemble, triton)
+
+    def score_local() -> LocalScores:
+        triton.release.set()  # the remote model answers only now: if it had to be first, it would time out
+        return LOCAL
+
+    fetched = remote.fetch(INPUTS, score_local)
+    assert fetched.remote.shape == (2, 4)
+    assert fetched.local is LOCAL
+    assert fetched.waited_s >= 0
+    assert triton.asked[0]["model_name"] == "taste_vae_model"
+    remote.close()
 
 
-def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
-    def fail() -> None:
+def test_errors_of_local_base_models_are_raised(cf_ensemble: Any) -> None:
+    def fail() -> LocalScores:
         raise ZeroDivisionError
 
     for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
-        taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
+        remote = make_remote(cf_ensemble, triton)
         with pytest.raises(ZeroDivisionError):
-            taste.ask(INPUTS, fail)
-        taste.close()
+            remote.fetch(INPUTS, fail)
+        remote.close()
 
 
 @pytest.mark.parametrize(
-    ("triton", "says"),
+    ("triton", "reason"),
     [
         (FakeTriton(error="no such model"), "no such model"),
         (FakeTriton(raises="gone"), "gone"),
-        (FakeTriton(np.ones((2, 5), np.float32)), r"shape \(2, 5\), expected \(2, 4\); export both"),
+        (FakeTriton(np.ones((2, 5), np.float32)), "expected shape (2, 4), got (2, 5)"),
         (FakeTriton(np.full((2, 4), np.nan, np.float32)), "NaN"),
     ],
 )
-def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: FakeTriton, says: str) -> None:
-    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
-    with pytest.raises(cf_ensemble.taste.TasteError, match=says):
-        taste.ask(INPUTS, nothing)
-    taste.close()
-
-
-def test_after_a_failure_taste_is_left_alone_for_a_while(cf_ensemble: Any) -> None:
+def test_a_failure_of_the_remote_model_is_logged_and_opens_the_circuit_breaker(
+    cf_ensemble: Any, triton: FakeTriton, reason: str
+) -> None:
     now = [100.0]
-    taste = cf_ensemble.taste.RemoteModel(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
-    assert not taste.is_paused
-    taste.pause()
-    assert taste.is_paused
-    now[0] += cf_ensemble.taste.PAUSE_S
-    assert not taste.is_paused
-    taste.close()
+    remote = make_remote(cf_ensemble, triton, clock=lambda: now[0])
+    for n_calls in (1, 1, 2):  # the second fetch meets an open circuit breaker, the third a closed one
+        fetched = remote.fetch(INPUTS, lambda: LOCAL)
+        assert fetched.remote is None
+        assert fetched.local is LOCAL
+        assert len(triton.asked) == len(triton.logged) == n_calls
+        now[0] += cf_ensemble.remote.PAUSE_S / 2
+    assert reason in triton.logged[0]
+    remote.close()
 
 
 # --- metrics ------------------------------------------------------------------------------------------------
