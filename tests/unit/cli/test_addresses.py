@@ -98,7 +98,7 @@ def web_page(port: int = 0) -> Iterator[int]:
 
 @contextlib.contextmanager
 def raw(answer: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Send these bytes to whoever connects."""
+    """Send bytes to each client that connects."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -1,4 +1,4 @@
-"""`tritone classify` over a transport in memory; tests/integration has it against a real one."""
+"""`tritone classify` with a transport in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tritone corpus`: one JSON object for machines, a table for people, a file to listen to."""
+"""`tritone corpus`: JSON, the table and rendered audio."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.unit.export import fixture_kind
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
-    """The command, with a kind that needs no training; run in an empty folder."""
+    """Return the app with a kind that needs no training, in an empty working folder."""
     # In this order, because the former looks the name up in the latter when it is first used.
     for module in (tritone_training, registry):
         monkeypatch.setattr(module, "get_kind", lambda name: fixture_kind.kind())

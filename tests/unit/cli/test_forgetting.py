@@ -1,4 +1,4 @@
-"""`tritone forget`: checkpoint, repository and server, each done by itself and as often as it takes."""
+"""`tritone forget`: checkpoint, repository and server, one after the other and repeatable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GONE = models.user_id(3)
 
 
 class FakeServer:
-    """Serves a repository, by default the version that was there at the start."""
+    """A server of a repository that has loaded the first version."""
 
     repository: Path
     loaded: dict[str, int]

@@ -1,4 +1,4 @@
-"""The command line as a bare `pip install tritone` has it: what is not installed is named, with its extra."""
+"""The command line after `pip install tritone` without extras: errors name the missing extra."""
 
 from __future__ import annotations
 

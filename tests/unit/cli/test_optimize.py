@@ -1,4 +1,4 @@
-"""`tritone optimize`: the settings, the search on a made-up machine, the report, and one short real run."""
+"""`tritone optimize`: the settings, the search on a simulated machine, the report, and one short real run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_models_without_settings_are_refused(run_tritone: Callable[..., Any], tm
 
 
 class Machine:
-    """A machine that drifts: the speed of a setting, times a factor that changes with each measurement."""
+    """A simulated machine whose speed drifts: the speed of a setting times a factor that changes over time."""
 
     def __init__(self, speed: Callable[[TunedSetting], float], *, noise: float = 0.0, turn_s: float = 1.0) -> None:
         self.speed, self.noise, self.turn_s = speed, noise, turn_s
@@ -138,7 +138,7 @@ def test_a_gain_within_the_spread_of_the_rounds_is_ignored() -> None:
 
 
 def test_the_best_of_many_equal_settings_is_not_a_gain() -> None:
-    """All settings alike: over many searches hardly ever does one win."""
+    """If all settings are equal, hardly any of many searches finds a gain."""
     n_wrong = 0
     for seed in range(100):
         machine = Machine(lambda setting: 100.0, noise=0.1)

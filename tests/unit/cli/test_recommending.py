@@ -1,4 +1,4 @@
-"""`tritone recommend` and `tritone similar` over models in memory; tests/integration has them against a real server."""
+"""`tritone recommend` and `tritone similar` with models in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 

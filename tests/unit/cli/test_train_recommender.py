@@ -1,4 +1,4 @@
-"""The training verbs on a listening log, with columns of its own names."""
+"""The training commands on a listening log with other column names."""
 
 from __future__ import annotations
 

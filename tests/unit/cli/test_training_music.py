@@ -1,4 +1,4 @@
-"""From a folder of scores to figures, as people run it: every kind that writes music."""
+"""`tritone train` and `evaluate` on a folder of scores, for every composing model kind."""
 
 from __future__ import annotations
 

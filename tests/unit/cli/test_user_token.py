@@ -71,7 +71,7 @@ def test_a_missing_key_and_lifetimes_out_of_range(run_tritone: Any, key_file: Pa
 
 @pytest.fixture
 def sent(run_tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The credentials that `tritone recommend --user 42` sends."""
+    """Return the credentials that `tritone recommend --user 42` sends."""
     model = FakeRecommender()
     monkeypatch.setattr(tritone, "MusicClient", functools.partial(tritone.MusicClient, transport=model, retries=0))
 

@@ -1,4 +1,4 @@
-"""The verbs that write music, over models in memory; tests/integration has them against a real server."""
+"""The composing commands with models in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 

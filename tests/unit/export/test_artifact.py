@@ -1,4 +1,4 @@
-"""Versions that hold data and no network: published, linted, joined with other models, and freed of users."""
+"""Versions that hold data instead of a network: export, lint, ensembles and removal of users."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def artifact(tmp_path: Path, key_file: Path) -> Path:
 
 @pytest.fixture
 def repository(tmp_path: Path, artifact: Path, key_file: Path) -> Path:
-    """One version of the recommender, and the models that join it with a stand-in of genre_cnn."""
+    """Return a repository with a recommender and the ensemble that combines it with a stand-in of genre_cnn."""
     path = tmp_path / "repository"
     models.publish(artifact, key_file, path)
     genre = path / "genre_cnn"
@@ -90,7 +90,7 @@ def users_known(version: Path, key_file: Path) -> list[int]:
 
 
 def without_whom(recommender: Recommender, asked: list[RecommendRequest], row: int) -> dict[str, np.ndarray[Any, Any]]:
-    """Base models' scores if the user of a row had never listened; for those that look at what others listen to."""
+    """Return the scores of the base models as if the user of a row had never listened."""
     arrays = dict(recommender.artifact.arrays)
     for name in ("listening", "listeners"):
         table = (

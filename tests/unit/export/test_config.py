@@ -92,7 +92,7 @@ def test_scalars_per_item_are_reshaped_and_free_axes_get_a_warm_up_size() -> Non
 
 
 def streaming(**changed: Any) -> Declaration:
-    """`genre_cnn`'s declaration as a model that streams would have it."""
+    """Return the declaration of `genre_cnn` as that of a streaming model."""
     serving = replace(DECLARATION.serving, warmup_batch_sizes=())
     return replace(DECLARATION, backend="composer", decoupled=True, serving=replace(serving, **changed))
 
@@ -119,7 +119,7 @@ def test_a_decoupled_model_cannot_have_warmup() -> None:
 
 
 def cached(*inputs: Tensor, outputs: int = 1, **changed: Any) -> Declaration:
-    """A model that may opt in to the response cache, apart from what is changed."""
+    """Return the declaration of a model that may enable the response cache, with changes."""
     return replace(
         DECLARATION,
         inputs=inputs or (Tensor("x", "FP32", (Axis("feature", 4),), "values"),),

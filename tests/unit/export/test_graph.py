@@ -1,4 +1,4 @@
-"""A model whose ONNX file takes and answers something else than the wire: `Exportable.graph`."""
+"""A model whose ONNX file has other tensors than its config: `Exportable.graph`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GRAPH = replace(
 
 
 class Chunk(torch.nn.Module):
-    """Gives back what is given; its nll is a running sum of the noise."""
+    """Return the input; the nll is a running sum of the noise."""
 
     def forward(self, given: torch.Tensor, mode: torch.Tensor, meter: torch.Tensor, noise: torch.Tensor,
                 state_sum: torch.Tensor) -> tuple[torch.Tensor, ...]:  # fmt: skip

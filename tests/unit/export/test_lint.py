@@ -29,7 +29,7 @@ def rewrite(path: Path, old: str, new: str, *, count: int = 1) -> None:
 
 
 def only(repository: Path) -> str:
-    """The one finding."""
+    """Return the only finding."""
     findings = lint_repository(repository)
     assert len(findings) == 1, "\n".join(map(str, findings))
     return str(findings[0])

@@ -1,4 +1,4 @@
-"""Graphs in half precision and in int8: what they hold, what they cost, and when they are refused."""
+"""Graphs in half precision and int8: content, loss of quality, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reduction(*precisions: Any, max_loss: float | None = None) -> Reduction:
 
 @pytest.fixture(scope="module")
 def reduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportResult]:
-    """A repository whose version is served in fp16 on GPUs and in int8 on CPUs; read only."""
+    """Return a repository whose version is served in fp16 on GPUs and in int8 on CPUs; tests must not change it."""
     repository = tmp_path_factory.mktemp("reduced") / "model_repository"
     kind = fixture_kind.kind(quality=fixture_kind.quality())
     return repository, export_model(
@@ -123,7 +123,7 @@ def test_lint_reports_a_missing_graph_of_another_profile(tmp_path: Path) -> None
 
 
 class Hostile(fixture_kind.SmallNetwork):
-    """Its signal rides on an offset many times as large, which the next product takes away again."""
+    """A network whose signal has a much larger offset, which the next product removes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Hostile(fixture_kind.SmallNetwork):
 
 
 def loud_inputs(n_batch: int) -> Any:
-    """Noise from hardly to very loud, so that what the network answers differs."""
+    """Return noise of different volumes, so that the outputs of the network differ."""
     volume = np.geomspace(0.1, 100, n_batch, dtype=np.float32)[:, None]
     return volume * np.asarray(fixture_kind.example_inputs(n_batch, 9)["audio"])
 
@@ -328,7 +328,7 @@ def test_missing_validation_data(tmp_path: Path) -> None:
 
 @pytest.mark.triton
 def test_both_graphs_serve_on_a_real_triton(reduced: tuple[Path, ExportResult], tmp_path: Path) -> None:
-    """Each as the config of a CPU names it: the GPU's file runs there too, if slowly."""
+    """Serve both on the CPU, where the fp16 graph also runs, if slowly."""
     import shutil
 
     repository = Path(shutil.copytree(reduced[0], tmp_path / "model_repository"))

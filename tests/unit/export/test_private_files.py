@@ -1,4 +1,4 @@
-"""Everything with personal data that is trained, exported, published, tried and forgotten is closed to other users."""
+"""Other users of the machine cannot read files with personal data, from training to publication and removal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def check_closed(folder: Path, *needed: str) -> None:
-    """Every file is 600 and every folder 700; those that are needed are there."""
+    """Check that the required files exist, and that files have mode 600 and folders 700."""
     paths = [folder, *folder.rglob("*")]
     wrong = {
         str(path): oct(stat.S_IMODE(path.stat().st_mode))

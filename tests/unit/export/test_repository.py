@@ -1,4 +1,4 @@
-"""Crashes, full disks and rivals while a version is written, in processes of their own, with real signals."""
+"""Crashes, full disks and concurrent exports while a version is written, in subprocesses with real signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`serving.json`: what is written, what exports and publications make of it, and what is refused."""
+"""`serving.json`: its content, its use by exports and publications, and refusals."""
 
 from __future__ import annotations
 
