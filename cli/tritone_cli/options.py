@@ -304,7 +304,7 @@ def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
     Args:
         given: the command's parameters; those with the name of a field are used.
     """
-    from tritone_training.api import ListeningFiles
+    from tritone_training import ListeningFiles
 
     return ListeningFiles(**{each.name: given[each.name] for each in fields(ListeningFiles) if each.name in given})
 

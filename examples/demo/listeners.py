@@ -65,7 +65,7 @@ class SimulatedListener:
 
 def simulated_listening(seed: int) -> ListeningData:
     """Return the listening log that a recommender with this seed was trained on."""
-    from tritone_training.api import TrainRequest
+    from tritone_training import TrainRequest
     from tritone_training.data.interactions import load_listening
 
     return load_listening(TrainRequest(out=Path(), seed=seed, progress=False))

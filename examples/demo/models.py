@@ -172,7 +172,7 @@ class ModelBuilder:
 
     def _exported(self, trained: DemoModel) -> tuple[ExportedVersion, ...] | None:
         """Return the newest versions of a kind's models if all were exported from this checkpoint and are complete."""
-        from tritone_training.api import get_kind
+        from tritone_training import get_kind
 
         kind = get_kind(trained.kind)
         infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
@@ -191,7 +191,7 @@ def check_preset(preset: str) -> None:
     Raises:
         TrainingError: there is no such preset.
     """
-    from tritone_training.api import get_kind
+    from tritone_training import get_kind
     from tritone_training.hyperparameters import from_preset
 
     for kind in KINDS:

@@ -40,7 +40,7 @@ class CheckpointInputs:
 
     def find(self, folder: Path) -> Mapping[str, Any] | None:
         """Return the checkpoint's info if it is complete and was trained from these inputs, else None."""
-        from tritone_training.api import CheckpointError
+        from tritone_training import CheckpointError
 
         try:
             info = read_info(folder, self.kind)

@@ -133,9 +133,11 @@ def _quiet() -> Iterator[None]:
 def _loops_within_loops() -> Iterator[None]:
     """Let torch 2.13 convert a while_loop inside two nested scans.
 
-    Its exporter sets an operator version on the call of a while_loop's condition, but on no other call of a subgraph,
-    and then refuses to inline subgraphs, because their domain has two versions. No upstream issue is known. This
-    patches a private function, hence the upper bound of torch in pyproject.toml.
+    The exporter sets the version of ONNX's own operators on the call of a while_loop's condition, but on no other call
+    of a subgraph, and then refuses to inline subgraphs, because their domain has two versions. No issue reports this.
+    The conversion came with https://github.com/pytorch/pytorch/pull/162645; how subgraphs become functions is described
+    in https://github.com/pytorch/pytorch/issues/140995. This patches a private function, hence the upper bound of torch
+    in pyproject.toml.
     """
     from torch.onnx._internal.exporter import _constants
     from torch.onnx._internal.exporter._torchlib.ops import hop

@@ -18,7 +18,7 @@ from tritone.audio import iter_windows
 from tritone.constants import SAMPLE_RATE_HZ
 from tritone_export import check_repository, export_model
 from tritone_serving import ServerOptions, TritonServer
-from tritone_training.api import TrainRequest, get_kind
+from tritone_training import TrainRequest, get_kind
 from tritone_training.kinds.genre_cnn.network import load_network
 
 pytestmark = pytest.mark.triton

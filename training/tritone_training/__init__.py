@@ -16,26 +16,75 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tritone_training.kind import ListeningFiles
+    from tritone_training.evaluation import CrossValidationResult, EvaluationResult, Table, TuningResult
+    from tritone_training.exceptions import (
+        CheckpointError,
+        DataError,
+        HyperparameterError,
+        PretrainedWeightsError,
+        TrainingError,
+        UnknownKindError,
+        UnsupportedOptionError,
+    )
+    from tritone_training.kind import EvaluateRequest, ListeningFiles, ModelKind, TrainRequest
     from tritone_training.local_model import LocalModel, load
     from tritone_training.python_api import train
+    from tritone_training.registry import get_kind, kind_names
     from tritone_training.trained_checkpoint import TrainedCheckpoint
 
-# Looked up when first used, because `tritone --help` and publishing do not need PyTorch.
-_LAZY = {
+# Module of each public name. Imported when first used, because `tritone --help` and publishing do not need PyTorch.
+_MODULES = {
+    "CheckpointError": "exceptions",
+    "CrossValidationResult": "evaluation",
+    "DataError": "exceptions",
+    "EvaluateRequest": "kind",
+    "EvaluationResult": "evaluation",
+    "HyperparameterError": "exceptions",
     "ListeningFiles": "kind",
     "LocalModel": "local_model",
+    "ModelKind": "kind",
+    "PretrainedWeightsError": "exceptions",
+    "Table": "evaluation",
+    "TrainRequest": "kind",
     "TrainedCheckpoint": "trained_checkpoint",
+    "TrainingError": "exceptions",
+    "TuningResult": "evaluation",
+    "UnknownKindError": "exceptions",
+    "UnsupportedOptionError": "exceptions",
+    "get_kind": "registry",
+    "kind_names": "registry",
     "load": "local_model",
     "train": "python_api",
 }
 
-__all__ = ["ListeningFiles", "LocalModel", "TrainedCheckpoint", "load", "train"]
+__all__ = [
+    "CheckpointError",
+    "CrossValidationResult",
+    "DataError",
+    "EvaluateRequest",
+    "EvaluationResult",
+    "HyperparameterError",
+    "ListeningFiles",
+    "LocalModel",
+    "ModelKind",
+    "PretrainedWeightsError",
+    "Table",
+    "TrainRequest",
+    "TrainedCheckpoint",
+    "TrainingError",
+    "TuningResult",
+    "UnknownKindError",
+    "UnsupportedOptionError",
+    "get_kind",
+    "kind_names",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value

@@ -23,7 +23,7 @@ class ArtifactExport:
         companions: as `Exportable.companions`.
         key: (its check value, its file), if the data can only be read with a key that must not travel with it.
         key_wanted: (its check value, where training found it) of the key that serving needs, whether or not its file
-            is known; the second is None where it was made beside the checkpoint.
+            is known; the second is None if the key was made together with the checkpoint.
     """
 
     declaration: Declaration

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
+from tritone.music.grid import STRUCK
+
 DType = Literal["FP32", "FP16", "INT64", "INT32", "UINT8", "BOOL", "BYTES"]
 LABELS_PARAMETER: Final = "labels"  # of config.pbtxt: class names by output, as JSON
 BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
@@ -65,6 +68,14 @@ class Limits:
     n_values_key: str | None = None
     is_meter: bool = False
     words: tuple[str, ...] | None = None
+
+
+# Shared by several kinds; the Python client checks the same values.
+GRID: Final = Limits(minimum=0, maximum=STRUCK)  # 0 silent, 1 held, 2 struck
+UNIFORM: Final = Limits(minimum=0, maximum=1, exclusive_maximum=True)
+TEMPERATURE_LIMITS: Final = Limits(minimum=LEAST_TEMPERATURE, maximum=LARGEST_TEMPERATURE)
+TOP_K_LIMITS: Final = Limits(minimum=1)
+TOP_P_LIMITS: Final = Limits(minimum=0, exclusive_minimum=True, maximum=1)
 
 
 @dataclass(frozen=True)

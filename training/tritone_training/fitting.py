@@ -15,18 +15,18 @@ from typing import Any, Final, Literal
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from tritone_training.checkpoint import UNFINISHED
 from tritone_training.data.recordings import printable
-from tritone_training.epoch_progress import epoch_progress
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
-from tritone_training.mlflow_logging import epoch_logger
+from tritone_training.progress import ProgressLines
 from tritone_training.runs import differences
-from tritone_training.training_logs import TENSORBOARD
+from tritone_training.training_logs import TENSORBOARD, epoch_logger
 from tritone_training.training_state import (
     Snapshot,
     StateSaver,
@@ -227,3 +227,33 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def epoch_progress(console: Console | None = None) -> Callback:
+    """Return the Lightning callback that shows epochs and batches on `console` (stderr by default)."""
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        return RichProgressBar(leave=False, console_kwargs={"stderr": True})
+    return _EpochLines(ProgressLines(console))
+
+
+class _EpochLines(Callback):
+    """Prints epoch, share of the epoch and validation loss."""
+
+    def __init__(self, lines: ProgressLines) -> None:
+        self._lines = lines
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero:
+            self._lines.update(lambda elapsed_s: _describe_epoch(trainer, batch_idx + 1, elapsed_s))
+
+
+def _describe_epoch(trainer: lightning.Trainer, n_batches: int, elapsed_s: float) -> str:
+    share = n_batches / trainer.num_training_batches
+    losses = [f", {name} {float(value):.3g}" for name, value in trainer.callback_metrics.items() if "valid" in name]
+    return (
+        f"epoch {trainer.current_epoch + 1} of at most {trainer.max_epochs}, {share:.0%} of its batches, "
+        f"{elapsed_s:.0f} s{''.join(losses[:1])}"
+    )

@@ -122,6 +122,7 @@ def unrolled_or_scan(step: Step, state: State, inputs: Sequence[Tensor]) -> tupl
         the state after the last step, and the outputs, each (N, B, ...).
     """
     if torch.compiler.is_exporting():
+        # Not public yet: https://github.com/pytorch/pytorch/issues/50688, https://github.com/pytorch/pytorch/pull/164874
         from torch._higher_order_ops.scan import scan
 
         exported: Any = scan(lambda carry, xs: step(tuple(carry), tuple(xs)), tuple(state), tuple(inputs), dim=0)
@@ -146,9 +147,7 @@ def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State],
         the first state for which `goes_on` is false.
     """
     if torch.compiler.is_exporting():
-        from torch._higher_order_ops.while_loop import while_loop
-
-        untyped: Any = while_loop
+        untyped: Any = torch.while_loop
         exported = untyped(lambda *each: goes_on(each), lambda *each: step(each), tuple(state))
         return tuple(exported)
     while bool(goes_on(state)):

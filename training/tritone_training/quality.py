@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Run: TypeAlias = Callable[[Arrays], Arrays]  # a graph: inputs by name -> outputs by name
 
-_EMBEDDED: Final = (
-    "embedded corpus",
-    "embedded catalogue",
-    "simulated listening",
-)  # prefixes of recorded sources, old ones too
+# How recorded sources of embedded data begin; the second is that of earlier versions.
+_EMBEDDED: Final = ("embedded corpus", "embedded catalogue", "simulated listening")
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
 def _train(
     kind: ModelKind, request: TrainRequest, run: Mapping[str, Any], interrupted: Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
-    from tritone_training.mlflow_logging import mlflow_run
+    from tritone_training.training_logs import mlflow_run
 
     is_new = not request.out.exists()
     with mlflow_run(request, kind.name, run_id=(interrupted or {}).get("mlflow_run")) as tracker:

@@ -50,7 +50,7 @@ class Snapshot:
 
 
 class StateSaver(Checkpoint):
-    """Writes the training's state, its best weights and metrics.csv at the end of each epoch.
+    """Writes the state of the training, its best weights and metrics.csv at the end of each epoch.
 
     Attributes:
         n_epochs: complete epochs.

@@ -53,7 +53,7 @@ def crossvalidate(
     as_json: options.Json = False,
 ) -> None:
     """Hold out each fold once: train on the others, evaluate on it; prints mean and standard deviation."""
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 

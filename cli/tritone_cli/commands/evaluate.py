@@ -37,7 +37,7 @@ def evaluate(
     if fold is not None and split is not None:
         raise typer.BadParameter("give --fold or --split, not both")
     options.require_unused(report, overwrite=overwrite, option="--report")
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 

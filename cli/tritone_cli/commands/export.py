@@ -176,7 +176,7 @@ class _PrecisionOptions:
     def reduction(self, folder: Path | None) -> Reduction | None:
         """Return the precisions to export and how to evaluate them; None for fp32 alone."""
         from tritone_export import PrecisionError, Reduction
-        from tritone_training.api import EvaluateRequest
+        from tritone_training import EvaluateRequest
 
         wanted = tuple(each for each in self.precisions if each != "fp32")
         if not wanted:
@@ -217,7 +217,7 @@ def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExp
 
 def checkpoint_folder(kind: str, checkpoint: Path | None, pretrained: str | None) -> Path | None:
     """Return the folder of the checkpoint; None for a pretrained backbone without training."""
-    from tritone_training.api import CheckpointError
+    from tritone_training import CheckpointError
 
     if checkpoint is None and pretrained is not None:
         return None

@@ -52,7 +52,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
-    from tritone_training import api as training
+    import tritone_training as training
 
     kind_options.check_kind_takes(context, kind)
 

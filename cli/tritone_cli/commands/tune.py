@@ -49,7 +49,7 @@ def tune(
 
     A study that exists in --out is continued.
     """
-    from tritone_training import api as training
+    import tritone_training as training
     from tritone_training.tuning import tune as run_study
 
     kind_options.check_kind_takes(context, kind)

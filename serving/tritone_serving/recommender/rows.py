@@ -14,7 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.sparse import _sparsetools  # the C loops behind the matrix classes, which save 50 us per call
+
+# The private C loops behind the matrix classes save 50 us per call, an overhead that
+# https://github.com/scipy/scipy/pull/23790 measures too. Hence the upper bound of scipy in pyproject.toml.
+from scipy.sparse import _sparsetools
 
 Floats = npt.NDArray[np.float32]
 _MOST_COUNTED: Final = 2**31 - 1  # entries that can be indexed by the 32-bit integers of these loops

@@ -155,9 +155,9 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_the_root_of_all_errors_is_the_clients() -> None:
-    from tritone_training import api
+    from tritone_training import exceptions
 
-    kinds = [e for e in vars(api).values() if isinstance(e, type) and issubclass(e, Exception)]
+    kinds = [e for e in vars(exceptions).values() if isinstance(e, type) and issubclass(e, Exception)]
     assert kinds
     assert all(issubclass(kind, TritoneError) for kind in kinds)
 

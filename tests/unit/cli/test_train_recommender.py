@@ -14,7 +14,7 @@ from tests.support import recommender_models
 
 from tritone_cli import console
 from tritone_training.kinds.recommender.report import base_models_table
-from tritone_training.metrics.ranking import MAIN_METRICS
+from tritone_training.ranking_metrics import MAIN_METRICS
 
 
 @pytest.fixture(scope="module")

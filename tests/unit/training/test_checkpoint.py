@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from tritone_training import checkpoint
-from tritone_training.api import CheckpointError
+from tritone_training import CheckpointError, checkpoint
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.network import load_network
 

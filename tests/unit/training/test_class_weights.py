@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tritone_training.api import HyperparameterError, TrainingError
+from tritone_training import HyperparameterError, TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kinds.genre_cnn import module
 from tritone_training.kinds.genre_cnn.config import PRESETS

@@ -48,7 +48,7 @@ def test_it_holds_equally_many_pieces_of_each_collection(corpus: Corpus) -> None
     assert len({track.id for track in corpus}) == len(corpus)
 
 
-def test_every_track_says_what_it_is_and_its_score_agrees(corpus: Corpus) -> None:
+def test_metadata_of_every_track_matches_its_score(corpus: Corpus) -> None:
     for track in corpus:
         score = track.score()
         assert track.title
@@ -76,7 +76,7 @@ def test_building_again_gives_the_same_bytes(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped bit", "missing file", "truncated index", "edited index", "wrong type"])
-def test_damage_is_noticed_and_repaired(corpus: Corpus, damage: str) -> None:
+def test_damage_is_detected_and_repaired(corpus: Corpus, damage: str) -> None:
     index = corpus.path / "index.json"
     midi = corpus.tracks[5].midi_path
     match damage:
@@ -93,7 +93,7 @@ def test_damage_is_noticed_and_repaired(corpus: Corpus, damage: str) -> None:
     assert reload() == corpus
 
 
-def test_a_track_that_does_not_exist_is_answered_with_near_ones(corpus: Corpus) -> None:
+def test_an_unknown_track_is_an_error_with_similar_ids(corpus: Corpus) -> None:
     track = corpus.tracks[0]
     assert corpus[track.id] is track
     with pytest.raises(DataError, match=f"no track .*did you mean {track.id}"):
@@ -133,7 +133,7 @@ def test_a_killed_builder_leaves_nothing_loadable(tmp_path: Path) -> None:
         pass  # the lock died with its holder
 
 
-def test_waiting_for_another_builder_has_an_end(tmp_path: Path) -> None:
+def test_waiting_for_another_build_times_out(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     with (
         locked(folder),
@@ -170,7 +170,7 @@ def test_damaged_pieces_are_reported_and_the_rest_is_used(tmp_path: Path, monkey
     assert not [path for path in loaded.path.rglob("*.mid") if f"bach/{path.stem}" in reasons]
 
 
-def test_too_few_usable_pieces_is_an_error_that_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_usable_pieces_is_an_error_with_the_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONE_CACHE", str(tmp_path / "cache"))
     folder = make_corpus(tmp_path / "corpus", n_good=2)
     with pytest.raises(DataError, match=r"2 of 6 pieces can be used, 3 are wanted; bach/bwv_"):
@@ -178,7 +178,7 @@ def test_too_few_usable_pieces_is_an_error_that_says_why(tmp_path: Path, monkeyp
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
 
 
-def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_that_cannot_be_created_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRITONE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(DataError, match=r"cannot be created: .*TRITONE_CACHE"):
@@ -192,7 +192,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
         ({"collections": ("bach", "wagner")}, "wagner.*there are: bach"),
     ],
 )
-def test_impossible_wishes_are_refused(arguments: dict[str, object], message: str) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_corpus(progress=False, **arguments)  # type: ignore[arg-type]
 

@@ -75,7 +75,7 @@ def test_a_reel_in_cut_time_runs_as_fast_as_one_in_two_four(tmp_path: Path) -> N
     ("content", "reason"),
     [(b"", "unreadable"), (b"\xff\xfe\x00garbage", "unreadable"), (HEADER.encode() + b"DEFG|\n", "too_short")],
 )
-def test_what_cannot_be_used_says_why(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_unusable_pieces_are_reported_with_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "Test.abc"
     path.write_bytes(content)
     answer = read_piece(Candidate("ryans/Test", "ryans", path), KNOWN_COLLECTIONS["ryans"])

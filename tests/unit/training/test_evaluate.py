@@ -17,12 +17,10 @@ from tests.unit.training.conftest import N_EACH, Trained
 
 from tritone.audio import iter_windows
 from tritone.constants import EMOTION_NOT_TRAINED, EMOTIONS, SAMPLE_RATE_HZ
-from tritone_training import checkpoint
-from tritone_training.api import CheckpointError, DataError
+from tritone_training import CheckpointError, DataError, checkpoint
 from tritone_training.data.recordings import Recording
 from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
-from tritone_training.kinds.genre_cnn import report
-from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
+from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network, write_report
 from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
 from tritone_training.kinds.genre_cnn.network import load_network
 
@@ -192,7 +190,7 @@ def test_the_table_has_columns_for_the_emotions_that_were_trained(tmp_path: Path
         felt[:, trained] = 0.25
         metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, np.full((2, 9), np.nan))}
         evaluation = Evaluation(metrics, ("x", "y"), probabilities, truth, felt, np.full((2, 9), np.nan))
-        report.write(tmp_path, evaluation, labels)
+        write_report(tmp_path, evaluation, labels)
         with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         assert list(rows[0]) == ["path", "label", "predicted", "a", "b", *(f"emotion_{EMOTIONS[i]}" for i in trained)]
@@ -210,7 +208,7 @@ def test_channels_that_cancel_are_remarked_on(kind: ModelKind, request_of: Evalu
     assert (metrics["n"], metrics["problems"]) == (2, [])
 
 
-def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
+def test_labels_and_metrics_that_are_hard_to_draw(tmp_path: Path) -> None:
     labels = ["$\\foo$", "古典", "a_{b}^", "plain"]
     truth = np.array([0, 1, 2, 3])
     probabilities = np.eye(4) * 0.6 + 0.1
@@ -218,7 +216,7 @@ def test_labels_and_figures_that_are_hard_to_draw(tmp_path: Path) -> None:
     metrics = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(felt, wanted)}
     assert metrics["emotion_correlation_mean"] is None
     evaluation = Evaluation(metrics, ("a", "b", "c", "d"), probabilities, truth, felt, wanted)
-    written = report.write(tmp_path, evaluation, labels)
+    written = write_report(tmp_path, evaluation, labels)
     assert all(Path(path).stat().st_size > 0 for path in written)
     assert "古典" in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tritone_training import fitting
-from tritone_training.api import TrainingError, TrainRequest
+from tritone_training import TrainingError, TrainRequest, fitting
 
 
 class Scripted(lightning.LightningModule):
@@ -74,7 +73,7 @@ def test_it_ends_at_max_epochs_while_it_still_improves(tmp_path: Path) -> None:
     assert (fitted.n_epochs, fitted.best_weights["n_epochs"].item()) == (4, 4)
 
 
-def test_the_last_epoch_is_kept_where_validation_is_no_judge(tmp_path: Path) -> None:
+def test_the_last_epoch_is_kept_if_validation_does_not_select(tmp_path: Path) -> None:
     fitted = fit(Scripted([1, 5, 5, 5, 5, 5]), tmp_path, patience=2, max_epochs=6, keep="last")
     assert (fitted.n_epochs, fitted.best_weights["n_epochs"].item(), fitted.best_score) == (6, 6, 5)
 
@@ -146,6 +145,6 @@ def test_a_host_without_gpus_trains_on_its_cpu_whatever_is_asked(tmp_path: Path)
     assert fit(Scripted([1.0]), tmp_path, max_epochs=1, devices=4).n_epochs == 1
 
 
-def test_an_out_folder_that_the_logs_cannot_name() -> None:
+def test_an_out_folder_that_the_logs_cannot_name(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not UTF-8"):
-        fitting._require_text(Path("runs/\udcff"))
+        fit(Scripted([1.0]), tmp_path / "\udcff")

@@ -67,7 +67,7 @@ def test_every_band_hears_something() -> None:
     assert (mel_filters(SCRATCH).sum(1) > 0).all()
 
 
-def test_a_window_makes_128_frames_and_the_class_says_so() -> None:
+def test_a_window_has_128_frames_as_the_settings_state() -> None:
     frontend = MelFeatures()
     answer = frontend(torch.zeros(2, WINDOW_SAMPLES))
     assert answer.shape == (2, frontend.n_units, frontend.n_features) == (2, 128, 96)

@@ -64,7 +64,7 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert counts[2] == pytest.approx(101, abs=2)
 
 
-def test_a_loop_goes_on_as_long_as_its_state_says() -> None:
+def test_a_loop_continues_while_its_condition_holds() -> None:
     begin = (torch.tensor(0), torch.tensor(0))
     n, total = unrolled_or_loop(lambda state: state[0] < 5, lambda state: (state[0] + 1, state[1] + state[0]), begin)
     assert (int(n), int(total)) == (5, 10)

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import yaml
 
-from tritone_training.api import HyperparameterError, TrainingError, TrainRequest, get_kind, kind_names
+from tritone_training import HyperparameterError, TrainingError, TrainRequest, get_kind, kind_names
 from tritone_training.hyperparameters import from_preset, read_config
 from tritone_training.kinds.genre_cnn.config import PRETRAINED_CHANGES
 

@@ -82,7 +82,7 @@ def test_without_counts_every_row_is_one_listen(tmp_path: Path) -> None:
     assert pairs(load_log(path)) == [("ann", "a", 2.0), ("bob", "b", 1.0)]
 
 
-def test_cleaning_says_what_it_left_out(tmp_path: Path) -> None:
+def test_cleaning_reports_what_it_left_out(tmp_path: Path) -> None:
     rows = [
         *ROWS,
         ("ann", "c", 4),  # merged
@@ -260,7 +260,7 @@ def test_tags_with_names(tmp_path: Path) -> None:
     assert tags.report["n_in"] == 3
 
 
-def test_metadata_knows_usual_names(tmp_path: Path) -> None:
+def test_usual_metadata_columns_are_found(tmp_path: Path) -> None:
     path = write(tmp_path / "m.csv", ",", [("a", "So What", "Miles Davis", "Jazz")], ("id", "name", "artist", "genre"))
     assert load_metadata(path).rows == {"a": {"title": "So What", "artist": "Miles Davis", "genre": "Jazz"}}
 
@@ -280,7 +280,7 @@ def test_tags_of_held_out_pairs_do_not_tell(tmp_path: Path) -> None:
     assert held_out_counts(listening.test, ["nobody"]).tolist() == [0]
 
 
-def test_the_simulated_world_says_that_it_is_simulated_and_repeats() -> None:
+def test_the_simulated_log_is_marked_and_reproducible() -> None:
     items = [SimulatedItem(f"{n}", ("a" if n % 2 else "b", "c"), {"title": str(n)}) for n in range(60)]
     world, again, other = (simulate(items, seed=seed, n_listeners=50, mean_items=12) for seed in (1, 1, 2))
     assert world.log.source == SIMULATED

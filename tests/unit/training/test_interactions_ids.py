@@ -92,7 +92,7 @@ def test_an_index_is_a_column(tmp_path: Path, column: str) -> None:
     assert log.report["columns"] == {"user": "user", "item": "item", "time": "ts"}
 
 
-def test_large_ids_beside_an_empty_cell_stay_exact(tmp_path: Path) -> None:
+def test_large_ids_in_a_column_with_empty_cells_stay_exact(tmp_path: Path) -> None:
     ids = [LARGE + row % 17 for row in range(40)]
     table = pd.DataFrame({"user": range(40), "item": pd.array([*ids[:39], None], dtype="Int64")})
     table.to_parquet(tmp_path / "log.parquet")
@@ -242,7 +242,7 @@ def test_both_ids_of_one_user_are_merged_and_counted(tmp_path: Path) -> None:
         ([-1.0, 0.0, None], ["-1", "0"]),
     ],
 )
-def test_numbers_beside_empty_cells_are_the_same_ids_in_csv_and_parquet(
+def test_numeric_ids_with_empty_cells_are_equal_in_csv_and_parquet(
     tmp_path: Path, values: list[float | None], expected: list[str]
 ) -> None:
     table = pd.DataFrame({"user": ["a", "b", "c"], "item": values})
@@ -312,7 +312,7 @@ def test_friends_tags_names_metadata_and_held_out_listens_share_the_ids(tmp_path
     assert listening.report["parts"]["friends"]["n_in_log"] == 1
 
 
-def test_the_printed_report_says_what_was_read_and_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_printed_report_lists_what_was_read_and_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [f"u{row % 4}{' ' * (row % 2)},it{row % 5},2020-01-{row % 28 + 1:02}" for row in range(60)]
     log = written(tmp_path / "log.csv", "\n".join(["user,item,time", *rows]))
     friends = written(tmp_path / "friends.csv", "user,friend\nu1,u2 \n")
@@ -403,7 +403,7 @@ def test_numbers_that_repeat_or_name_sessions_are_not_items(tmp_path: Path) -> N
         assert len(log.items) == 7
 
 
-def test_ids_of_songs_stay_ids_beside_their_names(tmp_path: Path) -> None:
+def test_song_ids_are_used_when_names_are_present(tmp_path: Path) -> None:
     rows = "".join(f"{row % 7},u{row % 4},song {row % 7 // 2}\n" for row in range(30))
     log = load_log(written(tmp_path / "log.csv", f"id,user,song_name\n{rows}"))
     assert log.items == [str(item) for item in range(7)]

@@ -186,7 +186,7 @@ def test_dates_are_read_by_one_rule_for_the_column(tmp_path: Path, times: tuple[
     assert days(tmp_path, *times) == expected
 
 
-def test_dates_whose_order_cannot_be_told_are_refused(tmp_path: Path) -> None:
+def test_dates_of_ambiguous_order_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"such as '05/06/2012': no row shows whether the day comes first"):
         days(tmp_path, "05/06/2012", "07/08/2012")
     with pytest.raises(DataError, match=r"begin with the day \('18/06/2012'\), others with the month \('06/18/2012'\)"):

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.training import sounds
 
 from tritone.constants import EMOTIONS
-from tritone_training.api import DataError
+from tritone_training import DataError
 from tritone_training.data.loading import load_recordings
 from tritone_training.data.recordings import RecordingSet
 
@@ -101,7 +101,7 @@ def test_a_label_that_no_label_file_can_hold(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [[], ["rock/"], ["rock/cover.jpg"], ["song.wav"]])
-def test_a_folder_without_recordings_says_what_is_expected(tmp_path: Path, content: list[str]) -> None:
+def test_a_folder_without_recordings_is_an_error_with_the_expected_layout(tmp_path: Path, content: list[str]) -> None:
     for name in content:
         if name.endswith("/"):
             (tmp_path / name).mkdir()
@@ -216,7 +216,7 @@ def test_an_unknown_emotion_is_named(tmp_path: Path) -> None:
         load_recordings(manifest)
 
 
-def test_a_manifest_that_is_not_utf8_says_so(tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_bytes("path,label\nBjörk.wav,rock\n".encode("latin-1"))
     with pytest.raises(DataError, match="not text in UTF-8"):
         load_recordings(tmp_path / "m.csv")

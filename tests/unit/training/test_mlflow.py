@@ -12,8 +12,7 @@ import pytest
 from tests.unit.training.small_data import write_scores
 
 from tritone import MissingExtraError
-from tritone_training import train
-from tritone_training.api import TrainingError
+from tritone_training import TrainingError, train
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_a_server_that_cannot_be_used_is_an_error_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_without_the_package_the_error_says_how_to_install_it(
+def test_without_the_package_the_error_has_the_install_command(
     scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)

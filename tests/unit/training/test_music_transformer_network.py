@@ -73,7 +73,7 @@ def test_strangers_and_padding_change_nothing() -> None:
     torch.testing.assert_close(together[1], nll(made, short)[0])
 
 
-def test_a_stretch_in_the_middle_knows_the_frames_before_it_and_the_beat() -> None:
+def test_a_segment_from_the_middle_depends_on_preceding_frames_and_the_beat() -> None:
     # Beyond the window it is judged as in the whole piece.
     made, all_of_it = network(), whole(piece(40), ("folk",), onsets=True)
     (end,) = nll(made, replace(all_of_it, start=15))  # it sees back 15 frames

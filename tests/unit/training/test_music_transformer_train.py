@@ -33,8 +33,8 @@ def scale(start: int, n_steps: int) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scores") / "scales_quarter.json"
-    portions = {"train": [scale(48 + i, 40) for i in range(12)], "valid": [scale(50, 20), scale(55, 33)], "test": []}
-    path.write_text(json.dumps(portions))
+    splits = {"train": [scale(48 + i, 40) for i in range(12)], "valid": [scale(50, 20), scale(55, 33)], "test": []}
+    path.write_text(json.dumps(splits))
     return path
 
 
@@ -54,7 +54,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 # --- training and evaluation --------------------------------------------------------------------------------
 
 
-def test_training_learns_and_says_what_it_came_to(trained: Trained) -> None:
+def test_training_learns_and_returns_its_metrics(trained: Trained) -> None:
     metrics = trained.summary["metrics"]["valid"]
     assert (metrics["n_frames"], metrics["n"], metrics["n_in_portion"]) == (53, 2, 2)
     # A new network of this size is at about 15 nats; one that knows no more than how often pitches come, at about 7.
@@ -208,7 +208,7 @@ def segments(pieces: list[ScorePiece], **changes: Any) -> list[PieceSegment]:
         "given_share": 0.5, "unknown_share": 0.2, "seed": 0,
     }  # fmt: skip
     made = TrainingSegments(pieces, ("folk",), **{**settings, **changes})
-    return [part for batch in made._batches for part in batch]
+    return [part for batch in made.batches for part in batch]
 
 
 def pieces(*lengths: int) -> list[ScorePiece]:

@@ -16,7 +16,7 @@ from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
-from tritone_training.bars.encoder import STEPS_PER_QUARTER
+from tritone_training.bars.networks import STEPS_PER_QUARTER
 from tritone_training.bars.spans import (
     N_RELATIVE,
     REACH,
@@ -217,7 +217,7 @@ def test_writing_follows_the_likelihoods_of_training(network: MusicVae) -> None:
     assert len(relative.unique()) > 3
 
 
-def test_lanes_below_hear_the_lanes_above_and_no_others(network: MusicVae) -> None:
+def test_lower_voices_depend_on_higher_voices_only(network: MusicVae) -> None:
     relative = relative_of(network, 1)
     changed = relative.clone()
     changed[0, 5, 1] = 40 if relative[0, 5, 1] != 40 else 41
@@ -289,7 +289,7 @@ def test_levels_are_exact_at_the_mean_and_likely_around_it(network: MusicVae) ->
     assert network.decoder.level(latent).unique().tolist() == [87]
 
 
-def test_values_out_of_range_harm_nobody(network: MusicVae) -> None:
+def test_values_out_of_range_do_not_affect_other_rows(network: MusicVae) -> None:
     voices = torch.from_numpy(lanes_of(network, 2))
     wild = voices.clone()
     wild[1, 0, 0] = 10**9

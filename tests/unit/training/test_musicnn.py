@@ -90,7 +90,7 @@ def by_numpy(mel_power: sounds.Array) -> dict[str, sounds.Array]:
     return {"pooled": pooled, "penultimate": penultimate, "tags": tags}
 
 
-def test_the_network_computes_what_its_paper_says() -> None:
+def test_the_network_matches_its_paper() -> None:
     mel_power = np.random.default_rng(1).gamma(0.5, 1.0, (96, 60)).astype(np.float32)
     with torch.inference_mode():
         answers = NETWORK(torch.from_numpy(mel_power[None]))

@@ -59,7 +59,7 @@ def test_the_front_end_is_frozen_and_not_saved(network: GenreNetwork) -> None:
     assert all(p.requires_grad for p in network.body.parameters())
 
 
-def test_what_the_builder_passes_is_what_the_config_says() -> None:
+def test_builder_and_config_agree() -> None:
     config = GenreConfig()
     network = build_network(config, MelFeatures(), n_labels=2, with_emotions=False)
     assert network.genre_head.out_features == 2

@@ -18,8 +18,7 @@ from tests.support.cache import copy_cached
 
 from tritone_export import check_repository, export_kind
 from tritone_export.parity import open_session
-from tritone_training import checkpoint
-from tritone_training.api import CheckpointError, DataError, TrainingError
+from tritone_training import CheckpointError, DataError, TrainingError, checkpoint
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
@@ -121,7 +120,7 @@ def test_the_echo_expects_what_followed_a_like_passage() -> None:
     assert features.pitch[0, FIRST_ECHO:].max() < 0.1
 
 
-def test_nothing_is_remembered_beyond_the_lags() -> None:
+def test_nothing_beyond_the_lags_has_an_effect() -> None:
     late = chords(N_LAGS + 40, seed=2)
     other = late.copy()
     other[0] = chords(1, seed=3)
@@ -317,7 +316,7 @@ def constant_network(probability: float) -> PolyphonyNetwork:
     return network
 
 
-def test_the_figures_are_means_over_all_frames_of_all_pieces() -> None:
+def test_metrics_are_means_over_all_frames_of_all_pieces() -> None:
     pieces = [
         dataset.PieceNotes("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
         dataset.PieceNotes("short", torch.zeros(3, 88, dtype=torch.bool)),
@@ -488,7 +487,7 @@ def session_of(repository: Path, model: str) -> Any:
 
 
 @pytest.mark.slow
-def test_the_repository_is_clean_and_says_the_grid(repository: Path) -> None:
+def test_the_repository_is_clean_and_states_the_grid(repository: Path) -> None:
     report = check_repository(repository)
     assert [str(finding) for finding in report.findings] == []
     for model in ("polyphony_rnn", "polyphony_rnn_sampler"):

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
-from tritone_training import epoch_progress, fitting, progress
+from tritone_training import fitting, progress
 from tritone_training.kind import TrainRequest
 
 
@@ -81,8 +81,8 @@ def test_a_terminal_gets_a_bar() -> None:
 
 def test_a_training_reports_epochs_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     console, clock = _log(), Clock()
-    monkeypatch.setattr(epoch_progress, "ProgressLines", lambda console: REAL(console, clock=clock))
-    callback = epoch_progress.epoch_progress(console)
+    monkeypatch.setattr(fitting, "ProgressLines", lambda console: REAL(console, clock=clock))
+    callback = fitting.epoch_progress(console)
     trainer: Any = SimpleNamespace(
         is_global_zero=True,
         num_training_batches=8,

@@ -22,8 +22,16 @@ from tritone import (
     Recommendations,
     RequestRejectedError,
 )
-from tritone_training import ListeningFiles, LocalModel, TrainedCheckpoint, load, train
-from tritone_training.api import CheckpointError, TrainingError, UnknownKindError
+from tritone_training import (
+    CheckpointError,
+    ListeningFiles,
+    LocalModel,
+    TrainedCheckpoint,
+    TrainingError,
+    UnknownKindError,
+    load,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from tests.unit.training import sounds
 
 from tritone.constants import EMOTIONS
 from tritone_training.data.loading import load_recordings
-from tritone_training.data.splits import assign_folds
+from tritone_training.data.recordings import assign_folds
 from tritone_training.kind import ModelKind, TrainRequest
 
 EMOTIFY = Path(__file__).parents[4] / "shared" / "data" / "emotify"

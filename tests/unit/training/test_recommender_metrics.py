@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
+from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
 
 def _random(

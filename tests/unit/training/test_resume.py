@@ -19,15 +19,16 @@ import pytest
 import torch
 from tests.unit.training.small_data import write_log, write_scores
 
-from tritone_training import checkpoint, training_state
-from tritone_training.api import (
+from tritone_training import (
     CheckpointError,
     DataError,
     EvaluateRequest,
     ListeningFiles,
     TrainingError,
     TrainRequest,
+    checkpoint,
     get_kind,
+    training_state,
 )
 
 pytestmark = pytest.mark.slow
@@ -240,7 +241,7 @@ def test_changed_data_at_the_same_place_are_refused(
     assert get_kind("polyphony_rnn").train(replace(request, resume=True)).n_epochs == 4
 
 
-def test_a_finished_training_says_so(request_for: Callable[..., TrainRequest], tmp_path: Path) -> None:
+def test_a_finished_training_is_reported(request_for: Callable[..., TrainRequest], tmp_path: Path) -> None:
     kind, request = get_kind("polyphony_rnn"), request_for("polyphony_rnn", tmp_path, max_epochs=1, resume=True)
     first = kind.train(request).to_dict()  # nothing to resume: it begins
     before = (tmp_path / "checkpoint.json").read_bytes()
@@ -272,7 +273,7 @@ def test_a_training_that_had_stopped_early_is_only_finished(
     assert kind.train(replace(request, resume=True)).n_epochs == 4
 
 
-def test_a_damaged_state_is_an_error_that_says_what_to_do(
+def test_a_damaged_state_is_an_error_with_advice(
     request_for: Callable[..., TrainRequest], interrupt_after: Callable[..., None], tmp_path: Path
 ) -> None:
     kind, request = get_kind("polyphony_rnn"), request_for("polyphony_rnn", tmp_path)

@@ -27,12 +27,12 @@ def test_shares() -> None:
     }
 
 
-def test_a_piece_keeps_its_portion_as_the_set_grows() -> None:
+def test_a_piece_keeps_its_split_as_the_set_grows() -> None:
     names = [f"tune {index}" for index in range(300)]
     assert hashed_splits(names)[:100] == hashed_splits(names[:100])
 
 
-def test_the_portions_are_the_same_everywhere() -> None:
+def test_the_splits_are_the_same_on_every_host() -> None:
     assert hashed_splits([f"{index}.mid" for index in range(12)]) == PINNED
 
 
@@ -43,15 +43,15 @@ def test_equal_keys_stay_together() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_small_sets_have_a_validation_portion(n: int) -> None:
+def test_small_sets_have_a_validation_split(n: int) -> None:
     for start in range(30):
         splits = hashed_splits([f"{start + index}" for index in range(n)])
-        # Unless the hash gave all but one to the test portion, there is one to train on and one to choose by.
+        # Unless the hash put all but one into the test split, there is one for training and one for validation.
         assert splits.count("train") <= 1 or "valid" in splits
         assert "train" in splits or "valid" in splits or set(splits) == {"test"}
 
 
-def test_a_missing_portion_names_those_there_are() -> None:
+def test_a_missing_split_is_an_error_with_the_existing_ones() -> None:
     piece = ScorePiece("a", np.full((4, 88), 2, np.uint8), "train", "x")
     scores = ScoreSet("here", (piece,), True, 4)
     assert scores.split("train") == (piece,)

@@ -1,4 +1,4 @@
-"""The corpus as scores: its bars, voices and portions."""
+"""The corpus as scores: its bars, voices and splits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 
 from tritone import Grid
 from tritone_training.corpus import CorpusTrack, load_corpus
-from tritone_training.data.scores import ScoreSet, load_scores
-from tritone_training.data.scores import embedded as embedded_module
+from tritone_training.data.scores import ScoreSet, load_scores, loading
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +19,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoreSet]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITONE_CACHE", str(tmp_path_factory.mktemp("cache")))
         corpus = load_corpus(progress=False, n_per_collection=6)
-        patch.setattr(embedded_module, "load_corpus", lambda progress: corpus)
+        patch.setattr(loading, "load_corpus", lambda progress: corpus)
         yield load_scores(None, progress=False)
 
 
@@ -45,7 +44,7 @@ def test_upbeats() -> None:
     def meter(metre: str | None, pickup: float, length: int) -> tuple[int, int]:
         facts: dict[str, Any] = dict.fromkeys(CorpusTrack.__dataclass_fields__)
         track = CorpusTrack(**{**facts, "metre": metre, "pickup_quarters": pickup})
-        return embedded_module._meter(track, Grid(np.ones((4, 88)), meter=(length, 0)))
+        return loading.meter_with_upbeat(track, Grid(np.ones((4, 88)), meter=(length, 0)))
 
     assert meter("4/4", 0.0, 16) == (16, 0)
     assert meter("4/4", 1.0, 16) == (16, 12)
@@ -54,15 +53,15 @@ def test_upbeats() -> None:
     assert meter(None, 0.0, 16) == (0, 0)
 
 
-def test_variants_of_a_tune_share_a_portion(scores: ScoreSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variants_of_a_tune_share_a_split(scores: ScoreSet, monkeypatch: pytest.MonkeyPatch) -> None:
     keys: list[str] = []
 
     def spy(given: list[str]) -> list[str]:
         keys.extend(given)
         return ["train"] * len(given)
 
-    monkeypatch.setattr(embedded_module, "hashed_splits", spy)
-    corpus = embedded_module.load_corpus(progress=False)
+    monkeypatch.setattr(loading, "hashed_splits", spy)
+    corpus = loading.load_corpus(progress=False)
     load_scores(None, progress=False)
     assert keys == [track.group for track in corpus.tracks]
 
@@ -70,7 +69,7 @@ def test_variants_of_a_tune_share_a_portion(scores: ScoreSet, monkeypatch: pytes
 def test_a_part_that_sounds_two_notes_has_no_voice() -> None:
     def part(*notes: tuple[int, int, int]) -> list[int] | None:
         columns = dict(zip(("time", "duration", "pitch"), np.array(notes).T, strict=True))
-        voice = embedded_module._part(columns, Fraction(4, 480), 4)
+        voice = loading.voice_of(columns, Fraction(4, 480), 4)
         return None if voice is None else voice.tolist()
 
     assert part((240, 240, 62), (0, 120, 60)) == [60, -1, 62, 62]

@@ -26,7 +26,7 @@ def rolls(*lengths: int, seed: int = 0) -> np.ndarray[Any, Any]:
     return cells
 
 
-def test_matlab_portions_and_frames(tmp_path: Path) -> None:
+def test_matlab_splits_and_frames(tmp_path: Path) -> None:
     path = tmp_path / "Tunes.mat"
     train, valid = rolls(5, 9), rolls(3, seed=1)
     savemat(path, {"traindata": train, "validdata": valid})
@@ -68,7 +68,7 @@ def test_bad_matlab_cells_are_reported(tmp_path: Path) -> None:
     assert reasons(scores) == {f"train/000{index}": "bad_roll" for index in (1, 2, 3, 4)}
 
 
-def test_repeats_in_published_portions_are_kept_and_counted(tmp_path: Path) -> None:
+def test_repeats_in_published_splits_are_kept_and_counted(tmp_path: Path) -> None:
     train, valid = rolls(5, 6, 7), rolls(5)
     train[0, 1] = train[0, 0]
     savemat(tmp_path / "x.mat", {"traindata": train, "validdata": valid})

@@ -113,7 +113,7 @@ def test_a_style_that_no_label_file_can_hold_is_reported(tmp_path: Path) -> None
     assert [problem.reason for problem in scores.problems] == ["bad_style"]
 
 
-def test_nothing_usable_says_what_was_expected(tmp_path: Path) -> None:
+def test_no_usable_file_is_an_error_with_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected \.mid files, or <style>/<file>\.mid"):
         load_scores(tmp_path, progress=False)
     (tmp_path / "empty.mid").touch()

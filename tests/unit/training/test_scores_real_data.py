@@ -22,7 +22,7 @@ pytestmark = [
     ("name", "n_train", "n_valid"),
     [("JSB_Chorales", 229, 76), ("Nottingham", 694, 173), ("MuseData", 524, 135), ("Piano_midi", 87, 12)],
 )
-def test_polymusic_portions_are_whole(name: str, n_train: int, n_valid: int) -> None:
+def test_polymusic_splits_are_complete(name: str, n_train: int, n_valid: int) -> None:
     scores = load_scores(DATA / "polymusic" / f"{name}.mat")
     assert len(scores.split("train")) == n_train
     assert len(scores.split("valid")) == n_valid

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.training import sounds
 
-from tritone_training.api import DataError
-from tritone_training.data.recordings import Recording, RecordingSet
-from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training import DataError
+from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
 
 
 def unread() -> sounds.Array:
@@ -119,9 +118,9 @@ def test_given_folds_are_respected() -> None:
     assert assigned.report()["folds"] == "the data set's own"
 
 
-def test_given_folds_that_tear_artists_apart_are_said_to() -> None:
+def test_given_folds_that_divide_artists_are_reported() -> None:
     data = collection(*(recording(f"r{i}", "ab"[i % 2], fold=i % 3, artist=f"{i // 4}") for i in range(12)))
-    assert "3 artists or pieces stand in several" in assign_folds(data).report()["folds"]
+    assert "3 artists or pieces are in several" in assign_folds(data).report()["folds"]
 
 
 def test_folds_in_some_rows_only_are_an_error() -> None:
@@ -137,7 +136,7 @@ def test_too_few_artists_are_an_error() -> None:
         assign_folds(collection(*plenty, *few), n_folds=4)
 
 
-def test_the_report_says_how_folds_came_to_be() -> None:
+def test_the_report_states_how_folds_were_assigned() -> None:
     known = [recording(f"a{i}", "ab"[i % 2], artist=f"{i}") for i in range(8)]
     bare = [recording(f"b{i}", "ab"[i % 2]) for i in range(8)]
     assert assign_folds(collection(*known)).report()["folds"] == "artist-disjoint (8 of 8 recordings name their artist)"

@@ -123,7 +123,7 @@ def test_other_bytes_are_an_error() -> None:
             read_float_tensors(wrong, data)
 
 
-def test_a_compressed_index_says_so() -> None:
+def test_a_compressed_index_is_an_error() -> None:
     index, data = write(TENSORS, n_blocks=1)
     root_trailer = len(index) - 48 - 5
     with pytest.raises(PretrainedWeightsError):

@@ -20,8 +20,7 @@ from tests.unit.training import sounds
 from tests.unit.training.conftest import N_EACH, Trained
 
 from tritone.constants import EMOTIONS
-from tritone_training import checkpoint
-from tritone_training.api import DataError, TrainingError
+from tritone_training import DataError, TrainingError, checkpoint
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.kinds.genre_cnn import train as train_module
 from tritone_training.kinds.genre_cnn.dataset import CropDataset
@@ -47,7 +46,7 @@ def train(kind: ModelKind, folders: Path) -> Callable[..., dict[str, Any]]:
 # --- it learns ----------------------------------------------------------------------------------------------
 
 
-def test_it_learns_to_tell_labels_of_unheard_artists(trained: Trained) -> None:
+def test_it_learns_labels_of_unseen_artists(trained: Trained) -> None:
     metrics = trained.summary["metrics"]
     assert metrics["test"]["n"] == 8
     assert metrics["test"]["accuracy"] >= 0.9  # chance is 0.5
@@ -66,7 +65,7 @@ def test_it_learns_emotions_where_there_are_columns(trained: Trained) -> None:
     assert felt["hum"] > felt["hiss"] + 0.1
 
 
-def test_the_checkpoint_says_all_that_is_known(trained: Trained) -> None:
+def test_the_checkpoint_records_data_settings_and_metrics(trained: Trained) -> None:
     info = saved(trained.folder).info
     assert info["labels"] == ["hiss", "hum"]
     assert (info["command"], info["seed"], info["preset"], info["fold"], info["n_folds"]) == (
@@ -165,7 +164,7 @@ def test_overrides_and_max_epochs_are_followed_and_recorded(train: Callable[...,
     load_network(tmp_path)
 
 
-def test_without_emotion_columns_it_says_so(train: Callable[..., Any], tmp_path: Path, kind: ModelKind) -> None:
+def test_data_without_emotions_is_recorded(train: Callable[..., Any], tmp_path: Path, kind: ModelKind) -> None:
     summary = train(tmp_path)
     assert summary["emotions_trained"] is False
     assert "emotion_correlation_mean" not in summary["metrics"]["test"]
@@ -203,7 +202,7 @@ def test_training_again_replaces_checkpoint_and_logs(train: Callable[..., Any], 
     assert not (tmp_path / "unfinished").exists()
 
 
-def test_a_run_that_diverges_says_so_and_leaves_the_old_checkpoint(train: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_diverged_run_is_an_error_and_keeps_the_old_checkpoint(train: Callable[..., Any], tmp_path: Path) -> None:
     train(tmp_path, seed=1)
     with pytest.raises(TrainingError):
         train(tmp_path, seed=2, max_epochs=3, overrides={"learning_rate": 1e30})

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tritone_training import checkpoint
-from tritone_training.api import DataError, TrainingError
+from tritone_training import DataError, TrainingError, checkpoint
 from tritone_training.kind import ModelKind, TrainRequest
 from tritone_training.tuning import tune
 
@@ -18,7 +17,7 @@ def request_of(folders: Path, tmp_path: Path) -> TrainRequest:
     return TrainRequest(out=tmp_path / "study", data=folders, preset="tiny", max_epochs=1, progress=False)
 
 
-def test_a_study_is_judged_on_validation_only_and_is_continued(kind: ModelKind, request_of: TrainRequest) -> None:
+def test_a_study_uses_validation_only_and_is_continued(kind: ModelKind, request_of: TrainRequest) -> None:
     first = tune(kind, request_of, n_trials=2)
     assert (first.n_trials, first.n_failed, first.score) == (2, 0, "valid accuracy")
     second = tune(kind, request_of, n_trials=1)
@@ -60,7 +59,7 @@ def test_a_trial_that_diverges_does_not_end_the_search(kind: ModelKind, request_
     assert result.best_value == 0.02
 
 
-def test_no_trial_at_all_says_why(kind: ModelKind, request_of: TrainRequest) -> None:
+def test_a_study_without_trials_is_an_error_with_the_reason(kind: ModelKind, request_of: TrainRequest) -> None:
     never = failing(kind, lambda number: TrainingError(f"reason {number}"))
     with pytest.raises(TrainingError, match="not one trial could be trained; the last: reason 1"):
         tune(never, request_of, n_trials=2)

@@ -10,8 +10,7 @@ import torch
 from tests.unit.training import sounds
 from tests.unit.training.small_data import write_log, write_scores
 
-from tritone_training import checkpoint, train
-from tritone_training.api import CheckpointError, TrainingError, UnsupportedOptionError
+from tritone_training import CheckpointError, TrainingError, UnsupportedOptionError, checkpoint, train
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +88,7 @@ def test_a_taste_vae_keeps_the_vectors_of_the_items_that_both_know(data: dict[st
         run("taste_vae", log, tmp_path / "third", warm_start=first, settings={"latent": 5})
 
 
-def test_heads_of_other_labels_begin_anew_and_are_reported(data: dict[str, Path], tmp_path: Path) -> None:
+def test_heads_of_other_labels_are_initialised_and_reported(data: dict[str, Path], tmp_path: Path) -> None:
     first = run("genre_cnn", data["genre_cnn"], tmp_path / "first")
     other = sounds.write_folders(tmp_path / "other", n_each=6)
     (other / "hum").rename(other / "drone")

@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tritone_training.bars.decoder import SpanDecoder
-from tritone_training.bars.encoder import SpanEncoder
+from tritone_training.bars.networks import SpanDecoder, SpanEncoder
 from tritone_training.bars.spans import (
     N_RELATIVE,
 )
@@ -53,24 +52,24 @@ class MusicVae(nn.Module):
         self.attribute_vectors: Tensor
 
     def forward(self, voices: Tensor) -> tuple[Tensor, Tensor]:
-        """Voices (B, N, V) -> mean and log variance, (B, Z) each."""
+        """Return mean and log variance, (B, Z) each, of voices (B, N, V)."""
         encoded: tuple[Tensor, Tensor] = self.encoder(voices)
         return encoded
 
     def moved(self, latent: Tensor, attributes: Tensor) -> Tensor:
-        """(B, Z) moved by (B, A) standard deviations of each attribute -> (B, Z)."""
+        """Return latent vectors (B, Z) moved by (B, A) standard deviations of each attribute."""
         return latent + attributes @ self.attribute_vectors
 
 
 def encode(network: MusicVae, voices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Posterior means, in batches: (S, N, V) -> (S, Z)."""
+    """Return the posterior means, computed in batches: (S, N, V) -> (S, Z)."""
     with torch.inference_mode():
         means = [network(torch.from_numpy(voices[i : i + _BATCH]))[0].numpy() for i in range(0, len(voices), _BATCH)]
     return np.concatenate(means)
 
 
 def spherical(first: npt.NDArray[Any], second: npt.NDArray[Any], share: float) -> npt.NDArray[np.float32]:
-    """Spherical interpolation (Shoemake 1985; for latents White 2016, arXiv:1609.04468): (S, Z) each -> (S, Z)."""
+    """Interpolate on the sphere (Shoemake 1985; for latents White 2016, arXiv:1609.04468): (S, Z) each -> (S, Z)."""
     lengths = [np.linalg.norm(each, axis=1, keepdims=True) for each in (first, second)]
     cosine = (first * second).sum(1, keepdims=True) / np.maximum(lengths[0] * lengths[1], 1e-9)
     angle = np.arccos(np.clip(cosine, -1, 1))
@@ -85,7 +84,7 @@ def spherical(first: npt.NDArray[Any], second: npt.NDArray[Any], share: float) -
 def decode(
     network: MusicVae, latent: torch.Tensor, noise: npt.NDArray[Any], *, temperature: float = 1.0
 ) -> npt.NDArray[np.int64]:
-    """Sample from all values: latent (S, Z), noise (S, N, V) -> voices (S, N, V)."""
+    """Sample voices without top-k and top-p: latent (S, Z), noise (S, N, V) -> (S, N, V)."""
     ones = torch.ones(len(latent))
     voices = network.decoder.write(
         latent,

@@ -1,8 +1,8 @@
 """Two-bar spans for four voices: cutting them from scores, and their voices as tensors.
 
 A relative span has the same form as a span, but its strikes count semitones from the level (the mean pitch of the
-span), so that what is learnt in one key holds in all: value 45 strikes the level itself, 2 is 43 semitones below it,
-88 is 43 above.
+span), so that a network generalises over keys: value 45 strikes the level itself, 2 is 43 semitones below it, 88 is 43
+above.
 
 Shapes: B batch, S spans, N = 32 time steps, V = 4 voices.
 """
@@ -33,7 +33,7 @@ _OCTAVE: Final = 12
 
 
 def level_of(voices: Tensor) -> Tensor:
-    """The mean of the struck pitches, as a column of the grid: (B, N, V) -> (B,) int64, 0..87."""
+    """Return the mean of the struck pitches as a column of the grid: (B, N, V) -> (B,) int64, 0..87."""
     strikes = voices >= FIRST_STRIKE
     total = torch.where(strikes, voices - FIRST_STRIKE, 0).sum((1, 2))
     count = strikes.sum((1, 2))
@@ -43,7 +43,7 @@ def level_of(voices: Tensor) -> Tensor:
 
 
 def to_relative(voices: Tensor, level: Tensor) -> Tensor:
-    """Strikes as distances from a level: (B, N, V), (B,) -> (B, N, V), values below `N_RELATIVE`."""
+    """Express strikes as distances from a level: (B, N, V), (B,) -> (B, N, V), values below `N_RELATIVE`."""
     distance = voices - FIRST_STRIKE - level[:, None, None]
     above = (distance - REACH).clamp_min(0)
     below = (-REACH - distance).clamp_min(0)
@@ -53,7 +53,7 @@ def to_relative(voices: Tensor, level: Tensor) -> Tensor:
 
 
 def to_absolute(relative: Tensor, level: Tensor) -> Tensor:
-    """The opposite of `to_relative`; notes beyond the keyboard come back onto it by octaves."""
+    """Invert `to_relative`; notes beyond the keyboard are moved onto it by octaves."""
     pitch = relative - FIRST_STRIKE - REACH + level[:, None, None]
     octaves = _ceil_octaves((-pitch).clamp_min(0)) - _ceil_octaves((pitch - (N_PITCHES - 1)).clamp_min(0))
     return torch.where(relative >= FIRST_STRIKE, pitch + _OCTAVE * octaves + FIRST_STRIKE, relative)
@@ -64,9 +64,9 @@ def _ceil_octaves(semitones: Tensor) -> Tensor:
 
 
 def sounding_of(voices: Tensor) -> Tensor:
-    """What sounds in each voice: (B, N, V) -> (B, N, V) int64, 0 silence, above it the pitches, the lowest being 1.
+    """Return what sounds in each voice: (B, N, V) -> (B, N, V) int64, 0 for silence, then the pitches from 1.
 
-    Without a loop over steps, so that it is a few nodes in the graph.
+    Computed without a loop over steps, so that the exported graph stays small.
     """
     n_steps = voices.shape[1]
     step = torch.arange(n_steps, device=voices.device)
@@ -78,22 +78,22 @@ def sounding_of(voices: Tensor) -> Tensor:
 
 
 def marks_of(voices: Tensor, sounding: Tensor) -> Tensor:
-    """0 rest, 1 hold, 2 strike; a hold of nothing is a rest: (B, N, V) each -> (B, N, V) int64."""
+    """Return 0 for rests and holds of silence, 1 for holds, 2 for strikes: (B, N, V) each -> (B, N, V) int64."""
     return torch.where(sounding == SILENCE, REST, voices.clamp_max(FIRST_STRIKE))
 
 
 def sounding_next(sounding: Tensor, voices: Tensor) -> Tensor:
-    """What sounds after a step: sounding before it (B, V) and the step's values (B, V) -> (B, V)."""
+    """Return what sounds after a step, from what sounded before it (B, V) and the values of the step (B, V)."""
     return torch.where(voices == HOLD, sounding, (voices - HOLD).clamp_min(SILENCE))
 
 
 def before(values: Tensor) -> Tensor:
-    """Shift one step later, silence coming first: (B, N, V) -> (B, N, V)."""
+    """Shift by one step, starting with silence: (B, N, V) -> (B, N, V)."""
     return torch.cat([torch.zeros_like(values[:, :1]), values[:, :-1]], dim=1)
 
 
 def transposed(voices: Tensor, semitones: Tensor) -> Tensor:
-    """Move spans up or down; a span of which a note would leave the keyboard stays as it is.
+    """Transpose spans; a span with a note that would leave the keyboard is returned unchanged.
 
     Args:
         voices: (B, N, V).
@@ -111,14 +111,14 @@ _FRAMES_PER_QUARTER: Final = 4
 
 @dataclass(frozen=True, eq=False)
 class SpanSet:
-    """Spans and where they come from.
+    """Spans with their pieces and styles.
 
     Attributes:
         voices: (S, N, V) int64.
         pieces: (S,) index of each span's piece within its split.
         styles: (S,) index of its style within `style_names`.
-        ends: (S,) bool, whether it is a piece's last bar with silence behind it.
-        report: how many spans there are and what was left out.
+        ends: (S,) bool, whether the span is the last bar of a piece, followed by silence.
+        report: counts of spans and of pieces that were left out.
     """
 
     voices: npt.NDArray[np.int64]
@@ -132,7 +132,7 @@ class SpanSet:
         return len(self.voices)
 
     def take(self, indices: npt.NDArray[np.int64]) -> SpanSet:
-        """Some of the spans."""
+        """Return the spans with the given indices."""
         return SpanSet(
             voices=self.voices[indices],
             pieces=self.pieces[indices],
@@ -143,11 +143,11 @@ class SpanSet:
         )
 
     def whole(self) -> SpanSet:
-        """The spans that are full to their end."""
+        """Return the spans that are not filled up with silence."""
         return self.take(np.flatnonzero(~self.ends))
 
     def at_most(self, n_per_style: int) -> SpanSet:
-        """Evenly spaced spans of each style, so that one of many long pieces does not outweigh the others."""
+        """Return at most n evenly spaced spans of each style, so that a large style does not outweigh the others."""
         chosen = []
         for style in range(len(self.style_names)):
             (own,) = np.nonzero(self.styles == style)
@@ -162,16 +162,16 @@ def cut_spans(
     with_ends: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> SpanSet:
-    """All spans of two bars of 4/4 in one split (None: all), one beginning at every bar.
+    """Cut all spans of two bars of 4/4 in one split (None: all), one beginning at every bar.
 
     Bars are the score's own where its bars, halves or pairs of them are as long as 4/4 (2/4, 2/2, 4/2); pieces in
     other meters are left out. Where the meter is unknown a bar is 16 steps from the beginning.
 
     Args:
-        with_ends: also each piece's last bar, with silence behind it; callers' pieces end, too.
+        with_ends: also cut the last bar of each piece, followed by silence, since pieces in requests end as well.
 
     Raises:
-        DataError: not one span is left, or the steps are no sixteenths.
+        DataError: there are no spans, or the time steps are not sixteenths.
     """
     if scores.frames_per_quarter not in (0, _FRAMES_PER_QUARTER):
         raise DataError(
@@ -206,7 +206,7 @@ def cut_spans(
 
 
 def _starts(piece: ScorePiece, *, with_ends: bool) -> Sequence[int] | None:
-    """First steps of a piece's spans; None if its bars are not of 4/4."""
+    """Return the first steps of the spans of a piece; None if its bars do not fit 4/4."""
     length, index = piece.meter
     if length and STEPS_PER_BAR % length and length % STEPS_PER_BAR:
         return None

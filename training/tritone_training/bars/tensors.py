@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
-from tritone_training.declaration import Axis, Tensor
-from tritone_training.limits import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+from tritone_training.declaration import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM, Axis, Tensor
 
 STEP: Final = Axis("step", SPAN_FRAMES)
 VOICE: Final = Axis("lane", N_VOICES)
@@ -46,7 +45,7 @@ SAMPLING: Final = (NOISE, TEMPERATURE, TOP_K, TOP_P)
 
 
 def sampling_example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Noise and settings for sampling spans, the first of them those of plain sampling."""
+    """Return noise and sampling parameters for spans; the first row samples without restrictions."""
     random = np.random.default_rng(seed)
     temperature = np.concatenate([[1.0], random.uniform(0.5, 1.5, n_batch - 1)])
     top_p = np.concatenate([[1.0], random.uniform(0.5, 1.0, n_batch - 1)])

@@ -175,10 +175,10 @@ def _window(notes: Notes, duration_s: float, rng: np.random.Generator | None) ->
         np.tile(notes.velocity, n_rounds),
         np.tile(notes.voice, n_rounds),
     )
-    heard = repeated.only((repeated.end_s > 0.02) & (repeated.onset_s < duration_s))
-    np.clip(heard.onset_s, 0.0, None, out=heard.onset_s)
-    np.clip(heard.end_s, None, duration_s, out=heard.end_s)
-    return heard
+    audible = repeated.only((repeated.end_s > 0.02) & (repeated.onset_s < duration_s))
+    np.clip(audible.onset_s, 0.0, None, out=audible.onset_s)
+    np.clip(audible.end_s, None, duration_s, out=audible.end_s)
+    return audible
 
 
 def _shorten_rests(notes: Notes) -> None:

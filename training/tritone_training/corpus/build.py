@@ -35,7 +35,7 @@ INDEX: Final = "index.json"
 LOCK_TIMEOUT_S: Final = 900.0
 _LOCK_POLL_S: Final = 0.2
 Job = dict[str, Any]
-Answer = dict[str, Any]
+JobResult = dict[str, Any]
 
 JOB_TIMEOUT_S: Final = 60.0  # the slowest piece of the corpus takes about a second
 _COMMAND: Final = (sys.executable, "-m", "tritone_training.corpus.reading")
@@ -124,15 +124,15 @@ def _build_in(
         # Each round reads as many pieces as are still missing, so that the choice does not depend on the speed of
         # the workers.
         while jobs := [job for pick in picks for job in pick.next_jobs()]:
-            answers: dict[str, dict[str, Any]] = {}
-            for job, answer in pool.run(jobs):
-                if "failed" in answer:
-                    raise OSError(answer["failed"])
-                answers[job["id"]] = answer
-                n_usable = sum("reason" not in each for each in answers.values())
+            results: dict[str, dict[str, Any]] = {}
+            for job, result in pool.run(jobs):
+                if "failed" in result:
+                    raise OSError(result["failed"])
+                results[job["id"]] = result
+                n_usable = sum("reason" not in each for each in results.values())
                 on_progress(sum(len(pick.tracks) for pick in picks) + n_usable, n_wanted)
             for pick in picks:
-                pick.take(answers)
+                pick.take(results)
     tracks = [track for pick in picks for track in pick.tracks]
     return {
         "format": FORMAT,
@@ -186,14 +186,14 @@ class _Pick:
             for candidate in self._wave
         ]
 
-    def take(self, answers: dict[str, dict[str, Any]]) -> None:
+    def take(self, results: dict[str, dict[str, Any]]) -> None:
         for candidate in self._wave:
-            answer = answers[candidate.id]
-            if "reason" not in answer:
-                answer = self._accept(candidate, answer)
-            if "reason" in answer:
+            result = results[candidate.id]
+            if "reason" not in result:
+                result = self._accept(candidate, result)
+            if "reason" in result:
                 (self._made / _midi_name(candidate.id)).unlink(missing_ok=True)
-                self._dropped.append({"id": candidate.id, "reason": answer["reason"], "detail": answer["detail"]})
+                self._dropped.append({"id": candidate.id, "reason": result["reason"], "detail": result["detail"]})
 
     def _accept(self, candidate: Candidate, facts: dict[str, Any]) -> dict[str, Any]:
         first = self._seen.setdefault(facts.pop("shape"), candidate.id)
@@ -267,15 +267,15 @@ class WorkerPool:
                 worker.stop()
         self._threads.shutdown(cancel_futures=True)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Answer]]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobResult]]:
         """Yield jobs with their results, in the order of completion."""
-        futures: dict[Future[Answer], Job] = {self._threads.submit(self._answer, job): job for job in jobs}
+        futures: dict[Future[JobResult], Job] = {self._threads.submit(self._read, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
-    def _answer(self, job: Job) -> Answer:
+    def _read(self, job: Job) -> JobResult:
         with self._borrowed() as worker:
-            return worker.answer(job, self._timeout_s)
+            return worker.read(job, self._timeout_s)
 
     @contextmanager
     def _borrowed(self) -> Iterator[_Worker]:
@@ -304,11 +304,11 @@ class _Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("Popen was asked for pipes and gave none")
+            raise RuntimeError("Popen returned no pipes")
         self._pipes = (self._process.stdin, self._process.stdout)
         self.alive = True
 
-    def answer(self, job: Job, timeout_s: float) -> Answer:
+    def read(self, job: Job, timeout_s: float) -> JobResult:
         stdin, stdout = self._pipes
         late = threading.Event()
 
@@ -327,12 +327,12 @@ class _Worker:
         finally:
             timer.cancel()
         if line.endswith("\n"):
-            answer: Answer = json.loads(line)
-            return answer
+            result: JobResult = json.loads(line)
+            return result
         self.alive = False
         if late.is_set():
             return {"reason": "timed_out", "detail": f"was not read within {timeout_s:g} s"}
-        return {"reason": "worker_died", "detail": "the process that read it ended without an answer"}
+        return {"reason": "worker_died", "detail": "the process that read it ended without a result"}
 
     def stop(self) -> None:
         self.alive = False

@@ -332,18 +332,18 @@ def handle(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Handle jobs until stdin ends, which it also does when the parent process dies."""
-    answers = _claim_stdout()
+    results = _claim_stdout()
     warnings.simplefilter("ignore")  # music21's warnings about a source do not help the user
     for line in sys.stdin:
-        answers.write(json.dumps(handle(json.loads(line))) + "\n")
-        answers.flush()
+        results.write(json.dumps(handle(json.loads(line))) + "\n")
+        results.flush()
 
 
 def _claim_stdout() -> TextIO:
     """Return stdout as a file for results, and redirect to stderr what libraries print to stdout."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    results = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    return answers
+    return results
 
 
 if __name__ == "__main__":

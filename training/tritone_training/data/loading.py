@@ -1,4 +1,4 @@
-"""Load labelled recordings from disk: a manifest CSV or a folder for each label.
+"""Load labelled recordings: from a manifest CSV, a folder for each label, or the embedded corpus.
 
 ```python
 recordings = load_recordings(Path("my_music"))       # my_music/<label>/<file>, or my_music/manifest.csv
@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 import soundfile
 
 from tritone.constants import EMOTIONS
-from tritone_training.data.file_names import find_file, is_windows_path
+from tritone_training.corpus import load_corpus, render
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, normal_label, printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
@@ -29,6 +32,8 @@ _SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats
 }  # fmt: skip
 _EMOTION_COLUMNS: Final = tuple(f"emotion_{name}" for name in EMOTIONS)
 _EXPECTED: Final = "path,label[,fold][,artist][,emotion_*]"
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+LICENCE = "music in the public domain; encodings from music21's corpus, rendered with the SoundFont of pretty_midi"
 
 
 def load_recordings(path: Path) -> RecordingSet:
@@ -179,3 +184,74 @@ def _emotions(cells: Mapping[str, str]) -> tuple[float, ...] | None:
     if not all(math.isfinite(value) and 0 <= value <= 1 for value in values):
         raise _RowError("bad_emotion", f"emotions are fractions in 0..1, got {min(values)} to {max(values)}")
     return values
+
+
+def is_windows_path(name: str) -> bool:
+    r"""Return whether a name is a Windows path: with backslashes, or with a drive (`C:/`)."""
+    return "\\" in name or _DRIVE.match(name) is not None
+
+
+def find_file(root: Path, name: str) -> Path:
+    r"""Return the file with a name.
+
+    Tried in order: the name as it is; with `/` for `\`; with each part in another Unicode form (NFC or NFD), because
+    copying between systems changes names.
+
+    Args:
+        root: folder of relative names.
+
+    Returns:
+        The first of these that exists, else the name as it is below `root`.
+    """
+    names = [name, PureWindowsPath(name).as_posix()] if "\\" in name else [name]
+    for each in names:
+        if os.path.lexists(root / each):
+            return root / each
+    for each in names:
+        found = _in_another_form(root, each)
+        if found is not None:
+            return found
+    return root / name
+
+
+def _in_another_form(root: Path, name: str) -> Path | None:
+    given = Path(name)
+    place = Path(given.anchor) if given.is_absolute() else root
+    for part in given.parts[1:] if given.is_absolute() else given.parts:
+        if os.path.lexists(place / part):
+            place /= part
+            continue
+        wanted = unicodedata.normalize("NFC", part)
+        try:
+            entries = sorted(os.listdir(place))  # noqa: PTH208 - names are compared as they are written
+        except OSError:
+            return None
+        match = next((entry for entry in entries if unicodedata.normalize("NFC", entry) == wanted), None)
+        if match is None:
+            return None
+        place /= match
+    return place
+
+
+def embedded_recordings(*, n_variants: int, progress: bool = True) -> RecordingSet:
+    """Return `n_variants` seeded renderings of every piece of the corpus.
+
+    Instrument, tempo, key and starting point differ between renderings, so that only the notes indicate the label.
+    """
+    corpus = load_corpus(progress=progress)
+    recordings = tuple(
+        Recording(
+            name=f"{track.id}#{variant}",
+            label=track.collection,
+            load=partial(render, track, seed=variant),
+            piece=track.group,
+        )
+        for track in corpus.tracks
+        for variant in range(n_variants)
+    )
+    return RecordingSet(
+        source=f"embedded corpus ({len(corpus.tracks)} pieces, {n_variants} renderings each)",
+        recordings=recordings,
+        licence=LICENCE,
+        notes={"corpus_fingerprint": corpus.fingerprint},
+    )

@@ -14,8 +14,14 @@ from tritone_training.musicality.comparison import (
     overlap_area,
     relative_similarity,
 )
-from tritone_training.musicality.measures import ATTRIBUTES, describe, estimate_keys, measure_attributes
-from tritone_training.musicality.spans import note_table, spans_to_frames
+from tritone_training.musicality.measures import (
+    ATTRIBUTES,
+    describe,
+    estimate_keys,
+    measure_attributes,
+    note_table,
+    spans_to_frames,
+)
 
 __all__ = [
     "ATTRIBUTES",

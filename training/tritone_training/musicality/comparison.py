@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone_training.exceptions import DataError
-from tritone_training.musicality.spans import note_table
+from tritone_training.musicality.measures import note_table
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -33,7 +33,7 @@ _MOST_PAIRED: Final = 500  # spans compared pair by pair; the densities change l
 
 
 def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
-    """Shares of whole numbers from lowest to highest, both included: (K,), sum 1; values beyond go into the end bins.
+    """Return the shares of integers from lowest to highest: (K,), sum 1; values beyond count in the first and last bin.
 
     All zeros without values.
     """
@@ -44,19 +44,19 @@ def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
 
 
 def length_histogram(spans: npt.NDArray[Any]) -> Shares:
-    """Note lengths of 1 .. N steps: grids (S, N, 88) or voices (S, N, V) -> (N,)."""
+    """Return the shares of note lengths of 1 .. N steps: grids (S, N, 88) or voices (S, N, V) -> (N,)."""
     return histogram(note_table(spans).length, lowest=1, highest=spans.shape[1])
 
 
 def interval_histogram(voices: npt.NDArray[Any]) -> Shares:
-    """Semitones from each note to the next of its voice: (S, N, V) -> (25,), an octave or more down .. up."""
+    """Return the shares of intervals between notes of a voice: (S, N, V) -> (25,), from an octave down to one up."""
     notes = note_table(voices)
     same = (np.diff(notes.span) == 0) & (np.diff(notes.voice) == 0)
     return histogram(np.diff(notes.pitch)[same], lowest=-LARGEST_INTERVAL, highest=LARGEST_INTERVAL)
 
 
 def overlap_area(first: Shares, second: Shares) -> float:
-    """What two histograms share, 0 (disjoint) to 1 (equal): the sum over the bins of the smaller share.
+    """Return the overlap of two histograms, 0 (disjoint) to 1 (equal): the sum over the bins of the smaller share.
 
     Raises:
         DataError: of different lengths.
@@ -67,7 +67,7 @@ def overlap_area(first: Shares, second: Shares) -> float:
 
 
 def relative_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, float]:
-    """Do two sets differ from one another more than one differs within itself?
+    """Return the similarity of two sets relative to the variation within one of them.
 
     The distances between all pairs within `theirs`, and between the sets, are smoothed with a Gaussian kernel.
 
@@ -104,7 +104,7 @@ def _thinned(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def frechet_distance(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Squared Fréchet distance of two sets, (S, Z) and (S', Z).
+    """Return the squared Fréchet distance of two sets, (S, Z) and (S', Z).
 
     Raises:
         DataError: fewer than two samples, or other numbers of features.
@@ -126,7 +126,7 @@ def frechet_distance(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float
 def frechet_floor(
     features: npt.NDArray[Any], groups: npt.NDArray[Any], *, n_repeats: int = 10, seed: int = 0
 ) -> tuple[float, int]:
-    """The distance of one half of a real set from the other: what no generator can be expected to beat.
+    """Return the distance between the halves of a real set, a lower bound of what a generator can reach.
 
     Groups (pieces) stay whole: neighbouring spans of one piece share their bars, and halves that share pieces would
     look more alike than new music can.
@@ -167,7 +167,7 @@ _CHUNK: Final = 256
 
 
 def duplicate_rate(spans: npt.NDArray[Any]) -> float:
-    """Share of spans that equal an earlier one: (S, ...) -> 0..1."""
+    """Return the share of spans that equal an earlier one: (S, ...) -> 0..1."""
     flat = spans.reshape(len(spans), -1)
     return 1 - len(np.unique(flat, axis=0)) / len(flat) if len(flat) else 0.0
 
@@ -175,7 +175,7 @@ def duplicate_rate(spans: npt.NDArray[Any]) -> float:
 def nearest_distances(
     frames: npt.NDArray[Any], reference: npt.NDArray[Any], *, transpositions: tuple[int, ...] = TRANSPOSITIONS
 ) -> Distances:
-    """How unlike each span is to its nearest reference span in any of the transpositions.
+    """Return the distance of each span from its nearest reference span over all transpositions.
 
     The distance is Jaccard's, over the struck notes (step, pitch): 1 less the notes in common over the notes in
     either; 0 for the same notes, 1 for none in common. Two silent spans are the same.
@@ -203,7 +203,7 @@ def nearest_distances(
 
 
 def memorisation(generated: Distances, held_out: Distances) -> dict[str, float]:
-    """Are generated spans nearer to the training set than unseen real music is?
+    """Measure whether generated spans are nearer to the training set than unseen real music is.
 
     Args:
         generated, held_out: distances to the nearest training span, from `nearest_distances`.
@@ -226,7 +226,7 @@ def memorisation(generated: Distances, held_out: Distances) -> dict[str, float]:
 
 
 def _transposed(struck: npt.NDArray[np.bool_], semitones: int) -> npt.NDArray[np.bool_]:
-    """Notes that leave the keyboard are lost."""
+    """Transpose grids; notes that leave the keyboard are dropped."""
     moved = np.zeros_like(struck)
     if semitones >= 0:
         moved[..., semitones:] = struck[..., : N_PITCHES - semitones]

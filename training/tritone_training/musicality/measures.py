@@ -22,23 +22,26 @@ Shapes: S spans, N time steps (sixteenths of 4/4).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
+from tritone.music.grid import HELD, LOWEST_PITCH, N_PITCHES, SILENT, STRUCK
+from tritone.music.voices import FIRST_STRIKE, HOLD
 from tritone_training.exceptions import DataError
-from tritone_training.musicality.spans import Integers, is_sounding, note_table
 
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")
 _STEPS_PER_QUARTER: Final = 4
 # Toussaint's weights of the sixteen pulses of a bar of 4/4, as Lerdahl & Jackendoff's levels give them.
 METRICAL_WEIGHTS: Final = (5, 1, 2, 1, 3, 1, 2, 1, 4, 1, 2, 1, 3, 1, 2, 1)
+Frames = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
 
 
 def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Attributes of grids: (S, N, 88) -> (S, 3) in the order of `ATTRIBUTES`; 0 where there are no notes.
+    """Return the attributes of grids: (S, N, 88) -> (S, 3) in the order of `ATTRIBUTES`; 0 where there are no notes.
 
     Args:
         frames: sixteenths, beginning at a bar line; N a multiple of 16.
@@ -74,13 +77,13 @@ PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % 12
 
 
 def pitch_class_durations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """How many time steps each pitch class sounds, octaves counted apart: (S, N, 88) -> (S, 12)."""
+    """Return the number of time steps in which each pitch class sounds, summed over octaves: (S, N, 88) -> (S, 12)."""
     steps = is_sounding(frames).sum(1).astype(np.float64)
     return np.stack([steps[:, pitch_class == PITCH_CLASSES].sum(1) for pitch_class in range(12)], axis=1)
 
 
 def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
-    """Tonic and mode of each span; of equally good keys the first in the order C major .. B major, C minor ...
+    """Estimate tonic and mode of each span; of equal keys, the first in the order C major .. B major, C minor ...
 
     Args:
         frames: (S, N, 88).
@@ -97,7 +100,7 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
 
 
 def key_profiles() -> npt.NDArray[np.float64]:
-    """The 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
+    """Return the 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
 
     They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
     """
@@ -113,7 +116,7 @@ _HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
 
 
 def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
-    """All measures of a set of grids of sixteenths in whole bars of 4/4, each averaged over the set.
+    """Return all measures of a set of grids of sixteenths in whole bars of 4/4, each averaged over the set.
 
     Args:
         frames: (S, N, 88), S at least 1, N a multiple of 16.
@@ -137,19 +140,19 @@ def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
 
 
 def empty_bar_rate(frames: npt.NDArray[Any]) -> float:
-    """Share of bars in which nothing sounds."""
+    """Return the share of bars in which nothing sounds."""
     return float((~_bars(frames).any((1, 2))).mean())
 
 
 def used_pitch_classes(frames: npt.NDArray[Any]) -> float:
-    """Different pitch classes in a bar, averaged over the bars in which something sounds; 0 if none."""
+    """Return the number of pitch classes in a bar, averaged over the bars in which something sounds; 0 if none."""
     bars = _bars(frames).any(1)  # (bars, 88)
     used = np.stack([bars[:, pitch_class == PITCH_CLASSES].any(1) for pitch_class in range(12)], axis=1).sum(1)
     return _mean(used[used > 0])
 
 
 def scale_consistency(frames: npt.NDArray[Any]) -> float:
-    """Largest share of notes that lie in one major or (harmonic) minor scale, averaged over spans with notes."""
+    """Return the largest share of notes in one major or harmonic minor scale, averaged over spans with notes."""
     notes = note_table(frames)
     counts = np.zeros((len(frames), 12))
     np.add.at(counts, (notes.span, PITCH_CLASSES[notes.pitch]), 1)
@@ -162,7 +165,7 @@ def scale_consistency(frames: npt.NDArray[Any]) -> float:
 
 
 def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:
-    """Entropy in bits of the durations of the twelve classes, averaged over spans in which something sounds."""
+    """Return the entropy in bits of the durations of pitch classes, averaged over spans with notes."""
     durations = pitch_class_durations(frames)
     durations = durations[durations.sum(1) > 0]
     shares = durations / durations.sum(1, keepdims=True)
@@ -170,18 +173,18 @@ def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:
 
 
 def polyphony(frames: npt.NDArray[Any]) -> float:
-    """Notes that sound at once, averaged over the time steps in which any does; 0 if none."""
+    """Return the number of notes that sound at once, averaged over the time steps in which any does; 0 if none."""
     n_sounding = is_sounding(frames).sum(2)
     return _mean(n_sounding[n_sounding > 0])
 
 
 def polyphony_rate(frames: npt.NDArray[Any], *, threshold: int = 2) -> float:
-    """Share of all time steps in which at least `threshold` notes sound."""
+    """Return the share of all time steps in which at least `threshold` notes sound."""
     return float((is_sounding(frames).sum(2) >= threshold).mean())
 
 
 def note_length(frames: npt.NDArray[Any]) -> float:
-    """Mean length of a note in time steps; 0 without notes."""
+    """Return the mean length of a note in time steps; 0 without notes."""
     return _mean(note_table(frames).length)
 
 
@@ -192,3 +195,88 @@ def _bars(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 def _mean(values: npt.NDArray[Any]) -> float:
     return float(values.mean()) if values.size else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class NoteTable:
+    """Every note of a set of spans, each field (M,), ordered by span, voice and step.
+
+    Attributes:
+        voice: its voice, 0 for all where the spans are grids.
+        pitch: column of the grid, 0..87.
+        length: in time steps, cut off where the span ends.
+    """
+
+    span: Integers
+    voice: Integers
+    step: Integers
+    pitch: Integers
+    length: Integers
+
+
+def spans_to_frames(voices: npt.NDArray[Any]) -> Frames:
+    """Convert voices to grids: (S, N, V) -> (S, N, 88) uint8; like `voices_to_grid`, for many spans at once.
+
+    Raises:
+        DataError: another shape.
+    """
+    sounding, struck = sounding_pitches(voices)
+    frames = np.zeros((*voices.shape[:2], N_PITCHES), np.uint8)
+    for marks, mark in ((sounding >= 0, HELD), (struck, STRUCK)):
+        spans, steps, voice = np.nonzero(marks)
+        frames[spans, steps, sounding[spans, steps, voice]] = mark
+    return frames
+
+
+def sounding_pitches(voices: npt.NDArray[Any]) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Return the column 0..87 that each voice sounds, or -1, (S, N, V), and whether it is struck, (S, N, V).
+
+    Raises:
+        DataError: another shape.
+    """
+    if voices.ndim != 3:
+        raise DataError(f"voices have shape {voices.shape}; expected (spans, steps, voices)")
+    sounding = np.full(voices.shape, -1, np.int64)
+    now = np.full((voices.shape[0], voices.shape[2]), -1, np.int64)
+    for step in range(voices.shape[1]):
+        values = voices[:, step].astype(np.int64)
+        now = np.where(values == HOLD, now, np.maximum(values - FIRST_STRIKE, -1))
+        sounding[:, step] = now
+    return sounding, voices >= FIRST_STRIKE
+
+
+def note_table(spans: npt.NDArray[Any]) -> NoteTable:
+    """Return the notes of grids (S, N, 88), or of voices (S, N, V) with their voices.
+
+    Raises:
+        DataError: another number of axes.
+    """
+    if spans.ndim != 3:
+        raise DataError(f"spans have shape {spans.shape}; expected (spans, steps, 88) or (spans, steps, voices)")
+    if spans.shape[2] == N_PITCHES:
+        return _notes_of_frames(spans)
+    sounding, struck = sounding_pitches(spans)
+    # Voice before step, so that the notes of one voice follow one another.
+    span, voice, step = np.nonzero(struck.transpose(0, 2, 1))
+    length = _run_lengths((spans == HOLD) & (sounding >= 0))
+    return NoteTable(span, voice, step, sounding[span, step, voice], length[span, step, voice])
+
+
+def _notes_of_frames(frames: npt.NDArray[Any]) -> NoteTable:
+    span, step, pitch = np.nonzero(frames == STRUCK)
+    length = _run_lengths(frames == HELD)
+    return NoteTable(span, np.zeros_like(span), step, pitch, length[span, step, pitch])
+
+
+def _run_lengths(held: npt.NDArray[np.bool_]) -> Integers:
+    """Return the number of uninterrupted held steps after each cell, plus one: (S, N, X) -> (S, N, X)."""
+    lengths = np.ones(held.shape, np.int64)
+    for step in range(held.shape[1] - 2, -1, -1):
+        lengths[:, step] += np.where(held[:, step + 1], lengths[:, step + 1], 0)
+    return lengths
+
+
+def is_sounding(frames: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which cells of a grid sound: (S, N, 88) -> (S, N, 88) bool."""
+    sounding: npt.NDArray[np.bool_] = frames != SILENT
+    return sounding

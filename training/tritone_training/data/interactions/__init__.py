@@ -7,12 +7,17 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 ```
 """
 
-from tritone_training.data.interactions.cleaning import CleaningRules
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.listening import ListeningData, columns_of, files_of, load_listening
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, held_out_counts, split_log
-from tritone_training.data.interactions.metadata import load_metadata, words_of
-from tritone_training.data.interactions.reading import load_friends, load_log, load_tags
+from tritone_training.data.interactions.log import (
+    CleaningRules,
+    Log,
+    MetadataTable,
+    TagTable,
+    held_out_counts,
+    split_log,
+)
+from tritone_training.data.interactions.reading import load_friends, load_log, load_metadata, load_tags, words_of
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 
 __all__ = [

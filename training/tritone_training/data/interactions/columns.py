@@ -97,7 +97,7 @@ def optional(table: Table, what: str, name: str | None) -> str | None:
 def item_of_log(table: Table, name: str | None, *, user: str) -> tuple[str, tuple[str, ...]]:
     """Return the column of a log's items, and notes.
 
-    A column `id` with a different value in each row, or whose repeated values mostly stand beside different items,
+    A column `id` with a different value in each row, or whose repeated values mostly occur with different items,
     numbers listens or sessions, and is used only if nothing else names items.
 
     Raises:

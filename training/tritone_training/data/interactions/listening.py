@@ -10,8 +10,7 @@ import numpy as np
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
-from tritone_training.data.interactions.metadata import load_metadata
-from tritone_training.data.interactions.reading import load_log, load_tags, read_friends
+from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest

@@ -1,8 +1,10 @@
-"""Read listening logs, friends and tags from tables."""
+"""Read listening logs, friends, tags and metadata from tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training.data.interactions.cleaning import CleaningRules, clean, is_text
 from tritone_training.data.interactions.columns import (
     Columns,
     distinct,
@@ -19,15 +20,30 @@ from tritone_training.data.interactions.columns import (
     optional,
     required,
     shown_columns,
+    usual_names,
 )
-from tritone_training.data.interactions.log import Log, TagTable
-from tritone_training.data.interactions.metadata import LONGEST_TAG
-from tritone_training.data.interactions.parsing import id_column, numbers_of, times_of
+from tritone_training.data.interactions.log import CleaningRules, Log, MetadataTable, TagTable, clean, is_text
+from tritone_training.data.interactions.parsing import id_column, numbers_of, times_of, whole_numbers
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
 
 _NO_COLUMNS: Final = Columns()
+_NAMES: Final = {
+    "title": ("title", "name", "track", "song"),
+    "artist": ("artist", "artistname", "composer", "performer"),
+}
+_IGNORED: Final = ("images", "links", "bytes")
+LONGEST_WORD: Final = 80  # characters of a value that is one word; genres, labels and names of albums are shorter
+LONGEST_TAG: Final = 200  # characters; people write sentences as tags, but not lyrics
+_MOST_WORDS: Final = 12
+_WORDS_OF_A_TEXT: Final = 100  # of one item; the rarest ones
+_WORD: Final = re.compile(r"[^\W\d_]{3,}")
+_TITLE_WORD: Final = re.compile(r"\w{3,}")
+_IMAGE: Final = re.compile(r"(?i).*\.(?:jpe?g|png|gif|webp|bmp|svg|tiff?|avif|heic)(?:[?#].*)?|data:image/.*")
+_LINK: Final = re.compile(r"(?i)(?:https?://|www\.)\S+")
+_BYTES: Final = re.compile(r"b['\"].*\\x.*|[A-Za-z0-9+/=_-]{200,}", re.DOTALL)  # printed or encoded bytes
+_BETWEEN: Final = "\n"  # values that are one word contain no line break
 
 
 def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> Log:
@@ -168,3 +184,129 @@ def _tag_names(path: Path, tag: str) -> tuple[Mapping[str, str], int]:
     ok = is_text(frame[value])
     named = ((str(each), normalize_id(str(name))) for each, name in zip(frame[key][ok], frame[value][ok], strict=True))
     return {each: name for each, name in named if name and len(name) <= LONGEST_TAG}, int((~ok).sum())
+
+
+def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
+    """Return the metadata of each item: all columns except the id, with `title` and `artist` under these names.
+
+    If several columns have a usual name of the title (or the artist), the first one in `_NAMES` is used; the others
+    keep their names and count as words. Rows whose id is not UTF-8, and cells whose text is not, are left out. Columns
+    of images, links, bytes and lists are not read; of texts such as lyrics only the words are kept.
+
+    Args:
+        item: name of the log's item column; the ids are in the column of that name, else in one with a usual name.
+
+    Raises:
+        DataError: the table cannot be read, or no column holds the ids.
+    """
+    with open_table(path) as table:
+        key = item if item is not None and item in table.names else required(table, "id", None)
+        names = [name for name in table.names if name not in table.binary or name == key]
+        frame = table.read(names)
+    ids, counts = id_column(path, frame[key])
+    n_in = len(frame)
+    frame[key] = ids
+    frame = frame.dropna(subset=[key])
+    readable = is_text(frame[key])
+    frame = frame[readable].drop_duplicates(subset=[key])
+    usual = usual_names([name for name in names if name != key], _NAMES)
+    rows: dict[str, dict[str, str]] = {name: {} for name in frame[key]}
+    ignored = {name: "images or other bytes" for name in table.names if name in table.binary and name != key}
+    texts: list[str] = []
+    n_cells = n_long = 0
+    for name in names:
+        if name == key:
+            continue
+        shown = usual.get(name) or name.encode("utf-8", "backslashreplace").decode("utf-8")
+        cells = frame[[key, name]].dropna()
+        ok = is_text(cells[name])
+        n_cells += int((~ok).sum())
+        values = dict(zip(cells[key][ok], _values(cells[name][ok]), strict=True))
+        kind = "values" if shown in _NAMES else column_kind(values.values())
+        if kind in _IGNORED:
+            ignored[name] = kind
+            continue
+        if kind == "texts":
+            texts.append(name)
+            values = words_of_texts(values)
+        elif shown in _NAMES:
+            values = {each: " ".join(value.split()) for each, value in values.items()}
+        else:
+            n_long += sum(map(is_long, values.values()))
+            values = {each: value for each, value in values.items() if not is_long(value)}
+        for each, text in values.items():
+            if text:
+                rows[each][shown] = text
+    notes = [f"column {name!r} holds {what} and is not read" for name, what in ignored.items()]
+    notes += [f"column {name!r} holds texts: only their words are kept" for name in texts]
+    report: dict[str, Any] = {
+        "source": printable(path.name),
+        "columns": shown_columns({"item": key, **{what: name for name, what in usual.items()}}),
+        "notes": [*table.notes, *ignored_notes(table), *notes],
+        "n_in": n_in,
+        "n_used": len(rows),
+        "n_ids_not_utf8": int((~readable).sum()),
+        "n_cells_not_utf8": n_cells,
+        "n_cells_too_long": n_long,
+        "ids": {"item": counts.to_dict()} if counts.to_dict() else {},
+    }
+    return MetadataTable(rows, {name: value for name, value in report.items() if value or name.endswith("utf8")})
+
+
+def _values(column: pd.Series[Any]) -> list[str]:
+    """Return normalised cells; whole numbers such as 1999.0 lose the decimal point."""
+    return whole_numbers([normalize_id(str(text)) for text in column])
+
+
+def words_of(row: Mapping[str, str]) -> set[str]:
+    """Return the words of the title, the words of texts (see `words_of_texts`) and the values of all other columns."""
+    title = {f"title: {word}" for word in _TITLE_WORD.findall(row.get("title", "").lower())}
+    others = ((name, word) for name, value in row.items() if name != "title" for word in value.split(_BETWEEN))
+    return title | {f"{name}: {word}" for name, word in others if word}
+
+
+def is_long(value: str) -> bool:
+    """Return whether a value is a text, which is not one word."""
+    return len(value) > LONGEST_WORD or len(value.split()) > _MOST_WORDS or len(value.splitlines()) > 1
+
+
+def column_kind(values: Iterable[str]) -> str:
+    """Return what a column of metadata holds: "images", "links", "bytes", "texts" or "values"."""
+    kinds = Counter(map(_kind, values))
+    n_values = kinds.total()
+    for kind in ("images", "links", "bytes"):
+        if 2 * kinds[kind] > n_values:
+            return kind
+    # A single long album name does not make a column of texts, nor do short lyrics make one of values.
+    return "texts" if 10 * kinds["texts"] >= n_values > 0 else "values"
+
+
+def _kind(value: str) -> str:
+    for kind, pattern in (("images", _IMAGE), ("links", _LINK), ("bytes", _BYTES)):
+        if pattern.fullmatch(value):
+            return kind
+    return "texts" if is_long(value) else "values"
+
+
+def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return the words of each item's text, separated by line breaks, as `words_of` expects them.
+
+    English stop words, words of fewer than three letters and words of a single item are left out, because they relate
+    no items; of each text the 100 rarest words are kept.
+
+    Args:
+        texts: item -> text.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # only where there are texts: it is slow to import
+
+    words = {
+        item: {word for word in _WORD.findall(text.lower()) if word not in ENGLISH_STOP_WORDS and len(word) <= 40}
+        for item, text in texts.items()
+    }
+    n_items = Counter(word for each in words.values() for word in each)
+    kept = {}
+    for item, each in words.items():
+        shared = sorted((word for word in each if n_items[word] > 1), key=lambda word: (n_items[word], word))
+        if shared:
+            kept[item] = _BETWEEN.join(sorted(shared[:_WORDS_OF_A_TEXT]))
+    return kept

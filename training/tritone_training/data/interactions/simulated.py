@@ -2,7 +2,7 @@
 
 Each listener has a taste (some collections, a preference for a tempo and for minor or major) and friends of similar
 taste. Pieces are drawn by taste and popularity, play counts have a heavy tail, and some listeners give tags. Every base
-model of the ensemble therefore finds structure in the data, but metrics on them say nothing about real listeners.
+model of the ensemble therefore finds structure in the data, but metrics on them are not valid for real listeners.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) ->
     """Return tags for a tenth of the listens, and some for pieces without plays."""
     tagged = np.flatnonzero(rng.random(len(log)) < 0.1)
     pairs = list(zip(log.user[tagged].tolist(), log.item[tagged].tolist(), strict=True))
-    unheard = set(range(len(items))) - set(log.item.tolist())
-    pairs += [(int(rng.integers(len(log.users))), item) for item in sorted(unheard) for _ in range(2)]
+    unplayed = set(range(len(items))) - set(log.item.tolist())
+    pairs += [(int(rng.integers(len(log.users))), item) for item in sorted(unplayed) for _ in range(2)]
     rows = [(items[item].id, str(rng.choice(items[item].words[:3])), log.users[user]) for user, item in pairs]
     return TagTable(
         [row[0] for row in rows],

@@ -12,11 +12,10 @@ from typing import Final
 
 import pandas as pd
 
-from tritone_training.data.tables.json_records import json_table
 from tritone_training.data.tables.packing import Content, content_of, is_workbook_name
 from tritone_training.data.tables.parquet import parquet_table
 from tritone_training.data.tables.table import EXPECTED, NOTHING, Table
-from tritone_training.data.tables.text import decoded, encoding_of, text_table
+from tritone_training.data.tables.text import decoded, encoding_of, json_table, text_table
 from tritone_training.data.tables.workbook import workbook_table
 from tritone_training.exceptions import DataError
 

@@ -8,15 +8,14 @@ import numpy.typing as npt
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.genre_cnn.config import PRESETS, suggest
-from tritone_training.kinds.genre_cnn.crossvalidate import crossvalidate
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
 from tritone_training.kinds.genre_cnn.export import exportable
-from tritone_training.kinds.genre_cnn.train import configure, trainer
+from tritone_training.kinds.genre_cnn.train import configure, crossvalidate, trainer
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Windows of chords over noise: (n_batch, 66150) float32, peaks below 1."""
+    """Return windows of chords over noise: (n_batch, 66150) float32, peaks below 1."""
     random = np.random.default_rng(seed)
     time_s = np.arange(WINDOW_SAMPLES) / SAMPLE_RATE_HZ
     windows = []

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pydantic import Field, field_validator
 
 from tritone_training.hyperparameters import Hyperparameters
-from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights, check_class_weights
 
 if TYPE_CHECKING:
     import optuna
+
+NONE: Final = "none"
+BALANCED: Final = "balanced"
+ClassWeights: TypeAlias = str | Mapping[str, float]
 
 
 class GenreConfig(Hyperparameters):
@@ -94,3 +98,23 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
         "label_smoothing": trial.suggest_float("label_smoothing", 0.0, 0.2),
         "refit": False,  # trials are compared on the validation split; the final training may refit
     }
+
+
+def check_class_weights(value: object) -> ClassWeights:
+    """Return the value if it is `none`, `balanced` or a mapping from labels to positive numbers.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if value in (NONE, BALANCED):
+        return str(value)
+    weights = dict(value) if isinstance(value, Mapping) else {}
+    if weights and all(isinstance(label, str) and _is_weight(weight) for label, weight in weights.items()):
+        return {label: float(weight) for label, weight in weights.items()}
+    raise ValueError(
+        f"expected none, balanced, or a mapping from labels to numbers above 0 such as {{'jazz': 2.0}}, got {value!r}"
+    )
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0

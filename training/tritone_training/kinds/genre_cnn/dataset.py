@@ -34,7 +34,7 @@ _N_SEGMENTS: Final = 8
 
 
 class Frontend(Protocol):
-    """A frozen module (B, W) -> (B, T, D), and how far apart its units lie."""
+    """A frozen module (B, W) -> (B, T, D), with the distance between its units."""
 
     n_units: int
     n_features: int
@@ -45,13 +45,13 @@ class Frontend(Protocol):
 
 @dataclass(frozen=True)
 class RecordingFeatures:
-    """What was computed of a data set.
+    """The computed features of a data set.
 
     Attributes:
         by_name: recording name -> (N, D) float16, N >= T.
         problems: recordings that could not be read, or that are copies of another.
         fingerprint: sha256 over names, labels and decoded samples, for provenance.
-        remarks: on recordings that are used.
+        remarks: warnings about recordings that are used.
     """
 
     by_name: dict[str, FeatureArray]
@@ -102,7 +102,7 @@ def _copy_of(first: str, name: str) -> DataProblem:
 
 @dataclass(frozen=True, eq=False)
 class DecodedRecording:
-    """The samples of a recording that are kept, and remarks on it."""
+    """The samples of a recording that are kept, and warnings about it."""
 
     samples: FloatArray  # (S,), S <= _MAX_SAMPLES
     digest: bytes  # sha256 over all samples of the recording
@@ -126,7 +126,7 @@ def read_samples(recording: Recording) -> DecodedRecording:
 
 
 def _segments(recording: Recording, n_samples: int) -> list[FloatArray]:
-    """Equal segments from all over a long recording, _MAX_SAMPLES in all."""
+    """Return equal segments spread over a long recording, _MAX_SAMPLES in all."""
     n_stretch = _MAX_SAMPLES // _N_SEGMENTS
     starts = np.linspace(0, n_samples - n_stretch, _N_SEGMENTS).astype(int)
     kept: list[FloatArray] = []
@@ -141,7 +141,7 @@ def _segments(recording: Recording, n_samples: int) -> list[FloatArray]:
 
 
 def recording_features(samples: FloatArray, frontend: Frontend) -> FeatureArray:
-    """(S,) -> (N, D)."""
+    """Return the features of a recording: (S,) -> (N, D)."""
     if samples.size < WINDOW_SAMPLES:
         samples = np.resize(samples, WINDOW_SAMPLES)  # repeated, as iter_windows does
     if frontend.n_units == 1:
@@ -207,17 +207,17 @@ def validation_dataset(
     *,
     n_units: int,
 ) -> CropDataset:
-    """Evenly spread crops, the same every time; consecutive items belong to one recording."""
+    """Return a data set of evenly spread crops; consecutive items belong to one recording."""
     return CropDataset(recordings, features, labels, n_units=n_units, n_crops=_VALIDATION_CROPS, random=False)
 
 
 def by_recording(values: Tensor) -> Tensor:
-    """(n_recordings * crops, ...) of a validation data set -> (n_recordings, ...), the mean over crops."""
+    """Return the means over the crops of a validation data set: (n_recordings * crops, ...) -> (n_recordings, ...)."""
     return values.view(-1, _VALIDATION_CROPS, *values.shape[1:]).mean(1)
 
 
 def augment_log_mel(features: Tensor, *, gain_db: float, mask_fraction: float) -> Tensor:
-    """(B, T, M) log10 power: louder or softer, a tilt of the spectrum, masked bands and frames.
+    """Augment log10 power (B, T, M): gain, a tilt of the spectrum, masked bands and frames.
 
     Masking after Park et al. 2019 (SpecAugment, arXiv:1904.08779); the mask is the window's own mean, so it
     reads as nothing in particular rather than as silence.
@@ -237,7 +237,7 @@ def augment_log_mel(features: Tensor, *, gain_db: float, mask_fraction: float) -
 
 
 def _spans(n_batch: int, n: int, largest_fraction: float, device: torch.device) -> Tensor:
-    """(B, n) true within one random span a row."""
+    """Return a mask (B, n) that is true within one random span of each row."""
     length = torch.rand(n_batch, 1, device=device) * largest_fraction * n
     start = torch.rand(n_batch, 1, device=device) * (n - length)
     position = torch.arange(n, device=device)

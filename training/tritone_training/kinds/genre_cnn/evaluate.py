@@ -5,10 +5,12 @@ Shapes: N tracks or windows, L labels.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +18,27 @@ import torch
 
 from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
-from tritone_training.data.embedded import embedded_recordings
-from tritone_training.data.loading import load_recordings
-from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, printable
-from tritone_training.data.splits import assign_folds
-from tritone_training.evaluation import EvaluationResult
+from tritone_training.data.loading import embedded_recordings, load_recordings
+from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, assign_folds, printable
+from tritone_training.evaluation import EvaluationResult, Table, problem_lines
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.genre_cnn import report
 from tritone_training.kinds.genre_cnn.metrics import (
     FloatMatrix,
+    calibration,
     emotion_metrics,
     genre_metrics,
 )
 from tritone_training.kinds.genre_cnn.network import load_network
+from tritone_training.plots import saved_figure
 from tritone_training.progress import progress_bar
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data, spread
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _BATCH: Final = 32
+_LARGEST_INCHES: Final = 40.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Evaluation:
     """Predictions and their metrics.
 
     Attributes:
-        metrics: JSON-able; the track level at the top, `window` beside it.
+        metrics: JSON-able; the track level at the top, `window` holds that of windows.
         names: recording of each track, in order.
         probabilities: (N, L) of the tracks.
         truth: (N,) index of the right label.
@@ -64,13 +69,13 @@ def evaluate_network(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Classify every recording, window by window as the SDK does.
+    """Classify every recording in windows, as the SDK does, and return the metrics.
 
     Args:
         network: in eval mode, (B, W) -> probabilities, emotions, embedding.
 
     Raises:
-        DataError: not one recording can be used.
+        DataError: no recording can be used.
         TrainingError: the network diverged in training.
     """
     windows: list[FloatMatrix] = []
@@ -155,19 +160,19 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         recordings.source,
         metrics=evaluation.metrics,
         details=details,
-        summary=report.summarize(evaluation.metrics, details),
-        report=None if request.report is None else report.write(request.report, evaluation, labels),
+        summary=summarize(evaluation.metrics, details),
+        report=None if request.report is None else write_report(request.report, evaluation, labels),
     )
 
 
 def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:
-    """The recordings that a request asks for.
+    """Return the recordings that a request selects.
 
     Args:
         info: checkpoint.json.
 
     Raises:
-        DataError: there are none, or not all of the checkpoint's own part.
+        DataError: there are none, or some of those that the checkpoint lists are missing.
     """
     return _selected(_load(request, info), request, info)
 
@@ -213,16 +218,16 @@ class ServedGraph(torch.nn.Module):
         self._run = run
 
     def forward(self, audio: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(B, W) -> probabilities, emotions, embedding."""
+        """Return probabilities, emotions and embedding of windows (B, W)."""
         answer = self._run({"audio": audio.numpy()})
         return tuple(torch.from_numpy(answer[name]) for name in ("probabilities", "emotions", "embedding"))
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:
-    """The validation part of a checkpoint's own data.
+    """Return the validation split of a checkpoint's own data.
 
     Raises:
-        DataError: they are not at hand, or are others than it was trained on.
+        DataError: the data are missing, or differ from those that the checkpoint was trained on.
     """
     _, info = load_network(request.checkpoint)
     request = replace(request, data=recorded_data(request.data, info, request.checkpoint))
@@ -242,7 +247,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
 
 def _windows(recordings: Sequence[Recording]) -> Iterator[Arrays]:
-    """The first windows of recordings from all over the data set."""
+    """Return the first windows of recordings spread over the data set."""
     for place in spread(len(recordings), _N_CALIBRATION):
         try:
             found = [window.samples for window in islice(recordings[place].windows(), _N_WINDOWS)]
@@ -252,3 +257,105 @@ def _windows(recordings: Sequence[Recording]) -> Iterator[Arrays]:
 
 
 QUALITY: Final = Quality(_METRICS, held_out, int8="static")
+
+
+def write_report(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[str]:
+    """Write the files of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = evaluation.metrics
+    files = ["confusion_matrix.png", "calibration.png"]
+    side = min(2.5 + 0.7 * len(labels), _LARGEST_INCHES)
+    with saved_figure(folder / "confusion_matrix.png", (side + 1, side)) as [[axes]]:
+        _draw_confusion(axes, metrics, labels)
+    with saved_figure(folder / "calibration.png", (5, 5)) as [[axes]]:
+        _draw_calibration(axes, calibration(evaluation.probabilities, evaluation.truth))
+    if metrics["emotion_correlation"]:
+        with saved_figure(folder / "emotions.png", (7, 4)) as [[axes]]:
+            _draw_emotions(axes, metrics)
+        files.append("emotions.png")
+    _write_predictions(folder / "predictions.csv", evaluation, labels)
+    return [str(folder / name) for name in (*files, "predictions.csv")]
+
+
+def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[str | Table]:
+    """Return the main metrics, those per class, the confusion matrix and the correlation of emotions."""
+    window = metrics["window"]
+    found: list[str | Table] = [
+        f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
+        f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}",
+        f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}",
+    ]
+    if n := details["n_seen_in_training"]:
+        found.append(f"caution: {n} of these recordings are training data; select held-out data with --fold or --split")
+    if n := details["n_early_stopping"]:
+        found.append(f"note: {n} of these recordings were used for early stopping")
+    labels, counts = details["labels"], metrics["confusion_matrix"]
+    found += [
+        Table("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()]),
+        Table(
+            "confusion matrix (rows: true, columns: predicted)",
+            [{"true": label, **dict(zip(labels, row, strict=True))} for label, row in zip(labels, counts, strict=True)],
+        ),
+    ]
+    if metrics["emotion_correlation"]:
+        found.append(Table("emotions (correlation)", [metrics["emotion_correlation"]]))
+    if metrics["emotion_correlation_mean"] is not None:
+        found.append(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
+    return found + problem_lines("not evaluated", metrics["problems"])
+
+
+def _draw_confusion(axes: Axes, metrics: dict[str, Any], labels: Sequence[str]) -> None:
+    counts = np.array(metrics["confusion_matrix"])
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
+    # Labels are the user's words: without parse_math, one that holds two dollar signs is read as a formula.
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"tracks: accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, n {metrics['n']}")
+
+
+def _draw_calibration(axes: Axes, table: dict[str, Any]) -> None:
+    confidence = [row["confidence"] for row in table["bins"]]
+    accuracy = [row["accuracy"] for row in table["bins"]]
+    sizes = [20 + 4 * row["n"] for row in table["bins"]]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfectly calibrated")
+    axes.plot(confidence, accuracy, color="tab:blue")
+    axes.scatter(confidence, accuracy, s=sizes, color="tab:blue", label="tracks (larger: more of them)")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+    axes.set_title(f"expected calibration error {table['expected_error']:.3f}")
+    axes.legend(loc="lower right")
+
+
+def _draw_emotions(axes: Axes, metrics: dict[str, Any]) -> None:
+    correlation = metrics["emotion_correlation"]
+    axes.barh(list(correlation), [value or 0.0 for value in correlation.values()], color="tab:green")
+    axes.invert_yaxis()
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set(xlim=(-1, 1), xlabel="correlation of predicted and felt fraction")
+    mean = metrics["emotion_correlation_mean"]
+    axes.set_title("undefined for every emotion" if mean is None else f"mean {mean:.3f}")
+
+
+def _write_predictions(path: Path, evaluation: Evaluation, labels: Sequence[str]) -> None:
+    # Emotions that were not trained hold EMOTION_NOT_TRAINED, which is no prediction.
+    trained = [place for place in range(len(EMOTIONS)) if (evaluation.emotions[:, place] >= 0).any()]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "predicted", *labels, *(f"emotion_{EMOTIONS[place]}" for place in trained)])
+        for index, name in enumerate(evaluation.names):
+            row = evaluation.probabilities[index]
+            emotions = [f"{value:.4f}" for value in evaluation.emotions[index, trained]]
+            writer.writerow(
+                [
+                    name,
+                    labels[evaluation.truth[index]],
+                    labels[int(row.argmax())],
+                    *(f"{p:.4f}" for p in row),
+                    *emotions,
+                ]
+            )

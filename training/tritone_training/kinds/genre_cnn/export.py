@@ -40,7 +40,7 @@ _GENRE_TAGS: Final = frozenset(
 
 
 def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """Return what `tritone export` needs: a checkpoint, or a backbone's own knowledge when there is none.
+    """Return what `tritone export` needs, from a checkpoint or from a pretrained backbone alone.
 
     Raises:
         CheckpointError: neither is given, or both and they disagree.
@@ -117,7 +117,7 @@ def _describe(
 
 
 class UntrainedNetwork(nn.Module):
-    """A backbone's own tags in the place of trained heads, so that a recording can be tagged at once.
+    """A pretrained backbone with its own tags instead of trained heads, for use without training.
 
     The embedding is the layer before the tags, turned into 256 dimensions by a fixed isometry, which keeps
     every angle between recordings.
@@ -133,7 +133,7 @@ class UntrainedNetwork(nn.Module):
         self.genres: Tensor
 
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
-        """(B, W) -> probabilities, emotions (all -1), embedding, tags."""
+        """Return probabilities, emotions (all -1), embedding and tags of windows (B, W)."""
         features = self.frontend(audio)[:, 0]
         tags = features[:, self.frontend.tag_slice]
         chosen = tags[:, self.genres]

@@ -27,7 +27,7 @@ from tritone_training.pretrained.musicnn import N_MELS, N_PENULTIMATE, N_POOLED,
 
 @dataclass(frozen=True)
 class MelSettings:
-    """How a spectrogram is made; lengths in samples at 22,050 Hz.
+    """Settings of a spectrogram; lengths in samples at 22,050 Hz.
 
     Attributes:
         n_bins: frequencies of the transform are `k * bin_hz`, k = 0..n_bins-1; they need not be those of an FFT.
@@ -58,7 +58,7 @@ SCRATCH: Final = MelSettings(
 
 
 class MelPower(nn.Module):
-    """(B, W) samples -> (B, M, T) power in mel bands; nothing in it learns."""
+    """Power in mel bands, without trainable parameters: (B, W) samples -> (B, M, T)."""
 
     def __init__(self, settings: MelSettings) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class MelPower(nn.Module):
 
 
 def _fourier_basis(settings: MelSettings) -> npt.NDArray[np.float32]:
-    """(2F, 1, n_window): Hann-windowed cosines, then sines."""
+    """Return Hann-windowed cosines, then sines: (2F, 1, n_window)."""
     n = np.arange(settings.n_window)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / settings.n_window)
     angle = 2 * np.pi * np.arange(settings.n_bins)[:, None] * settings.bin_hz * n / SAMPLE_RATE_HZ
@@ -88,7 +88,7 @@ def _fourier_basis(settings: MelSettings) -> npt.NDArray[np.float32]:
 
 
 def mel_filters(settings: MelSettings) -> npt.NDArray[np.float32]:
-    """(M, F) triangular filters on Slaney's mel scale, each of unit area (Slaney 1998, Auditory Toolbox)."""
+    """Return triangular filters of unit area on Slaney's mel scale (Slaney 1998, Auditory Toolbox): (M, F)."""
     edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(settings.min_hz), _hz_to_mel(settings.max_hz), settings.n_mels + 2))
     bins_hz = np.arange(settings.n_bins) * settings.bin_hz
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
@@ -132,7 +132,7 @@ MUSICNN_MEL: Final = MelSettings(
 
 
 class MusicnnFeatures(nn.Module):
-    """(B, W) -> (B, 1, D): the layers before the tags, then the tags themselves."""
+    """Activations of musicnn before the tags, then its tags: (B, W) -> (B, 1, D)."""
 
     n_units = 1
     n_features = N_POOLED + N_PENULTIMATE + N_TAGS
@@ -152,7 +152,7 @@ class MusicnnFeatures(nn.Module):
 
 
 class MelFeatures(nn.Module):
-    """(B, W) -> (B, T, M): log-mel bands, one unit per frame."""
+    """Log-mel bands, one unit for each frame: (B, W) -> (B, T, M)."""
 
     n_units = 1 + (66_150 - SCRATCH.n_window) // SCRATCH.n_hop  # 128
     n_features = SCRATCH.n_mels
@@ -168,5 +168,5 @@ class MelFeatures(nn.Module):
 
 
 def log_power(power: Tensor) -> Tensor:
-    """Decibel-like, with a floor below the noise of a quiet recording."""
+    """Return log10 power with a floor below the noise of a quiet recording."""
     return torch.log10(power + 1e-4)

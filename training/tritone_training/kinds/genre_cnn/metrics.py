@@ -20,7 +20,7 @@ _LEAST_SPREAD: Final = 1e-9  # what varies less is constant but for rounding, an
 
 
 def genre_metrics(probabilities: FloatMatrix, truth: npt.NDArray[np.int64], labels: Sequence[str]) -> dict[str, Any]:
-    """Accuracy, macro-F1, per-class metrics, confusion matrix (rows: truth) and calibration of (N, L)."""
+    """Return accuracy, macro-F1, metrics by class, confusion matrix (rows: truth) and calibration of (N, L)."""
     guess = probabilities.argmax(1)
     indices = range(len(labels))
     precision, recall, f1, support = precision_recall_fscore_support(truth, guess, labels=indices, zero_division=0.0)
@@ -45,7 +45,7 @@ def genre_metrics(probabilities: FloatMatrix, truth: npt.NDArray[np.int64], labe
 
 
 def calibration(probabilities: FloatMatrix, truth: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Confidence against accuracy in ten bins, and the expected calibration error (Guo et al. 2017)."""
+    """Return confidence and accuracy in ten bins, and the expected calibration error (Guo et al. 2017)."""
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == truth
     bins = np.minimum((confidence * _N_BINS).astype(int), _N_BINS - 1)
@@ -63,7 +63,7 @@ def calibration(probabilities: FloatMatrix, truth: npt.NDArray[np.int64]) -> dic
 
 
 def emotion_metrics(predicted: FloatMatrix, wanted: FloatMatrix) -> dict[str, Any]:
-    """Pearson correlation per emotion over the tracks whose fractions are known; None where it is undefined."""
+    """Return the Pearson correlation of each emotion over tracks with known fractions; None where it is undefined."""
     known = np.isfinite(wanted).all(1)
     if known.sum() < 2 or (predicted[known] < 0).any():  # nothing to compare, or not trained on emotions
         return {"emotion_correlation": None, "emotion_correlation_mean": None}

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone_training.exceptions import TrainingError
-from tritone_training.kinds.genre_cnn.class_weights import NONE, ClassWeights
-from tritone_training.kinds.genre_cnn.config import GenreConfig
+from tritone_training.kinds.genre_cnn.config import NONE, ClassWeights, GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
 from tritone_training.kinds.genre_cnn.network import GenreNetwork
 
@@ -28,7 +27,7 @@ class GenreModule(lightning.LightningModule):
     """Trains body and heads of a GenreNetwork on cached features.
 
     Validation looks at `averaged`, the running mean of the weights over the later epochs (Izmailov et al. 2018,
-    arXiv:1803.05407): with few recordings single epochs differ by luck, their mean does not.
+    arXiv:1803.05407): with few recordings, single epochs vary by chance, and their mean varies less.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class GenreModule(lightning.LightningModule):
         self._valid: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """The loss of one batch of random crops."""
+        """Return the loss of one batch of random crops."""
         features, label, emotions = batch
         if self.on_spectrogram:
             features = augment_log_mel(features, gain_db=self.config.gain_db, mask_fraction=self.config.mask_fraction)
@@ -70,7 +69,7 @@ class GenreModule(lightning.LightningModule):
         return loss
 
     def _emotion_loss(self, felt: Tensor, wanted: Tensor) -> Tensor:
-        """Mean squared error over the fractions that are known; 0 where none are."""
+        """Return the mean squared error over known fractions; 0 if none is known."""
         known = torch.isfinite(wanted)
         if self.network.emotion_head is None or not known.any():
             return felt.new_zeros(())
@@ -85,12 +84,12 @@ class GenreModule(lightning.LightningModule):
         self._n_averaged = checkpoint["n_averaged"]
 
     def on_train_epoch_start(self) -> None:
-        """Frozen parts stay as they are."""
+        """Keep frozen parts in eval mode."""
         for part in self.network.frozen_eval():
             part.eval()
 
     def on_validation_start(self) -> None:
-        """Update the running average, before validation looks at it."""
+        """Update the running average before it is validated."""
         begins = int(self.config.average_from * self.config.max_epochs)
         self._n_averaged = 1 if self.current_epoch <= begins else self._n_averaged + 1
         # An exponential mean over about ten epochs, so that early ones fade.

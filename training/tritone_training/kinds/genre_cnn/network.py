@@ -1,7 +1,7 @@
-"""The network: 3 s of samples in, probabilities, emotions and an embedding out.
+"""The network of `genre_cnn`: probabilities, emotions and an embedding of 3 s of samples.
 
-A frozen front end turns samples into features (log-mel bands, or a pretrained backbone's knowledge), a body
-that learns turns these into an embedding, and linear heads read the embedding. Training caches the features,
+A frozen front end computes features of the samples (log-mel bands, or activations of a pretrained backbone), a
+trainable body computes an embedding, and linear heads predict from it. The features are computed once and cached,
 because nothing before the body changes.
 
 Shapes: B batch, W samples of a window, T units of time, D features of a unit, M mel bands, C channels,
@@ -30,10 +30,10 @@ from tritone_training.pretrained.weights import get_pretrained, load_musicnn
 
 
 class ConvBody(nn.Module):
-    """(B, T, M) log-mel -> (B, E): convolutions, and beside them the plain statistics of each band.
+    """Body for log-mel bands: convolutions, and in parallel statistics of each band; (B, T, M) -> (B, E).
 
-    With a few hundred recordings the statistics alone are a strong classifier; the convolutions add what
-    lies in time and in the relation of bands.
+    With a few hundred recordings the statistics alone are a strong classifier; the convolutions add patterns over time
+    and bands.
     """
 
     def __init__(self, *, n_mels: int, width: int, dropout: float) -> None:
@@ -78,7 +78,7 @@ def _block(n_in: int, n_out: int, dropout: float) -> nn.Sequential:
 
 
 def band_statistics(bands: Tensor) -> Tensor:
-    """(B, M, T) -> (B, 4M): mean, spread, spread of the change from frame to frame, and maximum of each band."""
+    """Return mean, deviation, deviation of the frame differences and maximum of each band: (B, M, T) -> (B, 4M)."""
     mean = bands.mean(2)
     spread = _deviation(bands - mean[:, :, None])
     change = _deviation(bands[:, :, 1:] - bands[:, :, :-1])
@@ -90,7 +90,7 @@ def _deviation(centred: Tensor) -> Tensor:
 
 
 class DenseBody(nn.Module):
-    """(B, 1, D) features of a pretrained backbone -> (B, E)."""
+    """Body for features of a pretrained backbone: (B, 1, D) -> (B, E)."""
 
     def __init__(self, *, n_features: int, dropout: float) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class DenseBody(nn.Module):
 
 
 class GenreNetwork(nn.Module):
-    """The whole network as it is exported.
+    """The complete network, as it is exported.
 
     Args:
         frontend: (B, W) -> (B, T, D), frozen; may have `tags`, a slice of D that holds tag activations.
@@ -129,7 +129,7 @@ class GenreNetwork(nn.Module):
         self.tag_slice: slice | None = getattr(frontend, "tag_slice", None)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
-        """(B, W) -> probabilities (B, L), emotions (B, 9), embedding (B, E)[, tags (B, n_tags)]."""
+        """Return probabilities (B, L), emotions (B, 9), embedding (B, E)[, tags (B, n_tags)] of windows (B, W)."""
         features = self.frontend(audio)
         logits, emotions, embedding = self.heads(features)
         outputs = [torch.softmax(logits, dim=1), emotions, embedding]
@@ -138,7 +138,7 @@ class GenreNetwork(nn.Module):
         return tuple(outputs)
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, D) -> logits (B, L), emotions (B, 9), embedding (B, E) of length 1."""
+        """Return logits (B, L), emotions (B, 9) and embedding (B, E) of length 1, of features (B, T, D)."""
         embedding = self.body(features)
         logits = self.genre_head(embedding)
         if self.emotion_head is None:
@@ -148,17 +148,17 @@ class GenreNetwork(nn.Module):
         return logits, emotions, unit_length(embedding)
 
     def frozen_eval(self) -> Sequence[nn.Module]:
-        """The parts that stay in eval mode while the rest trains."""
+        """Return the parts that stay in eval mode during training."""
         return (self.frontend,)
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """(B, E) -> (B, E) of Euclidean length 1."""
+    """Scale vectors to Euclidean length 1: (B, E) -> (B, E)."""
     return vectors / torch.sqrt((vectors * vectors).sum(1, keepdim=True) + 1e-12)
 
 
 def build_frontend(pretrained: str | None) -> MelFeatures | MusicnnFeatures:
-    """The frozen front end; weights of a backbone are fetched if they are not in the cache yet."""
+    """Return the frozen front end; weights of a backbone are fetched if they are not cached."""
     return MelFeatures() if pretrained is None else MusicnnFeatures(load_musicnn(get_pretrained(pretrained)))
 
 
@@ -175,7 +175,7 @@ def build_network(
 
 
 def learned_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a state dict that training changed: all but the front end, which is rebuilt."""
+    """Return the trained part of a state dict: everything except the front end, which is rebuilt."""
     return {name: tensor for name, tensor in state.items() if not name.startswith("frontend.")}
 
 
@@ -208,7 +208,7 @@ def load_network(folder: Path) -> tuple[GenreNetwork, Mapping[str, Any]]:
 
 
 def _check_names(folder: Path, labels: object) -> None:
-    """The labels become a text file and metadata, long after the network was built."""
+    """Check the labels, which become a text file and metadata when the network is exported."""
     if labels is None:
         raise CheckpointError(f"{folder}: missing 'labels' in checkpoint.json; train again")
     named = isinstance(labels, list) and len(labels) > 1 and all(isinstance(label, str) for label in labels)

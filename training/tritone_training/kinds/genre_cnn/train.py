@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training.data.embedded import embedded_recordings
-from tritone_training.data.loading import load_recordings
-from tritone_training.data.recordings import Recording, RecordingSet
-from tritone_training.data.splits import assign_folds, held_out_split
+from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
+from tritone_training.data.loading import embedded_recordings, load_recordings
+from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
+from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
@@ -26,11 +27,11 @@ from tritone_training.kinds.genre_cnn.dataset import (
 from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
 from tritone_training.kinds.genre_cnn.evaluate import Evaluation, evaluate_network
 from tritone_training.kinds.genre_cnn.frontend import MelFeatures, MusicnnFeatures
+from tritone_training.kinds.genre_cnn.metrics import emotion_metrics, genre_metrics
 from tritone_training.kinds.genre_cnn.module import MONITOR, GenreModule, label_weights
 from tritone_training.kinds.genre_cnn.network import GenreNetwork, build_frontend, build_network, learned_weights
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _VALID_PARTS: Final = 8  # one eighth of what is trained on decides when to stop
 N_FOLDS: Final = 4
@@ -52,7 +53,7 @@ class TrainingData:
 def prepare(request: TrainRequest, config: GenreConfig) -> TrainingData:
     """Load the data set, assign folds and compute every recording's features.
 
-    Folds are assigned to all that is listed, usable or not, so that `evaluate` finds the same without reading.
+    Folds are assigned to all listed recordings, usable or not, so that `evaluate` gets the same folds without reading.
 
     Raises:
         DataError: fewer than two labels are left, or a label has too few artists to split.
@@ -97,11 +98,11 @@ def configure(request: TrainRequest) -> GenreConfig:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run came to.
+    """The result of a training run.
 
     Attributes:
-        summary: for people and `--json`.
-        evaluations: of the parts `valid` and `test`.
+        summary: metrics and metadata, as printed by `--json`.
+        evaluations: by split, `valid` and `test`.
     """
 
     summary: Mapping[str, Any]
@@ -109,14 +110,14 @@ class TrainingResult:
 
 
 def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> TrainingResult:
-    """Fit on all folds but the held-out one; an eighth of them decides when to stop.
+    """Fit on all folds except the held-out one; an eighth of the recordings is used for early stopping.
 
-    With `config.refit` a second training then takes that eighth in too, as long as the first one went on for.
-    `valid` is evaluated before that, by the network that had not learned from it.
+    With `config.refit`, a second training of as many epochs includes that eighth. `valid` is evaluated before, by the
+    network that was not trained on it.
 
     Raises:
-        DataError: there is no such fold, or too little is left beside it.
-        TrainingError: training diverged, or the seed or devices cannot be had.
+        DataError: there is no such fold, or too few recordings are left for training.
+        TrainingError: training diverged, or the seed or the devices are not available.
     """
     recordings = prepared.recordings
     fitting.seed_everything(request.seed)  # refuses a bad seed before the data are split by it
@@ -238,7 +239,7 @@ def _evaluate(
 
 
 def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[Recording, ...]]:
-    """Train, valid and test parts; the test part is the held-out fold, fold 0 if none is named."""
+    """Return the train, valid and test splits; the test split is the held-out fold, by default fold 0."""
     fold = fold_of(request)
     folds = sorted({r.fold for r in recordings.recordings if r.fold is not None})
     if fold not in folds:
@@ -256,10 +257,58 @@ def _split(recordings: RecordingSet, request: TrainRequest) -> dict[str, tuple[R
 
 
 def fold_of(request: TrainRequest) -> int:
-    """The held-out fold."""
+    """Return the held-out fold."""
     return 0 if request.fold is None else request.fold
 
 
 def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     names = ("accuracy", "macro_f1", "n", "emotion_correlation_mean", "calibration_error")
     return {name: metrics[name] for name in names if metrics.get(name) is not None}
+
+
+def crossvalidate(request: TrainRequest) -> CrossValidationResult:
+    """Train once per fold, and evaluate each network on the fold that was held out.
+
+    The details of the result include `pooled`: the metrics over all tracks, each predicted by the network that was not
+    trained on it.
+    """
+    config = configure(request)
+    prepared = prepare(request, config)
+    labels = prepared.recordings.labels
+    folds = sorted({r.fold for r in prepared.recordings.recordings if r.fold is not None})
+    evaluations: list[Evaluation] = []
+    for fold in folds:
+        fold_request = replace(request, fold=fold, out=request.out / f"fold-{fold}")
+        evaluations.append(train_prepared(fold_request, config, prepared).evaluations["test"])
+    probabilities = np.concatenate([j.probabilities for j in evaluations])
+    truth = np.concatenate([j.truth for j in evaluations])
+    emotions = np.concatenate([j.emotions for j in evaluations])
+    wanted = np.concatenate([j.wanted_emotions for j in evaluations])
+    pooled = {**genre_metrics(probabilities, truth, labels), **emotion_metrics(emotions, wanted)}
+    metrics = {name: MeanStd.of([j.metrics[name] for j in evaluations]) for name in ("accuracy", "macro_f1")}
+    rows = [
+        {"fold": fold, **{k: j.metrics[k] for k in ("accuracy", "macro_f1", "n", "emotion_correlation_mean")}}
+        for fold, j in zip(folds, evaluations, strict=True)
+    ]
+    accuracy, macro_f1, correlation = metrics["accuracy"], metrics["macro_f1"], pooled["emotion_correlation_mean"]
+    summary: list[str | Table] = [
+        Table("folds", rows),
+        f"accuracy {accuracy.mean:.3f} ± {accuracy.std:.3f}, macro-F1 {macro_f1.mean:.3f} ± {macro_f1.std:.3f} "
+        f"(mean ± standard deviation over {len(folds)} folds, {len(truth)} tracks)",
+        *([] if correlation is None else [f"emotion correlation over all tracks: {correlation:.3f}"]),
+        f"checkpoints: {request.out}/fold-*",
+    ]
+    return CrossValidationResult(
+        request.out,
+        metrics=metrics,
+        details={
+            "n": len(truth),
+            "emotion_correlation": pooled["emotion_correlation"],
+            "emotion_correlation_mean": correlation,
+            "labels": list(labels),
+            "pooled": pooled,
+        },
+        folds=rows,
+        data=prepared.recordings.report(),
+        summary=summary,
+    )

@@ -1,4 +1,4 @@
-"""`music_gan`: two new bars of music from noise, in a key and as dense as asked."""
+"""`music_gan`: two new bars of music from noise, in a given key and density."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tritone_training.kinds.music_gan.train import configure, trainer
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Requests with and without conditions, the first without any."""
+    """Return requests with and without conditions; the first has none."""
     random = np.random.default_rng(seed)
     key, mode = random.integers(-1, 12, n_batch), random.integers(-1, 2, n_batch)
     density = random.uniform(0.5, 8, n_batch).astype(np.float32)

@@ -42,14 +42,14 @@ class SpanConditions:
 
 
 def measure_conditions(spans: SpanSet) -> SpanConditions:
-    """Mode after Krumhansl & Schmuckler (major for silence), struck notes in a quarter, style."""
+    """Return mode (Krumhansl-Schmuckler; major for silence), struck notes in a quarter, and style of spans."""
     frames = spans_to_frames(spans.voices)
     _, mode = estimate_keys(frames)
     return SpanConditions(np.maximum(mode, 0), measure_attributes(frames)[:, 0].astype(np.float32), spans.styles)
 
 
 class ConditionEncoder(nn.Module):
-    """Draws conditions that were left open, and turns conditions into features.
+    """Draws conditions that a request leaves open, and encodes conditions as features.
 
     The buffers come from `learn`: the share of major spans, quantiles of the density in each mode, its mean and
     deviation; of each style and mode the logarithm of its share, and its own density's mean and deviation.
@@ -134,12 +134,12 @@ class ConditionEncoder(nn.Module):
 
 
 def n_features(n_styles: int) -> int:
-    """C: the mode, the style, and the density, which comes last."""
+    """Return C, the number of features: mode, style, and density as the last one."""
     return N_MODES + n_styles + 1
 
 
 def style_of(features: Tensor) -> Tensor:
-    """The style that features tell: (B, C) -> (B,) int64."""
+    """Return the style encoded in features: (B, C) -> (B,) int64."""
     return features[:, N_MODES:-1].argmax(1)
 
 
@@ -151,7 +151,7 @@ _NEVER: Final = -(2**40)
 
 
 class KeyEstimate(nn.Module):
-    """Voices to the tonic that fits best, among all keys or those of one mode."""
+    """Estimates the tonic of voices, among all keys or those of one mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class KeyEstimate(nn.Module):
 
 
 class KeyTilt(nn.Module):
-    """The bias that a key gives to each value of a relative voice.
+    """Computes the bias of a key on each value of a relative voice.
 
     Notes outside the scale (the minor one with both seventh degrees) are all but forbidden; those inside are favoured
     as listeners find them fitting, by the profiles of Krumhansl & Kessler (1982), a nat for each point of their scale.
@@ -215,7 +215,7 @@ class KeyTilt(nn.Module):
 
 
 def nearest_shift(tonic: Tensor, key: Tensor) -> Tensor:
-    """Semitones, -6 to 5, that bring a tonic to a key; 0 for a key below 0: (B,) each -> (B,)."""
+    """Return the semitones, -6 to 5, from a tonic to a key; 0 for a key below 0: (B,) each -> (B,)."""
     difference = key - tonic + 18  # above 0 whatever they are
     shift = difference - 12 * torch.div(difference, 12, rounding_mode="floor") - 6
     return torch.where(key < 0, torch.zeros_like(shift), shift)

@@ -20,7 +20,7 @@ Shares = npt.NDArray[np.float64]
 
 
 def style_shares(spans: SpanSet, balance: float) -> Shares:
-    """How large a part each style has in what is drawn: (styles,), sum 1.
+    """Return the share of each style among drawn spans: (styles,), sum 1.
 
     Args:
         spans: of the training set.
@@ -33,9 +33,9 @@ def style_shares(spans: SpanSet, balance: float) -> Shares:
 
 
 def draw_spans(spans: SpanSet, shares: Sequence[float] | Shares, n_wanted: int, *, seed: int) -> SpanSet:
-    """Draw spans without repeats, every style in its share.
+    """Draw spans without replacement, with the share of each style.
 
-    Fewer come where a style has too few; styles without any spans are left out.
+    A style with too few spans contributes fewer; styles without spans are left out.
     """
     random = np.random.default_rng(seed)
     present = np.bincount(spans.styles, minlength=len(spans.style_names)) > 0
@@ -51,7 +51,7 @@ def draw_spans(spans: SpanSet, shares: Sequence[float] | Shares, n_wanted: int, 
 
 
 def draw_pool(spans: SpanSet, shares: Shares, n_wanted: int, *, seed: int) -> SpanSet:
-    """Draw spans with repeats, every style in its share."""
+    """Draw spans with replacement, with the share of each style."""
     random = np.random.default_rng(seed)
     counts = np.bincount(spans.styles, minlength=len(spans.style_names))
     weights = shares[spans.styles] / np.maximum(counts[spans.styles], 1)
@@ -59,7 +59,7 @@ def draw_pool(spans: SpanSet, shares: Shares, n_wanted: int, *, seed: int) -> Sp
 
 
 def as_tensors(vae: MusicVae, conditions: ConditionEncoder, spans: SpanSet) -> tuple[torch.Tensor, ...]:
-    """What the GAN learns from: mode (S,), latent (S, Z), features (S, C)."""
+    """Return the training tensors: mode (S,), latent (S, Z), features (S, C)."""
     measured = measure_conditions(spans)
     mode, density, style = (
         torch.from_numpy(each) for each in (measured.mode, measured.density, np.asarray(measured.style, np.int64))

@@ -7,8 +7,17 @@ from typing import Final
 from tritone.constants import LARGEST_DENSITY
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
 from tritone_training.bars.tensors import N_LATENT, SAMPLED_VOICES, SAMPLING
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
-from tritone_training.limits import UNIFORM
+from tritone_training.declaration import (
+    UNIFORM,
+    Axis,
+    Batching,
+    Declaration,
+    Instances,
+    Limits,
+    QueuePolicy,
+    Serving,
+    Tensor,
+)
 
 KIND_NAME: Final = "music_gan"
 

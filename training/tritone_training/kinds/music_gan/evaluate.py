@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,6 @@ from tritone_training.data.scores import load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.music_gan import report
 from tritone_training.kinds.music_gan.dataset import draw_spans
 from tritone_training.kinds.music_gan.declaration import N_LATENT_NOISE
 from tritone_training.kinds.music_gan.network import MusicGan, load_network
@@ -42,6 +42,7 @@ from tritone_training.musicality import (
     spans_to_frames,
 )
 from tritone_training.musicality.measures import N_KEYS, N_MODES
+from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 
 Voices = npt.NDArray[np.int64]
@@ -52,11 +53,12 @@ _BATCH: Final = 128
 _N_PER_KEY: Final = 10
 _N_PER_DENSITY: Final = 20
 _N_DENSITIES: Final = 9
+_N_SHOWN: Final = 6
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics, and what they were taken from: generated and held-out spans, (S, N, V) each."""
+    """Metrics, with the generated and held-out spans that they compare, (S, N, V) each."""
 
     metrics: dict[str, Any]
     generated: Voices
@@ -74,7 +76,7 @@ def generate(
     truncation: float = 1.0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Voices:
-    """Make spans: (n, N, V); conditions are one for all or (n,)."""
+    """Generate spans (n, N, V); a condition is one value for all or (n,)."""
     latent_noise = uniform_noise(seed, n, N_LATENT_NOISE, stream=0)
     noise = uniform_noise(seed, n, SPAN_FRAMES, N_VOICES, stream=1)
     conditions = [
@@ -112,7 +114,7 @@ def evaluate_network(
 ) -> Evaluation:
     """Generate without any conditions and compare with held-out music; then with conditions.
 
-    Held-out and training music is drawn as the network learnt it: styles in their shares.
+    Held-out and training spans are drawn with the shares of styles that the network was trained with.
 
     Raises:
         TrainingError: the network diverged in training.
@@ -146,7 +148,7 @@ def evaluate_network(
 
 
 def _frechet(network: MusicGan, voices: dict[str, Voices], pieces: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """The distance of generated bars, encoded again, from held-out ones; and how far real music is from it.
+    """Return the Fréchet distance of generated spans, encoded again, from held-out ones, and that of real music.
 
     Returns:
         `distance`; `floor`, the distance of as many training spans from the same held-out ones; their `ratio`; and
@@ -179,12 +181,12 @@ def _similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dict[str, A
 
 
 def _control(network: MusicGan, held_out: Voices, *, seed: int) -> dict[str, Any]:
-    """Ask for every key and for densities from the lowest to the highest decile, and measure what comes.
+    """Generate every key, and densities from the lowest to the highest decile, and measure the results.
 
     Returns:
-        `mode_accuracy`, and beside it `mode_accuracy_reconstructed`, that of held-out spans after encoding and
+        `mode_accuracy`, `mode_accuracy_reconstructed`, that of held-out spans after encoding and
         decoding; `key_accuracy`, of tonic and mode together; `density_correlation`, and the mean measured at each
-        density asked for.
+        requested density.
     """
     asked = np.repeat(np.arange(N_KEYS * N_MODES), _N_PER_KEY)
     voices = generate(network, len(asked), seed=seed + 1, key=asked % N_KEYS, mode=asked // N_KEYS)
@@ -215,7 +217,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """Compare generated with held-out music: the split `valid` unless another is named.
 
     Raises:
-        DataError: the data have other styles than those that the checkpoint learnt from.
+        DataError: the data have other styles than the training set of the checkpoint.
     """
     split = request.split or "valid"
     network, info = load_network(request.checkpoint)
@@ -245,5 +247,31 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         metrics=evaluation.metrics,
         details=details,
         summary=summarize({**evaluation.metrics, **details}),
-        report=None if request.report is None else report.write(request.report, evaluation),
+        report=None if request.report is None else write_report(request.report, evaluation),
     )
+
+
+def write_report(folder: Path, evaluation: Evaluation) -> list[str]:
+    """Write the plots of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n_shown = min(_N_SHOWN, len(evaluation.held_out))
+    theirs = np.linspace(0, len(evaluation.held_out) - 1, n_shown).astype(np.int64)
+    rolls = [evaluation.held_out[theirs], evaluation.generated[:n_shown]]
+    return [
+        draw_pianorolls(folder / "bars.png", rolls, rows=("held-out", "generated")),
+        draw_histograms(
+            folder / "histograms.png", {"held-out": evaluation.held_out, "generated": evaluation.generated}
+        ),
+        _draw_density(folder / "density.png", evaluation),
+    ]
+
+
+def _draw_density(path: Path, evaluation: Evaluation) -> str:
+    control = evaluation.metrics["conditions"]
+    with saved_figure(path, (4, 3.5), 1, 1, dpi=100) as axes:
+        axis = axes[0][0]
+        axis.plot(control["density_asked"], control["density_measured"], marker="o")
+        axis.set_xlabel("notes a quarter, asked for")
+        axis.set_ylabel("measured, mean")
+        axis.set_title(f"correlation {control['density_correlation']:.2f}")
+    return str(path)

@@ -47,7 +47,7 @@ class GanModule(lightning.LightningModule):
         self._valid: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        """Steps of critic and predictor on slices of the batch, then the generator's loss on the last slice."""
+        """Train critic and predictor on slices of the batch, and the generator on the last slice."""
         slices = [list(parts) for parts in zip(*(each.chunk(self.config.critic_steps) for each in batch), strict=True)]
         for mode, latent, features in slices:
             self._teach_others(mode, latent, features)
@@ -97,7 +97,7 @@ class GanModule(lightning.LightningModule):
     def validation_step(self, batch: list[Tensor], _: int) -> None:
         """Collect latents of generated spans, read off their notes, and of held-out spans with the same conditions.
 
-        A latent that no music has may lie among those of music; only its notes show it.
+        Latents are compared after decoding, because a latent without a counterpart in music can be near those of music.
         """
         _mode, latent, features = batch
         noise = np.random.default_rng(len(self._valid))
@@ -130,7 +130,7 @@ def condition_loss(predictor: ConditionPredictor, scaled: Tensor, mode: Tensor, 
 
 
 def gradient_penalty(critic: Critic, real: Tensor, fake: Tensor, features: Tensor) -> Tensor:
-    """How far the critic's slope is from 1 between real and fake latents: (B, Z) twice, (B, C) -> ().
+    """Return the penalty on gradients of the critic whose norm is not 1: (B, Z) twice, (B, C) -> ().
 
     Gulrajani et al. 2017, "Improved training of Wasserstein GANs", arXiv:1704.00028.
     """

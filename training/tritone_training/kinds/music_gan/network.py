@@ -1,10 +1,10 @@
 """The generator, the critic and the predictor of `music_gan`, and the graph that is exported.
 
 A GAN in the latent space of a trained `music_vae`, whose frozen decoder turns points into music (latent constraints:
-Engel et al. 2018, arXiv:1711.05772). The generator begins as the normal distribution that fits the latents of
-each style best, and learns what is not normal about them. The key needs no learning. The decoder writes twice: what
-it writes first tells which tonic suits the mode that is wanted; then it writes the same latent again with that key in
-its ear, and the result is moved to where it was asked to be.
+Engel et al. 2018, arXiv:1711.05772). The generator is initialised to the normal distribution that fits the latents of
+each style best, and learns a correction. The key is not learned: the decoder runs twice. From the first result the
+tonic that fits the requested mode is estimated; the second run decodes the same latent with a bias towards that key,
+and its result is transposed to the requested key.
 
 Shapes: B batch, N = 32 time steps, V = 4 voices, Z latent, T styles, C width of the conditions' features.
 """
@@ -42,14 +42,14 @@ _LEAST_UNIFORM: Final = 1e-7  # whose logarithm is a number
 
 
 def layers(n_in: int, n_out: int, *, width: int, n_layers: int) -> nn.Sequential:
-    """A plain perceptron with `n_layers` hidden layers."""
+    """Return a perceptron with `n_layers` hidden layers."""
     sizes = [n_in] + [width] * n_layers
     hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], n_out))
 
 
 class Generator(nn.Module):
-    """Normal noise and conditions to a latent vector: a linear map for each style that is fitted, and a correction."""
+    """Maps normal noise and conditions to a latent vector: a fitted linear map for each style, and a correction."""
 
     def __init__(self, *, n_latent: int, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
@@ -68,9 +68,9 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def fit_linear(self, latents: Tensor, features: Tensor) -> None:
-        """Least squares, style by style: the latents' mean under each condition and the covariance around it.
+        """Fit mean and covariance of the latents under the conditions of each style by least squares.
 
-        A style of few spans borrows from the covariance of all.
+        The covariance of a style with few spans is shrunk towards that of all.
 
         Args:
             latents: (S, Z).
@@ -92,7 +92,7 @@ class Generator(nn.Module):
             self.from_conditions[style] = weights
 
     def forward(self, noise: Tensor, features: Tensor) -> Tensor:
-        """Normal noise (B, Z) and features (B, C) -> latent (B, Z)."""
+        """Return latent vectors (B, Z) from normal noise (B, Z) and features (B, C)."""
         style = style_of(features)
         scaled: Tensor = (noise[:, None] @ self.from_noise[style] + features[:, None] @ self.from_conditions[style])[
             :, 0
@@ -102,7 +102,7 @@ class Generator(nn.Module):
 
 
 def _regress(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Ridge regression: (S, C), (S, Z) -> weights (C, Z), covariance of what they leave (Z, Z)."""
+    """Fit a ridge regression of (S, Z) on (S, C); return weights (C, Z) and the covariance of the residuals (Z, Z)."""
     ridge = torch.eye(inputs.shape[1], dtype=inputs.dtype)
     weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ outputs)
     rest = outputs - inputs @ weights
@@ -110,33 +110,33 @@ def _regress(inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Critic(nn.Module):
-    """How real a latent is under its conditions: a Wasserstein critic (Arjovsky et al. 2017, arXiv:1701.07875)."""
+    """Scores latents under their conditions: a Wasserstein critic (Arjovsky et al. 2017, arXiv:1701.07875)."""
 
     def __init__(self, *, n_latent: int, n_styles: int, width: int, n_layers: int) -> None:
         super().__init__()
         self.score = layers(n_latent + n_features(n_styles), 1, width=width, n_layers=n_layers)
 
     def forward(self, scaled: Tensor, features: Tensor) -> Tensor:
-        """Standardised latents (B, Z), features (B, C) -> (B,)."""
+        """Return a score (B,) of standardised latents (B, Z) with features (B, C)."""
         scores: Tensor = self.score(torch.cat([scaled, features], dim=1))[:, 0]
         return scores
 
 
 class ConditionPredictor(nn.Module):
-    """Predicts mode and density from a latent; trained on real latents, it gives the generator its condition loss."""
+    """Predicts mode and density from a latent; trained on real latents, used in the loss of the generator."""
 
     def __init__(self, *, n_latent: int, width: int) -> None:
         super().__init__()
         self.layers = layers(n_latent, N_MODES + 1, width=width, n_layers=2)
 
     def forward(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised latents (B, Z) -> logits of the modes (B, 2), scaled density (B,)."""
+        """Return logits of the modes (B, 2) and scaled density (B,) of standardised latents (B, Z)."""
         answer = self.layers(scaled)
         return answer[:, :-1], answer[:, -1]
 
 
 class MusicGan(nn.Module):
-    """Noise and conditions in, voices out: what is exported.
+    """The exported graph: noise and conditions in, voices out.
 
     Args:
         vae: frozen here.
@@ -153,7 +153,7 @@ class MusicGan(nn.Module):
         self.key_tilt = KeyTilt()
 
     def latent(self, latent_noise: Tensor, *, truncation: Tensor, mode: Tensor, density: Tensor) -> Tensor:
-        """Points of the latent space: uniform noise (B, 3 + Z), truncation and conditions (B,) each -> (B, Z)."""
+        """Return latent vectors (B, Z) from uniform noise (B, 3 + Z), truncation and conditions (B,) each."""
         mode, density, style = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
         normal = box_muller(latent_noise[:, N_CHOICES:])[:, : self.vae.n_latent]
         normal = normal * truncation.clamp(_LEAST_TRUNCATION, 1.0)[:, None]
@@ -172,7 +172,7 @@ class MusicGan(nn.Module):
         top_k: Tensor,
         top_p: Tensor,
     ) -> tuple[Tensor, ...]:
-        """(B, 3 + Z), (B,) x 4, (B, N, V), (B,) x 3 -> voices (B, N, V)."""
+        """Return voices (B, N, V) from the inputs of the declaration, in its order."""
         decoder = self.vae.decoder
         latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
         mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
@@ -185,7 +185,7 @@ class MusicGan(nn.Module):
 
 
 def box_muller(uniform: Tensor) -> Tensor:
-    """Pairs of uniform numbers to pairs of independent normal ones (Box & Muller 1958): (B, Z) -> (B, Z), Z even."""
+    """Transform uniform numbers to independent normal ones (Box & Muller 1958): (B, Z) -> (B, Z), Z even."""
     first, second = uniform.chunk(2, dim=1)
     radius = torch.sqrt(-2 * torch.log((1 - first).clamp_min(_LEAST_UNIFORM)))
     angle = 2 * math.pi * second
@@ -196,7 +196,7 @@ _VAE_PREFIX: Final = "vae."
 
 
 def build_network(config: GanConfig, vae: MusicVae, *, n_styles: int) -> MusicGan:
-    """A new generator in front of a trained decoder."""
+    """Return a new generator in front of a trained decoder."""
     return MusicGan(vae, n_styles=n_styles, width=config.width, n_layers=config.n_layers)
 
 

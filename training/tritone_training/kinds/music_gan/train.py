@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
+from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kind import TrainRequest
@@ -27,7 +28,6 @@ from tritone_training.kinds.music_gan.network import MusicGan, build_network
 from tritone_training.progress import progress_bar
 from tritone_training.registry import get_kind
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import WarmStart, load_matching, saved_checkpoint, warm_start_info
 
 _VAE: Final = "music_vae"  # kind of the autoencoder
 _N_WATCHED: Final = 1000  # held-out spans that decide which epoch was the best
@@ -39,7 +39,7 @@ class TrainingData:
 
     Attributes:
         vae_folder: its checkpoint.
-        vae_info: the checkpoint's own words.
+        vae_info: content of its checkpoint.json.
     """
 
     scores: ScoreSet
@@ -195,7 +195,7 @@ def _warm_start(request: TrainRequest, network: MusicGan, prepared: TrainingData
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that matter most; `likeness` is what `tune` maximises."""
+    """Return the metrics that matter most; `likeness` is what `tune` maximises."""
     return {
         "likeness": -float(metrics["frechet"]["ratio"]),
         "frechet_ratio": metrics["frechet"]["ratio"],
@@ -208,7 +208,7 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _loader(tensors: tuple[torch.Tensor, ...], config: GanConfig) -> DataLoader[Any]:
-    """Batches for a step of the generator and all the critic's steps before it."""
+    """Return batches for one step of the generator and the steps of the critic before it."""
     n_batch = config.batch_size * config.critic_steps
     sampler = torch.utils.data.RandomSampler(
         TensorDataset(*tensors), replacement=True, num_samples=n_batch * config.steps_per_epoch

@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
     @property
     def setting(self) -> SegmentInputs:
-        """As the network takes it; a segment that begins with given frames counts them as its prompt."""
+        """Return the inputs of the network; given frames at the beginning of a segment count as its prompt."""
         return SegmentInputs(
             self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before)
         )
@@ -76,7 +76,7 @@ class PieceSegment:
 
 
 def whole(piece: ScorePiece, styles: Sequence[str], *, onsets: bool) -> PieceSegment:
-    """A piece from beginning to end, nothing given; a style that is not among `styles` is any."""
+    """Return a complete piece without given notes; a style that is not among `styles` counts as any."""
     frames = readable(piece.frames, onsets=onsets)
     style = styles.index(piece.style) + 1 if piece.style in styles else 0
     return PieceSegment(frames, 0, len(frames), piece.meter, style, np.full(len(frames), WRITE, np.uint8))
@@ -115,7 +115,7 @@ def collate(segments: Sequence[PieceSegment]) -> Batch:
 
 
 def batched(segments: Sequence[PieceSegment], batch_frames: int) -> list[list[PieceSegment]]:
-    """Neighbours into batches of at most so many frames, padding included; longer ones stand alone."""
+    """Group neighbours into batches of at most that many frames with padding; a longer one is a batch by itself."""
     batches: list[list[PieceSegment]] = []
     longest = 0
     for each in segments:
@@ -161,7 +161,7 @@ class TrainingSegments(Dataset[Any]):
         unknown_share: float,
         seed: int,
     ) -> None:
-        """Take pieces.
+        """Prepare batches of pieces.
 
         Args:
             n_frames: longest segment.
@@ -169,7 +169,7 @@ class TrainingSegments(Dataset[Any]):
             batch_frames: of a batch, padding included.
             epoch_frames: of an epoch, however many times the pieces that is.
             given_share: of the segments, half with the highest voice given and half with a gap to fill in.
-            unknown_share: of the segments, whose style, and of those, whose meter is not told.
+            unknown_share: share of segments without style, and share of segments without meter.
         """
         self._pieces = [whole(piece, styles, onsets=onsets) for piece in pieces]
         self._n_frames = n_frames
@@ -181,27 +181,27 @@ class TrainingSegments(Dataset[Any]):
         self._seed = seed
         self._n_passes = 0
         self._random = np.random.default_rng(seed)
-        self._batches: list[list[PieceSegment]] = self._draw()
-        n_frames_of_pass = sum(part.stop - part.start for batch in self._batches for part in batch)
-        self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self._batches)))
+        self.batches: list[list[PieceSegment]] = self._draw()
+        n_frames_of_pass = sum(part.stop - part.start for batch in self.batches for part in batch)
+        self._n_batches = max(1, round(epoch_frames / n_frames_of_pass * len(self.batches)))
 
     def __len__(self) -> int:
         return self._n_batches
 
     def __getitem__(self, _: int) -> Batch:
-        if not self._batches:
-            self._batches = self._draw()
-        return collate(self._batches.pop())
+        if not self.batches:
+            self.batches = self._draw()
+        return collate(self.batches.pop())
 
     @property
     def position(self) -> tuple[int, int]:
         """Return (number of passes begun, number of batches left in the last one)."""
-        return self._n_passes, len(self._batches)
+        return self._n_passes, len(self.batches)
 
     def go_to(self, n_passes: int, n_left: int) -> None:
         """Set the position, as returned by `position`."""
         self._n_passes = n_passes - 1
-        self._batches = self._draw()[:n_left]
+        self.batches = self._draw()[:n_left]
 
     def _draw(self) -> list[list[PieceSegment]]:
         """Batches that hold every piece, or as much of it as it may have."""

@@ -11,6 +11,11 @@ from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES
 from tritone.music.grid import MAX_FRAMES as LONGEST_GRID
 from tritone_training.corpus import COLLECTIONS
 from tritone_training.declaration import (
+    GRID,
+    TEMPERATURE_LIMITS,
+    TOP_K_LIMITS,
+    TOP_P_LIMITS,
+    UNIFORM,
     Axis,
     Batching,
     Declaration,
@@ -25,7 +30,6 @@ from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.notes import (
     MAX_NOTES,
 )
-from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
 
 KIND_NAME: Final = "music_transformer"
 LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths
@@ -119,11 +123,11 @@ OUTPUTS: Final = (
 
 
 def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, str]:
-    """What differs between data sets, for config.pbtxt.
+    """Return the parameters of config.pbtxt that depend on the data set.
 
     Args:
         frames_per_quarter: 0 if unknown.
-        styles: those that the network was told, in its order.
+        styles: those that the network was trained with, in its order.
     """
     return {
         "frames_per_quarter": str(frames_per_quarter),
@@ -138,7 +142,7 @@ def n_styles(styles: Sequence[str]) -> str:
 
 
 _PARAMETERS: Final = {
-    **parameters(frames_per_quarter=FRAMES_PER_QUARTER, styles=sorted(COLLECTIONS)),  # the embedded corpus's
+    **parameters(frames_per_quarter=FRAMES_PER_QUARTER, styles=sorted(COLLECTIONS)),  # those of the embedded corpus
     "max_notes": str(MAX_NOTES),
 }
 
@@ -174,10 +178,10 @@ COMPOSER: Final = Declaration(
 
 
 def chunk_graph(config: TransformerConfig) -> Declaration:
-    """The ONNX file behind `composer`: the next frames of a piece, and its state before and behind them.
+    """Return the declaration of the graph behind `composer`: the next frames of a piece, and its state.
 
-    All states are zero at the beginning. `given` and `given_mode` go on for `lookahead_frames` behind the frames to
-    write, with zeros behind the end of the piece; `meter` is the whole piece's.
+    All states are zero at the beginning. `given` and `given_mode` extend `lookahead_frames` beyond the frames to
+    generate, with zeros after the end of the piece; `meter` is the whole piece's.
     """
     past = Axis("past", config.copy_window)
     axes: dict[str, tuple[Axis, ...]] = {

@@ -47,7 +47,7 @@ _CHORD: Final = (27, 36, 43, 51)  # C2 upwards, as columns of the grid
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Eight frames of chords, and what is given of them: by turns the first half, the top voice, all but a gap."""
+    """Return eight frames of chords, of which by turns the first half, the top voice, or all but a gap is given."""
     random = np.random.default_rng(seed)
     given = np.zeros((n_batch, _N_FRAMES, N_PITCHES), np.uint8)
     mode = np.full((n_batch, _N_FRAMES), WRITE, np.uint8)
@@ -75,7 +75,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
 
 
 def chunk_inputs(graph: Declaration, n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """The same for the graph behind `composer`, as the first chunk of a piece.
+    """Return example inputs of the graph behind `composer`, for the first chunk of a piece.
 
     Args:
         graph: from `chunk_graph`; its states are of the network's sizes.
@@ -93,7 +93,7 @@ def chunk_inputs(graph: Declaration, n_batch: int, seed: int) -> dict[str, npt.N
 
 
 def default_chunk_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """`chunk_inputs` for a network of the preset `default`."""
+    """Return `chunk_inputs` for a network of the preset `default`."""
     return chunk_inputs(chunk_graph(PRESETS["default"]), n_batch, seed)
 
 
@@ -122,7 +122,7 @@ def describe(
     frames_per_quarter: int,
     card: Mapping[str, Any],
 ) -> Exportable:
-    """A network with all that travels with it, its streaming companion included.
+    """Return a network with its parameters and its streaming companion, for export.
 
     Args:
         frames_per_quarter: 0 if unknown.

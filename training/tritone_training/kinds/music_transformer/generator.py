@@ -228,19 +228,19 @@ def write(
 
 
 def _last(n: int, past: Tensor, new: Tensor, *, dim: int) -> Tensor:
-    """The last n along an axis of both together; not as a view, whose strides no loop would carry."""
+    """Return the last n of two concatenated tensors along an axis, as a copy, because loops cannot carry views."""
     places = torch.arange(n, device=new.device) + new.shape[dim]
     return torch.cat([past, new], dim).index_select(dim, places)
 
 
 def grid_values(notes: Tensor) -> Tensor:
-    """(..., 2P) notes -> (..., P) uint8 grid values."""
+    """Convert notes (..., 2P) to uint8 grid values (..., P)."""
     struck, held = notes[..., :N_PITCHES], notes[..., N_PITCHES:]
     return (STRUCK_VALUE * struck + HELD_VALUE * held).to(torch.uint8)
 
 
 def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
-    """What to add to scores of the window before a chunk and of so many places more.
+    """Return the terms added to the scores of the window before a chunk and of `n_more` further positions.
 
     Args:
         n_before: (B,) frames that there are.
@@ -254,7 +254,7 @@ def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
 
 
 def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
-    """What is not to be chosen.
+    """Return the tokens that are given instead of sampled.
 
     Returns:
         (B, N, S + 1) tokens of what is given, the highest first, _FREE where one is to be chosen, END behind the last
@@ -303,12 +303,12 @@ def _write_frame(
 def _choose_notes(
     network: MusicTransformer, choice: SamplingFilter, view: FrameView, forced: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of one frame.
+    """Sample the tokens of one frame.
 
-    Ends when every frame of the batch has: most have few notes.
+    The loop ends when all frames of the batch have ended, because most have few notes.
 
     Args:
-        forced: (B, S + 1) of each place the token given, or _FREE.
+        forced: (B, S + 1) the given token of each position, or _FREE.
         noise: (B, S + 1) to choose by.
 
     Returns:
@@ -353,5 +353,5 @@ def _choose_notes(
 
 
 def _by_step(tensors: LoopState) -> list[Tensor]:
-    """(B, N, ...) each -> (N, B, ...), as the loop wants them."""
+    """Move the time axis to the front: (B, N, ...) each -> (N, B, ...)."""
     return [tensor.transpose(0, 1).contiguous() for tensor in tensors]

@@ -21,7 +21,7 @@ _WARM_UP_STEPS: Final = 10  # of the average: at first it follows closely, or th
 
 
 class TransformerModule(lightning.LightningModule):
-    """Trains a MusicTransformer; what is validated and kept is `averaged`, an exponential mean over its steps."""
+    """Trains a MusicTransformer; `averaged`, an exponential mean of its weights, is validated and kept."""
 
     def __init__(self, network: MusicTransformer, config: TransformerConfig) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class TransformerModule(lightning.LightningModule):
         self._position: tuple[int, int] | None = None
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean nats of the frames that count."""
+        """Return the mean nats of the frames that count."""
         loss = frame_nll(self.network, batch).mean()
         self.log("train_nll", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         return loss
@@ -63,6 +63,7 @@ class TransformerModule(lightning.LightningModule):
         self._n_steps += 1
         weight = max(self.config.average_weight, 1 / (1 + self._n_steps / _WARM_UP_STEPS))
         with torch.no_grad():
+            # As torch.optim.swa_utils does; private, under the upper bound of torch in pyproject.toml.
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.network.parameters()), weight)
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -92,5 +93,5 @@ class TransformerModule(lightning.LightningModule):
 
 
 def frame_nll(network: MusicTransformer, batch: Batch) -> Tensor:
-    """(M,) nats."""
+    """Return the nats of each frame, (M,)."""
     return network.nll(batch.shown, batch.tokens, batch.setting, batch.counted)

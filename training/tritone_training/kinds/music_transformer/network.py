@@ -36,7 +36,7 @@ _DILATIONS: Final = (1, 2, 4, 8, 16, 32)  # together they see 64 frames: the nex
 
 
 class LookAheadEncoder(nn.Module):
-    """Convolutions that look forward only (WaveNet's, mirrored: van den Oord et al. 2016, arXiv:1609.03499)."""
+    """Convolutions over following frames only (WaveNet's, mirrored: van den Oord et al. 2016, arXiv:1609.03499)."""
 
     def __init__(self, *, width: int, reader_width: int, dropout: float) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class SegmentInputs:
 
 @dataclass(frozen=True)
 class FramePlan:
-    """What is known of T frames before any of them is generated.
+    """The inputs of T frames that do not depend on generated notes.
 
     Attributes:
         context: (B, T, D).
@@ -178,7 +178,7 @@ class MusicTransformer(nn.Module):
         return FramePlan(context, ahead[:, 1 : n_frames + 1], past_prompt[:, :n_frames])
 
     def given_notes(self, given: Tensor) -> Tensor:
-        """(..., P) grid values -> (..., 2P) notes as this network reads them."""
+        """Convert grid values (..., P) to notes (..., 2P) as this network reads them."""
         if self.onsets:
             return multi_hot(given)
         return multi_hot((given > 0).to(given.dtype) * STRUCK_VALUE)
@@ -217,7 +217,7 @@ class MusicTransformer(nn.Module):
         """Return the negative log-likelihood of frames (teacher forcing).
 
         Args:
-            shown: (B, R + T, P) uint8 readable frames; the first R stand before the segment, silent before the piece.
+            shown: (B, R + T, P) uint8 readable frames; the first R precede the segment and are silent before the piece.
             tokens: (B, T, K) of the T frames.
             counted: (B, T) bool, false for padding.
 
@@ -265,7 +265,7 @@ class MusicTransformer(nn.Module):
 
 
 def highest(notes: Tensor) -> Tensor:
-    """(..., 2P) notes -> (..., 2P), all but the highest removed."""
+    """Keep only the highest of the notes: (..., 2P) -> (..., 2P)."""
     either = notes[..., :N_PITCHES] + notes[..., N_PITCHES:]
     pitches = torch.arange(N_PITCHES, device=notes.device)
     top = torch.where(either > 0, pitches, -1).amax(-1, keepdim=True)

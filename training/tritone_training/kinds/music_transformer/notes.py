@@ -25,13 +25,13 @@ from tritone.music.grid import N_PITCHES, SILENT
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training.generation import NEVER
 
-MAX_NOTES: Final = 8  # that generation writes into a frame; training and evaluation know no such limit
+MAX_NOTES: Final = 8  # most notes of a generated frame; training and evaluation have no limit
 
 END: Final = 0
 STRUCK: Final = 1  # the token for the lowest pitch, struck; then one for each semitone
 HELD: Final = STRUCK + N_PITCHES
 N_TOKENS: Final = HELD + N_PITCHES
-BEGIN: Final = N_TOKENS  # stands before the first token; never written
+BEGIN: Final = N_TOKENS  # input before the first token; never sampled
 PADDING: Final = -1
 
 Frames = npt.NDArray[np.uint8]
@@ -155,7 +155,7 @@ class NoteDecoder(nn.Module):
         self.register_buffer("pitch_of_token", pitch_of_token(), persistent=False)
         self.register_buffer("may_follow", may_follow(), persistent=False)
         columns = torch.arange(2 * N_PITCHES)
-        # Where the interval of each note below a pitch stands, less that pitch.
+        # Index of the interval of each note below a pitch, minus that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
         self.pitch_of_token: Tensor

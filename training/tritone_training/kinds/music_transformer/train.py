@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
@@ -19,7 +20,6 @@ from tritone_training.kinds.music_transformer.module import MONITOR, Transformer
 from tritone_training.kinds.music_transformer.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _AVERAGED = "averaged."
 _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_frames", "n")
@@ -27,7 +27,7 @@ _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_
 
 def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
     """Read the data of a request; return a function that trains on them with the settings of another request."""
-    configure(request)  # what is wrong with it is told before the data are read
+    configure(request)  # invalid settings are reported before the data are read
     scores = load_scores(request.data, progress=request.progress)
     return lambda each: train_on(each, configure(each), scores)
 
@@ -42,7 +42,7 @@ def configure(request: TrainRequest) -> TransformerConfig:
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:
-    """Fit on the split `train`; the split `valid` decides when to stop and which epoch is kept.
+    """Fit on the split `train`; `valid` is used for early stopping and to select the epoch.
 
     Raises:
         DataError: one of the two is missing.
@@ -52,7 +52,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     train, held_out = scores.split("train"), scores.split("valid")
     valid = evenly_chosen(held_out, config.valid_frames)
     config = config.fitted_to(sum(len(piece.frames) for piece in train))
-    styles = scores.styles if len(scores.styles) > 1 else ()  # a single one says nothing
+    styles = scores.styles if len(scores.styles) > 1 else ()  # a single style carries no information
     network = build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
     saved = saved_checkpoint(request, KIND_NAME)
     skipped = {"style.": "the styles differ"} if saved and saved.info.get("styles") != list(styles) else {}

@@ -18,14 +18,14 @@ Inputs = dict[str, npt.NDArray[np.generic]]
 
 
 def example_inputs(n_batch: int, seed: int) -> Inputs:
-    """Spans of four voices that strike, hold and rest: (n_batch, 32, 4) int64."""
+    """Return spans of four voices that strike, hold and rest: (n_batch, 32, 4) int64."""
     random = np.random.default_rng(seed)
     values = random.integers(FIRST_STRIKE, N_VOICE_VALUES, (n_batch, SPAN_FRAMES, N_VOICES))
     return {"lanes": np.where(random.random(values.shape) < 0.3, values, random.integers(0, 2, values.shape))}
 
 
 def decoder_example_inputs(n_batch: int, seed: int) -> Inputs:
-    """Points of the prior, small moves, and settings that differ from span to span."""
+    """Return samples of the prior, small moves, and parameters that differ between spans."""
     random = np.random.default_rng(seed)
     return {
         "latent": random.standard_normal((n_batch, N_LATENT)).astype(np.float32),

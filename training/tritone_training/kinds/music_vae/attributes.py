@@ -5,7 +5,7 @@ arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes
 changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
 "a chorale".
 
-Such a vector has the right direction, but a decoder may map small moves back to the music it knows. So each vector is
+Such a vector has the right direction, but a decoder may map small moves back to training music. So each vector is
 stretched until one requested standard deviation is one measured, on spans of the training set.
 
 Shapes: S spans, Z latent, A = 3 attributes.
@@ -31,13 +31,13 @@ _RIDGE: Final = 1e-4  # of an attribute that does not vary, the vector is zero
 
 
 def attribute_statistics(spans: SpanSet) -> tuple[FloatMatrix, FloatMatrix]:
-    """Mean and standard deviation of each attribute, (A,) each."""
+    """Return mean and standard deviation of each attribute, (A,) each."""
     measured = measure_attributes(spans_to_frames(spans.voices))
     return measured.mean(0), np.maximum(measured.std(0), 1e-9)
 
 
 def attribute_vectors(means: npt.NDArray[Any], spans: SpanSet) -> FloatMatrix:
-    """How the latent changes with one standard deviation of each attribute.
+    """Return the change of the latent with one standard deviation of each attribute.
 
     Args:
         means: (S, Z) of the spans' posteriors.
@@ -65,7 +65,7 @@ def stretched(
     deviation: npt.NDArray[Any],
     noise: npt.NDArray[Any],
 ) -> FloatMatrix:
-    """Attribute vectors (A, Z), each as long as it takes for one standard deviation of change; 64 times at most.
+    """Scale attribute vectors (A, Z) to change the attribute by one standard deviation; at most 64 times.
 
     Args:
         means: (S, Z) of spans that are tried.
@@ -84,7 +84,7 @@ def stretched(
             )
             gain = float(up - down) / 2 / float(deviation[index])
             if gain >= 1:
-                # Between this stretch and the one before it, where the straight line between them meets 1.
+                # Linear interpolation between this factor and the previous one, to a gain of 1.
                 reach = length + (stretch - length) * (1 - before) / (gain - before)
                 break
             before, length = gain, stretch

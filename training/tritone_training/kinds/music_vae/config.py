@@ -78,7 +78,7 @@ PRESETS: Final[Mapping[str, VaeConfig]] = {
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The search space: how much the latent says, and how fast it is learnt."""
+    """Draw the weight of the divergence and the learning rate."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 5e-4, 3e-3, log=True),
         "beta": trial.suggest_float("beta", 0.05, 0.5, log=True),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +23,16 @@ from tritone_training.data.scores import load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.music_vae import report
 from tritone_training.kinds.music_vae.attributes import attribute_control
 from tritone_training.kinds.music_vae.module import elbo_parts
 from tritone_training.kinds.music_vae.network import load_network
 from tritone_training.musicality import spans_to_frames
+from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data
+
+if TYPE_CHECKING:
+    pass
 
 Voices = npt.NDArray[np.int64]
 
@@ -36,11 +40,12 @@ _BATCH: Final = 128
 _ACTIVE_VARIANCE: Final = 0.01  # Burda et al. 2016
 _N_CONTROLLED: Final = 256  # spans whose attributes are moved
 _N_INTERPOLATED: Final = 128  # pairs
+_N_SHOWN: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Metrics, and what they were taken from.
+    """Metrics, with the spans that they were computed from.
 
     Attributes:
         metrics: JSON-able.
@@ -104,7 +109,7 @@ def evaluate_network(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Answers about some spans: means (S, Z), voices (S, N, V) twice, and nats of each span (S,) twice."""
+    """Results for some spans: means (S, Z), voices (S, N, V) twice, and nats of each span (S,) twice."""
 
     mean: npt.NDArray[np.float32]
     sampled: Voices
@@ -133,10 +138,10 @@ def _ask(network: MusicVae, voices: Voices, noise: npt.NDArray[np.float32]) -> _
 
 
 def _reconstruction(voices: Voices, part: _Part) -> dict[str, float]:
-    """Shares of what comes back.
+    """Return accuracies of the reconstruction.
 
     `reconstruction_accuracy`: voice-steps that are equal after encoding, taking the posterior's mean, and sampling at
-    temperature 1. Most voice-steps are holds and rests, so two stricter measures stand beside it: the accuracy where
+    temperature 1. Most voice-steps are holds and rests, so two stricter measures are added: the accuracy where
     a note begins, and the F1 score of notes (step and pitch).
     """
     equal = part.sampled == voices
@@ -153,7 +158,7 @@ def _reconstruction(voices: Voices, part: _Part) -> dict[str, float]:
 
 
 def _elbo(part: _Part) -> dict[str, float]:
-    """In nats a span; the bound is on the negative log-likelihood."""
+    """Return the evidence lower bound in nats a span, as a bound on the negative log-likelihood."""
     reconstruction, divergence = float(part.reconstruction.mean()), float(part.divergence.mean())
     return {"reconstruction_nats": reconstruction, "kl_nats": divergence, "bound_nats": reconstruction + divergence}
 
@@ -161,7 +166,7 @@ def _elbo(part: _Part) -> dict[str, float]:
 def _interpolation(
     network: MusicVae, means: npt.NDArray[np.float32], chosen: npt.NDArray[Any], noise: npt.NDArray[np.float32]
 ) -> dict[str, float]:
-    """Walk between pairs of spans in nine steps and measure how even the walk is, in voice-steps that change.
+    """Interpolate between pairs of spans in nine steps and measure how evenly the voice-steps change.
 
     The share of voice-steps in which two spans differ is a metric, so no walk is shorter than the distance of its ends.
 
@@ -208,12 +213,12 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         metrics=evaluation.metrics,
         details=details,
         summary=summarize({**evaluation.metrics, **details}),
-        report=None if request.report is None else report.write(request.report, network, evaluation),
+        report=None if request.report is None else write_report(request.report, network, evaluation),
     )
 
 
 def held_out(request: EvaluateRequest) -> HeldOut:
-    """The validation spans of a checkpoint's own data.
+    """Return the validation spans of a checkpoint's own data.
 
     Raises:
         DataError: they are not at hand, or are others than it was trained on.
@@ -245,3 +250,38 @@ def _nothing() -> Iterator[Arrays]:
 
 
 QUALITY: Final = Quality((Metric("reconstruction_accuracy", max_loss=0.005),), held_out, int8="dynamic")
+
+
+def write_report(folder: Path, network: MusicVae, evaluation: Evaluation) -> list[str]:
+    """Write the plots of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spans = evaluation.spans.voices
+    shown = np.linspace(0, len(spans) - 1, min(len(spans), _N_SHOWN)).astype(np.int64)
+    files = [
+        draw_pianorolls(
+            folder / "reconstructions.png",
+            [spans[shown], evaluation.reconstructed[shown]],
+            rows=("held-out", "reconstructed"),
+        ),
+        draw_histograms(folder / "histograms.png", {"held-out": spans, "reconstructed": evaluation.reconstructed}),
+        _draw_attributes(folder / "attributes.png", evaluation.metrics["attributes"]),
+    ]
+    if len(shown) > 1:
+        means = evaluation.means[shown]
+        noise = np.broadcast_to(uniform_noise(0, *spans.shape[1:]), (1, *spans.shape[1:]))
+        walk = [
+            decode(network, torch.from_numpy(spherical(means[:1], means[-1:], share)), noise)[0]
+            for share in np.linspace(0, 1, INTERPOLATION_STEPS)
+        ]
+        files.append(draw_pianorolls(folder / "interpolation.png", [np.stack(walk)], rows=("from left to right",)))
+    return files
+
+
+def _draw_attributes(path: Path, control: dict[str, Any]) -> str:
+    with saved_figure(path, (4 * len(control), 3.5), 1, len(control), dpi=100) as axes:
+        for axis, (name, metrics) in zip(axes[0], control.items(), strict=True):
+            axis.plot(metrics["amounts"], metrics["measured"], marker="o")
+            axis.set_xlabel("moved by (standard deviations)")
+            axis.set_ylabel(f"measured {name.replace('_', ' ')}")
+            axis.set_title(f"correlation {metrics['correlation']:.2f}")
+    return str(path)

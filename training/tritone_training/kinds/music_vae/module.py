@@ -22,7 +22,7 @@ _LOSS_SCALE: Final = 1 / 32  # nats a time step: gradients of a size that the cl
 
 
 class VaeModule(lightning.LightningModule):
-    """Trains a MusicVae; validation looks at `averaged`, the running mean of its weights, which is what is kept."""
+    """Trains a MusicVae; `averaged`, the running mean of its weights, is validated and kept."""
 
     def __init__(self, network: MusicVae, config: VaeConfig) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class VaeModule(lightning.LightningModule):
         self.config = config
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-        """The loss of one batch of spans, each in a random key."""
+        """Return the loss of one batch of spans, each in a random key."""
         (voices,) = batch
         semitones = torch.randint(*TRANSPOSITIONS, (len(voices),), device=voices.device)
         voices = transposed(voices, semitones)
@@ -50,14 +50,14 @@ class VaeModule(lightning.LightningModule):
         return self.config.beta * min(1.0, (self.global_step + 1) / max(n_warmup, 1.0))
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Update the running average; early on it forgets faster, or it would hold on to the beginning."""
+        """Update the running average, faster at first, so that it is not dominated by the initial weights."""
         n_steps = self.global_step
         decay = min(self.config.average_decay, n_steps / (n_steps + 9))
         for ours, theirs in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             ours.lerp_(theirs.detach(), 1 - decay)
 
     def validation_step(self, batch: list[Tensor], _: int) -> None:
-        """The averaged network's bound, all of beta counted."""
+        """Log the bound of the averaged network, with the full weight of the divergence."""
         (voices,) = batch
         self.averaged.eval()
         reconstruction, divergence = elbo_parts(self.averaged, voices)

@@ -21,7 +21,7 @@ from tritone_training.musicality import ATTRIBUTES
 
 
 class DecoderGraph(nn.Module):
-    """What `music_vae_decoder` serves; it freezes the network, because torch's scan takes no gradients of integers."""
+    """The exported graph of `music_vae_decoder`; frozen, because torch's scan supports no gradients of integers."""
 
     def __init__(self, network: MusicVae) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DecoderGraph(nn.Module):
     def forward(  # noqa: PLR0917 - the order of the graph's inputs
         self, latent: Tensor, attributes: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     ) -> tuple[Tensor, ...]:
-        """(B, Z), (B, A), (B, N, V), (B,), (B,), (B,) -> voices (B, N, V)."""
+        """Return voices (B, N, V) from the inputs of the declaration, in its order."""
         moved = self.network.moved(latent, attributes)
         return (self.network.decoder.write(moved, noise, temperature=temperature, top_k=top_k, top_p=top_p),)
 

@@ -13,6 +13,7 @@ from tritone.music.noise import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig
@@ -24,7 +25,6 @@ from tritone_training.kinds.music_vae.network import build_network
 from tritone_training.musicality import ATTRIBUTES
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
 _N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on
@@ -122,7 +122,7 @@ def _averaged(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _measure_attributes(network: MusicVae, spans: SpanSet) -> dict[str, Any]:
-    """Store the directions of the attributes in the network; return what the model card says about them."""
+    """Store the directions of the attributes in the network; return the entry for the model card."""
     mean, deviation = attribute_statistics(spans)
     # As many of each style: with all of them, the largest would have the word.
     even, tried = spans.at_most(_N_REGRESSED_PER_STYLE), spans.at_most(_N_TRIED_PER_STYLE).voices

@@ -1,4 +1,4 @@
-"""`polyphony_rnn`: what comes next in a piece, and pieces continued."""
+"""`polyphony_rnn`: predicts the next frame of a piece, and continues pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _N_FRAMES = 24
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Chords that hold and change: (n_batch, 24, 88) uint8 of 0, 1 and 2."""
+    """Return chords that hold and change: (n_batch, 24, 88) uint8 of 0, 1 and 2."""
     random = np.random.default_rng(seed)
     frames = np.zeros((n_batch, _N_FRAMES, N_PITCHES), np.uint8)
     for piece in frames:
@@ -32,7 +32,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
 
 
 def example_sampler_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
-    """Prompts of 24 frames, noise for 16, and settings that differ from row to row."""
+    """Return prompts of 24 frames, noise for 16, and parameters that differ between rows."""
     random = np.random.default_rng(seed)
     return {
         "prompt": example_inputs(n_batch, seed)["frames"],

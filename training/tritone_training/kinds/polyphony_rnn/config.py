@@ -88,7 +88,7 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The search space: size, and what keeps a large network from learning few pieces by heart."""
+    """Draw the size of the network and its regularisation."""
     return {
         "hidden": trial.suggest_categorical("hidden", [32, 48, 64, 96]),
         "reach": trial.suggest_int("reach", 7, 24),

@@ -59,7 +59,7 @@ class Batch(NamedTuple):
         notes: (B, T, 88) float, what is to be predicted.
         pitch: (B, T, C, 88) features before each frame.
         frame: (B, T, G).
-        counts: (B, T) 1 where a frame is learnt or evaluated, 0 in warm-up and padding.
+        counts: (B, T) 1 where a frame counts in the loss or the metrics, 0 in warm-up and padding.
     """
 
     notes: Tensor
@@ -69,7 +69,7 @@ class Batch(NamedTuple):
 
 
 def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
-    """The grid that a data set is learnt on: eighths where its own is finer, else its own; 0 if unknown.
+    """Return the frames in a quarter note to train on: eighths, or the coarser grid of the data; 0 if unknown.
 
     Args:
         trained: the grid of the checkpoint that is to be evaluated on it.
@@ -88,7 +88,7 @@ def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
 
 
 def pieces_of(scores: Sequence[ScorePiece], *, own: int, wanted: int) -> tuple[PieceNotes, ...]:
-    """What sounds at each frame of a coarser grid; notes that begin and end between two of its frames are lost.
+    """Reduce pieces to a coarser grid; notes that begin and end between two of its frames are lost.
 
     Args:
         own: frames in a quarter note of the pieces; 0 if unknown, and then every frame is taken.
@@ -127,7 +127,7 @@ def extract_features(
 
 @torch.inference_mode()
 def _extract(pieces: Sequence[Tensor]) -> FrameFeatures:
-    """(T, 88) each -> (B, T, C, 88) float16, (B, T, G), the features before each frame."""
+    """Return the features before each frame of pieces (T, 88): (B, T, C, 88) float16 and (B, T, G)."""
     notes = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True).float()
     extractor = FeatureExtractor()
     history, features = extractor.silence(notes[:, 0])
@@ -140,7 +140,7 @@ def _extract(pieces: Sequence[Tensor]) -> FrameFeatures:
 
 
 def _shifts(notes: Tensor, config: PolyphonyConfig) -> tuple[int, ...]:
-    """By how many semitones a piece can be transposed within the configuration and the keyboard."""
+    """Return the semitones by which a piece can be transposed within the configured range and the keyboard."""
     used = torch.nonzero(notes.any(0)).flatten().tolist()
     if not used:
         return (0,)
@@ -153,7 +153,7 @@ class Excerpts(Dataset[Batch]):
     """Random excerpts, each transposed at random; a piece that is short enough is one excerpt.
 
     A longer piece has as many excerpts of equal length as cover it; each begins anywhere up to half its length before
-    or after its place. Half of the first ones begin with the piece.
+    or after its regular start. Half of the first ones begin with the piece.
     """
 
     def __init__(self, pieces: Sequence[PieceFeatures], config: PolyphonyConfig) -> None:
@@ -182,7 +182,7 @@ class Excerpts(Dataset[Batch]):
         shift = shifts[int(torch.randint(len(shifts), ()))]
         span = slice(first, first + length)
         counts = torch.ones(length)
-        if first:  # the recurrent layer knows nothing yet of what came before
+        if first:  # the recurrent layer has not processed the preceding frames
             counts[: self.warmup_frames] = 0
         return Batch(
             transposed(piece.notes[span].float(), shift),
@@ -192,13 +192,13 @@ class Excerpts(Dataset[Batch]):
         )
 
     def n_frames(self, item: int) -> int:
-        """Length of an excerpt."""
+        """Return the length of an excerpt."""
         index, _, n_excerpts = self.items[item]
         return -(-len(self.pieces[index].notes) // n_excerpts)
 
 
 class WholePieces(Dataset[Batch]):
-    """Batches of whole pieces of similar length, as they are written."""
+    """Batches of whole pieces of similar length, without transposition."""
 
     def __init__(self, pieces: Sequence[PieceFeatures], *, batch_size: int) -> None:
         ordered = sorted(pieces, key=lambda piece: len(piece.notes))
@@ -217,7 +217,7 @@ class WholePieces(Dataset[Batch]):
 
 
 def transposed(values: Tensor, shift: int) -> Tensor:
-    """(..., 88) moved up by `shift` pitches; nothing that sounds may leave the keyboard."""
+    """Transpose (..., 88) by `shift` semitones; no sounding note may leave the keyboard."""
     if not shift:
         return values
     moved = torch.zeros_like(values)
@@ -229,7 +229,7 @@ def transposed(values: Tensor, shift: int) -> Tensor:
 
 
 def padded(excerpts: Sequence[Batch]) -> Batch:
-    """Excerpts without the batch axis -> one batch."""
+    """Pad excerpts to one batch."""
     return Batch(
         *(torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in zip(*excerpts, strict=True))
     )
@@ -261,5 +261,5 @@ class LengthBatches(BatchSampler):
 
 
 def n_frames_of(pieces: Sequence[Any]) -> int:
-    """Frames of all pieces together."""
+    """Return the number of frames of all pieces."""
     return sum(len(piece.notes) for piece in pieces)

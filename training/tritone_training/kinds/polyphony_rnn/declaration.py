@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Final
 
 from tritone.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
-from tritone_training.declaration import Axis, Batching, Declaration, Instances, QueuePolicy, Serving, Tensor
-from tritone_training.limits import GRID, TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM
+from tritone_training.declaration import (
+    GRID,
+    TEMPERATURE_LIMITS,
+    TOP_K_LIMITS,
+    TOP_P_LIMITS,
+    UNIFORM,
+    Axis,
+    Batching,
+    Declaration,
+    Instances,
+    QueuePolicy,
+    Serving,
+    Tensor,
+)
 
 KIND_NAME: Final = "polyphony_rnn"
 
-# What the embedded corpus and MIDI files are learnt in: eighths. At sixteenths most frames repeat the one before,
+# Frames of the embedded corpus and of MIDI files are eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
 

@@ -5,9 +5,11 @@ Shapes: T frames, 88 pitches.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +20,18 @@ from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scor
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest
-from tritone_training.kinds.polyphony_rnn import report
 from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
 from tritone_training.kinds.polyphony_rnn.features import FrameHistory
 from tritone_training.kinds.polyphony_rnn.network import NetworkState, PolyphonyNetwork, frame_nll, load_network
+from tritone_training.plots import saved_figure
 from tritone_training.progress import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _PIECES_AT_ONCE: Final = 32
 _N_BINS: Final = 20
+_N_PIECES: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +43,7 @@ class Evaluation:
         nll: (T,) nats for each frame of each piece.
         hits: pitches that were expected (probability of 0.5 or more) and sounded, over all frames.
         false_alarms: that were expected and did not sound.
-        misses: that sounded unexpected.
+        misses: that sounded and were not expected.
         expected: (20,) sum of the probabilities that fell into each of 20 equal bins.
         sounded: (20,) how many of the pitches in each bin sounded.
         counts: (20,) pitches in each bin.
@@ -54,14 +60,14 @@ class Evaluation:
 
     @property
     def n_frames(self) -> int:
-        """Over all pieces."""
+        """Return the number of frames of all pieces."""
         return sum(len(nll) for nll in self.nll)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """JSON-able metrics.
+        """Return the metrics as plain values.
 
-        `nll_per_frame` is the mean over all frames, the first of each piece included, whose past is empty;
+        `nll_per_frame` is the mean over all frames, including the first of each piece, which has no history;
         `accuracy` is that of frames in Bay et al. 2009 (ISMIR), at a threshold of 0.5.
         """
         nats = sum(float(nll.sum()) for nll in self.nll) / self.n_frames
@@ -135,7 +141,7 @@ def _count(
     agreed: npt.NDArray[np.int64],
     bins: npt.NDArray[np.float64],
 ) -> None:
-    """Add (..., 88) probabilities and what came of them to the running counts, in place."""
+    """Add probabilities (..., 88) and outcomes to the running counts, in place."""
     guessed = likely >= 0.5
     agreed += np.array([(guessed & sounds).sum(), (guessed & ~sounds).sum(), (~guessed & sounds).sum()])
     place = np.minimum((likely * _N_BINS).astype(np.int64), _N_BINS - 1).reshape(-1, N_PITCHES).ravel()
@@ -162,7 +168,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     details = {
         "split": request.split,
         "frames_per_quarter": wanted or None,
-        # Metrics on pieces that the checkpoint was trained on say nothing about new ones.
+        # Metrics on training pieces do not generalise to new ones.
         "n_seen_in_training": _n_of_split("train", scores, chosen, info),
         "n_early_stopping": _n_of_split("valid", scores, chosen, info),  # decided when training stopped
     }
@@ -172,12 +178,12 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         metrics=metrics,
         details=details,
         summary=summarize({**metrics, **details}),
-        report=None if request.report is None else report.write(request.report, evaluation),
+        report=None if request.report is None else write_report(request.report, evaluation),
     )
 
 
 def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[str, dict[str, float]]:
-    """Nats and sizes of each split."""
+    """Return nats and sizes of each split."""
     found = {}
     for split in SPLITS:
         rows = [nll for piece, nll in zip(chosen, evaluation.nll, strict=True) if piece.split == split]
@@ -189,7 +195,52 @@ def _by_split(chosen: tuple[ScorePiece, ...], evaluation: Evaluation) -> dict[st
 
 
 def _n_of_split(split: str, scores: ScoreSet, chosen: tuple[ScorePiece, ...], info: Mapping[str, Any]) -> int | None:
-    """Return how many pieces belong to a split of the training run; None for another data set."""
+    """Return the number of pieces in a split of the training run; None for another data set."""
     if scores.fingerprint != info["data"]["fingerprint"]:
         return None
     return sum(piece.split == split for piece in chosen)
+
+
+def write_report(folder: Path, evaluation: Evaluation) -> list[str]:
+    """Write the files of the report and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with saved_figure(folder / "nll_over_time.png", (10, 5)) as [[axes]]:
+        _draw_pieces(axes, evaluation)
+    with saved_figure(folder / "reliability.png", (5, 5)) as [[axes]]:
+        _draw_reliability(axes, evaluation)
+    _write_pieces(folder / "pieces.csv", evaluation)
+    return [str(folder / name) for name in ("nll_over_time.png", "reliability.png", "pieces.csv")]
+
+
+def _draw_pieces(axes: Axes, evaluation: Evaluation) -> None:
+    """Draw the negative log-likelihood of pieces, from the lowest mean to the highest."""
+    means = [float(nll.mean()) for nll in evaluation.nll]
+    order = np.argsort(means)
+    places = np.unique(np.linspace(0, len(order) - 1, _N_PIECES).round().astype(int))
+    for index in order[places]:
+        # The legend shows numbers, because names come from the user; pieces.csv maps numbers to names.
+        axes.plot(evaluation.nll[index], linewidth=1, label=f"piece {index}: mean {means[index]:.2f}")
+    overall = evaluation.metrics["nll_per_frame"]
+    axes.axhline(overall, color="black", linewidth=0.8, label=f"all frames: mean {overall:.2f}")
+    axes.set(xlabel="frame", ylabel="negative log-likelihood (nats)", ylim=(0, None))
+    axes.set_title("surprise along pieces, from the most expected to the least")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _draw_reliability(axes: Axes, evaluation: Evaluation) -> None:
+    there = evaluation.counts > 0
+    expected = evaluation.expected[there] / evaluation.counts[there]
+    sounded = evaluation.sounded[there] / evaluation.counts[there]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, label="perfectly calibrated")
+    axes.plot(expected, sounded, color="tab:blue", marker="o", label="pitches of all frames")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="probability", ylabel="share that sounded")
+    axes.set_title(f"calibration error {evaluation.metrics['calibration_error']:.4f}")
+    axes.legend(loc="lower right")
+
+
+def _write_pieces(path: Path, evaluation: Evaluation) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["number", "piece", "n_frames", "nll_per_frame", "nll_first_frame"])
+        for number, (name, nll) in enumerate(zip(evaluation.names, evaluation.nll, strict=True)):
+            writer.writerow([number, name, len(nll), f"{nll.mean():.4f}", f"{nll[0]:.4f}"])

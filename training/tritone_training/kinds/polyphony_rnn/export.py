@@ -20,7 +20,7 @@ def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
     """Return what `tritone export` needs: the scorer, and the sampler as its companion.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a backbone, which this kind has none of.
+        CheckpointError: no checkpoint is given, or a pretrained backbone, which this kind does not support.
     """
     if pretrained is not None:
         raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")

@@ -60,7 +60,7 @@ class FrameFeatures(NamedTuple):
 
 
 class FeatureExtractor(nn.Module):
-    """Turns frames into features; its constants are buffers, because a loop's body exports no others."""
+    """Computes features of frames; constants are buffers, because the body of an exported loop supports no others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class FeatureExtractor(nn.Module):
         Args:
             like: (B, 88) float; its batch size and device count.
         """
-        # Not zeros(B, ...): a loop wants states whose batch size is the very symbol of its inputs'.
+        # Not zeros(B, ...): the exporter requires states with the same symbolic batch size as the inputs.
         empty = like * 0.0
         nothing = empty[:, None]  # (B, 1, 88)
         lagged = empty[:, :1, None].expand(-1, len(ECHOES), N_LAGS).clone()
@@ -116,8 +116,8 @@ class FeatureExtractor(nn.Module):
         resemblance = self._resemblance(history, notes)
         n_frames = history.n_frames + 1
         past = torch.cat([notes[:, None], history.past[:, :-1]], 1)
-        # The frame l steps back was followed by the one l - 1 steps back: where `resemblance` says how alike now and
-        # then are, `past` at the same index says what came next.
+        # The frame l steps back was followed by the one l - 1 steps back: `resemblance` holds the similarity of now and
+        # then, and `past` at the same index holds the frame that followed.
         known = (self.lags < n_frames[:, None])[:, None].to(notes.dtype)  # (B, 1, L)
         weights = torch.softmax(resemblance * self.echo_sharpness * known + (1 - known) * _NEVER, dim=2) * known
         echoes = torch.matmul(weights, past)  # (B, 3, 88)
@@ -129,7 +129,7 @@ class FeatureExtractor(nn.Module):
         )
 
     def _resemblance(self, history: FrameHistory, notes: Tensor) -> Tensor:
-        """(B, 3, L) running means of the Dice coefficient of each frame with the one 1..L frames before it."""
+        """Return running means (B, 3, L) of the Dice coefficient of each frame with the one 1..L frames before it."""
         common = torch.matmul(history.past, notes[:, :, None])[:, :, 0]  # (B, L)
         total = history.past.sum(2) + notes.sum(1, keepdim=True)
         alike = torch.where(
@@ -139,7 +139,7 @@ class FeatureExtractor(nn.Module):
         return history.resemblance * self.echo_keeps + (1 - self.echo_keeps) * alike[:, None]
 
     def _frame_features(self, n_frames: Tensor, sureness: Tensor) -> Tensor:
-        """(B,), (B, 3) -> (B, G)."""
+        """Return the features of the frame: (B,), (B, 3) -> (B, G)."""
         # The remainder first: sine and cosine of large numbers differ from one library to another.
         phase = torch.remainder(n_frames[:, None], self.cycles) * (2 * torch.pi / self.cycles)
         fades = torch.exp(-n_frames[:, None] / self.fades)

@@ -20,7 +20,7 @@ MONITOR = "valid_nll_per_frame"
 
 
 class PolyphonyModule(lightning.LightningModule):
-    """Trains a PolyphonyNetwork; validation looks at `averaged`, the running mean of its weights over the steps."""
+    """Trains a PolyphonyNetwork; `averaged`, the running mean of its weights, is validated and kept."""
 
     def __init__(self, network: PolyphonyNetwork, config: PolyphonyConfig) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class PolyphonyModule(lightning.LightningModule):
         self._valid = (0.0, 0.0)  # nats, frames
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Mean nats a frame of one batch."""
+        """Return the mean nats per frame of one batch."""
         nll = frame_nll(self.network(batch.pitch, batch.frame), batch.notes)  # (B, T)
         n_frames = batch.counts.sum().clamp_min(1)
         loss = (nll * batch.counts).sum() / n_frames
@@ -55,19 +55,19 @@ class PolyphonyModule(lightning.LightningModule):
                 ours.lerp_(theirs, 1 - keeps)
 
     def on_validation_epoch_start(self) -> None:
-        """Begin a new sum."""
+        """Reset the sums."""
         self.averaged.eval()
         self._valid = (0.0, 0.0)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Whole pieces; the loader adds an axis before the batch's own."""
+        """Evaluate whole pieces; the loader adds an axis before that of the batch."""
         notes, pitch, frame, counts = (part[0] for part in batch)
         nll = frame_nll(self.averaged(pitch, frame), notes) * counts
         nats, n_frames = self._valid
         self._valid = (nats + float(nll.sum()), n_frames + float(counts.sum()))
 
     def on_validation_epoch_end(self) -> None:
-        """The mean over all frames of the split, as `evaluate` takes it."""
+        """Log the mean over all frames of the split, as `evaluate` computes it."""
         nats, n_frames = self._valid
         self.log(MONITOR, nats / n_frames, prog_bar=True, sync_dist=True)
 

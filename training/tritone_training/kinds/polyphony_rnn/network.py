@@ -1,7 +1,7 @@
-"""The network of `polyphony_rnn`: the frames so far in, the probability that each pitch sounds next out.
+"""The network of `polyphony_rnn`, which predicts from the frames so far whether each pitch sounds next.
 
 One recurrent network with one set of weights runs at each of the 88 pitches (tied parallel networks, Johnson 2017,
-EvoMUSART), so that what is learnt in one key holds in all. Its inputs are the neighbouring pitches through a
+EvoMUSART), so that the network generalises over keys. Its inputs are the neighbouring pitches through a
 convolution, the harmony as pitch classes relative to its own, and features of the whole frame.
 
 Shapes: B batch, T frames, 88 pitches, C features of a pitch, G features of a frame, M units, H units of the
@@ -80,7 +80,7 @@ class PolyphonyNetwork(nn.Module):
         self.classes: Tensor
 
     def forward(self, pitch: Tensor, frame: Tensor) -> Tensor:
-        """Whole sequences, for training.
+        """Return the logits of whole sequences, for training.
 
         Args:
             pitch: (B, T, C, 88) features before each frame.
@@ -108,7 +108,7 @@ class PolyphonyNetwork(nn.Module):
         return torch.relu(around + harmony + self.frame(features.frame)[:, None] + self.height)
 
     def readout(self, hidden: Tensor, seen: Tensor) -> Tensor:
-        """(..., H), (..., M) -> (...) logits."""
+        """Return logits (...) from (..., H) and (..., M)."""
         logits: Tensor = self.out(self.dropout(hidden + torch.relu(self.past_it(seen))))[..., 0]
         return logits
 
@@ -134,13 +134,13 @@ class PolyphonyNetwork(nn.Module):
         return NetworkState(history, hidden, logits)
 
     def _step(self, features: FrameFeatures, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the recurrent layer, and what it predicts: (B, 88, H), (B, 88)."""
+        """Apply one step of the recurrent layer; return its state (B, 88, H) and logits (B, 88)."""
         seen = self.pitch_inputs(features)
         hidden = self._recur(seen, hidden)
         return hidden, self.readout(hidden, seen)
 
     def _recur(self, seen: Tensor, hidden: Tensor) -> Tensor:
-        """The equations of `torch.nn.GRU`, written out: inside a loop there is no layer that takes one step."""
+        """Apply one step of `torch.nn.GRU`, spelled out, because an exported loop supports no such layer."""
         weight_in, weight_back, bias_in, bias_back = self.recurrent.all_weights[0]
         ours = nn.functional.linear(seen, weight_in, bias_in)
         theirs = nn.functional.linear(hidden, weight_back, bias_back)
@@ -197,7 +197,7 @@ class Sampler(nn.Module):
         Args:
             prompt: (B, P, 88) uint8, P >= 1; what is not 0 sounds.
             noise: (B, N, 88) uniform in 0 <= u < 1.
-            temperature: (B,) above 0; below 1 the likely gets likelier.
+            temperature: (B,) above 0; below 1 is more conservative, above 1 more random.
             top_k: (B,) int64, at most so many pitches sound at once, except that equally likely ones count as one.
             top_p: (B,) a pitch less likely than 1 - p never sounds.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from tritone_training import checkpoint, fitting
+from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
@@ -32,7 +33,6 @@ from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
 from tritone_training.kinds.polyphony_rnn.network import build_network
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import load_matching, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 8
 # The test split is measured by `tritone evaluate` alone, so that nothing is chosen by it.
@@ -44,8 +44,8 @@ class TrainingData:
     """Data and features, shared between trials.
 
     Attributes:
-        frames_per_quarter: of the frames that are learnt; 0 if unknown.
-        pieces: by split, as much of them as the configuration learns and looks at.
+        frames_per_quarter: of the training frames; 0 if unknown.
+        pieces: by split, cut to the lengths of the configuration.
         features: by split, with features.
     """
 
@@ -56,7 +56,7 @@ class TrainingData:
 
 
 def prepare(request: TrainRequest) -> TrainingData:
-    """Load the data set and hear every piece of its training and validation splits.
+    """Load the data set and compute the features of its training and validation splits.
 
     Raises:
         DataError: the data cannot be used, or lack a split.
@@ -96,10 +96,10 @@ def configure(request: TrainRequest) -> PolyphonyConfig:
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Fit on the training split; the validation split decides which epoch is kept.
+    """Fit on the training split; the validation split selects the epoch.
 
     Raises:
-        TrainingError: training diverged, or the seed or devices cannot be had.
+        TrainingError: training diverged, or the seed or the devices are not available.
     """
     fitting.seed_everything(request.seed)
     network = build_network(config)

@@ -23,8 +23,8 @@ from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.checkpoint_folder import check_together, load_info
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender, score_in_chunks
-from tritone_training.metrics.ranking import beyond_accuracy, hits_of, means, per_user, top_items
 from tritone_training.progress import progress_bar
+from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
 
 def evaluate(request: EvaluateRequest) -> EvaluationResult:

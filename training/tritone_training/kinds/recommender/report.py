@@ -11,8 +11,8 @@ import numpy as np
 
 from tritone_serving.recommender.ensemble import SEGMENTS
 from tritone_training.evaluation import Table
-from tritone_training.metrics.ranking import MAIN_METRICS
 from tritone_training.plots import saved_figure
+from tritone_training.ranking_metrics import MAIN_METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

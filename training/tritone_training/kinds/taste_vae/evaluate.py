@@ -17,8 +17,8 @@ from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
 from tritone_training.kinds.taste_vae.export import load_network
 from tritone_training.kinds.taste_vae.train import weigh_rows
-from tritone_training.metrics.ranking import MAIN_METRICS, hits_of, means, per_user, top_items
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
+from tritone_training.ranking_metrics import MAIN_METRICS, hits_of, means, per_user, top_items
 
 _AT_ONCE = 256
 TASTE_FOLDER: Final = "taste_vae"  # inside the checkpoint of a recommender

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
+from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
 from tritone_training.data.interactions import ListeningData, load_listening
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
@@ -26,7 +27,6 @@ from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
 from tritone_training.training_state import Snapshot
-from tritone_training.warm_start import WarmStart, saved_checkpoint, warm_start_info
 
 _VALID_BATCH = 256
 

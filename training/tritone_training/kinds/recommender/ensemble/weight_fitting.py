@@ -22,7 +22,7 @@ from scipy import sparse
 from tritone_serving.recommender import Recommender
 from tritone_serving.recommender.base_models.content import Sound, Tags
 from tritone_serving.recommender.ensemble import BIAS, log_scaled
-from tritone_training.metrics.ranking import per_user
+from tritone_training.ranking_metrics import per_user
 
 Floats = npt.NDArray[np.float32]
 _COLD_WEIGHT: Final = 0.04  # of the share of found cold items in the objective

@@ -79,7 +79,7 @@ def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
 
 
 def _bundled_recordings(progress: bool) -> list[tuple[str, Recording]]:
-    from tritone_training.data.embedded import embedded_recordings
+    from tritone_training.data.loading import embedded_recordings
 
     found = embedded_recordings(n_variants=1, progress=progress).recordings
     return [(recording.name.partition("#")[0], recording) for recording in found]

@@ -1,33 +1,25 @@
-"""The decoder of the two-bar autoencoder: a latent vector to voices, step by step, from the highest voice down.
+"""Encoder and decoder of the two-bar autoencoder.
 
-The latent vector becomes features of each step of each voice; a GRU adds what was generated so far. From the features
-alone comes a pitch around which the values are likely, so that rare pitches need not be learnt one by one. A grammar
-allows a hold only where the voice sounds, so that every output is a valid span. Pitches are relative to the level,
-which the latent vector holds separately.
+The encoder maps spans to a normal distribution over the latent space, the decoder samples spans from latent vectors.
 
-Shapes: B batch, N = 32 time steps, V = 4 voices, K = 89 values of a relative voice, Q = 8 quarters, Z latent, D width,
-F features of a step of a voice, E width of an embedding, H hidden, W width of a head.
+The last number of the latent vector is the level, the mean pitch of the span. The rest consists of 32 equal parts, one
+for each quarter note of each voice (four voices, eight quarters), all computed by the same layers. The network
+therefore generalises over keys, quarters and voices, and can be trained on a few thousand spans. Convolutions over
+quarters and the mixing of voices connect each part with its neighbours.
+
+Shapes: B batch, N = 32 time steps, V = 4 voices, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import N_PITCHES
-from tritone.music.voices import FIRST_STRIKE, HOLD, N_VOICES
-from tritone_training.bars.encoder import (
-    LEVEL_SCALE,
-    N_PARTS,
-    N_QUARTERS,
-    PITCH_SCALE,
-    STEPS_PER_QUARTER,
-    ConvBlock,
-    FeedForward,
-    MixVoices,
-)
+from tritone.music.voices import FIRST_STRIKE, HOLD, N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.spans import (
     MIDDLE_LEVEL,
     N_MARKS,
@@ -36,22 +28,133 @@ from tritone_training.bars.spans import (
     REACH,
     SILENCE,
     before,
+    level_of,
     marks_of,
     sounding_next,
     sounding_of,
     to_absolute,
+    to_relative,
 )
 from tritone_training.generation import NEVER, SamplingFilter, State, choose, open_above, unrolled_or_scan
 
-_HIDDEN_SOUNDING: Final = N_SOUNDING  # what stands for a step that word dropout hides
+N_QUARTERS: Final = 8
+STEPS_PER_QUARTER: Final = SPAN_FRAMES // N_QUARTERS
+N_PARTS: Final = N_QUARTERS * N_VOICES
+PITCH_SCALE: Final = 6.0  # semitones
+_LOG_VARIANCE_RANGE: Final = (-8.0, 4.0)
+_FIRST_LOG_VARIANCE: Final = -4.0  # little noise at first, or the decoder learns to ignore the latent
+# The level is computed, not learned: a standard deviation of the prior is eight semitones, with an uncertainty of a
+# quarter of a semitone.
+LEVEL_SCALE: Final = 8.0
+_LEVEL_LOG_VARIANCE: Final = 2 * math.log(0.25 / LEVEL_SCALE)
+_HIDDEN_SOUNDING: Final = N_SOUNDING  # index of a step that word dropout hides
 _HIDDEN_MARK: Final = N_MARKS
 _LEVEL_DEVIATION: Final = 0.3  # semitones
-_PLACE_SCALE: Final = 4.0  # the layer's answer 1 is 24 semitones from the level
+_PLACE_SCALE: Final = 4.0  # an output of 1 is 24 semitones from the level
 _FIRST_SLOPE: Final = 2.0  # begin with some two nats for six semitones
 
 
+class ConvBlock(nn.Module):
+    """A residual convolution over time: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.convolution = nn.Conv1d(width, width, 3, padding=1)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        hidden = self.convolution(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        added: Tensor = x + self.out(nn.functional.silu(hidden))
+        return added
+
+
+class FeedForward(nn.Module):
+    """A residual layer applied to each step separately: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.wide = nn.Linear(width, 2 * width)
+        self.narrow = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        added: Tensor = x + self.narrow(nn.functional.silu(self.wide(self.norm(x))))
+        return added
+
+
+class MixVoices(nn.Module):
+    """A layer that mixes the voices of each quarter: (B, V, Q, D) -> (B, V, Q, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(N_VOICES * width, width)
+        self.out = nn.Linear(width, N_VOICES * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, V, Q, D) -> (B, V, Q, D)."""
+        together = nn.functional.silu(self.mix(self.norm(x).transpose(1, 2).flatten(2)))
+        added: Tensor = x + self.out(together).unflatten(2, (N_VOICES, -1)).transpose(1, 2)
+        return added
+
+
+class SpanEncoder(nn.Module):
+    """Maps voices to mean and log variance of the latent vector.
+
+    Args:
+        n_latent: Z, one more than a multiple of 32.
+        width: D of a quarter of a voice.
+        step_width: E of a time step of a voice.
+    """
+
+    def __init__(self, *, n_latent: int, width: int, step_width: int) -> None:
+        super().__init__()
+        self.sounding = nn.Embedding(N_SOUNDING, step_width)
+        self.mark = nn.Embedding(N_MARKS, step_width)
+        self.lane = nn.Parameter(0.02 * torch.randn(N_VOICES, 1, step_width))
+        self.step = nn.Parameter(0.02 * torch.randn(SPAN_FRAMES, step_width))
+        self.steps = ConvBlock(step_width)
+        self.to_quarters = nn.Linear(STEPS_PER_QUARTER * step_width, width)
+        self.quarters = ConvBlock(width)
+        self.lanes = nn.Sequential(MixVoices(width), FeedForward(width), nn.LayerNorm(width))
+        self.mean = nn.Linear(width, (n_latent - 1) // N_PARTS)
+        self.log_variance = nn.Linear(width, (n_latent - 1) // N_PARTS)
+        with torch.no_grad():  # pitches that are near begin near
+            self.sounding.weight[1:, 0] = (torch.arange(N_SOUNDING - 1) - REACH) / PITCH_SCALE
+            self.sounding.weight[SILENCE, 0] = 0
+        nn.init.zeros_(self.log_variance.weight)
+        nn.init.constant_(self.log_variance.bias, _FIRST_LOG_VARIANCE)
+
+    def forward(self, voices: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode.
+
+        Args:
+            voices: (B, N, V) int64; values out of range count as the nearest in range.
+
+        Returns:
+            mean and log variance, (B, Z) each.
+        """
+        voices = voices.clamp(0, N_VOICE_VALUES - 1)
+        level = level_of(voices)
+        voices = to_relative(voices, level)
+        sounding = sounding_of(voices)
+        embedded = (self.sounding(sounding) + self.mark(marks_of(voices, sounding))).transpose(1, 2)  # (B, V, N, E)
+        x = self.steps((embedded + self.lane + self.step).flatten(0, 1))
+        x = self.to_quarters(x.unflatten(1, (N_QUARTERS, STEPS_PER_QUARTER)).flatten(2))  # (B * V, Q, D)
+        x = self.lanes(self.quarters(x).unflatten(0, (-1, N_VOICES))).transpose(1, 2)  # (B, Q, V, D)
+        log_variance = self.log_variance(x).flatten(1).clamp(*_LOG_VARIANCE_RANGE)
+        level_mean = (level - MIDDLE_LEVEL).to(x.dtype)[:, None] / LEVEL_SCALE
+        return (
+            torch.cat([self.mean(x).flatten(1), level_mean], dim=1),
+            torch.cat([log_variance, torch.full_like(level_mean, _LEVEL_LOG_VARIANCE)], dim=1),
+        )
+
+
 class SpanDecoder(nn.Module):
-    """Latent vectors to voices.
+    """Maps latent vectors to voices.
 
     Args:
         n_latent: Z, one more than a multiple of 32.
@@ -98,27 +201,27 @@ class SpanDecoder(nn.Module):
         return steps
 
     def nearness(self, features: Tensor) -> Tensor:
-        """How near each value's pitch lies to the place that the features name: (..., F) -> (..., K), 0 at most."""
+        """Return the negative scaled distance of each pitch from a predicted one: (..., F) -> (..., K), at most 0."""
         place, slope = self.place(features).split(1, dim=-1)
         distance = (self.pitches - _PLACE_SCALE * place).abs()
         return nn.functional.pad(-nn.functional.softplus(slope + _FIRST_SLOPE) * distance, (FIRST_STRIKE, 0))
 
     def level(self, latent: Tensor) -> Tensor:
-        """The level that a latent vector means: (B, Z) -> (B,) int64, a column of the grid."""
+        """Return the level encoded in a latent vector: (B, Z) -> (B,) int64, a column of the grid."""
         return level_place(latent).round().to(torch.int64).clamp(0, N_PITCHES - 1)
 
     def level_logits(self, latent: Tensor) -> Tensor:
-        """How likely each level is, a normal distribution in steps: (B, Z) -> (B, 88)."""
+        """Return the logits of a discretised normal distribution over levels: (B, Z) -> (B, 88)."""
         column = torch.arange(N_PITCHES, device=latent.device)
         return -0.5 * ((column - level_place(latent)[:, None]) / _LEVEL_DEVIATION) ** 2
 
     def logits(self, latent: Tensor, voices: Tensor, *, hidden_steps: Tensor | None = None) -> Tensor:
-        """Logits of each value given all that stands before it (teacher forcing).
+        """Return the logits of each value given all values before it (teacher forcing).
 
         Args:
             latent: (B, Z).
             voices: (B, N, V) relative.
-            hidden_steps: (B, N) bool, steps at which the network may not see what was written before (word dropout).
+            hidden_steps: (B, N) bool, steps whose previous values are hidden from the network (word dropout).
 
         Returns:
             (B, N, V, K), the forbidden ones at -1e9.
@@ -161,7 +264,7 @@ class SpanDecoder(nn.Module):
         top_p: Tensor,
         tilt: Tensor | None = None,
     ) -> Tensor:
-        """As `write`, but the answer is relative.
+        """Sample spans relative to the level, as `write` otherwise.
 
         Args:
             tilt: (B, K) added to the logits of every step and voice.
@@ -201,7 +304,7 @@ class SpanDecoder(nn.Module):
         return torch.cat([features.flatten(-2), embedded.flatten(-2)], dim=-1)
 
     def _heads(self, states: Tensor, features: Tensor, sounding: Tensor) -> list[Tensor]:
-        """(..., H), (..., V, F), (..., V) -> for each voice (..., W), without the contributions of the voices above."""
+        """Return (..., W) for each voice, without the terms of the voices above: (..., H), (..., V, F), (..., V)."""
         shared = self.from_hidden(states).unflatten(-1, (N_VOICES, -1))
         return list((shared + self.from_features(features) + self.own_sounding(sounding)).unbind(-2))
 
@@ -213,7 +316,7 @@ class SpanDecoder(nn.Module):
             heads[below] = heads[below] + added
 
     def _gru_step(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """One step of `self.gru`, written out so that it can stand in a Scan: (B, I), (B, H) -> (B, H)."""
+        """Apply one step of `self.gru`, spelled out so that it can be exported in a Scan: (B, I), (B, H) -> (B, H)."""
         get = self.gru.get_parameter
         from_x = nn.functional.linear(x, get("weight_ih_l0"), get("bias_ih_l0"))
         from_hidden = nn.functional.linear(hidden, get("weight_hh_l0"), get("bias_hh_l0"))
@@ -225,11 +328,11 @@ class SpanDecoder(nn.Module):
 
 
 def level_place(latent: Tensor) -> Tensor:
-    """The level before it is rounded: (B, Z) -> (B,)."""
+    """Return the level before rounding: (B, Z) -> (B,)."""
     return MIDDLE_LEVEL + LEVEL_SCALE * latent[:, -1]
 
 
 def allowed_values(sounding: Tensor) -> Tensor:
-    """The grammar: all but holding nothing. What sounds before (..., V) -> (..., V, K) bool."""
+    """Return the values that the grammar allows: all, except a hold after silence; (..., V) -> (..., V, K) bool."""
     value = torch.arange(N_RELATIVE, device=sounding.device)
     return (value != HOLD) | (sounding[..., None] != SILENCE)

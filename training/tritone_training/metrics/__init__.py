@@ -1,1 +1,0 @@
-"""Metrics that several kinds share."""
