@@ -11,7 +11,7 @@ from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES,
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
 from tritone_training.kinds.genre_cnn.export import exportable
-from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train
+from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train_prepared
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -33,7 +33,7 @@ KIND = ModelKind(
     presets=PRESETS,
     pretrained_changes=PRETRAINED_CHANGES,
     reader=prepare,
-    trainer=train,
+    trainer=lambda request, config, data: train_prepared(request, config, data).summary,
     evaluator=evaluate,
     cross_validator=crossvalidate,
     score="accuracy",

@@ -94,11 +94,6 @@ class TrainingResult:
     evaluations: Mapping[str, Evaluation]
 
 
-def train(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> Mapping[str, Any]:
-    """Train as `train_prepared` does, and return the summary."""
-    return train_prepared(request, config, prepared).summary
-
-
 def train_prepared(request: TrainRequest, config: GenreConfig, prepared: TrainingData) -> TrainingResult:
     """Fit on all folds except the held-out one; an eighth of the recordings is used for early stopping.
 
