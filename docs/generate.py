@@ -222,7 +222,8 @@ def _model(declaration: Any, kind: str) -> list[str]:
     if steps is None:
         serving = declaration.serving
         facts = [f"Kind `{kind}`, backend `{declaration.backend}`"]
-        facts.append(f"at most {serving.batching.max_batch_size} rows a request")
+        n_rows = serving.batching.max_batch_size
+        facts.append(f"at most {n_rows} rows per request" if n_rows > 1 else "one row per request")
         if declaration.decoupled:
             facts.append("one request, many responses (gRPC streaming)")
         else:

@@ -58,17 +58,17 @@ def model_address(server: str) -> str:
     try:
         given = [make_endpoint(part.strip()) for part in parts]
     except InvalidInputError:
-        return server  # the client reports what is wrong
+        return server  # the client raises the error
     if len(given) == 2 and given[0].host == given[1].host and given[0].protocol != given[1].protocol:
         return next(part.strip() for part, each in zip(parts, given, strict=True) if each.protocol == "grpc")
     return server
 
 
 def require_grpc(server: str, calls: Calls) -> None:
-    """Check that a server answers over gRPC.
+    """Check that a server responds over gRPC.
 
     Raises:
-        CanaryError: the server does not answer; if the port was derived from that of HTTP, the message mentions it.
+        CanaryError: the server does not respond; if the port was derived from that of HTTP, the message mentions it.
     """
     from tritone_serving import CanaryError
 
@@ -85,7 +85,7 @@ def derivation(server: str) -> str:
     if not addresses.grpc_is_derived:
         return ""
     return (
-        f"; the gRPC port is taken to follow that of {addresses.http}: if it is another, give both addresses, as in "
+        f"; the gRPC port was assumed to be next to that of {addresses.http}; if it is not, give both addresses, as in "
         f"--server {addresses.http},{_bracketed(addresses.host)}:PORT"
     )
 
@@ -219,7 +219,7 @@ def read_secret(file: Path, option: str) -> str:
     try:
         secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file} cannot be read ({error})", param_hint=option) from error
+        raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=option) from error
     if not secret:
         raise typer.BadParameter(f"{file}: expected a key or token, got an empty file", param_hint=option)
     return secret
@@ -244,8 +244,8 @@ def live_server(
 
     Raises:
         typer.BadParameter: an address or the token file cannot be used.
-        AdminApiError: the server does not answer, or rejects the token.
-        CanaryError: the server does not answer over gRPC.
+        AdminApiError: the server does not respond, or rejects the token.
+        CanaryError: the server does not respond over gRPC.
     """
     from tritone import InvalidInputError
     from tritone.endpoints import make_endpoint
@@ -281,9 +281,8 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     from tritone_serving.admin import AdminApi
     from tritone_serving.security.admin_token import state_folder
 
-    if (
-        admin_token_file is None and not addresses.is_loopback
-    ):  # this machine's token must not be sent to another machine
+    # The token of this machine must not be sent to another one.
+    if admin_token_file is None and not addresses.is_loopback:
         raise typer.BadParameter(
             f"{addresses.http} is not on this machine: expected the file with its admin token, got none",
             param_hint="--admin-token-file",
@@ -296,7 +295,7 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
         token = token_file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(
-            f"{token_file} cannot be read ({error}); check that your server runs with HTTP port "
+            f"{token_file} cannot be read: {error}; check that your server runs with HTTP port "
             f"{addresses.http_port}, or give its token file",
             param_hint="--admin-token-file",
         ) from error

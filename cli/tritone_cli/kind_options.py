@@ -1,4 +1,4 @@
-"""Refuse options that the given model kind does not take."""
+"""Refuse options that a model kind does not support."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _EXPLICIT: Final = frozenset({"COMMANDLINE", "ENVIRONMENT"})
 
 
 def check_kind_takes(context: typer.Context, kind_name: str) -> None:
-    """Check that the kind takes all options that were given.
+    """Check that a kind supports all given options.
 
     Raises:
-        UnknownKindError: no such kind.
-        typer.BadParameter: an option was given that the kind would ignore.
+        UnknownKindError: there is no such kind.
+        typer.BadParameter: the kind would ignore one of the options.
     """
     from tritone_training.registry import get_kind, kind_names
 
@@ -24,12 +24,12 @@ def check_kind_takes(context: typer.Context, kind_name: str) -> None:
     foreign = kind.options_not_taken(given)
     if not foreign:
         return
-    takers = [name for name in kind_names() if not get_kind(name).options_not_taken(foreign)]
-    taken = ", ".join(flag for name, flag in flags.items() if name in kind.options)
+    supporting = [name for name in kind_names() if not get_kind(name).options_not_taken(foreign)]
+    supported = ", ".join(flag for name, flag in flags.items() if name in kind.options)
     raise typer.BadParameter(
-        f"{kind_name} does not take {' and '.join(flags[name] for name in foreign)}: of the options that depend on the "
-        f"kind, it takes {taken or 'none'}; leave {'it' if len(foreign) == 1 else 'them'} out"
-        + (f" (for {' or '.join(takers)})" if takers else ""),
+        f"{kind_name} does not support {' and '.join(flags[name] for name in foreign)}: expected, of the options that "
+        f"depend on the kind, {supported or 'none'}; remove {'it' if len(foreign) == 1 else 'them'}"
+        + (f" (supported by {' and '.join(supporting)})" if supporting else ""),
         param_hint=flags[foreign[0]],
     )
 

@@ -133,7 +133,7 @@ Server = Annotated[
     typer.Option(
         envvar="TRITONE_SERVER",
         show_envvar=False,
-        help="Server address: host:port (gRPC), or grpc(s):// or http(s)://host:port; several replicas separated by "
+        help="Server address: host:port (gRPC), or grpc(s):// or http(s)://host:port. Separate several replicas by "
         "commas. Environment variable: TRITONE_SERVER.",
     ),
 ]
@@ -263,12 +263,12 @@ def parse_settings(settings: Sequence[str] | None, config: Path | None = None) -
         name, separator, text = setting.partition("=")
         try:
             value = ast.literal_eval(_CONSTANTS.get(text, text))
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the last ones for deep nesting
             value = text
             is_valid = text.replace("-", "_").isidentifier()
         else:
             is_valid = value is None or isinstance(value, bool | int | float | str | list | dict)
-        if not separator or not is_valid:
+        if not name.strip() or not separator or not is_valid:
             raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed
@@ -295,7 +295,7 @@ def require_unused(folder: Path | None, *, overwrite: bool, option: str) -> None
 def command_line(argv: Sequence[str]) -> str:
     """Return the command as the user typed it, for the model card."""
     typed = shlex.join(["tritone", *argv[1:]])
-    return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may hold bytes that are not text
+    return typed.encode("utf-8", "backslashreplace").decode("utf-8")  # a path may contain bytes that are not UTF-8
 
 
 def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
@@ -310,15 +310,13 @@ def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
 
 
 def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:
-    """Parse two whole numbers: `"3/4"` -> `(3, 4)`.
+    """Parse two integers: `"3/4"` -> `(3, 4)`.
 
     Raises:
-        typer.BadParameter: the text is not two whole numbers.
+        typer.BadParameter: the text is not two integers.
     """
     try:
         first, second = (int(part) for part in text.split(separator))
     except ValueError as error:
-        raise typer.BadParameter(
-            f"expected two whole numbers such as {example}, got {text!r}", param_hint=option
-        ) from error
+        raise typer.BadParameter(f"expected two integers such as {example}, got {text!r}", param_hint=option) from error
     return first, second

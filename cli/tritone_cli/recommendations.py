@@ -43,7 +43,7 @@ _BECAUSE_UNNAMED: Final = {  # of reasons without an id, such as those of taste_
     "tag": "tags",
 }
 _N_LISTED: Final = 5
-_WHOLE: Final = ("exact", "normalized")  # matches of a whole text; another match counts only if it is the only one
+_WHOLE: Final = ("exact", "normalized")  # matches of the whole title; other matches are used only if they are unique
 
 
 def recommend(
@@ -57,21 +57,21 @@ def recommend(
 
     Args:
         request: calls the model with lists of ids.
-        lists: name of the option without "--" -> ids or titles.
+        lists: ids or titles by name of the option, without "--".
 
     Raises:
-        InvalidInputError: a text is the title of several tracks; or the model knows none of the texts, and there are
+        InvalidInputError: a text is the title of several tracks; or the model knows none of the texts, but there are
             similar titles.
-        ClientError: as `request`.
+        ClientError: as in `request`.
     """
     from tritone import InvalidInputError, NothingKnownError
 
-    answer: Recommendations | None = None
+    found: Recommendations | None = None
     failure: NothingKnownError | None = None
     unknown = lists
     try:
-        answer = request(lists)
-        unknown = {name: getattr(answer.unknown, name) for name in lists}
+        found = request(lists)
+        unknown = {name: getattr(found.unknown, name) for name in lists}
     except NothingKnownError as error:
         failure = error
     ids: dict[str, str] = {}
@@ -84,14 +84,14 @@ def recommend(
             elif suggestions:
                 hints.append(f"{text!r} is neither an id nor a title; did you mean {suggestions}?")
     if ids:
-        answer = request({name: [ids.get(text, text) for text in texts] for name, texts in lists.items()})
-    if answer is None and hints:
+        found = request({name: [ids.get(text, text) for text in texts] for name, texts in lists.items()})
+    if found is None and hints:
         raise InvalidInputError(" ".join(hints)) from failure
-    if answer is None:
-        raise failure or InvalidInputError("expected an input to recommend by, got none")
+    if found is None:
+        raise failure or InvalidInputError("no input: expected at least one input to recommend by, got none")
     for hint in hints:
         console.say(hint)
-    return answer
+    return found
 
 
 def similar(music: MusicClient, request: Callable[[str], Recommendations], text: str, *, model: str) -> Recommendations:
@@ -101,8 +101,8 @@ def similar(music: MusicClient, request: Callable[[str], Recommendations], text:
         request: calls the model with an id.
 
     Raises:
-        InvalidInputError: as `recommend`.
-        ClientError: as `request`.
+        InvalidInputError: as in `recommend`.
+        ClientError: as in `request`.
     """
     from tritone import InvalidInputError, NothingKnownError
 
@@ -127,7 +127,7 @@ def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[
 
     try:
         page = music.find_tracks(text, limit=_N_LISTED + 1, model=model)
-    except (InvalidInputError, RequestRejectedError):  # blank, or a model without titles
+    except (InvalidInputError, RequestRejectedError):  # an empty text, or a model without titles
         return None, ""
     if not page:
         return None, ""

@@ -25,6 +25,7 @@ from tritone.exceptions import (
     ConnectionFailedError,
     InvalidAudioError,
     InvalidInputError,
+    InvalidModelNameError,
     InvalidScoreError,
     MissingExtraError,
     ModelNotFoundError,
@@ -35,6 +36,7 @@ from tritone.exceptions import (
     ServerBusyError,
     ServerError,
     TritoneError,
+    VersionChangedError,
 )
 
 if TYPE_CHECKING:
@@ -71,8 +73,8 @@ if TYPE_CHECKING:
         UnknownIds,
     )
 
-# Looked up when first used: the errors alone are wanted by every package and by `tritone --help`, and
-# NumPy, libsndfile and soxr would cost each of them a tenth of a second.
+# Imported when first used: every package and `tritone --help` import the exceptions only, and importing NumPy,
+# libsndfile and soxr would take each of them a tenth of a second.
 _LAZY = {
     "AsyncMusicClient": "async_client",
     "AsyncPieceStream": "operations.stream",
@@ -122,6 +124,7 @@ __all__ = [
     "InferResponse",
     "InvalidAudioError",
     "InvalidInputError",
+    "InvalidModelNameError",
     "InvalidScoreError",
     "MissingExtraError",
     "ModelNotFoundError",
@@ -152,6 +155,7 @@ __all__ = [
     "Transport",
     "TritoneError",
     "UnknownIds",
+    "VersionChangedError",
     "to_grid",
     "to_score",
 ]

@@ -10,26 +10,34 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar, Unpack
 
+from tritone.arguments import (
+    Id,
+    Ids,
+    Weights,
+    check_model_name,
+)
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
-from tritone.flows import Flow, Pause, ready_flow
-from tritone.messages import AsyncTransport, InferResponse, Request, Response, StreamRequest
-from tritone.music.noise import check_seed, fresh_seed
+from tritone.messages import (
+    AsyncTransport,
+    Flow,
+    InferResponse,
+    Pause,
+    Request,
+    Response,
+    StreamRequest,
+    ready_flow,
+)
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
-from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
+from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
-from tritone.operations.options import SamplingParams
-from tritone.operations.predict import predict_flow
 from tritone.operations.recommend import (
-    Id,
-    Ids,
     RecommendOptions,
-    Weights,
     find_tracks_flow,
     recommend_flow,
     similar_flow,
@@ -40,6 +48,11 @@ from tritone.results.classification import Classification
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
+from tritone.sampling import (
+    SamplingParams,
+    check_seed,
+    fresh_seed,
+)
 from tritone.tracing import call_span
 from tritone.transports import make_async_balanced_transport
 
@@ -78,7 +91,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         return await self._run(flow, self._deadline(timeout_s))
 
     async def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
-        """Embed a recording; recordings that sound alike have similar embeddings; see `MusicClient.embed`."""
+        """Embed a recording; recordings with similar sound have similar embeddings; see `MusicClient.embed`."""
         flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
         return await self._run(flow, self._deadline(timeout_s))
 
@@ -335,7 +348,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
 
     async def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
         """Return whether a model is ready; see `MusicClient.model_ready`."""
-        return await self._run(ready_flow(model), self._deadline(timeout_s))
+        return await self._run(ready_flow(check_model_name(model)), self._deadline(timeout_s))
 
     async def close(self) -> None:
         """Close all connections; the client cannot be used afterwards. May be called more than once."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar
 
+from tritone.arguments import check_model_name
 from tritone.constants import GENRE_MODEL, PRIORITIES, Priority
 from tritone.credentials import Credentials
 from tritone.endpoints import DEFAULT_URL, Endpoint, make_endpoints
 from tritone.exceptions import ClientError, InvalidInputError, NotCopiedError, ServerBusyError, ServerError
-from tritone.flows import check_model_name
 from tritone.messages import AsyncTransport, InferRequest, RequestT, StreamRequest, Transport
 from tritone.model_cache import ModelCache
 from tritone.retry import DEFAULT_RETRIES, Attempts, Deadline
@@ -107,7 +106,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
         self._priority = _checked_priority(priority)
-        self._endpoints = endpoints
+        self._urls = ",".join(endpoint.url for endpoint in endpoints)
         self._credentials = Credentials(
             service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
         )
@@ -158,10 +157,6 @@ class BaseClient(Generic[TRANSPORT]):
         other._priority = checked
         return other
 
-    @property
-    def _urls(self) -> str:
-        return ",".join(endpoint.url for endpoint in self._endpoints)
-
     def _open_arguments(self) -> dict[str, Any]:
         if self._closed:
             raise NotCopiedError("a closed client cannot be copied or pickled; create a new one", reason="closed")
@@ -204,8 +199,8 @@ def _checked_priority(priority: Priority) -> int:
 
 
 def _checked_timeout(timeout_s: float) -> float:
-    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not is_number or not math.isfinite(timeout_s) or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
+    is_plain = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
+    if not is_plain or not 0 < timeout_s <= LONGEST_TIMEOUT_S:
         raise InvalidInputError(
             f"invalid timeout_s: expected a number of seconds above 0 and at most {LONGEST_TIMEOUT_S} (30 days), got "
             f"{timeout_s!r}",

@@ -6,29 +6,38 @@ import itertools
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
+from tritone.arguments import (
+    Id,
+    Ids,
+    Weights,
+    check_model_name,
+)
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
-from tritone.flows import Flow, Pause, ready_flow
-from tritone.messages import InferResponse, Request, Response, StreamRequest, Transport
-from tritone.music.noise import check_seed, fresh_seed
+from tritone.messages import (
+    Flow,
+    InferResponse,
+    Pause,
+    Request,
+    Response,
+    StreamRequest,
+    Transport,
+    ready_flow,
+)
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
-from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow
+from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
-from tritone.operations.options import SamplingParams
-from tritone.operations.predict import predict_flow
 from tritone.operations.recommend import (
-    Id,
-    Ids,
     RecommendOptions,
-    Weights,
     find_tracks_flow,
     recommend_flow,
     similar_flow,
@@ -39,6 +48,11 @@ from tritone.results.classification import Classification
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
+from tritone.sampling import (
+    SamplingParams,
+    check_seed,
+    fresh_seed,
+)
 from tritone.tracing import call_span
 from tritone.transports import make_balanced_transport
 
@@ -98,7 +112,7 @@ class MusicClient(BaseClient[Transport]):
         return self._run(flow, self._deadline(timeout_s))
 
     def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
-        """Embed a recording; recordings that sound alike have similar embeddings.
+        """Embed a recording; recordings with similar sound have similar embeddings.
 
         Args:
             audio: as for `classify`.
@@ -514,7 +528,7 @@ class MusicClient(BaseClient[Transport]):
 
         Raises:
             ConnectionFailedError: the server cannot be reached.
-            RequestTimeoutError: the server does not answer.
+            RequestTimeoutError: the server does not respond.
         """
         return self._run(ready_flow(None), self._deadline(timeout_s))
 
@@ -523,9 +537,9 @@ class MusicClient(BaseClient[Transport]):
 
         Raises:
             ConnectionFailedError: the server cannot be reached.
-            RequestTimeoutError: the server does not answer.
+            RequestTimeoutError: the server does not respond.
         """
-        return self._run(ready_flow(model), self._deadline(timeout_s))
+        return self._run(ready_flow(check_model_name(model)), self._deadline(timeout_s))
 
     def close(self) -> None:
         """Close all connections; the client cannot be used afterwards. May be called more than once."""
@@ -546,18 +560,19 @@ class MusicClient(BaseClient[Transport]):
     def _run(self, flow: Flow[T], deadline: Deadline) -> T:
         """Send the requests of a flow and return its result."""
         with call_span(flow):
-            try:
-                step = next(flow)
-                while True:
-                    try:
-                        response = self._respond(step, deadline)
-                    except ClientError as error:
-                        step = flow.throw(error)
-                    else:
-                        step = flow.send(response)
-            except StopIteration as end:
-                result: T = end.value
-                return result
+            advance: Callable[[], Request | Pause] = partial(next, flow)
+            while True:
+                try:
+                    step = advance()
+                except StopIteration as end:  # of the flow only: a custom transport may raise it by mistake
+                    result: T = end.value
+                    return result
+                try:
+                    response = self._respond(step, deadline)
+                except ClientError as error:
+                    advance = partial(flow.throw, error)
+                else:
+                    advance = partial(flow.send, response)
 
     def _respond(self, step: Request | Pause, deadline: Deadline) -> Response | None:
         if isinstance(step, Pause):

@@ -1,6 +1,6 @@
 """Numbers and names on the wire that the client, the training code and the server agree on.
 
-The contract tests hold these against every kind's declaration.
+The contract tests compare them with the declarations of the model kinds.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
 # --- audio -------------------------------------------------------------------------------------
-SAMPLE_RATE_HZ: Final = 22_050  # half of CD: music information lies below 11 kHz, and the data sets come so
+SAMPLE_RATE_HZ: Final = 22_050  # half of CD: most musical information is below 11 kHz, and the public data sets use it
 WINDOW_S: Final = 3.0  # long enough for a bar of music, short enough for a timeline
 WINDOW_SAMPLES: Final = 66_150  # WINDOW_S * SAMPLE_RATE_HZ
-MIN_DURATION_S: Final = 0.5  # shorter recordings hold no music to judge
-SILENCE_PEAK: Final = 1e-4  # -80 dBFS: below this peak a recording is called silent
+MIN_DURATION_S: Final = 0.5  # shorter recordings are rejected
+SILENCE_PEAK: Final = 1e-4  # -80 dBFS: recordings with a lower peak are rejected as silent
 LARGEST_SAMPLE: Final = 64.0  # 36 dB over full scale: above it, integers were passed as floats
 
 # --- genre_cnn ---------------------------------------------------------------------------------
@@ -31,17 +31,17 @@ EMOTIONS: Final = (
     "tension",
     "sadness",
 )
-# What `emotions` holds when the model was trained without emotion columns: impossible as a fraction,
-# and, unlike NaN, legal in JSON, so that a plain HTTP client can read it too.
+# The value of `emotions` in a model trained without emotion columns: impossible as a fraction and, unlike NaN, valid in
+# JSON, so that plain HTTP clients can read it too.
 EMOTION_NOT_TRAINED: Final = -1.0
 
-# --- models of written music -------------------------------------------------------------------
+# --- models of symbolic music ------------------------------------------------------------------
 COMPOSE_MODEL: Final = "music_transformer"
 STREAM_MODEL: Final = "composer"
 PREDICT_MODEL: Final = "polyphony_rnn"
 LATENT_MODEL: Final = "music_vae"
 SAMPLE_MODEL: Final = "music_gan"
-# What music_vae moves a piece along, in the order of its decoder's input `attributes`.
+# Attributes along which music_vae varies a piece, in the order of the input `attributes` of its decoder.
 ATTRIBUTES: Final = ("note_density", "pitch_range", "rhythmic_complexity")
 LARGEST_AMOUNT: Final = 10.0  # standard deviations along an attribute: training music stays within
 LARGEST_DENSITY: Final = 16.0  # struck notes per quarter: the maximum of four voices with four steps
@@ -51,17 +51,17 @@ LARGEST_TEMPERATURE: Final = 100.0
 
 # --- recommending -------------------------------------------------------------------------------
 RECOMMEND_MODEL: Final = "recommender"
-N_RECOMMENDED_MAX: Final = 10_000  # items that one answer holds
+N_RECOMMENDED_MAX: Final = 10_000  # tracks in one response
 # With reasons: up to 20 per item and base model; 200 items with a very long history take a server 0.3 s.
 N_EXPLAINED_MAX: Final = 200
 N_DIVERSE_MAX: Final = 1_000  # with diversity: the work grows with the square of the number
 N_ID_BYTES_MAX: Final = 4_096  # of one id, in UTF-8
-N_IDS_MAX: Final = 100_000  # ids that one list of a question holds, duplicates included
+N_IDS_MAX: Final = 100_000  # ids in one list of a request, duplicates included
 N_FRIENDS_MAX: Final = 1_000  # different ones
 LARGEST_EMBEDDING: Final = 1e6  # of each number; `genre_cnn` returns vectors of length 1
-# How tracks can be alike.
+# Kinds of similarity between tracks.
 WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
-# What a search for tracks can be limited to, and the order in which equally good matches are listed.
+# Fields of the search for tracks, in the order in which equally good matches are listed.
 SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
 

@@ -55,14 +55,15 @@ class Credentials:
         Raises:
             InvalidInputError: a value cannot be sent, or both are given.
         """
-        if service_key and user_token is not None:
+        sends_key = service_key is not None and not (isinstance(service_key, str) and not service_key)
+        if sends_key and user_token is not None:
             raise InvalidInputError(
                 "service_key and user_token are both given: expected only one of them",
                 argument="service_key",
                 reason="conflict",
             )
         self._headers: dict[str, str] = {}
-        if service_key:
+        if sends_key:
             self._headers[SERVICE_KEY_HEADER] = checked_secret("service_key", service_key)
         elif user_token is not None:
             self._headers[USER_TOKEN_HEADER] = checked_secret("user_token", user_token)

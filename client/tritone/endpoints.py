@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,6 +155,9 @@ def make_endpoint(
         InvalidInputError: an argument is invalid.
     """
     scheme, host, port, path = _parsed(url)
+    ca_file = _checked_file("ca_file", ca_file)
+    client_cert_file = _checked_file("client_cert_file", client_cert_file)
+    client_key_file = _checked_file("client_key_file", client_key_file)
     files = {"ca_file": ca_file, "client_cert_file": client_cert_file, "client_key_file": client_key_file}
     if any(files.values()) and not scheme.endswith("s"):
         raise InvalidInputError(
@@ -175,9 +179,9 @@ def make_endpoint(
         path=path,
         tls=scheme in ("grpcs", "https"),
         headers=_checked_headers(api_key, headers),
-        ca_file=_checked_file("ca_file", ca_file),
-        client_cert_file=_checked_file("client_cert_file", client_cert_file),
-        client_key_file=_checked_file("client_key_file", client_key_file),
+        ca_file=ca_file,
+        client_cert_file=client_cert_file,
+        client_key_file=client_key_file,
     )
 
 
@@ -243,9 +247,17 @@ def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> 
 def _checked_file(name: str, file: str | Path | None) -> Path | None:
     if file is None:
         return None
+    if not isinstance(file, str | os.PathLike):
+        raise InvalidInputError(f"invalid {name}: expected the path of a file, got {file!r}", argument=name)
     path = Path(file)
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # the name is too long, or a folder of it cannot be read
+        is_file = False
+    if not is_file:
         raise InvalidInputError(
-            f"{name}: expected a file, but {path} does not exist or is not a file", argument=name, reason="missing"
+            f"invalid {name}: expected a file, but {path} does not exist or is not a file",
+            argument=name,
+            reason="missing",
         )
     return path

@@ -4,6 +4,7 @@
 TritoneError                        root, for all packages
 ├── ClientError                     root for the client
 │   ├── InvalidInputError           an argument is invalid (also a ValueError)
+│   │   ├── InvalidModelNameError   the name of a model is not safe as a folder or in a URL
 │   │   ├── InvalidAudioError       a recording cannot be used: unreadable, empty, silent, too short
 │   │   └── InvalidScoreError       a score cannot be used: not MIDI, truncated, without notes, too long
 │   ├── ConnectionFailedError       the server cannot be reached or ended (also a ConnectionError)
@@ -23,16 +24,26 @@ TritoneError                        root, for all packages
 └── ServingError                    root for serving
 ```
 
-The exceptions of the client can be pickled with their attributes.
+All of them can be pickled with their attributes. Messages of more than 4,000 characters are shortened in the middle.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+_MAX_MESSAGE: Final = 4_000  # characters; an argument of any length may be quoted
 
 
 class TritoneError(Exception):
     """The base of all exceptions that Tritone raises on purpose."""
+
+    def __init__(self, message: object = "") -> None:
+        text, half = str(message), _MAX_MESSAGE // 2
+        super().__init__(text if len(text) <= _MAX_MESSAGE else f"{text[:half]} [...] {text[-half:]}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The method of Exception passes only the message to __init__, which may have required attributes.
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class ClientError(TritoneError):
@@ -66,10 +77,6 @@ class ClientError(TritoneError):
         self.reason = reason
         self.n_lost = n_lost
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The method of Exception passes only the message to __init__, and would lose the attributes.
-        return _rebuilt, (type(self), self.args, self.__dict__)
-
 
 class InvalidInputError(ClientError, ValueError):
     """Raised when an argument is invalid.
@@ -92,6 +99,10 @@ class InvalidInputError(ClientError, ValueError):
     ) -> None:
         super().__init__(message, model=model, request_id=request_id, reason=reason)
         self.argument = argument
+
+
+class InvalidModelNameError(InvalidInputError):
+    """Raised when the name of a model is not safe as a folder, in a URL, in a log or as the label of a metric."""
 
 
 class InvalidAudioError(InvalidInputError):
@@ -212,7 +223,7 @@ class AccessDeniedError(ServerError):
     """Raised when the API key or header that the server requires is missing or wrong."""
 
 
-def _rebuilt(kind: type[ClientError], args: tuple[Any, ...], fields: dict[str, Any]) -> ClientError:
+def _rebuilt(kind: type[TritoneError], args: tuple[Any, ...], fields: dict[str, Any]) -> TritoneError:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(fields)

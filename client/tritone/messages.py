@@ -1,21 +1,29 @@
-"""Requests and responses, independent of the protocol, and the interface of transports.
+"""Requests and responses, independent of the protocol; the interface of transports, and flows.
 
 A transport turns one `Request` into one `Response` or raises a `ClientError`; it neither retries nor keeps state about
 models. Any object with these methods will do; `tritone.testing.MockTransport` is one for tests.
+
+A flow is the sequence of requests of one operation, written as a generator that does no input or output: it yields
+requests, receives their responses (or has their errors thrown into it) and returns the result of the operation.
+`MusicClient` and `AsyncMusicClient` run the same flows and differ only in how they send the requests.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
-import numpy as np
 import numpy.typing as npt
 
-from tritone.exceptions import InvalidInputError, ServerError
+from tritone.exceptions import ClientError
+from tritone.processes import PerProcess
 
 Array: TypeAlias = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -168,42 +176,9 @@ class AsyncTransport(Protocol):
         """Close all connections; may be called more than once."""
 
 
-DTYPES: Mapping[str, type[np.generic]] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
-}
-_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-
-
-def dtype_name(array: Array) -> str:
-    """Return KServe's name for the type of an array.
-
-    Raises:
-        InvalidInputError: the protocol has no such type.
-    """
-    try:
-        return _NAMES[array.dtype]
-    except KeyError:
-        raise InvalidInputError(
-            f"an array cannot be sent: expected one of the types {', '.join(DTYPES)}, got {array.dtype}",
-            argument="inputs",
-        ) from None
-
-
 def latest_version(versions: Sequence[str]) -> str | None:
     """Return the version that Triton uses by default, the highest number; None without versions."""
-    numbers = [int(version) for version in versions if version.isdecimal()]
+    numbers = [int(version) for version in versions if re.fullmatch(r"[0-9]{1,19}", str(version))]
     return str(max(numbers)) if numbers else None
 
 
@@ -229,22 +204,36 @@ def after_losses(request: RequestT, n_lost: int) -> RequestT:
     return request
 
 
-def missing_output(request: Request, name: str) -> ServerError:
-    """Return the error for a response without a requested output."""
-    return ServerError(
-        f"the response of model {model_of(request)!r} lacks the requested output {name!r}",
-        model=model_of(request),
-        request_id=id_of(request),
-        reason="missing_output",
-        output=name,
-    )
+@dataclass(frozen=True)
+class Pause:
+    """Asks the client to wait before the flow starts again with other model versions; see `tritone.retry`.
+
+    Attributes:
+        n_starts: number of starts so far, at least 1.
+        error: raised if the time of the call does not allow the wait.
+    """
+
+    n_starts: int
+    error: ClientError
 
 
-def malformed(request: Request, what: str) -> ServerError:
-    """Return the error for a malformed response."""
-    return ServerError(
-        f"malformed response: {what}; check that the address belongs to a Triton (KServe v2) server",
-        model=model_of(request),
-        request_id=id_of(request),
-        reason="malformed",
-    )
+Flow: TypeAlias = Generator[Request | Pause, Response | None, T]
+
+
+def _new_ids() -> tuple[str, itertools.count[int]]:
+    """Return a random prefix and a counter for the ids of one process."""
+    return secrets.token_hex(4), itertools.count(1)
+
+
+_ids = PerProcess(_new_ids)  # a forked child would otherwise repeat its parent's ids
+
+
+def next_request_id(operation: str) -> str:
+    """Return a unique request id, such as `classify-1a2b3c4d-7`."""
+    prefix, counter = _ids.get()
+    return f"{operation}-{prefix}-{next(counter)}"
+
+
+def ready_flow(model: str | None) -> Flow[bool]:
+    """Ask whether the server, or one of its models, is ready."""
+    return cast(ReadyResponse, (yield ReadyRequest(model))).ready

@@ -1,7 +1,7 @@
 """The metadata of models that a client has used: tensors, batch size, version, class names and other parameters.
 
 One request (`ModelRequest`) fetches the metadata and the configuration of a model. The parameters of its config.pbtxt
-hold the static facts, such as the class names of its outputs (`labels`), its `styles` or its grid
+contain static facts, such as the class names of its outputs (`labels`), its `styles` or its grid
 (`frames_per_quarter`).
 
 Shapes: N frames, W samples of a window, Z and G latent dimensions.
@@ -10,25 +10,30 @@ Shapes: N frames, W samples of a window, Z and G latent dimensions.
 from __future__ import annotations
 
 import json
+import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import numpy as np
 
 from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
-from tritone.flows import Flow
-from tritone.messages import Array, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
+from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
+
+_logger = logging.getLogger("tritone")
 
 Shape = tuple[int | None, ...]  # without the batch axis; None where it differs between calls or versions
 
 # A server may keep an old version next to the new one, and a fleet may serve both for hours without refusing either;
 # after this time the metadata is fetched again, so that clients move to the new version.
 CACHED_FOR_S: Final = 30.0
+_LARGEST_SIZE: Final = 65_536  # of an axis that a model declares, such as its noise or latent space
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 
 
@@ -151,13 +156,14 @@ class CachedModel:
 
     @property
     def styles(self) -> tuple[str, ...]:
-        """The names of the styles; the first one stands for any style."""
+        """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
 
     def labels(self, output: str, n_labels: int) -> tuple[str, ...]:
         """Return the class names of an output.
 
-        Models without class names get the nine emotions for an output `emotions` of that size, else numbers.
+        Models without class names get the nine emotions for an output `emotions` of that size, else numbers, which is
+        logged once. Triton's label files are not used: a client cannot read them.
 
         Args:
             n_labels: size of the last axis of the output.
@@ -169,8 +175,10 @@ class CachedModel:
         labels = self._json("labels")
         names = _names(labels.get(output)) if isinstance(labels, Mapping) else None
         if names is None:
-            is_emotions = output == "emotions" and n_labels == len(EMOTIONS)
-            return EMOTIONS if is_emotions else tuple(str(index) for index in range(n_labels))
+            if output == "emotions" and n_labels == len(EMOTIONS):
+                return EMOTIONS
+            _warn_of_numbers(self.name, output)
+            return tuple(str(index) for index in range(n_labels))
         if len(names) != n_labels:
             raise VersionChangedError(
                 f"model {self.name!r} does not fit its configuration: expected {len(names)} values of {output!r}, as "
@@ -200,12 +208,12 @@ class CachedModel:
         """Return the size of the last axis of an input or output.
 
         Raises:
-            ServerError: the model does not fix it.
+            ServerError: the model does not fix it, or a tensor of that size cannot be sent.
         """
         size = {**self.info.outputs, **self.info.inputs}[tensor][-1]
-        if size < 1:
+        if not 1 <= size <= _LARGEST_SIZE:
             raise ServerError(
-                f"model {self.name!r} does not declare the size of {tensor!r}: expected a number, got {size}; export "
+                f"invalid size of {tensor!r} of model {self.name!r}: expected 1 to {_LARGEST_SIZE}, got {size}; export "
                 f"it again",
                 model=self.name,
                 reason="unsuitable_model",
@@ -215,7 +223,7 @@ class CachedModel:
 
     def _number(self, name: str, default: int) -> int:
         text = self.info.parameters.get(name, "")
-        return int(text) if text.isdecimal() and int(text) > 0 else default
+        return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else default
 
     def _json(self, name: str) -> Any:
         try:
@@ -256,7 +264,7 @@ def infer(known: CachedModel, request: InferRequest) -> Flow[InferResponse]:
     """Run the cached version of a model.
 
     Raises:
-        VersionChangedError: another version answered.
+        VersionChangedError: another version responded.
     """
     response = cast(InferResponse, (yield replace(request, version=known.version)))
     if known.version is not None and response.version != known.version:
@@ -277,9 +285,13 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
         largest: of whole numbers from 0; None where any finite number will do.
 
     Raises:
-        ServerError: shape or values are not as expected.
+        ServerError: the output is missing, or its type, shape or values are not as expected.
     """
-    array = response.outputs[output]
+    array = response.outputs.get(output)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        kind = getattr(array, "dtype", "none")
+        reason = "missing_output" if array is None else "invalid_output"
+        raise _invalid_output(response, output, f"expected numbers, got {kind}", reason=reason)
     problem = None
     fits = array.ndim == len(shape) and all(
         size in (None, found) for size, found in zip(shape, array.shape, strict=True)
@@ -291,14 +303,32 @@ def checked_output(response: InferResponse, output: str, shape: Shape, largest: 
     elif largest is not None and array.size and not (array.min() >= 0 and array.max() <= largest):
         problem = f"expected values from 0 to {largest}, got {array.min()} to {array.max()}"
     if problem is not None:
-        raise ServerError(
-            f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
-            model=response.model,
-            request_id=response.request_id,
-            reason="invalid_output",
-            output=output,
-        )
+        raise _invalid_output(response, output, problem)
     return array
+
+
+@lru_cache(maxsize=1_000)
+def _warn_of_numbers(model: str, output: str) -> None:
+    """Log, once for each output, that its classes have no names."""
+    _logger.warning(
+        "model %r has no class names for %r, so its classes are numbered: expected them in the parameter `labels` of "
+        "its config.pbtxt, a JSON object with a list of names for each output; add it, or export the model with "
+        "`tritone export`",
+        model,
+        output,
+    )
+
+
+def _invalid_output(
+    response: InferResponse, output: str, problem: str, *, reason: str = "invalid_output"
+) -> ServerError:
+    return ServerError(
+        f"invalid output {output!r} of model {response.model!r} version {response.version}: {problem}",
+        model=response.model,
+        request_id=response.request_id,
+        reason=reason,
+        output=output,
+    )
 
 
 def _names(value: Any) -> tuple[str, ...] | None:
@@ -308,18 +338,18 @@ def _names(value: Any) -> tuple[str, ...] | None:
 def _agree(expected: Shape, found: tuple[int, ...]) -> bool:
     """Compare shapes; `found` includes the batch axis, and -1 where a size is free."""
     return len(found) == len(expected) + 1 and all(
-        wanted is None or wanted == size for wanted, size in zip(expected, found[1:], strict=True)
+        each is None or each == size for each, size in zip(expected, found[1:], strict=True)
     )
 
 
-def _unfit(info: ModelResponse, found: Role | None, wanted: tuple[Role, ...]) -> ServerError:
+def _unfit(info: ModelResponse, found: Role | None, roles: tuple[Role, ...]) -> ServerError:
     does = (
         f"one that {found.does}"
         if found
         else f"inputs {dict(info.inputs)}, outputs {dict(info.outputs)} and batches of at most {info.max_batch_size}"
     )
     hint = "use stream_compose" if found is STREAMER else "check the name, and that the same release exported it"
-    expected = " or ".join(role.does for role in wanted)
+    expected = " or ".join(role.does for role in roles)
     return ServerError(
         f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",
         model=info.model,

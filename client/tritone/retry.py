@@ -41,8 +41,18 @@ from tritone.exceptions import (
     ServerError,
     VersionChangedError,
 )
-from tritone.flows import Flow, Pause
-from tritone.messages import InferRequest, Request, RequestT, StreamRequest, after_losses, id_of, lost_before, model_of
+from tritone.messages import (
+    Flow,
+    InferRequest,
+    Pause,
+    Request,
+    RequestT,
+    StreamRequest,
+    after_losses,
+    id_of,
+    lost_before,
+    model_of,
+)
 
 if TYPE_CHECKING:
     from tritone.model_cache import ModelCache

@@ -12,9 +12,11 @@ def test_my_application():
         assert music.compose(bars=2, seed=1).grid.n_bars == 2
 ```
 
-A handler is any function that takes a `Request` and returns its `Response`, so a failing server is one as well:
+A handler is any function that takes a `Request` and returns its `Response` or raises the error of a server:
 
 ```python
+from tritone import ServerBusyError
+
 def busy(request):
     raise ServerBusyError("the queue is full")
 
@@ -65,7 +67,7 @@ from tritone.messages import (
 )
 from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES, STRUCK
 
-# A stream is answered by its responses in their order, any other request by one response.
+# The reply to a stream is an iterable of its responses in order; to any other request, it is one response.
 Reply: TypeAlias = Response | Iterable[InferResponse]
 
 _RESPONSES: Final[Mapping[type[Request], type[Response]]] = {
@@ -286,7 +288,7 @@ class FakeComposer(FakeModel):
         """Create the models.
 
         Args:
-            styles: names of the styles; the first one stands for any style.
+            styles: names of the styles; the first one means any style.
             name: of the model for `compose`, `harmonize` and `infill`.
             stream_name: of the model for `stream_compose`.
             version: of both models.
@@ -355,9 +357,17 @@ class FakeRecommender(FakeModel):
         known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
         known |= {name: self._users.keys() for name in ("friends", "user_id")}
         unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}
+        (model,) = self.models
         if unknown.pop("similar_to"):
-            raise NothingKnownError(f"item {given['similar_to'][0]!r} is not known")
+            raise NothingKnownError(f"item {given['similar_to'][0]!r} is not known", model=model)
         usable = {name: [each for each in given.get(name, ()) if each in ids] for name, ids in known.items()}
+        has_input = (
+            any(map(usable.get, ("user_id", "history", "skipped", "friends")))
+            or "embedding" in given
+            or "mood" in given
+        )
+        if not has_input and (unknown["history"] or unknown["friends"]):
+            raise NothingKnownError("none of the ids is known, and nothing else is given", model=model)
         left_out = {*usable["skipped"], *usable["exclude"], *usable["similar_to"]}
         if given.get("filter_listened", [True])[0]:
             left_out.update(usable["history"])
@@ -397,8 +407,8 @@ class FakeRecommender(FakeModel):
 
 
 def _response(request: InferRequest | StreamRequest, version: str, outputs: Mapping[str, Array]) -> InferResponse:
-    wanted = {name: outputs[name] for name in request.outputs}
-    return InferResponse(request.model, version, request.request_id, wanted)
+    outputs = {name: outputs[name] for name in request.outputs}
+    return InferResponse(request.model, version, request.request_id, outputs)
 
 
 def _checked(reply: Any, expected: Any, request: Request) -> Any:

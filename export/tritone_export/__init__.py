@@ -5,6 +5,7 @@ from tritone_export import export_kind, lint_repository, write_configs
 ```
 """
 
+from tritone.exceptions import InvalidModelNameError
 from tritone_export._exceptions import (
     ConfigFileError,
     ConversionError,
@@ -13,7 +14,6 @@ from tritone_export._exceptions import (
     DTypeMismatchError,
     ExportError,
     ForgettingError,
-    InvalidModelNameError,
     LabelError,
     ModelTooLargeError,
     NameMismatchError,

@@ -3,7 +3,6 @@
 ```
 ExportError
 ├── DeclarationError             a declaration contradicts itself or needs what Triton cannot do
-├── InvalidModelNameError        a model name that is unsafe as a folder or unusable in a URL
 ├── ConversionError              PyTorch, the ONNX checker or ONNX Runtime rejected the model
 │   └── ModelTooLargeError       the weights exceed the size limit of one ONNX file
 ├── LabelError                   class names are missing, or their number differs from the output's size
@@ -24,6 +23,8 @@ ExportError
     ├── DiskFullError            no space left, or a quota or file size limit was reached
     └── RepositoryBusyError      another export or publication holds the lock
 ```
+
+Model names are checked by `tritone.arguments.check_model_name`, which raises `InvalidModelNameError`.
 """
 
 from __future__ import annotations
@@ -41,10 +42,6 @@ class ExportError(TritoneError):
 
 class DeclarationError(ExportError, ValueError):
     """Raised when a declaration contradicts itself or needs what Triton cannot do."""
-
-
-class InvalidModelNameError(ExportError, ValueError):
-    """Raised when a model name cannot be used as a folder of the repository or in a URL."""
 
 
 class ConversionError(ExportError):

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tritonclient.grpc import model_config_pb2
 
+from tritone.arguments import check_model_name
 from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
 from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
 from tritone_export.dtypes import DTYPES
-from tritone_export.repository import check_model_name, publish, update, versions
+from tritone_export.repository import publish, update, versions
 
 if TYPE_CHECKING:
     from tritone_training.declaration import EnsembleDeclaration, Tensor

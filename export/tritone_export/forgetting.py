@@ -22,10 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tritone.arguments import check_model_name
 from tritone.atomic import write_atomically
 from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
-from tritone_export.repository import check_model_name, publish, versions
+from tritone_export.repository import publish, versions
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path

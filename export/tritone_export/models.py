@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritone.arguments import check_model_name
 from tritone_export._exceptions import LabelError, ModelTooLargeError
 from tritone_export.card import CARD_FILENAME, build_card, card_bytes, package_versions
 from tritone_export.config import MODEL_FILENAME, config_files, filenames_of
 from tritone_export.convert import MAX_N_BYTES, add_metadata, to_onnx
 from tritone_export.parity import Arrays, Parity, check_parity, check_signature, draw_inputs, open_session, run_network
 from tritone_export.precision import FILENAMES, Precision, Reduced, Reduction, measure, reduce_graph
-from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish
+from tritone_export.repository import LOCK_TIMEOUT_S, publish
 from tritone_export.tuned import overridden
 
 if TYPE_CHECKING:

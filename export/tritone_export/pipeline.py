@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tritone.arguments import check_model_name
 from tritone_export._exceptions import ExportError, PrecisionError
 from tritone_export.card import CARD_FILENAME, build_artifact_card, card_bytes
 from tritone_export.config import config_files
@@ -26,7 +27,7 @@ from tritone_export.ensembles import publish_ensemble, write_ensemble_configs
 from tritone_export.models import ExportResult, prepare_model, read_label_files, write_model
 from tritone_export.parity import Arrays
 from tritone_export.precision import Precision, Reduction, check_reducible
-from tritone_export.repository import LOCK_TIMEOUT_S, check_model_name, publish, update
+from tritone_export.repository import LOCK_TIMEOUT_S, publish, update
 from tritone_export.tuned import overridden
 from tritone_serving.recommender import KeyFileError, read_key
 from tritone_serving.recommender.pseudonyms import find_key, install_key, key_check, key_path

@@ -21,12 +21,13 @@ from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from tritone.arguments import check_model_name
 from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, files_in, newest, on_trial, read_card, reference_of, refused
 from tritone_export.card import CARD_FILENAME, card_bytes
 from tritone_export.lint.recommender import check_embedding_models
-from tritone_export.repository import check_model_name, publish, translated, update, versions
+from tritone_export.repository import publish, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME, overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi

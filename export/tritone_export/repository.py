@@ -28,7 +28,6 @@ from filelock import FileLock, Timeout
 from tritone.atomic import sync_folder
 from tritone_export._exceptions import (
     DiskFullError,
-    InvalidModelNameError,
     RepositoryBusyError,
     RepositoryError,
 )
@@ -40,21 +39,7 @@ LOCK_FILENAME: Final = ".export.lock"
 LOCK_TIMEOUT_S: Final = 60.0
 _LOCK_POLL_S: Final = 0.1
 _COPY_CHUNK_BYTES: Final = 4 << 20
-_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def check_model_name(name: str) -> None:
-    """Check that a model name is safe as a folder name, in a URL and as the label of a metric.
-
-    Raises:
-        InvalidModelNameError: the name is not.
-    """
-    if not _NAME.fullmatch(name):
-        raise InvalidModelNameError(
-            f"invalid model name: expected up to 128 letters, digits, '_', '-' and '.', "
-            f"beginning with a letter, a digit or '_', got {name!r}"
-        )
 
 
 def publish(

@@ -71,7 +71,7 @@ def setting_of(config: ModelConfig) -> TunedSetting:
     )
 
 
-def nothing_to_choose(config: ModelConfig) -> str | None:
+def reason_not_tunable(config: ModelConfig) -> str | None:
     """Return the reason why a model has no settings to optimize; None if it has some."""
     if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
         return "it is an ensemble, which computes nothing itself; optimize the models of its steps"
@@ -84,9 +84,9 @@ def nothing_to_choose(config: ModelConfig) -> str | None:
     return None
 
 
-def unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
+def reason_unfit(setting: TunedSetting, config: ModelConfig) -> str | None:
     """Return the reason why a setting does not fit a model; None if it does."""
-    if reason := nothing_to_choose(config):
+    if reason := reason_not_tunable(config):
         return reason
     if setting.threads is not None and _THREADS not in config.parameters:
         return f"its backend {config.backend!r} has no setting for threads: expected none, got {setting.threads}"
@@ -284,7 +284,7 @@ def _tuned(content: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[str, 
     entries = dict(content)
     if "config.pbtxt" in configs:
         entries["declared"] = setting_of(configs["config.pbtxt"])
-        if reason := unfit(content["setting"], configs["config.pbtxt"]):
+        if reason := reason_unfit(content["setting"], configs["config.pbtxt"]):
             name = configs["config.pbtxt"].name
             raise TunedError(f"{name}: {TUNED_FILENAME}: {reason}; `tritone optimize {name} --reset` removes the file")
     plain = {name: entries[name] for name in PARTS if name in entries}

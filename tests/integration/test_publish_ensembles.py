@@ -125,7 +125,7 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
     words = ("publish", MODEL, "genre_cnn", "--from", str(tmp_path / "next"), "--max-slowdown", "5", "--json")
     said, told = run_tritone(*words, status=1)
     assert said == {}
-    assert "refused, and what was live stays live: recommender does not belong to" in told
+    assert "refused, nothing was changed: recommender does not belong to" in told
     assert "or add --force" in told
     assert not (world.repository / "genre_cnn").exists()
     said, told = run_tritone(*words, "--force")
@@ -135,6 +135,6 @@ def test_on_the_command_line(world: World, tmp_path: Path) -> None:
     assert f"warning: {warning}" in told
     said, told = run_tritone("rollback", MODEL)
     assert said == {}
-    assert f"{MODEL}: version 3 is live, which undoes version 2" in told
+    assert f"{MODEL}: version 3 is live and replaces version 2" in told
     assert "warning" not in told
     assert world.ask("inner") == (2.0, "1")

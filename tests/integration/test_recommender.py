@@ -378,7 +378,7 @@ def test_without_taste_vae_the_others_answer(
         assert metric(served, "taste_fallbacks_total", model="recommender") - before == 3
     finally:
         served.load_model("taste_vae")
-    assert "cf_ensemble: without taste_vae for" in served.log_path.read_text()
+    assert "cf_ensemble: recommending without taste_vae for" in served.log_path.read_text()
     after = metric(served, "taste_fallbacks_total", model="recommender")
     for _ in range(60):  # both instances leave it alone for two seconds
         if client.ask(history=["track-1", "track-4"], k=20)["item_ids"] == with_taste["item_ids"]:

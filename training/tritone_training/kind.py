@@ -52,18 +52,18 @@ class Exportable:
 
 @dataclass(frozen=True)
 class ListeningFiles:
-    """Where a listening log and what belongs to it lie, and what their columns are called.
+    """Paths of a listening log and its additional tables, and the names of their columns.
 
     Attributes:
-        interactions: who listened to what; None for the simulated log over the embedded corpus.
-        valid: held-out listens to choose by; split off `interactions` if None.
-        test: held-out listens to judge by (`evaluate` alone).
+        interactions: the log; None for the simulated log over the embedded corpus.
+        valid: held-out listens for validation; None splits them off `interactions`.
+        test: held-out listens for testing, used by `evaluate` only.
         friends: pairs of users.
-        item_tags: who gave which tag to which item; `tag_names` from tags' ids to names.
-        metadata: a row an item: title, artist, any words.
-        recordings: a folder with a file for each item, named by its id; heard by `genre_checkpoint`.
-        *_column: None lets the usual names be looked for.
-        key: file with the key for pseudonyms; made beside the checkpoint if None.
+        item_tags: tags of items, optionally with the users who gave them; `tag_names` maps ids of tags to names.
+        metadata: one row per item: title, artist and other text.
+        recordings: a folder with one recording per item, named by its id; `genre_checkpoint` embeds them.
+        *_column: names of columns; None finds the usual names.
+        key: file with the key for pseudonyms; None creates one next to the checkpoint.
     """
 
     interactions: Path | None = None

@@ -35,7 +35,7 @@ from tritone import (
     StreamRequest,
 )
 from tritone.constants import GENRE_MODEL
-from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, RemoteScorer, SearchRequest
+from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, SearchRequest
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import weights_digest
 from tritone_training import checkpoint
@@ -43,6 +43,7 @@ from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Axis, Declaration, Tensor, labels_parameter
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
+from tritone_training.kinds.recommender.ensemble.offline import TasteNetwork, remote_scores
 from tritone_training.registry import get_kind
 
 _LONGEST_S: Final = 24 * 3600.0  # for one call: generation on a slow CPU must not be cut off
@@ -267,7 +268,7 @@ class NetworkModel:
 class RecommenderModel:
     """A recommender. The caller holds its key, and may therefore use all stored data."""
 
-    def __init__(self, declaration: Declaration, recommender: Recommender, taste: RemoteScorer | None) -> None:
+    def __init__(self, declaration: Declaration, recommender: Recommender, taste: TasteNetwork | None) -> None:
         self.declaration = declaration
         self.parameters = declaration.parameters
         self._recommender = recommender
@@ -295,7 +296,9 @@ class RecommenderModel:
             return self._answers.row_of_similar(found)
         if isinstance(question, SearchRequest):
             return self._answers.row_of_search(self._recommender.search(question))
-        (answer,) = self._recommender.recommend([question], taste=self._taste)
+        resolved = self._recommender.resolve([question])
+        remote = remote_scores(resolved.remote_inputs, self._taste)
+        (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer
         return self._answers.row_of(answer)

@@ -1,6 +1,6 @@
-"""Throughput of a model in this process: ONNX Runtime on all cores, without a server.
+"""Measure the throughput of a model in this process: ONNX Runtime on all cores, without a server.
 
-It uses the same requests as the server gets, and the best of a few session layouts.
+It runs the same requests as the server, with the best of several session layouts.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 BATCHES: Final = (1, 8)
-DRIFT: Final = 0.1  # larger differences between before and after mean that the machine was not quiet
+MAX_DRIFT: Final = 0.1  # maximum difference between the measurements before and after on a quiet machine
 
 
 @dataclass(frozen=True)
 class SessionLayout:
-    """How sessions use the cores.
+    """Distribution of the cores among sessions.
 
     Attributes:
         n_workers: number of sessions, each called from its own thread.
@@ -44,7 +44,7 @@ class InProcessThroughput:
 
     Attributes:
         layout: the best layout.
-        after_per_s: None before the second measurement.
+        after_per_s: second measurement; None if it was not made yet.
     """
 
     layout: SessionLayout
@@ -62,7 +62,7 @@ class InProcessThroughput:
         if self.after_per_s is None:
             return True
         low, high = sorted((self.before_per_s, self.after_per_s))
-        return high <= low * (1 + DRIFT)
+        return high <= low * (1 + MAX_DRIFT)
 
 
 def session_layouts(max_batch: int, n_cores: int | None = None) -> tuple[SessionLayout, ...]:
@@ -79,7 +79,7 @@ def best_layout(
     tried = session_layouts(max_batch)
     measured = {layout: throughput(model, batch, layout, seconds=seconds / len(tried)) for layout in tried}
     best = max(measured, key=lambda layout: measured[layout])
-    # The best of several measurements is biased, so it is measured again, as long as it will be afterwards.
+    # The best of several measurements is biased upwards, so it is measured again, as long as after the server.
     return InProcessThroughput(best, throughput(model, batch, best, seconds=seconds))
 
 

@@ -62,7 +62,7 @@ def example_requests(config: Mapping[str, Any], repository: Path | None, *, n: i
     drawn = _drawn(config, repository, n)
     inputs = {each["name"]: each for each in config["input"]}
     if int(config.get("max_batch_size", 0)) == 0:
-        # Without a batch axis, each request is a draw of its own.
+        # Without a batch axis, each request is drawn separately.
         each = [_drawn(config, repository, 1 + row % 4, seed=_SEED + row) for row in range(min(n, 8))]
         return ExampleRequests([{name: one[name] for name in inputs} for one in each], None)
     requests = [
@@ -88,7 +88,7 @@ def _drawn(
 
 
 def _draws(model: str, repository: Path | None) -> Iterator[Draw]:
-    """Yield the functions that may draw inputs of a model: those of its own declaration, of its kind, of all kinds."""
+    """Yield functions that may draw inputs of a model: those of its declaration, of its kind, then of all kinds."""
     kinds = [get_kind(name) for name in kind_names()]
     on_card = _kind_on_card(repository / model) if repository is not None else None
     for kind in kinds:
@@ -127,7 +127,7 @@ def _on_the_wire(row: npt.NDArray[Any], dims: Sequence[int | str]) -> Array:
 
 
 def _of_an_ensemble(config: Mapping[str, Any], repository: Path | None, n: int) -> ExampleRequests:
-    """Draw each input of an ensemble as an input of the step that reads it; our ensembles have no batch axis."""
+    """Draw each input of an ensemble as an input of the step that reads it; the ensembles have no batch axis."""
     if repository is None:
         raise UnknownInputsError(
             f"{config['name']}: expected the configurations of its steps here; give --repository or --input-data"

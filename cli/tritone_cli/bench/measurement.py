@@ -19,10 +19,10 @@ from tritone_serving.repository.folders import newest_version
 
 MAX_CLIENTS: Final = 1024
 CEILING_S: Final = 6.0
-# Poisson counts of N arrivals differ by sqrt(N), so windows of an open loop need many arrivals to agree.
+# Poisson counts of N arrivals vary by sqrt(N), so windows of an open loop agree only with many arrivals.
 N_ARRIVALS: Final = 400
-LONGEST_WINDOWS: Final = 6
-MAX_LATE: Final = 0.05  # share of late requests; with more, the loop is not open
+MAX_WINDOW_FACTOR: Final = 6  # for longer windows at low rates
+MAX_LATE: Final = 0.05  # share of requests sent late; with more, the loop is not open
 
 
 class LoadOptionError(ValueError):
@@ -108,7 +108,8 @@ def rates(text: str) -> tuple[ArrivalRate, ...]:
 
 def _rate_expected(text: str) -> str:
     return (
-        f"--request-rate: expected requests per second as 50,100, shares of capacity as 50%,80%, or none, got {text!r}"
+        f"--request-rate: expected requests per second such as 50,100, shares of the capacity such as 50%,80%, or "
+        f"none, got {text!r}"
     )
 
 
@@ -234,7 +235,7 @@ def measure_model(
     is_decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
     data, ceiling, again = plan.data, None, None
     max_batch, stack = int(config.get("max_batch_size", 0)), True
-    no_ceiling: str | None = "not asked for"
+    no_ceiling: str | None = "not requested"
     if data is None:
         examples = example_requests(config, where.repository)
         stack = examples.batch is not None
@@ -294,7 +295,7 @@ def _one(
 ) -> LoadResult:
     window_s = plan.window_s
     if load.rate is not None:
-        window_s = min(max(window_s, N_ARRIVALS / load.rate), LONGEST_WINDOWS * window_s)
+        window_s = min(max(window_s, N_ARRIVALS / load.rate), MAX_WINDOW_FACTOR * window_s)
     before = statistics(where.http_url, model)
     began_s, spent_s = time.monotonic(), _children_s()
     reading, problem, processes = None, None, ProcessUsage(where.pid) if where.pid is not None else None
@@ -340,7 +341,7 @@ def _reject_reason(reading: Reading, load: Load, counts: ServerCounts, stability
         return f"{reading.delayed:.0%} of the requests were sent late; the load is too high"
     arrived_per_s = load.rate * load.batch
     if abs(reading.per_s / arrived_per_s - 1) > max(stability, 0.05):
-        return f"{reading.per_s:.4g} of {arrived_per_s:.4g} requests per second were answered: no steady state"
+        return f"{reading.per_s:.4g} of {arrived_per_s:.4g} requests per second were completed: no steady state"
     return None
 
 
@@ -351,7 +352,7 @@ def _children_s() -> float:
 
 def _why_no_ceiling(config: Mapping[str, Any], where: BenchTarget, batch: object) -> str | None:
     if config.get("backend") != "onnxruntime":
-        return f"{config.get('backend') or 'an ensemble'} is not one ONNX file"
+        return f"a model of {config.get('backend') or 'an ensemble'} is not a single ONNX file"
     if where.repository is None or not _onnx_file(where.repository, config).is_file():
         return "the model's file is not on this machine"
     return "the model has no batch axis" if batch is None else None

@@ -79,7 +79,7 @@ def cells(result: BenchResult, row: LoadResult) -> dict[str, Any]:
 
 
 def tables(result: BenchResult) -> dict[str, list[dict[str, str]]]:
-    """Return two tables by title: what a client measures, and what the server measures."""
+    """Return two tables by title: measurements of the client, and measurements of the server."""
     rows = shown(result)
     common = ("protocol", "load")
     inside = tuple(_COLUMNS.values())[8:]
@@ -117,7 +117,7 @@ def remarks(result: BenchResult) -> list[str]:
             f"after ({ceiling.layout}); perf_analyzer runs on the same cores as the server"
         )
         if not ceiling.is_stable:
-            found.append("both measurements in process differ, so the share of the in-process throughput is left out")
+            found.append("the two measurements in process differ, so the share of their throughput is left out")
     found += [row.problem for row in result.rows if row.problem]
     found += result.skipped
     n_hits = sum(row.counts.n_cache_hits for row in result.rows)
@@ -248,7 +248,7 @@ def _short(name: str, value: Any) -> str:
 
 
 class TableMarksError(TritoneError):
-    """Raised when a file does not contain the marks between which the table goes."""
+    """Raised when a file does not contain the marks that enclose the table."""
 
 
 def check_table_file(path: Path) -> None:

@@ -53,7 +53,7 @@ def classify(
 ) -> None:
     """Classify recordings: genre, emotions and tags.
 
-    A recording that cannot be used is reported, and the others are still classified; the exit status is then 1.
+    If a recording cannot be read, the others are still classified, and the exit status is 1.
     """
     from tritone import ClientError
 
@@ -61,7 +61,7 @@ def classify(
         raise typer.BadParameter(f"--plot: expected one FILE, got {len(files)}; a plot shows one recording")
     results: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    fatal: ClientError | None = None  # an error that all further files would have as well
+    fatal: ClientError | None = None  # an error that would also occur for all further files
     with connections.connect(server, timeout, api_key_file, ca_file, priority=priority) as music:
         for file in files:
             name = _printable(file)
@@ -129,7 +129,7 @@ def _print_classification(name: str, result: Classification, top: int | None) ->
     people.print(Text(f"  {result.label} over time  {timeline_sparkline(result, result.label)}"))
     people.print(
         Text(
-            f"  decoded in {1e3 * result.decode_s:.0f} ms, answered in {1e3 * result.request_s:.0f} ms\n",
+            f"  decoded in {1e3 * result.decode_s:.0f} ms, classified in {1e3 * result.request_s:.0f} ms\n",
             "dim",
         )
     )
@@ -193,7 +193,7 @@ def predict(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Evaluate a score with a model: the surprise of each step, and the notes expected next."""
+    """Evaluate a score with a model: the surprise of each step, and the most likely next notes."""
     pieces.check_outs(out)
     for path in out or ():
         if path.suffix.lower() not in pieces.PICTURES:
@@ -220,7 +220,7 @@ def _print_prediction(prediction: Prediction) -> None:
     expected = prediction.next_pitches(N_PITCHES_SHOWN)
     if expected:
         shares = ", ".join(f"{pitch_name(pitch)} {share:.0%}" for pitch, share in expected.items())
-        console.say(f"  expected next: {shares}")
+        console.say(f"  likely next: {shares}")
 
 
 def pitch_name(pitch: int) -> str:

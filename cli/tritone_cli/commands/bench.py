@@ -29,21 +29,20 @@ def bench(
     concurrency: Annotated[
         str,
         typer.Option(
-            help="Closed loop: numbers of concurrent requests, as 8, 1,4,16, 1:32 (doubling) or 1:32:4 (in steps of 4)."
+            help="Closed loop: numbers of concurrent requests, such as 8, 1,4,16, 1:32 (doubling) or 1:32:4 (steps of "
+            "4)."
         ),
     ] = "1:32",
     request_rate: Annotated[
         str,
         typer.Option(
-            help="Open loop with Poisson arrivals: requests per second (50,100), shares of the closed loop's "
-            "throughput (50%,80%), or none."
+            help="Open loop with Poisson arrivals: requests per second (50,100), shares of the throughput of the "
+            "closed loop (50%,80%), or none."
         ),
     ] = "70%",
-    batch: Annotated[
-        str, typer.Option(help="Inferences per request, such as the windows of a recording: 1 or 1,8.")
-    ] = "1",
+    batch: Annotated[str, typer.Option(help="Numbers of inferences per request, such as 1 or 1,8.")] = "1",
     grpc: Annotated[
-        bool, typer.Option("--grpc", help="Measure over gRPC (the default); with --http, over both.")
+        bool, typer.Option("--grpc", help="Measure over gRPC (the default); with --http, over both protocols.")
     ] = False,
     http: Annotated[bool, typer.Option("--http", help="Measure over HTTP.")] = False,
     seconds: Annotated[
@@ -53,23 +52,28 @@ def bench(
         ),
     ] = 5.0,
     stability: Annotated[
-        float, typer.Option(min=1, max=100, help="Maximum difference between the windows in percent.")
+        float, typer.Option(min=1, max=100, help="Maximum difference between successive windows in percent.")
     ] = 10.0,
     repository: Annotated[
-        Path, typer.Option(help="Model repository, which the command serves unless --server is given.")
+        Path, typer.Option(help="Model repository to serve and measure, unless --server is given.")
     ] = Path("model_repository"),
     server: options.OptionalServer = None,
     cache: Annotated[
-        bool, typer.Option("--cache", help="Serve with the response cache, which answers repeated requests.")
+        bool, typer.Option("--cache", help="Serve with Triton's response cache, for models that enable it.")
     ] = False,
-    ceiling: Annotated[bool, typer.Option(help="Also measure ONNX Runtime in process, before and after.")] = True,
+    ceiling: Annotated[
+        bool, typer.Option(help="Also measure ONNX Runtime without a server, before and after the model.")
+    ] = True,
     input_data: Annotated[
         Path | None,
         typer.Option(
-            help="Requests as perf_analyzer's JSON. Default: drawn from the model's declaration.", show_default=False
+            help="File with requests in perf_analyzer's JSON format. Default: drawn from the model's declaration.",
+            show_default=False,
         ),
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Folder for Markdown, CSV and plots.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write a Markdown report, CSV and plots to.", show_default=False)
+    ] = None,
     overwrite: options.Overwrite = False,
     table: Annotated[
         Path | None,
@@ -80,7 +84,7 @@ def bench(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure throughput, latency and the time in queue and computation; unstable results are left out."""
+    """Measure throughput, latency, and the time in queue and computation; unstable results are left out."""
     options.require_unused(report, overwrite=overwrite, option="--report")
     from tritone_cli.bench import measurement
     from tritone_cli.bench import report as reporting
@@ -154,10 +158,10 @@ def _running(
     models: list[str] | None, repository: Path, server: str | None, cache: bool, *, over_grpc: bool
 ) -> Iterator[tuple[BenchTarget, tuple[str, ...]]]:
     """Yield the server to measure and the names of its models."""
+    from tritone.arguments import check_model_name
     from tritone.endpoints import make_endpoint
     from tritone_cli.bench.measurement import BenchTarget
     from tritone_cli.bench.server_statistics import statistics
-    from tritone_export.repository import check_model_name
     from tritone_serving import AdminApiError, ServerOptions, TritonServer
     from tritone_serving.calls import Calls
     from tritone_serving.repository.folders import servable_models
@@ -175,9 +179,8 @@ def _running(
         names = tuple(models) if models else servable_models(repository)
         try:
             if over_grpc and names:
-                statistics(
-                    addresses.http, names[0]
-                )  # first, since its errors distinguish a wrong port from a wrong name
+                # Called first, because its errors distinguish a wrong port from a wrong name.
+                statistics(addresses.http, names[0])
                 with Calls(make_endpoint(addresses.grpc)) as calls:
                     require_grpc(server, calls)
             yield BenchTarget(grpc_url=addresses.grpc, http_url=addresses.http, repository=here), names

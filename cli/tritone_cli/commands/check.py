@@ -29,12 +29,12 @@ def probe(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Send a small request to each model. The exit status is 0 if all answer, else 1."""
+    """Send a small request to each model. The exit status is 0 if all respond, else 1."""
     from tritone import InvalidInputError
     from tritone.endpoints import make_endpoint
     from tritone_serving import CanaryError
     from tritone_serving.calls import Calls
-    from tritone_serving.canary import probe as ask
+    from tritone_serving.canary import probe as probe_models
 
     grpc_url = grpc_address(server, tls=ca_file is not None)
     try:
@@ -50,12 +50,12 @@ def probe(
         raise typer.BadParameter(str(error), param_hint="--server (TRITONE_SERVER)") from error
     with calls:
         try:
-            results = ask(calls, model or (), timeout_s=timeout)
+            results = probe_models(calls, model or (), timeout_s=timeout)
         except CanaryError as error:
-            why = f"{error}{derivation(server) if 'http://' in server else ''}"
+            reason = f"{error}{derivation(server) if 'http://' in server else ''}"
             if as_json:
-                console.print_json({"ok": False, "why": why, "models": {}})
-            console.fail(why)
+                console.print_json({"ok": False, "why": reason, "models": {}})
+            console.fail(reason)
             raise typer.Exit(1) from error
     if as_json:
         models = {
@@ -72,7 +72,7 @@ def probe(
         if not each.ok:
             console.fail(each.why)
         elif not as_json:
-            console.say(f"{each.model}: version {each.version} answered in {each.seconds * 1000:.0f} ms")
+            console.say(f"{each.model}: version {each.version} responded in {each.seconds * 1000:.0f} ms")
     if not all(each.ok for each in results):
         raise typer.Exit(1)
 
@@ -84,7 +84,7 @@ def lint(
 ) -> None:
     """Check a Triton model repository: configurations, versions, labels and ONNX files.
 
-    Findings go to stdout as `file:line: severity: message (what to do)`. The exit status is 1 if there are any.
+    Findings go to stdout as `file:line: severity: message (remedy)`. The exit status is 1 if there are any.
     """
     from tritone_export import check_repository
 

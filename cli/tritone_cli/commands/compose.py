@@ -1,4 +1,4 @@
-"""`tritone compose`, `harmonize` and `infill`: generate notes with a model of scores."""
+"""`tritone compose`, `harmonize` and `infill`: generate notes with a model trained on scores."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def compose(
     server: options.Server = "localhost:8001",
     timeout: Annotated[
         float,
-        typer.Option(min=0.001, help="Time limit in seconds: of the whole call, or with --stream of each bar."),
+        typer.Option(min=0.001, help="Time limit in seconds for the whole call; with --stream, for each bar."),
     ] = 60.0,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compose music. With --stream, Ctrl-C keeps the bars that have arrived."""
+    """Compose music. With --stream, Ctrl-C stops and keeps the bars that have arrived."""
     pieces.check_outs(out)
     request: dict[str, Any] = {
         "prompt": prompt,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tritone_training.kind import Exportable, ListeningFiles
 
 
-_MAX_LATENCY_RATIO: Final = 0.95  # to fp32; a larger one is within the noise
+_MAX_LATENCY_RATIO: Final = 0.95  # relative to fp32; larger ratios are within the noise
 
 
 class Precision(StrEnum):
@@ -126,10 +126,10 @@ def export(
             console.say(f"  {output}: largest difference from PyTorch {difference:.1e} (tolerance {tolerance:.0e})")
         for reduced in result.reduced:
             _print_reduced(reduced)
-        for why in dict.fromkeys((result.kept or {}).values()):
-            console.say(f"  {why}")
+        for reason in dict.fromkeys((result.kept or {}).values()):
+            console.say(f"  {reason}")
     print_embedding_warnings(repository, models)
-    console.say(f"serve it: tritone serve --repository {repository}")
+    console.say(f"next: tritone serve --repository {repository}")
 
 
 def _export(
@@ -158,7 +158,7 @@ def _export(
 
 @dataclass(frozen=True)
 class _PrecisionOptions:
-    """Options of --precision and of the data to evaluate precisions on."""
+    """Precisions to add, and the data to evaluate them on."""
 
     precisions: tuple[str, ...]
     max_loss: float | None
@@ -197,11 +197,11 @@ def _print_reduced(reduced: Reduced) -> None:
             f"  {precision}: {each.metric} {each.reduced:.4f}, in fp32 {each.fp32:.4f}, on {reduced.n} examples of "
             f"{reduced.source} (maximum loss {each.max_loss:g})"
         )
-    times = ", ".join(f"{ratio:.2f} times for {n_batch}" for n_batch, ratio in reduced.latency_ratio.items())
+    ratios = ", ".join(f"{ratio:.2f} (batch of {n_batch})" for n_batch, ratio in reduced.latency_ratio.items())
     share = reduced.n_bytes[0] / reduced.n_bytes[1]
-    console.say(f"  {precision}: file size {share:.2f} times that of fp32; latency of a batch on this machine {times}")
+    console.say(f"  {precision}: relative to fp32: file size {share:.2f}, latency on this CPU {ratios}")
     if precision == "int8" and min(reduced.latency_ratio.values()) > _MAX_LATENCY_RATIO:
-        console.say("  int8: not faster on this machine; to serve fp32, export without --precision")
+        console.say("  int8: not faster than fp32 on this machine; to serve fp32, export without --precision")
 
 
 def _with_arms(exportable: Exportable | ArtifactExport, ab: Path) -> ArtifactExport:

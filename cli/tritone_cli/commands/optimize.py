@@ -31,7 +31,7 @@ def optimize(
     ] = 3,
     seconds: Annotated[float, typer.Option(min=0.2, max=3600, help="Length of each measurement in seconds.")] = 2.0,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Time limit in minutes; a round that has begun is finished.")
+        float, typer.Option(min=0.1, help="Time limit in minutes; a round that has started is completed.")
     ] = 10.0,
     instances: Annotated[
         str | None,
@@ -47,7 +47,10 @@ def optimize(
     ] = None,
     batches: Annotated[
         str | None,
-        typer.Option(help="Sets of preferred batch sizes to try. Default: none;4,8;8,16,32.", show_default=False),
+        typer.Option(
+            help="Sets of preferred batch sizes to try, separated by semicolons. Default: none;4,8;8,16,32.",
+            show_default=False,
+        ),
     ] = None,
     delays: Annotated[
         str | None, typer.Option(help="Queue delays in microseconds to try. Default: 0,500,2000.", show_default=False)
@@ -56,14 +59,17 @@ def optimize(
     input_data: Annotated[
         Path | None,
         typer.Option(
-            help="Requests as perf_analyzer's JSON. Default: drawn from the model's declaration.", show_default=False
+            help="File with requests in perf_analyzer's JSON format. Default: drawn from the model's declaration.",
+            show_default=False,
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print, but change nothing.")] = False,
     reset: Annotated[
         bool, typer.Option("--reset", help="Return to the declared settings, without a measurement.")
     ] = False,
-    report: Annotated[Path | None, typer.Option(help="Folder for Markdown and a plot.", show_default=False)] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write a Markdown report and a plot to.", show_default=False)
+    ] = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -73,7 +79,7 @@ def optimize(
     config.pbtxt; a running server uses it when it loads the model again. Otherwise nothing changes. The exit status is
     1 if no setting has a p99 latency within --latency-ms.
     """
-    from tritone_export.repository import check_model_name
+    from tritone.arguments import check_model_name
 
     check_model_name(model)
     folder = repository / model
@@ -205,21 +211,21 @@ def _print_result(
         console.say("nothing was changed (--dry-run)")
     else:
         console.say(
-            f"a running server uses this when it loads {folder.name} again; undo: tritone optimize {folder.name} "
-            f"--repository {folder.parent} --reset"
+            f"a running server uses this setting when it loads {folder.name} again; undo with: "
+            f"tritone optimize {folder.name} --repository {folder.parent} --reset"
         )
 
 
 def _reset(folder: Path, as_json: bool) -> None:
     from tritone_export.tuned import TUNED_FILENAME, reset
 
-    there = (folder / TUNED_FILENAME).exists()
-    written = reset(folder) if there else []
+    exists = (folder / TUNED_FILENAME).exists()
+    written = reset(folder) if exists else []
     if as_json:
-        console.print_json({"model": folder.name, "reset": there, "written": [str(path) for path in written]})
+        console.print_json({"model": folder.name, "reset": exists, "written": [str(path) for path in written]})
         return
-    if not there:
-        console.say(f"{folder.name} has no {TUNED_FILENAME}: it has the declared settings")
+    if not exists:
+        console.say(f"{folder.name} has no {TUNED_FILENAME}: it already has the declared settings")
         return
     console.say(f"{folder.name}: removed {TUNED_FILENAME}")
     for path in written:

@@ -99,13 +99,13 @@ def rollback(
     """Make an earlier version live again on a running server, under the next version number."""
     if version is not None and len(models) > 1:
         raise typer.BadParameter(f"--version: expected one MODEL, got {len(models)}")
-    from tritone_export.publishing import rollback as go_back
+    from tritone_export.publishing import rollback as roll_back
 
     with connections.live_server(
         repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
     ) as live:
         published = [
-            go_back(model, live, version=version, force=force, together=models[index + 1 :])
+            roll_back(model, live, version=version, force=force, together=models[index + 1 :])
             for index, model in enumerate(models)
         ]
     warnings = print_embedding_warnings(repository, models)
@@ -113,7 +113,7 @@ def rollback(
         console.print_json({"published": [_to_dict(each) for each in published], **as_warnings(warnings)})
         return
     for each in published:
-        console.say(f"{each.model}: version {each.version} is live, which undoes version {each.before}")
+        console.say(f"{each.model}: version {each.version} is live and replaces version {each.before}")
 
 
 @contextmanager
@@ -135,8 +135,8 @@ def _exported(
         own = [each.model for each in export_kind(exportable, kind, repository=folder, name=name, on_step=on_step)]
         served, written = filled_models(repository), filled_models(folder)
         # Models that an ensemble calls come first; an ensemble is left out if one of its steps does not exist yet.
-        through = sorted(written - served - set(own))
-        yield folder, [*through, *(model for model in own if steps_of(folder / model) <= served | written)]
+        steps = sorted(written - served - set(own))
+        yield folder, [*steps, *(model for model in own if steps_of(folder / model) <= served | written)]
 
 
 def _to_dict(published: Published) -> dict[str, Any]:
@@ -164,5 +164,5 @@ def _describe(published: Published) -> str:
     if trial.live_median_s is not None:
         text += f" (before: {trial.live_median_s * 1000:.1f} ms)"
     if trial.max_abs_difference:
-        text += f", at most {max(trial.max_abs_difference.values()):.1e} from its file"
+        text += f"; largest difference from its ONNX file {max(trial.max_abs_difference.values()):.1e}"
     return text

@@ -32,21 +32,21 @@ def recommend(
     ] = None,
     audio: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Recording to find similar tracks to, in any format.", show_default=False),
+        typer.Option(metavar="FILE", help="Audio file; recommends tracks that sound similar.", show_default=False),
     ] = None,
     mood: Annotated[
-        str | None, typer.Option(help="One of the nine emotions, such as calmness.", show_default=False)
+        str | None, typer.Option(help="Mood: one of the nine emotions, such as calmness.", show_default=False)
     ] = None,
     n: options.TrackCount = 10,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Id or title of a track to leave out; repeatable.", show_default=False)
+        list[str] | None, typer.Option(help="Id or title of a track to exclude; repeatable.", show_default=False)
     ] = None,
     filter_listened: Annotated[
-        bool, typer.Option("--filter-listened/--with-listened", help="Leave out tracks that the user has listened to.")
+        bool, typer.Option("--filter-listened/--with-listened", help="Exclude tracks that the user has listened to.")
     ] = True,
-    diversity: Annotated[float, typer.Option(help="Preference for different tracks, 0 to 1.")] = 0.0,
+    diversity: Annotated[float, typer.Option(help="Preference for tracks that differ from each other, 0 to 1.")] = 0.0,
     novelty: Annotated[float, typer.Option(help="Preference for little-known tracks, 0 to 1.")] = 0.0,
-    explain: Annotated[bool, typer.Option("--explain", help="Show the reasons: the parts of each score.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the reasons for each score.")] = False,
     reasons: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum number of reasons for each track; implies --explain.", show_default=False),
@@ -98,7 +98,7 @@ def similar(
     track: Annotated[str | None, typer.Argument(help="Id or title of a track.", show_default=False)] = None,
     *,
     audio: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Recording instead of TRACK, in any format.", show_default=False)
+        Path | None, typer.Option(metavar="FILE", help="Audio file instead of TRACK.", show_default=False)
     ] = None,
     by: Annotated[str, typer.Option(help="Type of similarity: listening, sound or both.")] = "both",
     n: options.TrackCount = 10,
@@ -126,7 +126,7 @@ def similar(
 
 
 def tracks(
-    query: Annotated[str, typer.Argument(help="A title, an artist, an id, or words of them.", show_default=False)],
+    query: Annotated[str, typer.Argument(help="Title, artist or id, or some words of it.", show_default=False)],
     *,
     by: Annotated[
         str | None,
@@ -141,7 +141,7 @@ def tracks(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find tracks by title, artist or id; the ids are for `recommend` and `similar`."""
+    """Find tracks by title, artist or id, for example to use their ids in `recommend` and `similar`."""
     with (
         connections.connect(server, timeout, api_key_file, ca_file) as music,
         console.people.status("searching"),
@@ -158,7 +158,7 @@ def _print_page(found: TrackPage) -> None:
         console.say("no track matches")
         return
     if not found:
-        console.say(f"{found.total} tracks match; --offset {found.offset} is beyond them")
+        console.say(f"no tracks at --offset {found.offset}: {found.total} tracks match")
         return
     if found[0].match == "near":
         console.say("no track matches; did you mean:")

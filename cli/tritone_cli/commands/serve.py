@@ -64,7 +64,7 @@ def serve(
     ] = None,
     trust_callers: Annotated[
         bool,
-        typer.Option("--trust-callers", help="Give every caller access to stored users; private networks only."),
+        typer.Option("--trust-callers", help="Give every caller access to stored users; for private networks only."),
     ] = False,
     tls_cert: Annotated[
         Path | None,
@@ -106,12 +106,13 @@ def serve(
     ] = False,
     supervise: Annotated[
         bool,
-        typer.Option("--supervise/--no-supervise", help="Restart models and servers that end, hang or do not answer."),
+        typer.Option("--supervise/--no-supervise", help="Restart models and servers that crash, hang or fail."),
     ] = True,
     supervisor_port: Annotated[
         int | None,
         typer.Option(
-            help="Port of the supervisor's metrics and readiness; 0: a free port. Default: --metrics-port plus 1.",
+            help="Port of the supervisor's metrics and readiness; 0 selects a free port. Default: --metrics-port plus "
+            "1.",
             show_default=False,
         ),
     ] = None,
@@ -120,18 +121,18 @@ def serve(
     ] = 2.0,
     supervise_silent_s: Annotated[
         float,
-        typer.Option(help="Seconds without an answer after which a model with idle processes counts as hung."),
+        typer.Option(help="Seconds without a response after which a model counts as hung if its processes are idle."),
     ] = 1.0,
     supervise_busy_s: Annotated[
         float,
-        typer.Option(help="Seconds without an answer after which a model with busy processes counts as hung."),
+        typer.Option(help="Seconds without a response after which a model counts as hung if its processes are busy."),
     ] = 60.0,
     supervise_max_memory_mb: Annotated[
         int,
-        typer.Option(help="Resident memory in MiB at which the server restarts. 0: 80 % of the available memory."),
+        typer.Option(help="Memory of the server in MiB at which it restarts; 0 means 80 % of the available memory."),
     ] = 0,
     supervise_failed_starts: Annotated[
-        int, typer.Option(help="Failed starts in a row after which the supervisor gives up.")
+        int, typer.Option(help="Number of successive failed starts after which the supervisor gives up.")
     ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
 ) -> None:
@@ -140,7 +141,7 @@ def serve(
     from tritone_serving.supervision.options import SupervisionOptions
 
     manager = ServiceManager.from_environment()
-    # Also during the start: both run the `except` and `finally` blocks, which stop the server.
+    # Installed before the start, so that a signal during the start also stops the server.
     interrupt = partial(_interrupt, manager)
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, interrupt)
@@ -199,7 +200,7 @@ def _supervise(
     port: int | None,
     as_json: bool,
 ) -> None:
-    """Watch the server and repair faults; returns by an exception only."""
+    """Supervise the server and recover from faults; ends only with an exception."""
     from tritone_serving import PortTakenError
     from tritone_serving.supervision.metrics import SupervisorMetrics
     from tritone_serving.supervision.watchdog import Watchdog
@@ -234,7 +235,7 @@ def _report_event(level: Level, text: str) -> None:
 
 
 def _interrupt(manager: ServiceManager, _number: int, _frame: object) -> None:
-    # Once: a second Ctrl-C, or a supervisor's repeated SIGTERM, must not interrupt the stop.
+    # A second Ctrl-C, or a repeated SIGTERM of a service manager, must not interrupt the stop.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     manager.stopping()
@@ -315,7 +316,7 @@ def _notes(server: TritonServer) -> list[str]:
 
 
 class ServiceManager:
-    """Sends the state of this process to systemd, for units of `Type=notify`; does nothing without systemd.
+    """Send the state of this process to systemd, for units of `Type=notify`; does nothing without systemd.
 
     Protocol: https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
     """
@@ -344,7 +345,7 @@ class ServiceManager:
     def _send(self, state: str) -> None:
         if not self._address:
             return
-        # Only the manager needs this; a service must not fail because the manager does not listen.
+        # The service must not fail if the manager does not listen.
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out,

@@ -75,7 +75,11 @@ def train(
         mlflow=mlflow,
     )
     if print_config:
-        console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())
+        hyperparameters = training.get_kind(kind).configure(request)
+        if as_json:
+            console.print_json(hyperparameters.to_dict())
+        else:
+            console.print_line(hyperparameters.to_yaml().rstrip())
         return
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
     model_kind = training.get_kind(kind)

@@ -52,10 +52,10 @@ def forget(
 ) -> None:
     """Publish a version of the recommender without a user, and delete the versions that hold them.
 
-    Checkpoint, repository and server are processed one by one, and the command reports which of them held the user. If
-    one fails, repeat the command. The exit status is 1 if something failed, or if no data of the user was found.
-    Aggregates of many users (counts, similarities, weights of a network) stay until the next training; they do not
-    reveal a single user.
+    Checkpoint, repository and server are processed one after the other, and the command reports which of them held the
+    user. If one fails, repeat the command. The exit status is 1 if something failed, or if no data of the user was
+    found. Aggregates of many users (counts, similarities, weights of a network) stay until the next training; they do
+    not reveal a single user.
     """
     from tritone_export import forget_in_checkpoint, forget_user
 
@@ -67,13 +67,13 @@ def forget(
     users = done = None
     live: dict[str, list[int]] = {}
     if checkpoint:
-        with _noting("checkpoint", failed):
+        with _collect_failure("checkpoint", failed):
             users = forget_in_checkpoint(user, checkpoint, key=key)
-    with _noting("repository", failed):
+    with _collect_failure("repository", failed):
         done = forget_user(user, repository, model=model, key=key, keep_old=keep_old)
         failed += [f"repository: version {number} may hold the user: {why}" for number, why in done.unread.items()]
     if admin and addresses:
-        with _noting(f"server at {addresses.http}", failed):
+        with _collect_failure(f"server at {addresses.http}", failed):
             _make_live(admin, repository, model, live)
     held = bool((users and users[0] != users[1]) or (done and done.was_held) or live)
     if as_json:
@@ -202,7 +202,7 @@ def _numbers(versions: Sequence[int]) -> str:
 
 
 @contextmanager
-def _noting(where: str, failed: list[str]) -> Iterator[None]:
+def _collect_failure(where: str, failed: list[str]) -> Iterator[None]:
     """Add a failure of the block to `failed` instead of raising it."""
     try:
         yield

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tritone_cli.optimize.search import STAGES, SearchResult, SettingTrial
 
 _LEGEND: Final = (
-    "copies: instances; threads: threads of each instance, `shared` means all cores; batches: preferred batch sizes; "
+    "inst.: instances; threads: threads of each instance, `shared` means all cores; batches: preferred batch sizes; "
     "us: queue delay; /s: median inferences per second of n rounds; gain: median over the rounds of the throughput "
     "relative to the current settings in the same round."
 )
@@ -53,7 +53,7 @@ def _shown(trial: SettingTrial, found: SearchResult) -> dict[str, str]:
     if setting == found.best and found.changes:
         remark = "best"
     return {
-        "copies": str(setting.instances),
+        "inst.": str(setting.instances),
         "threads": "-" if setting.threads is None else "shared" if setting.threads == 0 else str(setting.threads),
         "batches": " ".join(map(str, setting.preferred_batch_sizes)) or "none",
         "us": str(setting.max_queue_delay_microseconds),

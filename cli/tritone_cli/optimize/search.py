@@ -1,8 +1,9 @@
 """Search for the best setting of a model by interleaved trials.
 
-A machine drifts over minutes by more than settings differ. So each round measures all settings of a stage once, every
-other round in reverse order, and each setting is compared with the current one within the same round. The best of many
-settings is also the luckiest, so it is compared with the current setting once more, and only these rounds decide.
+The speed of a machine drifts over minutes by more than settings differ. Therefore each round measures all settings of a
+stage once, every other round in reverse order, and each setting is compared with the current one in the same round. The
+measured gain of the best of many settings is biased upwards, so the best one is compared with the current setting
+again, and only these rounds decide.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tritone_cli.optimize.space import SearchSpace, SearchSpaceError
 from tritone_export.tuned import TunedSetting
 from tritone_serving.perf_analyzer import Reading
 
-LEAST_GAIN: Final = 0.03  # smaller gains are not reported
+MIN_GAIN: Final = 0.03  # smaller gains do not change the setting
 STAGES: Final = ("instances and threads", "batches and delay", "confirmation")
 # Share of the remaining time that each stage may take.
 _SHARES: Final = (0.4, 0.65, 1.0)
@@ -70,7 +71,7 @@ class SettingTrial:
         return statistics.median(ratios) - 1 if ratios else None
 
     def keeps(self, bound_ms: float | None) -> bool:
-        """Whether the p99 latency was measured and is within the bound."""
+        """Return whether the p99 latency was measured and is within the bound."""
         p99_ms = self.p99_ms
         return p99_ms is not None and (bound_ms is None or p99_ms <= bound_ms)
 
@@ -162,7 +163,7 @@ def search(
     if not {in_force}.issuperset(placements):
         placed = _best(stage(0, placements), bound_ms)
     best, batchings = placed, space.batchings(placed)
-    if not {in_force, placed}.issuperset(batchings):  # else they were compared in the first stage
+    if not {in_force, placed}.issuperset(batchings):  # otherwise they were compared in the first stage
         best = _best(stage(1, [placed, *batchings]), bound_ms)
     if not trials:
         raise SearchSpaceError(f"expected settings to try, got only the current one: {in_force}")
@@ -212,7 +213,7 @@ def _decide(
     ratios = winner.ratios(base)
     stays = SearchResult(tuple(trials), base.setting, base.setting, None, None, "")
     if len(ratios) < 2:
-        why = winner.problem or "no time was left for two comparisons; raise --minutes"
+        why = winner.problem or "the time limit allowed fewer than two comparisons; raise --minutes"
         return replace(stays, why=f"{winner.setting}: {why}")
     gain, spread = statistics.median(ratios) - 1, max(ratios) - min(ratios)
     text = f"{winner.setting}: {gain:+.1%} throughput, spread of the rounds {spread:.1%}"
@@ -221,8 +222,8 @@ def _decide(
         return replace(stays, why=f"{text}, p99 {winner.p99_ms:.4g} ms, above the bound")
     if not base.keeps(bound_ms):
         text += f"; p99 {winner.p99_ms:.4g} ms, that of the current setting {base.p99_ms:.4g} ms"
-    elif gain <= max(spread, LEAST_GAIN):
-        noise = "; use a quieter machine or more --rounds" if spread > gain > LEAST_GAIN else ""
+    elif gain <= max(spread, MIN_GAIN):
+        noise = "; use a quieter machine or more --rounds" if spread > gain > MIN_GAIN else ""
         return replace(stays, why=f"{text}: no clear gain{noise}")
     return replace(stays, best=winner.setting, why=text)
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from tritone import TritoneError
-from tritone_export.tuned import MAX_DELAY_US, MAX_INSTANCES, MAX_THREADS, TunedSetting, nothing_to_choose, unfit
+from tritone_export.tuned import (
+    MAX_DELAY_US,
+    MAX_INSTANCES,
+    MAX_THREADS,
+    TunedSetting,
+    reason_not_tunable,
+    reason_unfit,
+)
 
 DEFAULT_BATCHES: Final = ((), (4, 8), (8, 16, 32))
 DEFAULT_DELAYS_US: Final = (0, 500, 2000)
@@ -65,7 +72,7 @@ def search_space(
     Raises:
         SearchSpaceError: an option has a wrong form, or the model has no settings to choose.
     """
-    if reason := nothing_to_choose(config):
+    if reason := reason_not_tunable(config):
         raise SearchSpaceError(f"{config.name} cannot be optimized: {reason}")
     instances, threads, batches, delays = (given.get(n) for n in ("instances", "threads", "batches", "delays"))
     n_cores = n_cores or len(os.sched_getaffinity(0))
@@ -78,13 +85,14 @@ def search_space(
     if in_force.threads is None:
         if threads is not None:
             raise SearchSpaceError(
-                f"--threads: expected none, since {config.name}'s backend {config.backend!r} has no number of threads"
+                f"--threads: not supported: backend {config.backend!r} of {config.name} has no setting for threads; "
+                f"remove the option"
             )
         fitting = replace(fitting, threads=(None,))
 
     def keep(name: str, values: tuple[Any, ...], changed: Callable[[Any], TunedSetting], given: str | None) -> Any:
         """Return the values that the model supports; raise if given ones are not supported."""
-        reasons = {value: unfit(changed(value), config) for value in values}
+        reasons = {value: reason_unfit(changed(value), config) for value in values}
         if given is not None and (wrong := next((reason for reason in reasons.values() if reason), None)):
             raise SearchSpaceError(f"{name} {given}: {config.name}: {wrong}")
         return tuple(value for value, reason in reasons.items() if reason is None)
@@ -100,19 +108,19 @@ def search_space(
 
 
 def _default_instances(n_cores: int) -> tuple[int, ...]:
-    """Return numbers of instances up to the number of cores plus one, which copies data while the others compute."""
+    """Return numbers of instances up to the number of cores plus one, so that one copies data while others compute."""
     return tuple(sorted({n for n in (1, 2, n_cores // 2, n_cores, n_cores + 1) if 1 <= n <= MAX_INSTANCES}))
 
 
-def _numbers(name: str, text: str | None, least: int, most: int, *, default: tuple[int, ...]) -> tuple[int, ...]:
+def _numbers(name: str, text: str | None, minimum: int, maximum: int, *, default: tuple[int, ...]) -> tuple[int, ...]:
     if text is None:
         return default
     try:
         numbers = sorted({int(part) for part in text.split(",")})
     except ValueError:
         numbers = []
-    if not numbers or not least <= numbers[0] <= numbers[-1] <= most:
-        raise SearchSpaceError(f"{name}: expected whole numbers from {least} to {most}, such as 2,3, got {text!r}")
+    if not numbers or not minimum <= numbers[0] <= numbers[-1] <= maximum:
+        raise SearchSpaceError(f"{name}: expected integers from {minimum} to {maximum}, such as 2,3, got {text!r}")
     return tuple(numbers)
 
 

@@ -18,7 +18,7 @@ from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
 
 N_WINDOWS: Final = 3  # the minimum of perf_analyzer
-_ANY: Final = 100.0  # the windows need not agree, since the rounds are compared
+_NO_STABILITY: Final = 100.0  # the windows need not agree, because rounds are compared
 
 
 def setting_measurer(
@@ -32,9 +32,9 @@ def setting_measurer(
     seconds: float,
     data: Path | None = None,
 ) -> MeasureSetting:
-    """Return a function that measures a setting once, on a server of its own without a response cache.
+    """Return a function that measures a setting once, on a new server without a response cache.
 
-    One server that loads and unloads models would not do: Triton 2.51 may abort on a busy machine when it does both.
+    A single server that loads and unloads models is not used, because Triton 2.51 may abort on a busy machine.
 
     Args:
         source: the repository with the model; it is not changed.
@@ -45,7 +45,7 @@ def setting_measurer(
 
     Raises:
         RepositoryError: the model has no version.
-        UnknownInputsError: no model kind draws inputs for it.
+        UnknownInputsError: no model kind can draw inputs for the model.
     """
     version = newest(source, config.name)
     if data is None:
@@ -77,17 +77,17 @@ def setting_measurer(
                     data=data,
                     load=load,
                     window_s=seconds / N_WINDOWS,
-                    stability=_ANY,
+                    stability=_NO_STABILITY,
                     n_trials=N_WINDOWS,
                 )
             finally:
-                server.kill()  # an orderly stop takes seconds, and there are no other clients
+                server.kill()  # a graceful stop takes seconds, and there are no other clients
 
     return measure
 
 
 def _write_model(version: Path, config: Any, setting: TunedSetting, repository: Path, number: int) -> str:
-    """Write the folder of a model with a setting, under a name of its own."""
+    """Write the folder of a model with a setting, under a unique name, and return the name."""
     changed = apply(setting, config)
     changed.name = f"{config.name}-{number}"
     target = repository / changed.name

@@ -34,7 +34,7 @@ FRAMES_PER_QUARTER_RANGE: Final = range(1, 97)
 # 34 minutes of sixteenths at 120 quarters a minute. A model's own limit may be lower.
 MAX_FRAMES: Final = 16_384
 TEMPO_QPM: Final = 120.0  # MIDI's own default
-TEMPO_RANGE_QPM: Final = (4.0, 1000.0)  # MIDI cannot represent slower ones, nobody can play faster ones
+TEMPO_RANGE_QPM: Final = (4.0, 1000.0)  # MIDI cannot represent slower ones, and nobody plays faster ones
 UNKNOWN_METER: Final = (0, 0)
 COMMON_TIME: Final = (4, 4)  # MIDI's own default
 _DENOMINATORS: Final = (4, 8, 16, 32, 64)  # of derived time signatures, the simplest first
@@ -283,7 +283,7 @@ def _checked_frames(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"frames have shape {array.shape} and type {array.dtype}; expected whole numbers of shape (n_frames, 88)"
         )
     if not len(array):
-        raise InvalidScoreError("<frames>: hold no time step", path="<frames>", reason="empty")
+        raise InvalidScoreError("<frames>: expected at least one time step, got none", path="<frames>", reason="empty")
     if len(array) > MAX_FRAMES:
         raise too_long("<frames>", len(array))
     if not np.isin(array, (SILENT, HELD, STRUCK)).all():

@@ -21,9 +21,12 @@ import numpy.typing as npt
 
 from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
-from tritone.music.plot import PLOT_FORMATS, plot_piece
 from tritone.music.render import RENDER_RATE_HZ, render
 from tritone.music.scores import to_score
+from tritone.plots import (
+    PLOT_FORMATS,
+    plot_piece,
+)
 from tritone.results.json_result import INTEGER, NUMBER, STRING, JsonResult, array_of, json_result, optional
 
 MIDI_FORMATS: Final = ("mid", "midi")

@@ -24,7 +24,7 @@ _MAX_TICKS: Final = 2**31 - 1  # symusic counts them in 32 bits
 _MAX_DELTA: Final = 2**28 - 1  # the largest number of four bytes of seven bits
 _STAND_IN_DIVISION: Final = 480  # for files that count time in SMPTE frames
 _SMPTE_QUARTERS_PER_S: Final = 2  # MIDI's default tempo; such files have no other
-# Frame rates of SMPTE time code; 29 stands for 30 drop-frame.
+# Frame rates of SMPTE time code; 29 means 30 drop-frame.
 _FRAMES_PER_S: Final = {24: Fraction(24), 25: Fraction(25), 29: Fraction(30_000, 1_001), 30: Fraction(30)}
 _HEADER: Final = b"MThd"
 _HEADER_BYTES: Final = 14
@@ -345,11 +345,11 @@ class _Parser:
     def _number(self, at: int) -> tuple[int, int]:
         """Read a number of at most four bytes of seven bits; return it and the position behind it."""
         value = 0
-        for place in range(at, at + 4):
-            byte = self._data[place]
+        for index in range(at, at + 4):
+            byte = self._data[index]
             value = value << 7 | byte & 0x7F
             if byte < 0x80:
-                return value, place + 1
+                return value, index + 1
         raise DamagedError(
             "unreadable", f"is damaged: the number at byte {at} of the file has more than four bytes; save it again"
         )

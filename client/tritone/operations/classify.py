@@ -12,19 +12,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from tritone.arguments import check_model_name, is_whole
 from tritone.audio import Audio, FloatArray, Window, iter_windows
 from tritone.constants import EMOTION_NOT_TRAINED
 from tritone.exceptions import InvalidInputError, RequestTimeoutError, ServerError
-from tritone.flows import Flow, check_model_name, next_request_id
-from tritone.messages import Array, InferRequest, InferResponse
+from tritone.messages import (
+    Array,
+    Flow,
+    InferRequest,
+    InferResponse,
+    next_request_id,
+)
 from tritone.model_cache import CLASSIFIER, CachedModel, ModelCache, checked_output, infer
-from tritone.operations.options import is_whole
 from tritone.results.classification import Classification, TimelineWindow
 from tritone.retry import on_live_versions
 
 
 @dataclass
-class _Answers:
+class _WindowResponses:
     """The responses for the windows of one recording."""
 
     starts_s: list[float] = field(default_factory=list)
@@ -52,8 +57,8 @@ def classify_flow(cache: ModelCache, audio: Audio, *, model: str, top: int | Non
         outputs = tuple(
             name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
         )
-        answers = yield from _infer_windows(known, audio, outputs)
-        return _classification(known, answers, top)
+        collected = yield from _infer_windows(known, audio, outputs)
+        return _classification(known, collected, top)
 
     return (yield from on_live_versions(cache, (model,), start))
 
@@ -64,36 +69,36 @@ def embed_flow(cache: ModelCache, audio: Audio, *, model: str) -> Flow[FloatArra
 
     def start() -> Flow[FloatArray]:
         known = yield from cache.look_up(model, CLASSIFIER)
-        answers = yield from _infer_windows(known, audio, ("embedding",))
-        return _mean_direction(answers.output("embedding"))
+        collected = yield from _infer_windows(known, audio, ("embedding",))
+        return _mean_direction(collected.output("embedding"))
 
     return (yield from on_live_versions(cache, (model,), start))
 
 
-def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[_Answers]:
-    answers = _Answers()
-    batches = _batches(audio, known, answers.notes)
+def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[_WindowResponses]:
+    collected = _WindowResponses()
+    batches = _batches(audio, known, collected.notes)
     while True:
         began_s = time.perf_counter()
         batch = next(batches, None)
-        answers.decode_s += time.perf_counter() - began_s
+        collected.decode_s += time.perf_counter() - began_s
         if batch is None:
-            return answers
+            return collected
         windows, samples = batch
         request = InferRequest(known.name, next_request_id("classify"), {"audio": samples}, outputs)
         began_s = time.perf_counter()
         try:
             response = yield from infer(known, request)
         except RequestTimeoutError as error:
-            if answers.duration_s:
-                error.add_note(f"the first {answers.duration_s:.0f} s of the recording had been answered")
+            if collected.duration_s:
+                error.add_note(f"responses for the first {collected.duration_s:.0f} s of the recording had arrived")
             raise
-        answers.request_s += time.perf_counter() - began_s
+        collected.request_s += time.perf_counter() - began_s
         for name in outputs:
             checked_output(response, name, (len(windows), None))
-        answers.responses.append(response)
-        answers.starts_s += [window.start_s for window in windows]
-        answers.duration_s = windows[-1].start_s + windows[-1].covers_s
+        collected.responses.append(response)
+        collected.starts_s += [window.start_s for window in windows]
+        collected.duration_s = windows[-1].start_s + windows[-1].covers_s
 
 
 def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tuple[list[Window], FloatArray]]:
@@ -115,14 +120,14 @@ def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tup
         yield windows, np.stack([window.samples for window in windows])
 
 
-def _classification(known: CachedModel, answers: _Answers, top: int | None) -> Classification:
-    probabilities = answers.output("probabilities")
-    emotions = answers.output("emotions")
+def _classification(known: CachedModel, collected: _WindowResponses, top: int | None) -> Classification:
+    probabilities = collected.output("probabilities")
+    emotions = collected.output("emotions")
     labels = known.labels("probabilities", probabilities.shape[1])
     emotion_names = known.labels("emotions", emotions.shape[1])
     tags = None
     if "tags" in known.info.outputs:
-        activations = answers.output("tags")
+        activations = collected.output("tags")
         tags = _ranked(known.labels("tags", activations.shape[1]), activations)
     by_label = _ranked(labels, probabilities)
     return Classification(
@@ -132,16 +137,16 @@ def _classification(known: CachedModel, answers: _Answers, top: int | None) -> C
         tags=tags,
         timeline=tuple(
             TimelineWindow(start_s, dict(zip(labels, row, strict=True)))
-            for start_s, row in zip(answers.starts_s, probabilities.tolist(), strict=True)
+            for start_s, row in zip(collected.starts_s, probabilities.tolist(), strict=True)
         ),
-        embedding=_mean_direction(answers.output("embedding")),
+        embedding=_mean_direction(collected.output("embedding")),
         model=known.name,
-        model_version=answers.responses[-1].version,
-        duration_s=answers.duration_s,
-        request_ids=tuple(response.request_id for response in answers.responses),
-        decode_s=answers.decode_s,
-        request_s=answers.request_s,
-        notes=tuple(answers.notes),
+        model_version=collected.responses[-1].version,
+        duration_s=collected.duration_s,
+        request_ids=tuple(response.request_id for response in collected.responses),
+        decode_s=collected.decode_s,
+        request_s=collected.request_s,
+        notes=tuple(collected.notes),
     )
 
 

@@ -1,4 +1,4 @@
-"""Composition from scratch or from a prompt, harmonization and infilling.
+"""Composition from scratch or from a prompt, harmonization and infilling; prediction of scores.
 
 Shapes: N frames that the model reads or writes.
 """
@@ -10,15 +10,22 @@ from typing import Final
 
 import numpy as np
 
+from tritone.arguments import (
+    check_count,
+    check_model_name,
+    scalar,
+)
 from tritone.exceptions import InvalidInputError
-from tritone.flows import Flow, check_model_name, next_request_id
-from tritone.messages import Array, InferRequest
+from tritone.messages import (
+    Array,
+    Flow,
+    InferRequest,
+    next_request_id,
+)
 from tritone.model_cache import COMPOSER, SAMPLER, SCORER, CachedModel, ModelCache, checked_output, infer
-from tritone.music.grid import N_PITCHES, STRUCK
-from tritone.music.noise import uniform_noise
+from tritone.music.grid import N_PITCHES, STRUCK, Grid
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
-from tritone.operations.options import SamplingParams, check_count, scalar
 from tritone.operations.plan import (
     GIVEN,
     N_BARS_MAX,
@@ -29,7 +36,9 @@ from tritone.operations.plan import (
     filled_in,
     harmonized,
 )
+from tritone.results.prediction import Prediction
 from tritone.retry import with_fresh_models
+from tritone.sampling import SamplingParams, uniform_noise
 
 # A model that predicts frames is exported together with one that samples them.
 SAMPLER_SUFFIX: Final = "_sampler"
@@ -84,6 +93,34 @@ def infill_flow(
         return filled_in(grid, bars, limits_of(known), tempo_qpm=sampling.tempo_qpm)
 
     return (yield from _compose_planned(cache, plan_for, sampling, model))
+
+
+def predict_flow(cache: ModelCache, *, score: ScoreLike, model: str) -> Flow[Prediction]:
+    """Predict each frame of a score; see `MusicClient.predict`."""
+    check_model_name(model)
+    source = ScoreSource(score)
+
+    def start() -> Flow[Prediction]:
+        known = yield from cache.look_up(model, SCORER, COMPOSER)
+        grid = source.grid(known.frames_per_quarter)
+        n_frames = grid.n_frames
+        if n_frames > known.n_frames_max:
+            raise InvalidInputError(
+                f"the score is too long for model {model!r}: expected at most {known.n_frames_max:,} time steps, got "
+                f"{n_frames:,}; pass it in parts",
+                model=model,
+                argument="score",
+                reason="too_long",
+            )
+        request = InferRequest(model, next_request_id("predict"), _score_inputs(known, grid), tuple(known.role.outputs))
+        response = yield from infer(known, request)
+        nll = checked_output(response, "nll", (1, n_frames))[0]
+        probabilities = None
+        if "probabilities" in known.role.outputs:
+            probabilities = checked_output(response, "probabilities", (1, n_frames, N_PITCHES))[0]
+        return Prediction(nll, probabilities, grid, model, response.version)
+
+    return (yield from with_fresh_models(cache, (model,), start))
 
 
 def continuation_planner(
@@ -157,3 +194,20 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
     new = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
     frames = np.concatenate([prompt, new])
     return plan.piece(frames, None, seed=sampling.seed, model=known.name, model_version=response.version)
+
+
+def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
+    if known.role is SCORER:
+        return {"frames": grid.frames[None]}
+    n_notes = int((grid.frames > 0).sum(axis=1).max())
+    if n_notes > known.n_notes_max:  # without some of its notes it would be another score
+        raise InvalidInputError(
+            f"the score has too many simultaneous notes for model {known.name!r}: expected at most "
+            f"{known.n_notes_max}, got {n_notes}",
+            model=known.name,
+            argument="score",
+            reason="too_many_notes",
+        )
+    mode = np.full(grid.n_frames, GIVEN, np.uint8)
+    plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)
+    return composer_inputs(known, plan, SamplingParams.checked(seed=0))

@@ -14,19 +14,27 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone.arguments import (
+    check_count,
+    check_model_name,
+    is_number,
+)
 from tritone.constants import ATTRIBUTES, LARGEST_AMOUNT
 from tritone.exceptions import InvalidInputError
-from tritone.flows import Flow, check_model_name, next_request_id
-from tritone.messages import Array, InferRequest
+from tritone.messages import (
+    Array,
+    Flow,
+    InferRequest,
+    next_request_id,
+)
 from tritone.model_cache import DECODER, ENCODER, CachedModel, ModelCache, checked_output, infer
 from tritone.music.grid import Grid
-from tritone.music.noise import uniform_noise
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES, assign_voices, voices_to_grid
-from tritone.operations.options import SamplingParams, check_count, is_number
 from tritone.operations.plan import ScoreSource
 from tritone.retry import with_fresh_models
+from tritone.sampling import SamplingParams, uniform_noise
 
 DECODER_SUFFIX: Final = "_decoder"  # see the kind's companions
 N_STEPS_MAX: Final = 64
@@ -116,7 +124,7 @@ def attribute_vector(amounts: Iterable[tuple[str, float]]) -> FloatArray:
     """
     vector = np.zeros(len(ATTRIBUTES), np.float32)
     for attribute, amount in amounts:
-        if attribute not in ATTRIBUTES:
+        if not isinstance(attribute, str) or attribute not in ATTRIBUTES:
             raise InvalidInputError(
                 f"unknown attribute: expected one of {', '.join(ATTRIBUTES)}, got {attribute!r}", argument="attribute"
             )
@@ -194,8 +202,8 @@ def decode(
             "noise": noise[part],
             **sampling.inputs(n_rows),
         }
-        answer, version = yield from infer_voices(decoder, inputs, n_rows)
-        voices.append(answer)
+        part_voices, version = yield from infer_voices(decoder, inputs, n_rows)
+        voices.append(part_voices)
     return np.concatenate(voices), version
 
 
@@ -238,8 +246,7 @@ def _encode(encoder: CachedModel, voices: npt.NDArray[np.int64]) -> Flow[FloatAr
     for part in _parts(encoder, len(voices)):
         request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": voices[part]}, ("mean",))
         response = yield from infer(encoder, request)
-        mean = response.outputs["mean"]
-        means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else mean.shape[-1])))
+        means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else None)))
     return np.concatenate(means)
 
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone.arguments import check_bool, is_whole
 from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike, describe, to_grid
-from tritone.operations.options import is_whole
 
 FREE: Final = 0  # the model writes this frame
 GIVEN: Final = 1  # this frame is kept
@@ -146,7 +146,7 @@ def harmonized(melody: Grid, limits: ModelLimits, *, highest: bool, tempo_qpm: f
     """
     grid = _start(melody, limits, None, tempo_qpm)
     chord = first_chord(grid.frames)
-    if highest:
+    if check_bool("highest", highest):
         grid = replace(grid, frames=highest_voice(grid.frames))
     elif chord is not None:
         raise InvalidInputError(
@@ -199,15 +199,15 @@ def position(grid: Grid, frame: int) -> str:
 
 def _start(grid: Grid | None, limits: ModelLimits, meter: tuple[int, int] | None, tempo_qpm: float | None) -> Grid:
     """Return the grid with the meter and tempo of the caller, else of the score, else 4/4 at 120."""
-    asked = frames_per_bar(meter, limits.frames_per_quarter)
+    requested = frames_per_bar(meter, limits.frames_per_quarter)
     if grid is None:
         grid = Grid(np.zeros((1, N_PITCHES), np.uint8), limits.frames_per_quarter)
     length, index = grid.meter
     signature = grid.time_signature if meter is None else (int(meter[0]), int(meter[1]))
-    if asked is None and not length:
-        asked = 4 * limits.frames_per_quarter
-    if asked is not None and asked != length:
-        length, index = asked, 0
+    if requested is None and not length:
+        requested = 4 * limits.frames_per_quarter
+    if requested is not None and requested != length:
+        length, index = requested, 0
     return replace(
         grid,
         meter=(length, index),

@@ -10,45 +10,49 @@ from __future__ import annotations
 import json
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from tritone.arguments import (
+    Id,
+    Ids,
+    Weights,
+    check_bool,
+    check_count,
+    check_id,
+    check_ids,
+    check_model_name,
+    check_mood,
+    check_share,
+    check_weights,
+    scalar,
+    text,
+)
 from tritone.audio import Audio
 from tritone.constants import (
-    EMOTIONS,
     LARGEST_OFFSET,
     N_DIVERSE_MAX,
     N_EXPLAINED_MAX,
     N_FRIENDS_MAX,
-    N_ID_BYTES_MAX,
-    N_IDS_MAX,
     N_RECOMMENDED_MAX,
     SEARCH_FIELDS,
     WAYS_TO_BE_ALIKE,
 )
 from tritone.credentials import Credentials
 from tritone.exceptions import InvalidInputError, ServerError
-from tritone.flows import Flow, check_model_name, next_request_id
-from tritone.messages import Array, InferRequest, InferResponse
+from tritone.messages import Array, Flow, InferRequest, InferResponse, next_request_id
 from tritone.model_cache import ModelCache
 from tritone.operations.classify import embed_flow
-from tritone.operations.options import check_count, is_number, scalar
 from tritone.results.recommendations import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
 
-# Text, its UTF-8 bytes (logs are not always decoded), or an integer, which stands for its decimal digits.
-Id: TypeAlias = str | bytes | int | np.integer[Any]
-Ids: TypeAlias = Iterable[Id]
-Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
 T = TypeVar("T")
 
-_LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
+_NUMBERS: Final = ("scores", "total")  # all other outputs are text
 _TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
 _USER_INPUTS: Final = ("user_id", "friends")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -107,7 +111,7 @@ class RecommendOptions:
             share = check_share(name, getattr(self, name))
             if share:
                 inputs[name] = scalar(share, 1, np.float32)
-        if not _check_bool("filter_listened", self.filter_listened):
+        if not check_bool("filter_listened", self.filter_listened):
             inputs["filter_listened"] = scalar(False, 1, np.bool_)
         if _check_explain(self.explain):
             inputs["explain"] = scalar(True, 1, np.bool_)
@@ -139,11 +143,11 @@ def recommend_flow(
     # Send credentials only with requests that need them.
     is_about_users = user_token is not None or not inputs.keys().isdisjoint(_USER_INPUTS)
     headers = credentials.headers(user_token) if is_about_users else {}
-    asked = yield from _with_embedding(cache, inputs, audio, genre_model)
+    inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
     outputs = ("source", "arm", *(("reasons",) if "explain" in inputs else ()))
-    if any(name in asked for name in _MAY_BE_UNKNOWN):  # each output costs the server time
+    if any(name in inputs for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
-    return (yield from _infer("recommend", asked, outputs, model, headers, n_reasons=options.n_reasons))
+    return (yield from _infer("recommend", inputs, outputs, model, headers, n_reasons=options.n_reasons))
 
 
 def find_tracks_flow(query: Id, *, by: str | None, limit: int, offset: int, model: str) -> Flow[TrackPage]:
@@ -173,8 +177,8 @@ def similar_flow(
     """Find similar tracks; see `MusicClient.similar`."""
     check_model_name(model)
     inputs = similar_inputs(track_id, has_audio=audio is not None, by=by, n=n)
-    asked = yield from _with_embedding(cache, inputs, audio, genre_model)
-    return (yield from _infer("similar", asked, (), model))
+    inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
+    return (yield from _infer("similar", inputs, (), model))
 
 
 def similar_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> dict[str, Array]:
@@ -236,8 +240,8 @@ def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, 
 
 
 def _with_embedding(
-    cache: ModelCache, inputs: Mapping[str, Array], audio: Audio | None, genre_model: str
-) -> Flow[Mapping[str, Array]]:
+    cache: ModelCache, inputs: dict[str, Array], audio: Audio | None, genre_model: str
+) -> Flow[dict[str, Array]]:
     if audio is None:
         return inputs
     embedding = yield from embed_flow(cache, audio, model=genre_model)
@@ -295,7 +299,7 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     """Return the only row of an output of shape (1, size).
 
     Raises:
-        ServerError: the output is missing or has another shape.
+        ServerError: the output is missing, or of another shape or type.
     """
     if name not in response.outputs:
         raise _invalid_output(response, name, "it is missing", reason="missing_output")
@@ -303,6 +307,10 @@ def _row(response: InferResponse, name: str, size: int) -> list[Any]:
     if array.shape != (1, size):
         raise _invalid_output(response, name, f"expected shape {(1, size)}, got {array.shape}")
     row: list[Any] = array[0].tolist()
+    kinds = (int, float) if name in _NUMBERS else (str,)
+    if not all(isinstance(value, kinds) for value in row):
+        kind = "numbers" if name in _NUMBERS else "text"
+        raise _invalid_output(response, name, f"expected {kind}, got {array.dtype}")
     return row
 
 
@@ -314,7 +322,7 @@ def _parsed(response: InferResponse, name: str, parse: Callable[[Any], T], value
     """
     try:
         return [parse(value) for value in values]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise _invalid_output(response, name, problem) from error
 
@@ -357,141 +365,6 @@ def _unknown(text: str) -> UnknownIds:
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
     user, mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
     return UnknownIds(user=user, mood=mood, audio=audio, **lists)
-
-
-def text(values: list[bytes]) -> Array:
-    """Return texts in UTF-8 as (1, L)."""
-    row = np.empty((1, len(values)), np.object_)
-    row[0] = values
-    return row
-
-
-def check_id(name: str, value: Any, *, what: str = "an id as in the listening log") -> bytes:
-    """Check an id: text, its UTF-8 bytes, or an integer.
-
-    Args:
-        what: what is expected, for the error.
-
-    Returns:
-        the id as UTF-8; an integer as its decimal digits.
-
-    Raises:
-        InvalidInputError: the value is of another type, empty, too long or invalid text.
-    """
-    if isinstance(value, int | np.integer) and not isinstance(value, bool):
-        value = int(value)
-        if value.bit_length() > _LARGEST_INTEGER_BITS:
-            raise _invalid(name, f"expected {what}, got an integer of {value.bit_length():,} bits")
-        value = str(value)
-    if not isinstance(value, str | bytes):
-        kind = type(value).__name__
-        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
-        hint = f"; convert it first, as in {str(int(value))!r}" if is_whole else ""
-        raise _invalid(name, f"expected {what}, as text or integer, got {reprlib.repr(value)} ({kind}){hint}")
-    if not value:
-        raise _invalid(name, f"expected {what}, got empty text")
-    try:
-        encoded = value.encode() if isinstance(value, str) else bytes(value)
-        encoded.decode()
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise _invalid(
-            name,
-            f"expected text that UTF-8 can encode, got {reprlib.repr(value)} ({error.reason}); decode "
-            f"the log with its own encoding",
-        ) from None
-    if len(encoded) > N_ID_BYTES_MAX:
-        raise _invalid(name, f"expected at most {N_ID_BYTES_MAX:,} bytes, got {len(encoded):,}")
-    return encoded
-
-
-def check_ids(name: str, values: Any) -> list[bytes]:
-    """Return a list of ids in UTF-8; empty for None.
-
-    Raises:
-        InvalidInputError: an id is invalid, or there are too many.
-    """
-    if values is None:
-        return []
-    listed = _listed(values)
-    if listed is None:
-        raise _invalid(name, f"expected a list of ids, or None, got {reprlib.repr(values)} ({type(values).__name__})")
-    ids = [check_id(f"{name}[{index}]", value) for index, value in enumerate(listed)]
-    if len(ids) > N_IDS_MAX:
-        raise _invalid(
-            name, f"expected at most {N_IDS_MAX:,} ids, got more; pass the latest or those with the largest weights"
-        )
-    return ids
-
-
-def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None:
-    """Return the weights of the tracks of a history, (L,), or None.
-
-    Raises:
-        InvalidInputError: a weight is invalid, or their number differs from that of the history.
-    """
-    if values is None:
-        return None
-    expected = "expected a number, 0 or more, for each track of history, or None for 1 each"
-    weights = _listed(values)
-    if weights is None:
-        raise InvalidInputError(f"invalid weights: {expected}, got {reprlib.repr(values)}", argument="weights")
-    if len(weights) != n_history:
-        raise InvalidInputError(
-            f"invalid weights: {expected}, got {len(weights):,} for {n_history:,} ids", argument="weights"
-        )
-    for index, weight in enumerate(weights):
-        if not is_number(weight) or not 0 <= weight <= np.finfo(np.float32).max:
-            hint = "; use skipped for rejected tracks" if is_number(weight) and weight < 0 else ""
-            raise InvalidInputError(
-                f"invalid weights[{index}]: {expected}, got {reprlib.repr(weight)}{hint}", argument="weights"
-            )
-    return np.array(weights, np.float32)
-
-
-def check_mood(mood: Any) -> str:
-    """Return the name of an emotion.
-
-    Raises:
-        InvalidInputError: the name is unknown.
-    """
-    if not isinstance(mood, str) or mood not in EMOTIONS:
-        raise InvalidInputError(
-            f"unknown mood: expected one of {', '.join(EMOTIONS)}, or None, got {reprlib.repr(mood)}", argument="mood"
-        )
-    return str(mood)
-
-
-def check_share(name: str, value: Any) -> float:
-    """Return a number from 0 to 1.
-
-    Raises:
-        InvalidInputError: it is something else.
-    """
-    if not is_number(value) or not 0 <= value <= 1:
-        raise _invalid(name, f"expected a number from 0 to 1, got {reprlib.repr(value)}")
-    return float(value)
-
-
-def _invalid(name: str, problem: str) -> InvalidInputError:
-    """Return the error for an argument, or for an element of one, such as `history[3]`."""
-    return InvalidInputError(f"invalid {name}: {problem}", argument=name.partition("[")[0])
-
-
-def _listed(values: Any) -> list[Any] | None:
-    """Return the values, at most one more than the limit; None if they are not a list."""
-    if isinstance(values, str | bytes | Mapping):  # a single id is not a list, and a mapping would lose its values
-        return None
-    try:
-        each = iter(values)
-    except TypeError:
-        return None
-    return list(islice(each, N_IDS_MAX + 1))
-
-
-def _check_bool(name: str, value: Any) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise _invalid(name, f"expected True or False, got {reprlib.repr(value)}")
-    return bool(value)
 
 
 def _check_explain(value: Any) -> bool:

@@ -12,17 +12,27 @@ from typing import Any, Final, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from tritone.arguments import (
+    check_count,
+    check_model_name,
+    is_number,
+    is_whole,
+    scalar,
+)
 from tritone.constants import ATTRIBUTES, LARGEST_DENSITY
 from tritone.exceptions import InvalidInputError
-from tritone.flows import Flow, check_model_name
+from tritone.messages import Flow
 from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
-from tritone.music.noise import LARGEST_SEED, uniform_noise
 from tritone.music.piece import Piece
 from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
 from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_voices, pair_of
-from tritone.operations.options import SamplingParams, check_count, is_number, is_whole, scalar
 from tritone.retry import with_fresh_models
+from tritone.sampling import (
+    LARGEST_SEED,
+    SamplingParams,
+    uniform_noise,
+)
 
 FloatArray = npt.NDArray[np.float32]
 N_PIECES_MAX: Final = 1_000
@@ -138,8 +148,8 @@ def _generate(
             "noise": noise[part],
             **sampling.inputs(n_rows),
         }
-        answer, version = yield from infer_voices(known, inputs, n_rows)
-        voices.append(answer)
+        part_voices, version = yield from infer_voices(known, inputs, n_rows)
+        voices.append(part_voices)
     return np.concatenate(voices), version
 
 

@@ -12,18 +12,23 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from tritone.arguments import check_model_name
 from tritone.exceptions import ClientError, NotCopiedError, ServerError
-from tritone.flows import Flow, check_model_name, next_request_id
-from tritone.messages import InferResponse, StreamRequest
+from tritone.messages import (
+    Flow,
+    InferResponse,
+    StreamRequest,
+    next_request_id,
+)
 from tritone.model_cache import STREAMER, ModelCache, checked_output
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.compose import Planner, composer_inputs, continuation_planner
-from tritone.operations.options import SamplingParams
 from tritone.operations.plan import GIVEN, CompositionPlan
 from tritone.results.piece_chunk import PieceChunk
 from tritone.retry import on_live_versions
+from tritone.sampling import SamplingParams
 
 OUTPUTS: Final = ("frames", "nll", "first_frame")
 
@@ -55,15 +60,14 @@ class StreamAccumulator:
         return (yield from on_live_versions(self._cache, (model,), start))
 
     def add(self, response: InferResponse) -> PieceChunk | None:
-        """Add a response and return its chunk; None if it lies within the prompt.
+        """Add a response and return its chunk; None if it is within the prompt.
 
         Raises:
             ServerError: it is malformed or not the next one.
         """
         n_before = len(self._frames)
-        frames = response.outputs["frames"]
-        n_new = frames.shape[1] if frames.ndim == 3 else 0
-        frames = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
+        frames = checked_output(response, "frames", (1, None, N_PITCHES), largest=STRUCK)[0]
+        n_new = len(frames)
         nll = checked_output(response, "nll", (1, n_new))[0]
         first = int(checked_output(response, "first_frame", (1, 1))[0, 0])
         if first != n_before or first + n_new > self.plan.n_frames:
@@ -102,7 +106,7 @@ class StreamAccumulator:
         n_prompt = int((self.plan.mode == GIVEN).sum())
         if not len(self._frames) and not n_prompt:
             raise _nothing_received(self.model)
-        # The prompt is complete even before the server has answered all of it.
+        # The prompt is complete even before responses for all of it have arrived.
         n_given = n_prompt - self.plan.excerpt.start
         frames, nll = self._frames, self._nll
         if len(frames) < n_given:

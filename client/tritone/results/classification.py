@@ -160,7 +160,7 @@ class Classification(JsonResult):
             MissingExtraError: if matplotlib is not installed.
             InvalidInputError: if the plot cannot be written there.
         """
-        from tritone.results.plots import plot_timeline
+        from tritone.plots import plot_timeline
 
         return plot_timeline(self, target, format)
 

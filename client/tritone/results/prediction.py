@@ -94,7 +94,7 @@ class Prediction(JsonResult):
             MissingExtraError: matplotlib is not installed.
             InvalidInputError: the picture cannot be written there.
         """
-        from tritone.results.plots import plot_prediction
+        from tritone.plots import plot_prediction
 
         return plot_prediction(self, target, format)
 

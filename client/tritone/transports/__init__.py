@@ -1,6 +1,7 @@
 """Transports: send requests over gRPC or HTTP, from threads or an event loop, to one server or several.
 
-For each protocol, a `_wire` module holds the encoding and error translation that both of its transports share.
+For each protocol, a `_wire` module contains the encoding and error translation that both of its transports share;
+`protocol` contains what gRPC and HTTP share.
 """
 
 from __future__ import annotations

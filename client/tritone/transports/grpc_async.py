@@ -21,9 +21,12 @@ from tritone.messages import (
     Response,
     StreamRequest,
 )
+from tritone.processes import (
+    Use,
+    check_usable,
+)
 from tritone.retry import Deadline, timed_out
 from tritone.transports import grpc_wire as wire
-from tritone.transports.grpc_forks import Use, check_usable
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class AsyncGrpcTransport:
         try:
             messages = iter((wire.stream_message(request),))
             call = self._connection().stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
-            answers = aiter(call)
-            while (answer := await _next(answers, request, timeout_s)) is not None:
-                response = wire.read_stream_response(request, answer)
+            received = aiter(call)
+            while (message := await _next(received, request, timeout_s)) is not None:
+                response = wire.read_stream_response(request, message)
                 if response is not None:
                     yield response
         except asyncio.CancelledError:
@@ -117,10 +120,10 @@ class AsyncGrpcTransport:
         )
 
 
-async def _next(answers: Any, request: StreamRequest, timeout_s: float) -> Any:
+async def _next(received: Any, request: StreamRequest, timeout_s: float) -> Any:
     """Return the next response; None after the last one."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await anext(answers, None)
+            return await anext(received, None)
     except TimeoutError:
         raise timed_out(request, timeout_s) from None

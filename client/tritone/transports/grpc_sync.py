@@ -21,10 +21,9 @@ from tritone.messages import (
     Response,
     StreamRequest,
 )
-from tritone.processes import PerProcess
+from tritone.processes import PerProcess, inside_grpc
 from tritone.retry import Deadline, timed_out
 from tritone.transports import grpc_wire as wire
-from tritone.transports.grpc_forks import inside_grpc
 
 
 class GrpcTransport:
@@ -55,13 +54,13 @@ class GrpcTransport:
                 messages = iter((wire.stream_message(request),))
                 stub = self._connection.get().stub
                 call = stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
-                answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+                received: queue.SimpleQueue[Any] = queue.SimpleQueue()
                 # gRPC has no timeout for a single response of a stream, so a thread waits for it.
-                threading.Thread(target=_pass_on, args=(call, answers), name="tritone-stream", daemon=True).start()
-                while (answer := _next(answers, request, timeout_s)) is not None:
-                    if isinstance(answer, Exception):
-                        raise answer
-                    response = wire.read_stream_response(request, answer)
+                threading.Thread(target=_pass_on, args=(call, received), name="tritone-stream", daemon=True).start()
+                while (message := _next(received, request, timeout_s)) is not None:
+                    if isinstance(message, Exception):
+                        raise message
+                    response = wire.read_stream_response(request, message)
                     if response is not None:
                         yield response
                         if pid != os.getpid():
@@ -114,19 +113,19 @@ class GrpcTransport:
         return method(message, metadata=wire.metadata_for(request, self._metadata), timeout=deadline.check(request))
 
 
-def _pass_on(call: Any, answers: queue.SimpleQueue[Any]) -> None:
+def _pass_on(call: Any, received: queue.SimpleQueue[Any]) -> None:
     """Put the responses of a call into a queue, followed by None or by the error that ended it."""
     try:
-        for answer in call:
-            answers.put(answer)
+        for message in call:
+            received.put(message)
     except Exception as error:
-        answers.put(error)
+        received.put(error)
     else:
-        answers.put(None)
+        received.put(None)
 
 
-def _next(answers: queue.SimpleQueue[Any], request: StreamRequest, timeout_s: float) -> Any:
+def _next(received: queue.SimpleQueue[Any], request: StreamRequest, timeout_s: float) -> Any:
     try:
-        return answers.get(timeout=timeout_s)
+        return received.get(timeout=timeout_s)
     except queue.Empty:
         raise timed_out(request, timeout_s) from None

@@ -35,17 +35,21 @@ from tritone.messages import (
     ModelResponse,
     Request,
     StreamRequest,
-    dtype_name,
     id_of,
     latest_version,
-    malformed,
-    missing_output,
     model_of,
 )
 from tritone.retry import timed_out
 from tritone.tracing import trace_headers
-from tritone.transports.codec import tensor_bytes
-from tritone.transports.errors import kind_by_words, refusal, unreachable
+from tritone.transports.protocol import (
+    dtype_name,
+    kind_by_words,
+    malformed,
+    missing_output,
+    refusal,
+    tensor_bytes,
+    unreachable,
+)
 
 _RAW_INPUT_TAG: Final = b"\x3a"  # field 7 of ModelInferRequest, `raw_input_contents`, as length-delimited bytes
 _BY_STATUS: Final[dict[str, type[ServerError]]] = {
@@ -260,20 +264,20 @@ def stream_message(request: StreamRequest) -> Any:
     return built
 
 
-def read_stream_response(request: StreamRequest, answer: Any) -> InferResponse | None:
+def read_stream_response(request: StreamRequest, message: Any) -> InferResponse | None:
     """Return one response of a stream; None for an empty final response.
 
     Raises:
         ServerError: the response is an error or is malformed; the subclass depends on the error.
     """
-    if answer.error_message:
-        kind = kind_by_words(answer.error_message)
+    if message.error_message:
+        kind = kind_by_words(message.error_message)
         if kind is None:
-            kind = RequestRejectedError if _INVALID.search(answer.error_message) else ServerError
-        raise refusal(kind, answer.error_message, request, status=None)
-    if not answer.infer_response.outputs:
+            kind = RequestRejectedError if _INVALID.search(message.error_message) else ServerError
+        raise refusal(kind, message.error_message, request, status=None)
+    if not message.infer_response.outputs:
         return None
-    return read_inference(request, answer.infer_response)
+    return read_inference(request, message.infer_response)
 
 
 def read_model(metadata: Any, config: Any) -> ModelResponse:

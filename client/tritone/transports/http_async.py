@@ -17,7 +17,7 @@ from tritone.exceptions import ProcessBoundError
 from tritone.messages import InferResponse, Request, Response, StreamRequest
 from tritone.retry import Deadline
 from tritone.transports import http_wire as wire
-from tritone.transports.errors import no_streaming
+from tritone.transports.protocol import no_streaming
 
 
 class AsyncHttpTransport:

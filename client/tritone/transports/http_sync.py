@@ -24,7 +24,7 @@ from tritone.messages import InferResponse, Request, Response, StreamRequest
 from tritone.processes import PerProcess
 from tritone.retry import Deadline
 from tritone.transports import http_wire as wire
-from tritone.transports.errors import no_streaming
+from tritone.transports.protocol import no_streaming
 
 N_IDLE_MAX: Final = 16  # connections kept for the next call
 

@@ -24,7 +24,6 @@ from tritone.exceptions import (
     ServerError,
 )
 from tritone.messages import (
-    DTYPES,
     Array,
     InferRequest,
     InferResponse,
@@ -34,17 +33,23 @@ from tritone.messages import (
     ReadyResponse,
     Request,
     Response,
-    dtype_name,
     id_of,
     latest_version,
-    malformed,
-    missing_output,
     model_of,
 )
 from tritone.retry import timed_out
 from tritone.tracing import trace_headers
-from tritone.transports.codec import read_texts, tensor_bytes
-from tritone.transports.errors import kind_by_words, refusal, unreachable
+from tritone.transports.protocol import (
+    DTYPES,
+    dtype_name,
+    kind_by_words,
+    malformed,
+    missing_output,
+    read_texts,
+    refusal,
+    tensor_bytes,
+    unreachable,
+)
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _OK: Final = 200
@@ -111,7 +116,7 @@ def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | No
         raise _refused(request, reply)
     try:
         version = latest_version(json.loads(reply.body).get("versions", ()))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
     path = f"{_model_path(request.model, endpoint, version)}/config"
     return Call("GET", path, {**endpoint.headers, **trace_headers()})
@@ -132,7 +137,7 @@ def read(request: Request, replies: list[Reply]) -> Response:
         if isinstance(request, InferRequest):
             return _read_inference(request, replies[0])
         return _read_model(*(json.loads(reply.body) for reply in replies))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
 
 
@@ -252,7 +257,7 @@ def _is_denied(reply: Reply) -> bool:
 def _refused(request: Request, reply: Reply) -> ServerError:
     try:
         message = str(json.loads(reply.body)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"status {reply.status} without a JSON message"  # the body may hold anything
     kind = kind_by_words(message) or _BY_STATUS.get(reply.status, ServerError)
     if reply.status in (404, 405) and kind is ServerError:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_export._exceptions import InvalidModelNameError
+from tritone.arguments import check_model_name
+from tritone.exceptions import InvalidModelNameError
 from tritone_export.card import CARD_FILENAME
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.findings import Findings
 from tritone_export.lint.graph import OnnxGraph
 from tritone_export.precision import FILENAMES
-from tritone_export.repository import STAGING_PREFIX, check_model_name
+from tritone_export.repository import STAGING_PREFIX
 from tritone_serving.repository.folders import LARGEST_VERSION
 from tritone_serving.repository.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
 

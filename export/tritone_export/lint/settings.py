@@ -13,7 +13,7 @@ from tritone_export.config import AXIS_KEYS, INPUT_KEYS, LIMITS_PARAMETER, respo
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.findings import Findings
 from tritone_export.precision import FILENAMES
-from tritone_export.tuned import TUNED_FILENAME, apply, read_tuned, setting_of, unfit
+from tritone_export.tuned import TUNED_FILENAME, apply, read_tuned, reason_unfit, setting_of
 
 _ONNX_PLATFORM = "onnxruntime_onnx"
 _LIMITS_REMEDY = "export the model again"
@@ -260,7 +260,7 @@ def check_tuned(folder: Path, default: ConfigFile, report: Findings) -> None:
         return
     if tuned is None:
         return
-    if reason := unfit(tuned["setting"], default.config):
+    if reason := reason_unfit(tuned["setting"], default.config):
         report.error(path, 1, reason, f"correct it; {undo}")
     elif apply(tuned["setting"], default.config) != default.config:
         report.error(

@@ -6,7 +6,7 @@ standard library (`ids`, `security.callers`), so that the backend can load it wi
 
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.base_models.taste import TASTE, TasteInputs
+from tritone_serving.recommender.base_models.remote import TASTE, RemoteInputs
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.requests import (
@@ -18,7 +18,7 @@ from tritone_serving.recommender.requests import (
     Source,
     UnknownInputs,
 )
-from tritone_serving.recommender.scorer import RemoteScorer
+from tritone_serving.recommender.scorer import LocalScores, RemoteScores, ResolvedRequests
 from tritone_serving.recommender.similarity import SimilarItem
 from tritone_serving.recommender.track_search import SearchHit, SearchRequest, SearchResponse
 from tritone_serving.security.callers import NOBODY, TRUSTED, Caller, CallerCheck
@@ -35,18 +35,20 @@ __all__ = [
     "CallerCheck",
     "InvalidRequestError",
     "KeyFileError",
+    "LocalScores",
     "RecommendRequest",
     "RecommendResponse",
     "Recommender",
     "RecommenderError",
-    "RemoteScorer",
+    "RemoteInputs",
+    "RemoteScores",
+    "ResolvedRequests",
     "ScoreReason",
     "SearchHit",
     "SearchRequest",
     "SearchResponse",
     "SimilarItem",
     "Source",
-    "TasteInputs",
     "UnknownInputs",
     "make_key",
     "open_artifact",

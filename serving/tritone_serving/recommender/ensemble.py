@@ -118,29 +118,33 @@ def log_scaled(scores: Floats, scale: float) -> Floats:
 class Blend:
     """Accumulates the weighted sum of base models' scores."""
 
-    def __init__(self, weights: Weights, n_listened: int, n_items: int) -> None:
+    def __init__(self, n_requests: int, n_listened: int, n_items: int) -> None:
         """Start with scores of 0.
 
         Args:
             n_listened: number of items with listeners, which come first.
         """
-        self._weights = weights
         self._n_listened = n_listened
-        self._total = np.zeros((len(weights.bias), n_items), np.float32)
+        self._total = np.zeros((n_requests, n_items), np.float32)
 
-    def add(self, base_model: int, scores: Floats) -> None:
+    def add(self, scores: Floats, weights: Weights, column: int) -> None:
         """Add the scores of one base model.
 
         Args:
-            base_model: its index in the weights.
             scores: (B, I), as returned by `log_scaled`.
+            weights: of the base models for each request.
+            column: index of the base model in the weights.
         """
         listened, cold = slice(self._n_listened), slice(self._n_listened, None)
-        for part, table in ((listened, self._weights.listened), (cold, self._weights.cold)):
-            if table[:, base_model].any():
-                self._total[:, part] += table[:, base_model, None] * scores[:, part]
+        for part, table in ((listened, weights.listened), (cold, weights.cold)):
+            if table[:, column].any():
+                self._total[:, part] += table[:, column, None] * scores[:, part]
 
-    def total(self) -> Floats:
-        """Return the scores of the ensemble (B, I)."""
-        self._total[:, self._n_listened :] += self._weights.bias[:, None]
+    def total(self, bias: Floats) -> Floats:
+        """Return the scores of the ensemble (B, I); call it once, as the last.
+
+        Args:
+            bias: (B,) added to the scores of items without listeners.
+        """
+        self._total[:, self._n_listened :] += bias[:, None]
         return self._total

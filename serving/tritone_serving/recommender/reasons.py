@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
+from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts, whole
 from tritone_serving.recommender.base_models.content import Tags
-from tritone_serving.recommender.base_models.taste import RemoteBaseModel, whole_taste
+from tritone_serving.recommender.base_models.remote import RemoteBaseModel
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import log_scaled
 from tritone_serving.recommender.ranking import Ranked
@@ -59,8 +59,9 @@ def reasons_of(
         for some in _slices(len(ranked.items), int(batch.history.counts[row])):
             items = ranked.items[some]
             raw = model_scores[row, items]
+            # A network's scores cannot be attributed to single items of a history.
             parts = (
-                [whole_taste(raw)]
+                [whole("history", raw)]
                 if isinstance(base_model, RemoteBaseModel)
                 else list(base_model.parts(batch, row, items))
             )

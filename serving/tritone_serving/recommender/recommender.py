@@ -5,15 +5,23 @@ from pathlib import Path
 from tritone_serving.recommender import RecommendRequest, Recommender, read_key
 
 recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_key(Path("recommender.key")))
-[answer] = recommender.recommend([RecommendRequest(user="42", k=10)], taste=None)
+[answer] = recommender.recommend([RecommendRequest(user="42", k=10)])
 print(answer.items, answer.scores, answer.source)
+```
+`recommend` leaves out base models that run elsewhere (`taste_vae`). To include them, run them on the inputs of the
+resolved requests and pass their outputs on:
+
+```python
+resolved = recommender.resolve(requests)
+remote_scores = {name: run(name, inputs.items, inputs.weights) for name, inputs in resolved.remote_inputs.items()}
+answers = recommender.respond(resolved, remote_scores=remote_scores)
 ```
 Shapes: B requests, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +32,7 @@ import numpy.typing as npt
 from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
-from tritone_serving.recommender.base_models.taste import RemoteBaseModel, open_taste
+from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import key_check
@@ -41,7 +49,14 @@ from tritone_serving.recommender.requests import (
 )
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.scorer import EnsembleScorer, OnBaseModel, RemoteScorer, Scored
+from tritone_serving.recommender.scorer import (
+    EnsembleScorer,
+    LocalScores,
+    OnBaseModel,
+    RemoteScores,
+    ResolvedRequests,
+    Scored,
+)
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
 from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
 
@@ -91,8 +106,7 @@ class Recommender:
         Args:
             folder: folder of the artifact.
             key: key of the users' pseudonyms.
-            on_base_model: called with the name of a base model and the seconds it took to score a batch; for
-                `taste_vae`, the time spent waiting for it.
+            on_base_model: called with the name of a local base model and the seconds it took to score a batch.
             min_friends: smallest number of friends whose shared listening may be named in reasons.
 
         Raises:
@@ -106,7 +120,7 @@ class Recommender:
             )
         base_models: dict[str, LocalBaseModel | RemoteBaseModel] = {
             **open_base_models(artifact),
-            **open_taste(artifact),
+            **open_remote_base_models(artifact),
         }
         resolver = Resolver(artifact, key, min_friends=min_friends)
         return cls(artifact, resolver, base_models, on_base_model, min_friends=min_friends)
@@ -114,28 +128,118 @@ class Recommender:
     # --- recommend -----------------------------------------------------------------------------
 
     def recommend(
-        self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None, arm: str | None = None
+        self, requests: Sequence[RecommendRequest], *, arm: str | None = None
     ) -> list[RecommendResponse | InvalidRequestError]:
-        """Recommend items for each request; all requests of a call are scored together.
+        """Recommend items for each request by the local base models; all requests of a call are scored together.
 
         Args:
-            requests: B requests.
-            taste: calls `taste_vae`; if None, that base model is left out.
+            requests: the requests.
             arm: arm of the A/B test for all requests; by default drawn from each user's id.
 
         Returns:
             in the order of the requests, a response or the reason why the request is invalid.
         """
-        listed = {index: answer for index, q in enumerate(requests) if (answer := self._listed(q, arm)) is not None}
-        rest = [index for index in range(len(requests)) if index not in listed]
-        batch, wrong = self.resolver.batch([requests[index] for index in rest])
-        errors = {rest[index]: error for index, error in wrong.items()}
-        kept = [requests[index] for index in rest if index not in errors]
-        answers = iter(self._recommend(kept, batch, taste, arm) if kept else ())
-        return [
-            listed[index] if index in listed else errors[index] if index in errors else next(answers)
-            for index in range(len(requests))
-        ]
+        return self.respond(self.resolve(requests, arm=arm))
+
+    def resolve(
+        self, requests: Sequence[RecommendRequest], *, arm: str | None = None, use_precomputed: bool = True
+    ) -> ResolvedRequests:
+        """Look up the users and items of requests, and find precomputed responses.
+
+        Args:
+            requests: the requests.
+            arm: as in `recommend`.
+            use_precomputed: whether requests may be answered by precomputed rankings; if not, all are scored.
+        """
+        responses: list[RecommendResponse | InvalidRequestError | None]
+        responses = [self._listed(each, arm) if use_precomputed else None for each in requests]
+        rest = [index for index, response in enumerate(responses) if response is None]
+        batch, errors = self.resolver.batch([requests[index] for index in rest])
+        for index, error in errors.items():
+            responses[rest[index]] = error
+        scored = [request for request, response in zip(requests, responses, strict=True) if response is None]
+        arms = [arm or self.scorer.arm(request) for request in scored]
+        return ResolvedRequests(scored, batch, arms, self.scorer.remote_inputs(batch), responses)
+
+    def resolve_friends(self, friends: Sequence[Sequence[int]], users: Sequence[int]) -> ResolvedRequests:
+        """As `resolve`, for users of whom only the friends are known.
+
+        Args:
+            friends: rows of each user's friends.
+            users: rows of the users themselves, who are left out of their friends' friends.
+        """
+        n = len(friends)
+        nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
+        rows, social_neighbourhood = self.resolver.around([np.array(each, np.int64) for each in friends], users)
+        history, borrowed = self.resolver.borrow(nothing, rows)
+        batch = RequestBatch(
+            users=np.full(n, -1),
+            history=history,
+            consumed=nothing,
+            friends=rows,
+            social_neighbourhood=social_neighbourhood,
+            embeddings=None,
+            moods=np.full(n, -1),
+            unknown=[UnknownInputs()] * n,
+            friend_ids=[{}] * n,
+            borrowed=borrowed,
+        )
+        requests = [RecommendRequest()] * n
+        arms = [self.scorer.arm(request) for request in requests]
+        return ResolvedRequests(requests, batch, arms, self.scorer.remote_inputs(batch), [None] * n)
+
+    def score_local(self, resolved: ResolvedRequests) -> LocalScores:
+        """Return the scores of the local base models, which can be computed while remote ones run elsewhere."""
+        return self.scorer.score_local(resolved.batch, resolved.arms)
+
+    def score(
+        self,
+        resolved: ResolvedRequests,
+        *,
+        remote_scores: RemoteScores | None = None,
+        local: LocalScores | None = None,
+    ) -> Scored:
+        """Return the unfiltered scores of all base models and of the ensemble.
+
+        Args:
+            resolved: result of `resolve`.
+            remote_scores: name of a remote base model -> log-probabilities (B, T), the output of its network for
+                `resolved.remote_inputs`; base models that are missing or None are left out.
+            local: result of `score_local` for the same requests; computed if it is None.
+
+        Raises:
+            InvalidRequestError: one of the requests is invalid.
+            ValueError: `remote_scores` are of a wrong shape.
+        """
+        for response in resolved.responses:
+            if isinstance(response, InvalidRequestError):
+                raise response
+        return self._score(resolved, remote_scores, local)
+
+    def respond(
+        self,
+        resolved: ResolvedRequests,
+        *,
+        remote_scores: RemoteScores | None = None,
+        local: LocalScores | None = None,
+    ) -> list[RecommendResponse | InvalidRequestError]:
+        """Recommend items for resolved requests.
+
+        Args:
+            resolved: result of `resolve`.
+            remote_scores: as in `score`.
+            local: as in `score`.
+
+        Returns:
+            in the order of the requests, a response or the reason why the request is invalid.
+
+        Raises:
+            ValueError: `remote_scores` are of a wrong shape.
+        """
+        answers: Iterator[RecommendResponse] = iter(())
+        if resolved.requests:
+            answers = iter(self._recommend(resolved, self._score(resolved, remote_scores, local)))
+        return [next(answers) if response is None else response for response in resolved.responses]
 
     def _listed(self, request: RecommendRequest, arm: str | None) -> RecommendResponse | None:
         """Return the precomputed response to a plain request for a stored user, None if there is none."""
@@ -163,62 +267,17 @@ class Recommender:
             n_consumed=self.resolver.n_stored(user),
         )
 
-    def score(
-        self, requests: Sequence[RecommendRequest], *, taste: RemoteScorer | None = None
-    ) -> tuple[dict[str, Floats], Floats, RequestBatch]:
-        """Return the unfiltered scores of all base models and of the ensemble, for evaluation.
+    def _score(
+        self, resolved: ResolvedRequests, remote_scores: RemoteScores | None, local: LocalScores | None
+    ) -> Scored:
+        local = self.score_local(resolved) if local is None else local
+        return self.scorer.combine(resolved.batch, resolved.arms, local, remote_scores or {})
 
-        Returns:
-            base model -> (B, I); ensemble (B, I); the batch.
-
-        Raises:
-            InvalidRequestError: one of the requests is invalid.
-        """
-        batch, errors = self.resolver.batch(requests)
-        for error in errors.values():
-            raise error
-        scored = self.scorer.score(requests, batch, taste)
-        return scored.base_models, scored.ensemble, batch
-
-    def score_by_friends(
-        self, friends: Sequence[Sequence[int]], users: Sequence[int], *, taste: RemoteScorer | None = None
-    ) -> tuple[dict[str, Floats], Floats]:
-        """As `score`, for users of whom only the friends are known.
-
-        Args:
-            friends: rows of each user's friends.
-            users: rows of the users themselves, who are left out of their friends' friends.
-            taste: as in `recommend`.
-
-        Returns:
-            base model -> (B, I); ensemble (B, I).
-        """
-        n = len(friends)
-        nothing = Rows.from_lists([np.zeros(0, np.int64)] * n, [np.zeros(0, np.float32)] * n)
-        rows, social_neighbourhood = self.resolver.around([np.array(each, np.int64) for each in friends], users)
-        history, borrowed = self.resolver.borrow(nothing, rows)
-        batch = RequestBatch(
-            users=np.full(n, -1),
-            history=history,
-            consumed=nothing,
-            friends=rows,
-            social_neighbourhood=social_neighbourhood,
-            embeddings=None,
-            moods=np.full(n, -1),
-            unknown=[UnknownInputs()] * n,
-            friend_ids=[{}] * n,
-            borrowed=borrowed,
-        )
-        scored = self.scorer.score([RecommendRequest()] * n, batch, taste)
-        return scored.base_models, scored.ensemble
-
-    def _recommend(
-        self, requests: Sequence[RecommendRequest], batch: RequestBatch, taste: RemoteScorer | None, arm: str | None
-    ) -> list[RecommendResponse]:
-        scored = self.scorer.score(requests, batch, taste, arm)
+    def _recommend(self, resolved: ResolvedRequests, scored: Scored) -> list[RecommendResponse]:
+        batch = resolved.batch
         total = scored.ensemble
         answers = []
-        for row, request in enumerate(requests):
+        for row, request in enumerate(resolved.requests):
             n_consumed = self._mask(total[row], request, batch, row)
             ranked = rank(
                 total[row],

@@ -1,24 +1,25 @@
 """Scoring of a batch by all base models and the ensemble.
 
-Shapes: B requests, M base models, I items, T items that `taste_vae` knows (the first T).
+Shapes: B requests, M base models, I items, T items that a remote base model knows (the first T).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tritone_serving.recommender._exceptions import InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models import LocalBaseModel
-from tritone_serving.recommender.base_models.taste import RemoteBaseModel, TasteInputs
+from tritone_serving.recommender.base_models.remote import RemoteBaseModel, RemoteInputs
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
-from tritone_serving.recommender.requests import Floats, RecommendRequest
+from tritone_serving.recommender.requests import Floats, RecommendRequest, RecommendResponse
 
 
 def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
@@ -41,9 +42,42 @@ def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
     return names[-1]
 
 
-# Returns the scores (B, T) of taste_vae; calls its second argument once, which scores the other base models.
-RemoteScorer = Callable[[TasteInputs, Callable[[], None]], Floats]
+# Name of a remote base model -> log-probabilities (B, T) by its network; None if it did not answer.
+RemoteScores = Mapping[str, Floats | None]
 OnBaseModel = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedRequests:
+    """Requests with their users and items looked up.
+
+    Attributes:
+        requests: the B requests that must be scored.
+        batch: the same as arrays.
+        arms: (B,) arm of each request.
+        remote_inputs: inputs of the remote base models that can score at least one request, by name.
+        responses: for each request of the call, a precomputed response, or the reason why the request is invalid; None
+            if it must be scored.
+    """
+
+    requests: Sequence[RecommendRequest]
+    batch: RequestBatch
+    arms: Sequence[str]
+    remote_inputs: Mapping[str, RemoteInputs]
+    responses: Sequence[RecommendResponse | InvalidRequestError | None]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalScores:
+    """Scores of one batch by the local base models.
+
+    Attributes:
+        base_models: name -> raw scores (B, I).
+        blend: their weighted sum, to which the remote base models are added.
+    """
+
+    base_models: dict[str, Floats]
+    blend: Blend
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +85,7 @@ class Scored:
     """Scores of one batch.
 
     Attributes:
-        base_models: name -> raw scores (B, I).
+        base_models: name -> raw scores (B, I); remote base models are missing if they did not answer.
         ensemble: (B, I).
         weights: weights of the base models, in the order of `base_models`.
         arms: (B,) arm of each request.
@@ -60,11 +94,11 @@ class Scored:
     base_models: dict[str, Floats]
     ensemble: Floats
     weights: Weights
-    arms: list[str]
+    arms: Sequence[str]
 
 
 class EnsembleScorer:
-    """Scores batches with the base models and ensembles of one artifact.
+    """Scores batches with the base models and ensembles of one artifact. It calls no other model.
 
     Attributes:
         base_models: by name, including the remote `taste_vae`.
@@ -82,6 +116,8 @@ class EnsembleScorer:
         self.base_models = base_models
         self.scales = {name: float(each.get("scale", 0.0)) for name, each in manifest["base_models"].items()}
         self.n_listened = int(np.count_nonzero(artifact.arrays["popularity.shares"]))
+        self._local = {name: each for name, each in base_models.items() if not isinstance(each, RemoteBaseModel)}
+        self._remote = {name: each for name, each in base_models.items() if isinstance(each, RemoteBaseModel)}
         self._n_items = artifact.n_items
         self._on_base_model = on_base_model
         self._ensembles = {arm: Ensemble.from_manifest(each) for arm, each in manifest["ensembles"].items()}
@@ -96,83 +132,65 @@ class EnsembleScorer:
         """Return the arm of a request, drawn from its user id."""
         return arm_of(request.user, salt=self._ab["salt"], shares=self._ab["shares"])
 
-    def score_base_models(self, batch: RequestBatch, taste: RemoteScorer | None) -> dict[str, Floats]:
-        """Return the raw scores of all base models, name -> (B, I)."""
-        scores: dict[str, Floats] = {}
-        self._score(batch, taste, scores.__setitem__)
-        return scores
+    def remote_inputs(self, batch: RequestBatch) -> dict[str, RemoteInputs]:
+        """Return the inputs of the remote base models that can score at least one request, by name."""
+        return {name: each.inputs(batch) for name, each in self._remote.items() if each.knows(batch).any()}
 
-    def score(
-        self,
-        requests: Sequence[RecommendRequest],
-        batch: RequestBatch,
-        taste: RemoteScorer | None,
-        arm: str | None = None,
-    ) -> Scored:
-        """Score a batch; local base models are scored while `taste_vae` runs.
+    def score_base_models(self, batch: RequestBatch, remote_scores: RemoteScores) -> dict[str, Floats]:
+        """Return the raw scores of all base models, name -> (B, I); without remote ones that did not answer."""
+        return {**dict(self._score_local(batch)), **self._score_remote(batch, remote_scores)}
+
+    def score_local(self, batch: RequestBatch, arms: Sequence[str]) -> LocalScores:
+        """Score a batch by the local base models, which takes most of the time; see `combine`.
 
         Args:
-            requests: the requests of the batch.
-            batch: the same, resolved.
-            taste: calls `taste_vae`; if None, that base model is left out.
-            arm: arm for all requests; by default drawn from each user's id.
+            arms: (B,) arm of each request.
         """
-        names = self._names(batch, taste)
-        weights, arms = self._weights(requests, batch, names, arm)
-        blend = Blend(weights, self.n_listened, self._n_items)
-        scores: dict[str, Floats] = {}
+        weights = self._weights(batch, arms, tuple(self._local))
+        found = LocalScores({}, Blend(batch.n, self.n_listened, self._n_items))
+        for column, (name, scores) in enumerate(self._score_local(batch)):
+            found.base_models[name] = scores
+            found.blend.add(log_scaled(scores, self.scales[name]), weights, column)
+        return found
 
-        def add(name: str, raw: Floats) -> None:
-            scores[name] = raw
-            blend.add(names.index(name), log_scaled(raw, self.scales[name]))
+    def combine(
+        self, batch: RequestBatch, arms: Sequence[str], local: LocalScores, remote_scores: RemoteScores
+    ) -> Scored:
+        """Add the remote base models to the local ones.
 
-        self._score(batch, taste, add)
-        return Scored(scores, blend.total(), weights, arms)
+        Args:
+            arms: (B,) arm of each request.
+            local: result of `score_local` for the same batch; its blend is changed.
+            remote_scores: outputs of the remote base models for `remote_inputs(batch)`.
 
-    def _names(self, batch: RequestBatch, taste: RemoteScorer | None) -> tuple[str, ...]:
-        """Return the names of the base models that score a batch, the remote one last."""
-        remote = self._remote(batch, taste)
-        local = [name for name, base_model in self.base_models.items() if not isinstance(base_model, RemoteBaseModel)]
-        return (*local, *([] if remote is None else [remote.name]))
+        Raises:
+            ValueError: the outputs are of a wrong shape.
+        """
+        remote = self._score_remote(batch, remote_scores)
+        base_models = {**local.base_models, **remote}
+        weights = self._weights(batch, arms, tuple(base_models))
+        for column, (name, scores) in enumerate(remote.items(), start=len(local.base_models)):
+            local.blend.add(log_scaled(scores, self.scales[name]), weights, column)
+        return Scored(base_models, local.blend.total(weights.bias), weights, arms)
 
-    def _remote(self, batch: RequestBatch, taste: RemoteScorer | None) -> RemoteBaseModel | None:
-        """Return the remote base model, None if it is not available or can score none of the requests."""
-        found = (base_model for base_model in self.base_models.values() if isinstance(base_model, RemoteBaseModel))
-        return next((base_model for base_model in found if taste is not None and base_model.knows(batch).any()), None)
+    def _score_local(self, batch: RequestBatch) -> Iterator[tuple[str, Floats]]:
+        for name, base_model in self._local.items():
+            start_s = time.perf_counter()
+            scores = base_model.score(batch)
+            if self._on_base_model is not None:
+                self._on_base_model(name, time.perf_counter() - start_s)
+            yield name, scores
 
-    def _score(self, batch: RequestBatch, taste: RemoteScorer | None, take: Callable[[str, Floats], None]) -> None:
-        """Call `take` with the name and the scores of each base model as soon as they are computed."""
-        done_s = 0.0
+    def _score_remote(self, batch: RequestBatch, remote_scores: RemoteScores) -> dict[str, Floats]:
+        return {
+            name: base_model.scores(batch, outputs)
+            for name, base_model in self._remote.items()
+            if (outputs := remote_scores.get(name)) is not None and base_model.knows(batch).any()
+        }
 
-        def score_local() -> None:
-            nonlocal done_s
-            for name, base_model in self.base_models.items():
-                if not isinstance(base_model, RemoteBaseModel):
-                    start_s = time.perf_counter()
-                    scores = base_model.score(batch)
-                    self._report(name, start_s)
-                    take(name, scores)
-            done_s = time.perf_counter()
-
-        remote = self._remote(batch, taste)
-        if taste is None or remote is None:
-            score_local()
-            return
-        scores = remote.ask(batch, taste, score_local)
-        self._report(remote.name, done_s)
-        take(remote.name, scores)
-
-    def _report(self, name: str, start_s: float) -> None:
-        if self._on_base_model is not None:
-            self._on_base_model(name, time.perf_counter() - start_s)
-
-    def _weights(
-        self, requests: Sequence[RecommendRequest], batch: RequestBatch, base_models: tuple[str, ...], arm: str | None
-    ) -> tuple[Weights, list[str]]:
-        """Return the weights and the arm of each request."""
-        arms = [arm or self.arm(request) for request in requests]
+    def _weights(self, batch: RequestBatch, arms: Sequence[str], base_models: tuple[str, ...]) -> Weights:
         weights = Weights.zeros(batch.n, len(base_models))
         for each in set(arms):
             is_arm = np.array([other == each for other in arms])
             weights.put(is_arm, self._ensembles[each].weights_of(base_models, batch))
-        return weights, arms
+        return weights

@@ -218,7 +218,7 @@ def test_no_share_of_an_unstable_throughput_in_process() -> None:
     assert result_of(row(90.0)).share_of_ceiling(row(90.0)) == pytest.approx(0.9)
     moved = result_of(row(90.0), after_per_s=50.0)
     assert moved.share_of_ceiling(row(90.0)) is None
-    assert any("both measurements in process differ" in remark for remark in report.remarks(moved))
+    assert any("the two measurements in process differ" in remark for remark in report.remarks(moved))
 
 
 def test_session_layouts() -> None:

@@ -1,4 +1,4 @@
-"""Options that a kind does not take are refused before anything is read."""
+"""Options that a kind does not support are refused before any file is read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def unwrapped(panel: str) -> str:
 
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", kind_names())
-def test_every_option_that_a_kind_does_not_take_is_refused(
+def test_every_unsupported_option_of_a_kind_is_refused(
     run_tritone: Callable[..., Any], verb: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,26 +53,26 @@ def test_every_option_that_a_kind_does_not_take_is_refused(
             continue
         ended = run_tritone(verb, kind, *required, flag, value)
         assert ended.status == 2
-        assert f"{kind} does not take {flag}" in unwrapped(ended.stderr)
-        assert "leave it out" in unwrapped(ended.stderr)
+        assert f"{kind} does not support {flag}" in unwrapped(ended.stderr)
+        assert "remove it" in unwrapped(ended.stderr)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_option_that_a_kind_takes_is_not_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_supported_options_are_not_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     for kind, flag in (("recommender", "--friends"), ("taste_vae", "--metadata"), ("taste_vae", "--devices")):
         ended = run_tritone("train", kind, "--interactions", tmp_path / "gone.csv", flag, "2")
-        assert "does not take" not in ended.stderr
+        assert "does not support" not in ended.stderr
         assert "gone.csv" in ended.stderr
     for kind in ("genre_cnn", "music_gan"):
-        ended = run_tritone("train", kind, "--data", tmp_path / "gone", "--devices", "1")  # the default, said aloud
-        assert "does not take" not in ended.stderr
+        ended = run_tritone("train", kind, "--data", tmp_path / "gone", "--devices", "1")  # the default value
+        assert "does not support" not in ended.stderr
         assert "gone" in ended.stderr
 
 
-def test_the_error_names_the_kinds_that_take_it(run_tritone: Callable[..., Any]) -> None:
+def test_the_error_names_the_kinds_that_support_the_options(run_tritone: Callable[..., Any]) -> None:
     ended = run_tritone("train", "genre_cnn", "--friends", "f.csv", "--key", "k")
-    assert "genre_cnn does not take --friends and --key" in unwrapped(ended.stderr)
-    assert "leave them out (for recommender)" in unwrapped(ended.stderr)
+    assert "genre_cnn does not support --friends and --key" in unwrapped(ended.stderr)
+    assert "remove them (supported by recommender)" in unwrapped(ended.stderr)
     assert run_tritone("train", "none_such", "--friends", "f.csv").status == 1
 
 

@@ -117,6 +117,34 @@ def test_an_error_of_the_system_is_one_message_too(run_tritone: Callable[..., An
     assert ended.stderr == f"error: {tmp_path / 'file' / 'study'}: Not a directory\n"
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "",
+        "=",
+        "width",
+        "=1",
+        " =1",
+        "width=",
+        "width={[]: 1}",
+        "width={{}}",
+        "width=9**9",
+        "width=" + 9_000 * "~" + "1",
+    ],
+)
+def test_a_malformed_setting_is_a_usage_error(run_tritone: Callable[..., Any], setting: str) -> None:
+    ended = run_tritone("train", "genre_cnn", "--print-config", "--set", setting)
+    assert (ended.status, ended.stdout) == (2, "")
+    assert "NAME=VALUE" in ended.stderr
+
+
+def test_the_configuration_is_printed_as_json_too(run_tritone: Callable[..., Any]) -> None:
+    import json
+
+    ended = run_tritone("train", "genre_cnn", "--print-config", "--set", "width=8", "--json")
+    assert json.loads(ended.stdout)["width"] == 8
+
+
 @pytest.mark.parametrize("text", ["[bold]a[/]", "a\\[b]", ":cat: [/nothing]", "x" * 300])
 def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], text: str) -> None:
     console.say(text)

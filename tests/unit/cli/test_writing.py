@@ -200,11 +200,11 @@ def test_predict(run: Any, tune: Path, tmp_path: Path) -> None:
     assert ended.stdout == ""
     assert "1.000 nats per step over 64 steps; polyphony_rnn v3" in ended.stderr
     assert f"surprise over time  {60 * '█'}" in ended.stderr
-    assert "expected next: C4 50%" in ended.stderr
+    assert "likely next: C4 50%" in ended.stderr
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     answer = json.loads(run("predict", tune, "--json").stdout)
     assert (answer["nll_per_frame"], answer["n_frames"], len(answer["nll"])) == (1, 64, 64)
-    assert "expected next" not in run("predict", tune, "--model", "music_transformer").stderr
+    assert "likely next" not in run("predict", tune, "--model", "music_transformer").stderr
     assert run("predict", tune, "--out", "x.mid").status == 2
 
 

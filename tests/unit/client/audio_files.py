@@ -1,4 +1,4 @@
-"""Audio files as they occur in the wild, built byte by byte: joined, live, mislabelled, with damaged headers."""
+"""Build irregular audio files byte by byte: joined, recorded live, mislabelled, or with damaged headers."""
 
 from __future__ import annotations
 

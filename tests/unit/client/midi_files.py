@@ -1,4 +1,4 @@
-"""MIDI files written byte by byte, as programs of all kinds write them."""
+"""Build MIDI files byte by byte, in the variants that different programs write."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
-def test_the_given_mode_holds_whatever_the_old_file_had(tmp_path: Path, mode: int) -> None:
+def test_the_given_mode_replaces_that_of_the_old_file(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "secret"
     path.touch(0o666)
     with replacing(path, mode=mode) as staged:

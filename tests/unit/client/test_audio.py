@@ -116,7 +116,7 @@ def test_every_number_type_comes_to_the_same_samples(dtype: str) -> None:
     np.testing.assert_allclose(load_mono((given, RATE)), samples, atol=tolerance)
 
 
-def test_all_ways_to_hand_over_a_file_agree(tmp_path: object) -> None:
+def test_paths_bytes_and_file_objects_give_the_same_samples(tmp_path: object) -> None:
     data = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 50_000), 44_100, format="FLAC")
     path = tmp_path / "a b é.flac"  # type: ignore[operator]
     path.write_bytes(data)
@@ -203,7 +203,7 @@ def test_an_empty_and_an_unreadable_file(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("form", ["FLAC", "MP3"])
-def test_a_file_that_was_cut_off_says_so(form: str) -> None:
+def test_a_truncated_file_is_reported_as_such(form: str) -> None:
     data = encoded(np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 44_100), 44_100, format=form)
     error = reason_of(data[: len(data) // 2])
     assert error.reason == "unreadable"
@@ -215,14 +215,14 @@ def test_a_wav_that_was_cut_off_is_read_as_far_as_it_goes() -> None:
     assert load_mono(data[: len(data) // 2]).size == pytest.approx(5 * RATE, abs=50)
 
 
-def test_a_header_that_lies_about_its_rate() -> None:
+def test_a_header_with_an_invalid_sample_rate() -> None:
     data = bytearray(encoded(np.random.default_rng(0).uniform(-0.5, 0.5, RATE), RATE, format="WAV"))
     data[24:28] = (2_000_000_000).to_bytes(4, "little")
     assert reason_of(bytes(data)).reason == "unreadable"
 
 
 @pytest.mark.slow
-def test_half_an_hour_lies_in_little_memory(tmp_path: object) -> None:
+def test_half_an_hour_needs_little_memory(tmp_path: object) -> None:
     """30 minutes of 44.1 kHz stereo are 635 MB as float32."""
     path = tmp_path / "long.flac"  # type: ignore[operator]
     block = (np.random.default_rng(0).standard_normal((44_100 * 10, 2)) * 3_000).astype(np.int16)
@@ -244,7 +244,7 @@ def test_half_an_hour_lies_in_little_memory(tmp_path: object) -> None:
     assert grown_mb < 30
 
 
-def test_a_file_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav"))
     path.write_bytes(encoded(np.full(RATE, 0.5), RATE, format="WAV"))
     assert load_mono(path).size == RATE

@@ -1,4 +1,4 @@
-"""Audio files as they occur: joined, recorded live, with tags that lie, with names that lie, and cut off."""
+"""Tests of irregular audio files: joined, recorded live, truncated, or with wrong tags or names."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_mp3_is_the_same_by_path_bytes_and_file(
     ids=["page", "noise", "cut", "empty", "headers only", "no samples"],
 )
 @pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".raw"])
-def test_what_is_refused_is_refused_the_same_way(
+def test_errors_do_not_depend_on_the_way_the_file_is_passed(
     data: bytes, suffix: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"a{suffix}"
@@ -124,7 +124,7 @@ def test_an_id3_tag_before_other_formats_is_skipped(data: bytes) -> None:
     np.testing.assert_array_equal(load_mono(id3(bytes(100)) + data), load_mono(data))
 
 
-def test_a_file_object_that_fails_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_a_file_object_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             if self.tell() >= 1 << 18:
@@ -186,7 +186,7 @@ def test_joined_files_are_read_to_the_end_of_the_last(
     assert capfd.readouterr().err == ""
 
 
-def test_a_joined_mp3_whose_second_half_is_cut_off_says_how_much_is_there() -> None:
+def test_a_joined_mp3_with_a_truncated_second_file_reports_the_decoded_length() -> None:
     error = refused(MP3 + MP3[: len(MP3) // 2])
     assert error.reason == "unreadable"
     assert "breaks off after 6.0 of 8.1 s" in str(error)
@@ -250,7 +250,7 @@ def test_live_opus_lasts_as_long_as_its_last_page_says() -> None:
 
 
 @pytest.mark.parametrize("data", [VORBIS, OPUS], ids=["Vorbis", "Opus"])
-def test_ogg_with_a_page_cut_off_is_read_up_to_it_and_says_so(data: bytes) -> None:
+def test_ogg_with_a_truncated_page_is_read_up_to_it_with_a_note(data: bytes) -> None:
     n_whole = len(data) - len(ogg_page(*ogg_pages(data)[-1][:2], **ogg_pages(data)[-1][2]))
     cut = data[: (n_whole + len(data)) // 2]
     np.testing.assert_array_equal(load_mono(cut), load_mono(data[:n_whole]))
@@ -266,7 +266,7 @@ def test_ogg_from_the_middle_of_a_stream() -> None:
     assert "beginning is missing" in notes_of(middle + changed_ogg(OPUS, serial=3))[0]
 
 
-def test_ogg_with_something_else_in_it_is_named() -> None:
+def test_ogg_with_other_content_is_reported_by_name() -> None:
     error = refused(ogg_of_packets([(b"\x80theora\x03\x02\x01" + bytes(30), 0), (b"x" * 30, 0)], serial=1))
     assert "Theora video" in str(error)
     skeleton = ogg_of_packets([(b"fishead\0" + bytes(56), 0)], serial=77)
@@ -322,7 +322,7 @@ def test_other_formats_are_read_from_bytes(form: str, subtype: str, n_channels: 
     assert_tone(load_mono(data), 4, tolerance_s=0.05)
 
 
-def test_not_a_number_in_a_float_wav() -> None:
+def test_nan_in_a_float_wav() -> None:
     data = encoded(np.r_[tone(1), np.nan, tone(1)], format="WAV", subtype="FLOAT")
     assert refused(data).reason == "non_finite"
 
@@ -363,7 +363,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize(("data", "name"), NAMED.items(), ids=NAMED.values())
-def test_a_file_that_is_no_audio_is_named(
+def test_files_that_are_not_audio_are_reported_by_format(
     data: bytes, name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "song.mp3"
@@ -391,7 +391,7 @@ def test_a_file_that_is_no_audio_is_named(
     ],
     ids=["FLAC", "AU", "AIFF", "WAV", "TAG", "Ogg", "short AU", "short Ogg", "ID3"],
 )
-def test_headers_without_end_are_refused_at_once(data: bytes) -> None:
+def test_endless_headers_are_refused_at_once(data: bytes) -> None:
     tracemalloc.start()
     assert refused(data).reason == "unreadable"
     assert tracemalloc.get_traced_memory()[1] < 60_000_000
@@ -399,7 +399,7 @@ def test_headers_without_end_are_refused_at_once(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["an MPEG-4 file", "a Windows Media file", "an AAC file"])
-def test_other_audio_says_how_to_convert_it(name: str) -> None:
+def test_errors_on_other_audio_formats_say_how_to_convert(name: str) -> None:
     data = next(data for data, each in NAMED.items() if each == name)
     assert "convert it first, for example with `ffmpeg -i FILE recording.flac`" in str(refused(data))
 
@@ -494,13 +494,13 @@ def _wav_with_size(n_bytes: int) -> bytes:
     return data[:at] + n_bytes.to_bytes(4, "little") + data[at + 4 :]
 
 
-def test_a_wav_that_was_cut_off_says_how_much_is_missing() -> None:
+def test_a_truncated_wav_reports_how_much_is_missing() -> None:
     duration_s, notes = _notes_on(_wav_with_size(4 * 44_100)[: -2 * 44_100])
     assert duration_s == pytest.approx(2, abs=0.01)
     assert notes == ["breaks off after 2.0 of 4.0 s"]
 
 
-def test_a_wav_whose_header_ends_it_early_says_what_is_not_read() -> None:
+def test_a_wav_with_data_after_its_declared_end_has_a_note() -> None:
     duration_s, notes = _notes_on(_wav_with_size(3 * 44_100))
     assert duration_s == pytest.approx(3, abs=0.01)
     assert notes == ["holds 44,100 bytes behind the end that its header gives; they are not read"]
@@ -512,7 +512,7 @@ def test_a_streamed_wav_is_whole(size: int) -> None:
     assert (duration_s, notes) == (pytest.approx(4, abs=0.01), [])
 
 
-def test_another_format_behind_an_mp3_is_named() -> None:
+def test_another_format_after_an_mp3_is_reported() -> None:
     sound = 0.4 * np.sin(np.arange(4 * 22_050) / 8)
     mp3, wav = io.BytesIO(), io.BytesIO()
     soundfile.write(mp3, sound, 22_050, format="MP3")
@@ -524,7 +524,7 @@ def test_another_format_behind_an_mp3_is_named() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"TAG" + bytes(125), bytes(5_000), b"APETAGEX" + bytes(24)])
-def test_what_follows_a_flac_file_is_not_an_error(tail: bytes) -> None:
+def test_data_after_a_flac_file_is_not_an_error(tail: bytes) -> None:
     flac = io.BytesIO()
     soundfile.write(flac, 0.4 * np.sin(np.arange(4 * 22_050) / 8), 22_050, format="FLAC")
     assert _notes_on(flac.getvalue() + tail)[0] == pytest.approx(4, abs=0.01)

@@ -28,8 +28,8 @@ from tritone import (
     to_grid,
 )
 from tritone.exceptions import VersionChangedError
-from tritone.music.noise import uniform_noise
 from tritone.operations.plan import N_READ_MAX, first_chord, highest_voice, thinned
+from tritone.sampling import uniform_noise
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def midi(*notes: tuple[int, int, int], drums: bool = False, tpq: int = 480) -> b
 # --- compose -----------------------------------------------------------------------------------
 
 
-def test_from_nothing(connect: Any, model: FakeWriters) -> None:
+def test_composing_from_scratch(connect: Any, model: FakeWriters) -> None:
     piece = connect()("compose", bars=3, seed=7, tempo_qpm=100)
     assert piece.grid.frames.argmax(axis=1).tolist() == noise_columns(7, 48)
     assert (piece.grid.meter, piece.grid.n_bars, piece.grid.tempo_qpm) == ((16, 0), 3, 100)
@@ -78,7 +78,7 @@ def test_from_nothing(connect: Any, model: FakeWriters) -> None:
     assert request.inputs["top_k"] >= 10_000
 
 
-def test_the_seed_gives_the_piece_again(connect: Any) -> None:
+def test_a_seed_reproduces_its_piece(connect: Any) -> None:
     ask = connect()
     first = ask("compose", bars=2)
     again = ask("compose", bars=2, seed=first.seed)
@@ -99,7 +99,7 @@ def test_options_reach_the_model(connect: Any, model: FakeWriters) -> None:
     assert inputs["given"].shape == (1, 12, 88)
 
 
-def test_a_prompt_goes_on(connect: Any, model: FakeWriters) -> None:
+def test_prompts_are_continued(connect: Any, model: FakeWriters) -> None:
     prompt = melody(2)
     piece = connect()("compose", prompt=prompt, bars=1, seed=5)
     np.testing.assert_array_equal(piece.grid.frames[:32], prompt.frames)
@@ -114,14 +114,14 @@ def test_a_prompt_goes_on(connect: Any, model: FakeWriters) -> None:
 @pytest.mark.parametrize(
     ("n_frames", "meter", "n_new"), [(30, (16, 0), 18), (20, (16, 12), 16), (25, (12, 0), 23), (7, (0, 0), 25)]
 )
-def test_an_unfinished_bar_is_finished_first(connect: Any, n_frames: int, meter: tuple[int, int], n_new: int) -> None:
+def test_an_incomplete_bar_is_completed_first(connect: Any, n_frames: int, meter: tuple[int, int], n_new: int) -> None:
     prompt = Grid(melody(2).frames[:n_frames], meter=meter)
     piece = connect()("compose", prompt=prompt, bars=1, seed=1)
     assert piece.grid.n_frames == n_frames + n_new
     assert piece.grid.bars[-1].stop - piece.grid.bars[-1].start == (meter[0] or 16)
 
 
-def test_another_meter_than_the_prompts(connect: Any, model: FakeWriters) -> None:
+def test_a_meter_other_than_that_of_the_prompt(connect: Any, model: FakeWriters) -> None:
     piece = connect()("compose", prompt=Grid(melody(1).frames, meter=(16, 4)), bars=1, meter=(6, 8), seed=1)
     assert piece.grid.meter == (12, 0)
     assert piece.grid.n_frames == 36
@@ -164,7 +164,7 @@ def test_a_prompt_of_any_kind(connect: Any, tmp_path: Path, as_what: str) -> Non
     assert piece.score.note_num() >= 3
 
 
-def test_of_a_long_prompt_the_end_is_heard_and_all_is_kept(connect: Any, model: FakeWriters) -> None:
+def test_the_model_reads_the_end_of_a_long_prompt_and_the_piece_has_all_of_it(connect: Any, model: FakeWriters) -> None:
     prompt = Grid(melody(80).frames[:1275], meter=(16, 4))
     piece = connect()("compose", prompt=prompt, bars=2, seed=1)
     assert piece.grid.n_frames == 1275 + 1 + 32
@@ -180,7 +180,7 @@ def test_of_a_long_prompt_the_end_is_heard_and_all_is_kept(connect: Any, model: 
     assert json.loads(json.dumps(piece.to_dict(), allow_nan=False))["nll"][0] is None
 
 
-def test_of_a_thick_prompt_the_outer_notes_are_heard(connect: Any, model: FakeWriters) -> None:
+def test_the_model_reads_the_outer_notes_of_thick_chords(connect: Any, model: FakeWriters) -> None:
     prompt = chords(12)
     piece = connect()("compose", prompt=prompt, bars=1, seed=1)
     heard = model.asked("music_transformer")[0].inputs["given"][0, 0]
@@ -211,7 +211,7 @@ def test_frames_without_onsets(connect: Any, model: FakeWriters, name: str) -> N
     assert (piece.model, piece.nll) == ("polyphony_rnn_sampler", None)
 
 
-def test_frames_without_onsets_from_nothing(connect: Any, model: FakeWriters) -> None:
+def test_frames_without_onsets_from_scratch(connect: Any, model: FakeWriters) -> None:
     piece = connect()("compose", bars=2, seed=11, model="polyphony_rnn")
     assert piece.grid.n_frames == 32
     assert model.asked("polyphony_rnn_sampler")[0].inputs["prompt"].shape == (1, 1, 88)
@@ -225,7 +225,7 @@ def test_a_coarser_grid(connect: Any, model: FakeWriters) -> None:
     assert piece.grid.n_frames == 16
 
 
-def test_what_is_remembered_is_asked_once(connect: Any, model: FakeWriters) -> None:
+def test_metadata_is_requested_once(connect: Any, model: FakeWriters) -> None:
     ask = connect()
     for _ in range(3):
         ask("compose", bars=1)
@@ -246,7 +246,7 @@ def test_harmonize(connect: Any, model: FakeWriters) -> None:
     assert (piece.seed, piece.grid.tempo_qpm) == (9, 90)
 
 
-def test_chords_are_no_melody_unless_the_highest_is_asked_for(connect: Any, model: FakeWriters) -> None:
+def test_chords_are_harmonized_only_with_highest(connect: Any, model: FakeWriters) -> None:
     ask = connect()
     frames = np.concatenate([melody(1).frames, chords(3).frames])
     with pytest.raises(InvalidInputError) as caught:
@@ -272,7 +272,7 @@ def test_infill(connect: Any, model: FakeWriters) -> None:
     assert piece.grid.frames[16:48].argmax(axis=1).tolist() == noise_columns(4, 64)[16:48]
 
 
-def test_what_was_held_out_of_the_hole_is_struck_again(connect: Any, model: FakeWriters) -> None:
+def test_notes_held_after_the_infilled_bars_are_struck_again(connect: Any, model: FakeWriters) -> None:
     frames = np.zeros((48, 88), np.uint8)
     frames[:, 40] = 1
     connect()("infill", Grid(frames, meter=(16, 0)), bars=(1, 2), seed=4)
@@ -286,7 +286,7 @@ def test_an_upbeat_is_bar_0(connect: Any, model: FakeWriters) -> None:
     assert model.asked("music_transformer")[0].inputs["given_mode"].tolist() == [[0] * 4 + [1] * 28]
 
 
-def test_around_the_hole_the_near_is_heard(connect: Any, model: FakeWriters) -> None:
+def test_the_model_reads_the_surroundings_of_the_infilled_bars(connect: Any, model: FakeWriters) -> None:
     score = melody(200)
     piece = connect()("infill", score, bars=(100, 102), seed=4)
     inputs = model.asked("music_transformer")[0].inputs
@@ -326,7 +326,7 @@ def test_predict_whole_frames(connect: Any, model: FakeWriters) -> None:
     assert (caught.value.argument, caught.value.reason) == ("score", "too_many_notes")
 
 
-def test_predict_takes_half_an_hour(connect: Any, model: FakeWriters) -> None:
+def test_predict_accepts_half_an_hour(connect: Any, model: FakeWriters) -> None:
     assert connect()("predict", melody(1_000)).n_frames == 16_000
     model.parameters["max_frames"] = "1000"
     with pytest.raises(InvalidInputError) as caught:
@@ -408,7 +408,7 @@ CHOICES: list[dict[str, Any]] = [
     ],
     ids=str,
 )
-def test_choices_that_cannot_be(connect: Any, model: FakeWriters, method: str, wrong: dict[str, Any]) -> None:
+def test_invalid_sampling_options(connect: Any, model: FakeWriters, method: str, wrong: dict[str, Any]) -> None:
     own: dict[str, Any] = {"infill": {"bars": (0, 1)}, "vary": {"attribute": "note_density", "amount": 1}}
     positional = () if method in ("compose", "stream_compose") else (melody(),)
     with pytest.raises(InvalidInputError) as caught:
@@ -418,7 +418,7 @@ def test_choices_that_cannot_be(connect: Any, model: FakeWriters, method: str, w
 
 
 @pytest.mark.parametrize("bars", [0, -1, 257, 100_000, 1.5, "8", True, None])
-def test_numbers_of_bars_that_cannot_be(connect: Any, model: FakeWriters, bars: Any) -> None:
+def test_invalid_numbers_of_bars(connect: Any, model: FakeWriters, bars: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("compose", bars=bars)
     assert caught.value.argument == "bars"
@@ -428,7 +428,7 @@ def test_numbers_of_bars_that_cannot_be(connect: Any, model: FakeWriters, bars: 
 @pytest.mark.parametrize(
     "bars", [(0, 0), (2, 1), (-1, 2), (0, 5), (4, 5), 3, None, (0,), (0, 1, 2), ("a", "b"), (0, 1.0)]
 )
-def test_ranges_of_bars_that_cannot_be(connect: Any, model: FakeWriters, bars: Any) -> None:
+def test_invalid_ranges_of_bars(connect: Any, model: FakeWriters, bars: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("infill", melody(4), bars=bars)
     assert caught.value.argument == "bars"
@@ -436,14 +436,14 @@ def test_ranges_of_bars_that_cannot_be(connect: Any, model: FakeWriters, bars: A
 
 
 @pytest.mark.parametrize("meter", [(0, 4), (4, 0), (3, 5), 4, "3/4", (7, 32), (4, 4, 4)])
-def test_meters_that_cannot_be(connect: Any, meter: Any) -> None:
+def test_invalid_meters(connect: Any, meter: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("compose", bars=1, meter=meter)
     assert caught.value.argument == "meter"
 
 
 @pytest.mark.parametrize("style", ["jazz", "", 1, b"bach"])
-def test_styles_that_no_model_has(connect: Any, style: Any) -> None:
+def test_unknown_styles(connect: Any, style: Any) -> None:
     for model in ("music_transformer", "polyphony_rnn"):
         with pytest.raises(InvalidInputError) as caught:
             connect()("compose", bars=1, style=style, model=model)
@@ -451,7 +451,7 @@ def test_styles_that_no_model_has(connect: Any, style: Any) -> None:
         assert not isinstance(style, str) or caught.value.model is not None  # the model was looked up first
 
 
-def test_an_unknown_style_names_the_known(connect: Any, model: FakeWriters) -> None:
+def test_errors_on_styles_list_the_known_ones(connect: Any, model: FakeWriters) -> None:
     with pytest.raises(InvalidInputError, match="any, bach, folk"):
         connect()("compose", bars=1, style="jazz")
     model.parameters["styles"] = "not JSON"
@@ -459,7 +459,7 @@ def test_an_unknown_style_names_the_known(connect: Any, model: FakeWriters) -> N
         connect()("compose", bars=1, style="jazz")
 
 
-def test_more_than_the_model_holds(connect: Any, model: FakeWriters) -> None:
+def test_music_beyond_the_limits_of_the_model(connect: Any, model: FakeWriters) -> None:
     model.parameters["max_frames"] = "100"
     ask = connect()
     assert ask("compose", bars=6).grid.n_frames == 96
@@ -477,7 +477,7 @@ def test_more_than_the_model_holds(connect: Any, model: FakeWriters) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "", 3, None])
-def test_names_that_no_model_has(connect: Any, name: Any) -> None:
+def test_invalid_model_names(connect: Any, name: Any) -> None:
     for method, positional in (("compose", ()), ("predict", (melody(),)), ("harmonize", (melody(),))):
         with pytest.raises(InvalidInputError) as caught:
             connect()(method, *positional, model=name)
@@ -488,13 +488,13 @@ def test_names_that_no_model_has(connect: Any, name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["music_vae", "music_gan", "composer"])
-def test_a_model_of_another_kind(connect: Any, name: str) -> None:
+def test_unsuitable_models(connect: Any, name: str) -> None:
     with pytest.raises(ServerError) as caught:
         connect()("compose", bars=1, model=name)
     assert (caught.value.model, caught.value.reason) == (name, "unsuitable_model")
 
 
-def test_a_model_that_is_not_there(connect: Any) -> None:
+def test_a_missing_model(connect: Any) -> None:
     with pytest.raises(ModelNotFoundError):
         connect()("compose", bars=1, model="music_opera")
 
@@ -524,7 +524,7 @@ def test_a_prompt_from_a_stream_survives_a_new_version(connect: Any, model: Fake
     assert piece.grid.frames[0, 60 - 21] == 2
 
 
-def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: FakeWriters) -> None:
+def test_versions_that_keep_changing_are_an_error(connect: Any, model: FakeWriters) -> None:
     def flip(request: Any) -> None:
         if not isinstance(request, ModelRequest):
             model.version = str(int(model.version) + 1)
@@ -535,7 +535,7 @@ def test_a_server_that_cannot_make_up_its_mind(connect: Any, model: FakeWriters)
     assert caught.value.model == "music_transformer"
 
 
-def test_a_refusal_is_tried_once_more_with_what_the_model_is_now(connect: Any, model: FakeWriters) -> None:
+def test_a_rejected_request_is_repeated_once_with_new_metadata(connect: Any, model: FakeWriters) -> None:
     def refuse(request: Any) -> None:
         if not isinstance(request, ModelRequest):
             raise RequestRejectedError("no")
@@ -546,7 +546,7 @@ def test_a_refusal_is_tried_once_more_with_what_the_model_is_now(connect: Any, m
     assert [type(request).__name__ for request in model.requests] == 2 * ["ModelRequest", "InferRequest"]
 
 
-def test_failures_of_the_line_are_healed(connect: Any, model: FakeWriters, failing: Any) -> None:
+def test_lost_connections_are_retried(connect: Any, model: FakeWriters, failing: Any) -> None:
     model.before = failing(2, ConnectionFailedError("gone"))
     assert connect(retries=2)("compose", bars=1, seed=1).seed == 1
     model.before = failing(1, RequestTimeoutError("late"))
@@ -562,14 +562,14 @@ def test_failures_of_the_line_are_healed(connect: Any, model: FakeWriters, faili
         ("nll", np.full((1, 16), np.nan, np.float32)),
     ],
 )
-def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, output: str, value: Any) -> None:
+def test_invalid_responses(connect: Any, model: FakeWriters, output: str, value: Any) -> None:
     model.spoil = lambda name, outputs: outputs.update({output: value})
     with pytest.raises(ServerError) as caught:
         connect()("compose", bars=1)
     assert (caught.value.reason, caught.value.output) == ("invalid_output", output)
 
 
-def test_a_closed_client_says_so(connect: Any) -> None:
+def test_closed_clients_raise(connect: Any) -> None:
     ask = connect()
     ask("close")
     with pytest.raises(ClientError) as caught:

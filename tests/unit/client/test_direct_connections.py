@@ -1,4 +1,4 @@
-"""Environment variables for proxies do not divert calls: both transports connect directly."""
+"""Tests that both transports connect directly, whatever the environment variables for proxies say."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tritone import AsyncMusicClient, InvalidInputError, MusicClient
@@ -32,7 +33,7 @@ def test_addresses(url: str, whole: str, tls: bool) -> None:
     ["", "ftp://x:1", "http://", "x:99999", "x:port", "http://x/?q=1", "http://x/#f", "a b:1", "grpc://x/path", 8001,
      "http://user:pw@x", "http://x/a b", "://", "http://x\r\nhost:1", "a" * 64, "a..b:1", "-%zz:1"],
 )  # fmt: skip
-def test_what_is_no_address(url: Any) -> None:
+def test_invalid_addresses(url: Any) -> None:
     for client in (MusicClient, AsyncMusicClient):
         with pytest.raises(InvalidInputError) as caught:
             client(url)
@@ -59,6 +60,10 @@ def test_the_key_is_sent_and_never_shown() -> None:
         ({"headers": {"a": 1}}, None),
         ({"api_key": "a", "headers": {"Authorization": "b"}}, "conflict"),
         ({"ca_file": __file__}, "conflict"),  # the address is not encrypted
+        ({"ca_file": b"a.pem"}, None),
+        ({"ca_file": "a" * 5_000}, "missing"),
+        ({"client_key_file": True}, None),
+        ({"client_cert_file": np.array([1, 2])}, None),
         ({"client_cert_file": __file__, "client_key_file": __file__}, "conflict"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Nothing foreign leaks: whatever gRPC, tritonclient or a socket raises becomes one of ours, with its fields."""
+"""Tests that every error of gRPC, tritonclient and sockets is translated to an exception of Tritone with its fields."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
     transport.close()
 
 
-def test_every_error_hangs_on_the_one_root() -> None:
+def test_every_error_is_a_tritone_error() -> None:
     kinds = [getattr(tritone, name) for name in tritone.__all__ if name.endswith("Error")]
     assert len(kinds) == 15
     assert all(issubclass(kind, TritoneError) for kind in kinds)
@@ -205,3 +205,10 @@ def test_errors_survive_pickling_and_copying() -> None:
         assert (str(again), again.path, again.reason, again.model) == ("a.wav: is silent", "a.wav", "silent", None)
     for same in (pickle.loads(pickle.dumps(busy)), copy.copy(busy)):  # noqa: S301
         assert (type(same), str(same), same.model, same.status) == (ServerBusyError, "full", "m", "503")
+
+
+def test_a_message_of_any_length_is_shortened_in_its_middle() -> None:
+    text = str(InvalidInputError(f"invalid bars: got {'x' * 100_000}; give a number"))
+    assert len(text) < 5_000
+    assert text.startswith("invalid bars")
+    assert text.endswith("; give a number")

@@ -73,7 +73,7 @@ def test_invalid_searches_are_refused(connect: Any, model: FakeRecommender, argu
     assert not model.requests
 
 
-def test_what_the_server_refuses_is_an_error(
+def test_rejections_by_the_server_are_errors(
     connect: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A client of another release, which allows more than the model does.
@@ -82,7 +82,7 @@ def test_what_the_server_refuses_is_an_error(
         connect()("find_tracks", "Title 12", limit=15_000)
 
 
-def test_an_answer_without_its_parts_is_an_error(connect: Any, model: FakeRecommender) -> None:
+def test_a_response_without_an_output_is_an_error(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("match")
     with pytest.raises(ServerError) as caught:
         connect()("find_tracks", "Title 12")

@@ -1,4 +1,4 @@
-"""Clients in forked children: they answer or raise within their time, whatever the parent was doing at the fork."""
+"""Tests of clients in forked children: calls work or raise in time, whatever the parent was doing at the fork."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(script: str, urls: list[str]) -> str:
 
 
 @pytest.mark.parametrize("url", ["URL", "TWO"], ids=["one server", "pool"])
-def test_a_clients_children_answer_or_raise_while_the_parent_calls(urls: list[str], url: str) -> None:
+def test_children_work_or_raise_while_the_parent_calls(urls: list[str], url: str) -> None:
     script = f"""
     music = MusicClient({url})
     under_load(music)
@@ -115,10 +115,10 @@ def test_a_clients_children_answer_or_raise_while_the_parent_calls(urls: list[st
 
 def test_a_fork_during_a_long_call_is_not_delayed_by_it_and_the_child_raises(urls: list[str]) -> None:
     script = f"""
-    from tritone.transports import grpc_forks
-    grpc_forks.LONGEST_WAIT_S = 0.2
+    from tritone import processes
+    processes.LONGEST_WAIT_S = 0.2
     music = MusicClient(URL)
-    with grpc_forks.inside_grpc():  # as a call that takes longer
+    with processes.inside_grpc():  # as a call that takes longer
         print(child(lambda: music.embed(AUDIO, timeout_s={TIMEOUT_S})))
         print(child(lambda: MusicClient(URL)))
         print(child(lambda: music.close()))
@@ -134,7 +134,7 @@ def test_a_fork_during_a_long_call_is_not_delayed_by_it_and_the_child_raises(url
 
 
 @pytest.mark.parametrize("url", ["URL", "TWO"], ids=["one server", "pool"])
-def test_children_of_an_idle_client_answer_and_the_parents_connection_stays(urls: list[str], url: str) -> None:
+def test_children_of_an_idle_client_work_and_the_parent_stays_connected(urls: list[str], url: str) -> None:
     script = f"""
     music = MusicClient({url})
     before = music.embed(AUDIO)
@@ -154,7 +154,7 @@ def test_children_of_an_idle_client_answer_and_the_parents_connection_stays(urls
     assert run(script, urls).splitlines() == ["ok"] * 8 + ["[0, 0]"]
 
 
-def test_workers_of_a_preloaded_application_answer(urls: list[str]) -> None:
+def test_workers_of_a_preloaded_application_work(urls: list[str]) -> None:
     """As gunicorn with --preload: a warm-up call, then forked workers that serve with threads and end normally."""
     script = f"""
     music = MusicClient(URL)
@@ -236,7 +236,7 @@ def test_a_stream_is_not_shared_with_a_child(urls: list[str]) -> None:
 
 def test_request_ids_differ_between_processes(urls: list[str]) -> None:
     script = """
-    from tritone.flows import next_request_id
+    from tritone.messages import next_request_id
     ids = [next_request_id("x")]
     print(ids[0], flush=True)
     child(lambda: os.write(1, (next_request_id("x") + "\\n").encode()))

@@ -1,4 +1,4 @@
-"""The HTTP transports against real sockets: a small server whose behaviour each test chooses."""
+"""Tests of the HTTP transports against real sockets: a small server whose behaviour each test chooses."""
 
 from __future__ import annotations
 
@@ -218,7 +218,9 @@ def test_paths_and_headers(ask: Any, serving: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("message", [INFER, ModelRequest("m")], ids=["infer", "model"])
-def test_refusals_and_nonsense(ask: Any, serving: Any, *, status: int, body: Any, kind: type, message: Any) -> None:
+def test_error_responses_and_malformed_responses(
+    ask: Any, serving: Any, *, status: int, body: Any, kind: type, message: Any
+) -> None:
     data = body if isinstance(body, bytes) else body.encode()
     server = serving(lambda handler, _: handler.answer(status, data, location="http://127.0.0.1:1/"))
     with pytest.raises(ServerError) as caught:
@@ -233,7 +235,7 @@ def test_refusals_and_nonsense(ask: Any, serving: Any, *, status: int, body: Any
         assert caught.value.request_id == "id-7"
 
 
-def test_an_answer_without_an_output_that_was_asked_for(ask: Any, serving: Any) -> None:
+def test_a_response_without_a_requested_output(ask: Any, serving: Any) -> None:
     server = serving(
         lambda handler, _: handler.answer(200, b'{"model_name": "m", "model_version": "1", "outputs": []}')
     )
@@ -251,7 +253,7 @@ def test_an_answer_without_an_output_that_was_asked_for(ask: Any, serving: Any) 
         ({"binary_data_size": 8}, b"\0" * 8),
     ],
 )
-def test_a_body_that_does_not_hold_what_its_head_says(ask: Any, serving: Any, head: Any, tail: bytes) -> None:
+def test_a_body_that_contradicts_its_header(ask: Any, serving: Any, head: Any, tail: bytes) -> None:
     output = {"name": "sums", "datatype": "FP32", "shape": [1], "parameters": head}
     text = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
     act = lambda handler, _: handler.answer(200, text + tail, inference_header_content_length=str(len(text)))  # noqa: E731
@@ -308,7 +310,7 @@ def silent_listener(*answers: bytes) -> socket.socket:
         (tuple([b""] * 100), RequestTimeoutError, "within 0.4 s"),
     ],
 )
-def test_what_else_may_listen_there(ask: Any, answers: tuple[bytes, ...], kind: type, says: str) -> None:
+def test_other_protocols_and_silent_listeners(ask: Any, answers: tuple[bytes, ...], kind: type, says: str) -> None:
     with silent_listener(*answers) as listener:
         began_s = time.monotonic()
         with pytest.raises(kind) as caught:
@@ -318,7 +320,7 @@ def test_what_else_may_listen_there(ask: Any, answers: tuple[bytes, ...], kind: 
         assert says in str(caught.value)
 
 
-def test_nobody_listens(ask: Any) -> None:
+def test_a_port_without_a_listener(ask: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(ConnectionFailedError) as caught:
@@ -331,7 +333,7 @@ def test_nobody_listens(ask: Any) -> None:
     assert (caught.value.reason, caught.value.endpoint) == ("unreachable", "http://no-such-host.invalid:8000")
 
 
-def test_no_tls_where_tls_is_expected(ask: Any, serving: Any) -> None:
+def test_a_server_without_tls_at_an_https_address(ask: Any, serving: Any) -> None:
     with pytest.raises(ConnectionFailedError) as caught:
         ask(f"https://127.0.0.1:{serving().server_port}", INFER, timeout_s=2)
     assert caught.value.reason == "tls"
@@ -359,7 +361,7 @@ def test_connections_are_kept_and_the_dead_replaced(serving: Any) -> None:
     assert caught.value.reason == "closed"
 
 
-def test_an_answer_that_ends_with_the_connection(ask: Any, serving: Any) -> None:
+def test_a_response_that_ends_with_the_connection(ask: Any, serving: Any) -> None:
     def act(handler: Handler, body: bytes) -> None:
         handler.wfile.write(b'HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n{"error": "because')
         handler.wfile.flush()

@@ -11,10 +11,10 @@ from tests.unit.client.test_composing import chords, melody
 from tests.unit.client.writers import FakeWriters, G
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import voices_to_grid
 from tritone.operations.latent import slerp, to_spans
 from tritone.operations.sample import _normal, key_number, seeds_of
+from tritone.sampling import uniform_noise
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def waltz(n_bars: int = 3) -> Grid:
 
 
 @pytest.mark.parametrize("n_bars", [1, 2, 3, 40])
-def test_what_comes_out_is_as_long_as_what_goes_in(connect: Any, model: FakeWriters, n_bars: int) -> None:
+def test_results_are_as_long_as_their_scores(connect: Any, model: FakeWriters, n_bars: int) -> None:
     score = melody(n_bars)
     piece = connect()("reconstruct", score, seed=4)
     np.testing.assert_array_equal(piece.grid.frames > 0, score.frames > 0)
@@ -80,7 +80,7 @@ def test_vary(connect: Any, model: FakeWriters, attribute: str, index: int) -> N
     np.testing.assert_array_equal(model.asked("music_vae_decoder")[0].inputs["attributes"], expected)
 
 
-def test_vary_moves_and_not_at_all_reconstructs(connect: Any) -> None:
+def test_vary_by_zero_reconstructs(connect: Any) -> None:
     ask = connect()
     moved = ask("vary", melody(2, pitch=60), attribute="note_density", amount=-1)
     assert np.flatnonzero(moved.grid.frames[0]).tolist() == [58 - 21]
@@ -88,8 +88,8 @@ def test_vary_moves_and_not_at_all_reconstructs(connect: Any) -> None:
     np.testing.assert_array_equal(same.grid.frames, ask("reconstruct", melody(2), seed=1).grid.frames)
 
 
-@pytest.mark.parametrize("attribute", ["loudness", "", None, 0, ["note_density"]])
-def test_attributes_that_are_not(connect: Any, model: FakeWriters, attribute: Any) -> None:
+@pytest.mark.parametrize("attribute", ["loudness", "", None, 0, ["note_density"], np.array([1, 2])])
+def test_unknown_attributes(connect: Any, model: FakeWriters, attribute: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("vary", melody(), attribute=attribute, amount=1)
     assert caught.value.argument == "attribute"
@@ -97,7 +97,7 @@ def test_attributes_that_are_not(connect: Any, model: FakeWriters, attribute: An
 
 
 @pytest.mark.parametrize("amount", [float("nan"), float("inf"), 11, -10.5, "1", None, True])
-def test_amounts_that_cannot_be(connect: Any, model: FakeWriters, amount: Any) -> None:
+def test_invalid_amounts(connect: Any, model: FakeWriters, amount: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("vary", melody(), attribute="pitch_range", amount=amount)
     assert caught.value.argument == "amount"
@@ -121,7 +121,7 @@ def test_interpolate(connect: Any, model: FakeWriters) -> None:
     np.testing.assert_array_equal(noise, np.tile(uniform_noise(8, 2, 32, 4), (3, 1, 1)))
 
 
-def test_what_is_between_is_as_long_as_the_shorter(connect: Any) -> None:
+def test_interpolated_pieces_are_as_long_as_the_shorter_score(connect: Any) -> None:
     for pair in ((melody(3), melody(4)), (melody(4), melody(3))):
         assert {piece.grid.n_frames for piece in connect()("interpolate", *pair)} == {48}
 
@@ -136,14 +136,14 @@ def test_the_ends_are_reconstructions(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 65, 2.0, "5", True])
-def test_steps_that_cannot_be(connect: Any, model: FakeWriters, steps: Any) -> None:
+def test_invalid_steps(connect: Any, model: FakeWriters, steps: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("interpolate", melody(), melody(), steps=steps)
     assert (caught.value.argument, caught.value.reason) == ("steps", None)
     assert not model.requests
 
 
-def test_too_much_at_once(connect: Any, model: FakeWriters) -> None:
+def test_too_many_bars_at_once(connect: Any, model: FakeWriters) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("interpolate", melody(100), melody(100), steps=64)
     assert (caught.value.argument, caught.value.reason) == ("steps", "too_long")
@@ -205,7 +205,7 @@ def test_conditions_reach_the_model(connect: Any, model: FakeWriters) -> None:
     assert pieces[0].grid.tempo_qpm == 70
 
 
-def test_no_conditions_are_any(connect: Any, model: FakeWriters) -> None:
+def test_missing_conditions_mean_any(connect: Any, model: FakeWriters) -> None:
     connect()("sample", n=1, key=None)
     inputs = model.asked("music_gan")[0].inputs
     assert [float(inputs[name][0, 0]) for name in ("key", "mode", "density", "truncation")] == [-1, -1, -1, 1]
@@ -255,7 +255,7 @@ def test_sample_from_the_vae(connect: Any, model: FakeWriters, name: str) -> Non
     ],
     ids=str,
 )
-def test_conditions_that_cannot_be(connect: Any, model: FakeWriters, wrong: dict[str, Any]) -> None:
+def test_invalid_conditions(connect: Any, model: FakeWriters, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("sample", **wrong)
     own = {"note_density": "condition", "loudness": "condition"}  # not conditions of this model
@@ -263,13 +263,13 @@ def test_conditions_that_cannot_be(connect: Any, model: FakeWriters, wrong: dict
     assert not model.asked("music_gan")
 
 
-def test_no_noise_is_out_of_bounds() -> None:
+def test_extreme_noise_stays_finite() -> None:
     extremes = _normal(np.array([0, 0.5, 1 - 2.0**-24], np.float32))
     assert np.isfinite(extremes).all()
     np.testing.assert_allclose(extremes, [-5.42, 0, 5.42], atol=0.01)
 
 
-def test_the_vae_knows_other_conditions(connect: Any) -> None:
+def test_conditions_of_another_model(connect: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         connect()("sample", "music_vae", key="C")
     assert (caught.value.model, caught.value.argument) == ("music_vae", "condition")
@@ -282,7 +282,7 @@ def test_keys(key: Any, number: int) -> None:
     assert key_number(key) == number
 
 
-def test_seeds_that_follow_from_a_seed() -> None:
+def test_derived_seeds() -> None:
     assert seeds_of(5, 1) == (5,)
     assert seeds_of(5, 4) == seeds_of(5, 9)[:4]
     assert all(0 <= seed < 2**63 for seed in seeds_of(2**63 - 1, 1_000))
@@ -330,7 +330,7 @@ def test_an_encoder_without_its_decoder(connect: Any, model: FakeWriters) -> Non
         assert caught.value.model == "music_vae_decoder"
 
 
-def test_a_model_of_another_kind(connect: Any) -> None:
+def test_unsuitable_models(connect: Any) -> None:
     with pytest.raises(ServerError) as caught:
         connect()("reconstruct", melody(), model="music_transformer")
     assert (caught.value.model, caught.value.reason) == ("music_transformer", "unsuitable_model")
@@ -340,14 +340,14 @@ def test_a_model_of_another_kind(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("lanes", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
-def test_an_answer_that_makes_no_sense(connect: Any, model: FakeWriters, lanes: Any) -> None:
+def test_invalid_responses(connect: Any, model: FakeWriters, lanes: Any) -> None:
     model.spoil = lambda name, outputs: outputs.update(lanes=lanes) if name.endswith("decoder") else None
     with pytest.raises(ServerError) as caught:
         connect()("reconstruct", melody())
     assert (caught.value.reason, caught.value.output) == ("invalid_output", "lanes")
 
 
-def test_spans_hold_what_the_score_holds() -> None:
+def test_spans_contain_all_notes_of_the_score() -> None:
     score = melody(5)
     spans = to_spans(score)
     frames = np.concatenate([voices_to_grid(span) for span in spans.voices])[: score.n_frames]

@@ -1,4 +1,4 @@
-"""The SDK is light: what it imports, and when."""
+"""Tests of what the SDK imports, and when."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(script: str) -> str:
     return result.stdout.strip()
 
 
-def test_the_client_works_without_anything_heavy() -> None:
+def test_the_client_works_without_heavy_packages() -> None:
     output = run(f"""
         import sys
         for name in {BLOCKED}:

@@ -140,7 +140,7 @@ def test_a_lost_request_is_answered_by_the_next_server_or_attempt(send: Send) ->
     assert again.n_asked == 2
 
 
-def test_refused_connections_are_tried_as_often_as_before(send: Send) -> None:
+def test_refused_connections_are_retried_as_usual(send: Send) -> None:
     servers = [Server(refused), Server(refused)]
     with pytest.raises(ConnectionFailedError) as caught:
         send(*servers, retries=2)
@@ -157,7 +157,7 @@ def test_losses_reported_by_a_balancer_count(send: Send) -> None:
 
 
 @pytest.mark.parametrize("message", [ModelRequest("m"), ReadyRequest("m")])
-def test_metadata_is_asked_for_as_often_as_before(message: Any) -> None:
+def test_metadata_requests_are_retried_as_usual(message: Any) -> None:
     class Lost(Server):
         def handle(self, request: Any, *, timeout_s: float) -> Any:
             self.n_asked += 1
@@ -256,7 +256,7 @@ def test_a_refused_connection_does_not_count(failure: Callable[..., ClientError]
 
 
 @pytest.mark.parametrize(("status", "n_lost"), [(502, 1), (504, 1), (503, 0), (429, 0), (400, 0)])
-def test_a_balancers_answers(failure: Callable[..., ClientError], status: int, n_lost: int) -> None:
+def test_responses_of_a_load_balancer(failure: Callable[..., ClientError], status: int, n_lost: int) -> None:
     with listening(answer_with(status)) as port:
         error = failure(f"http://127.0.0.1:{port}")
     assert error.status == str(status)

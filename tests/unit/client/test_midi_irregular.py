@@ -1,4 +1,4 @@
-"""MIDI files that break the rules of the format: the right notes, or an error that says what is wrong."""
+"""Tests of MIDI files that violate the format: they give the right notes, or an error with the reason."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_tracks_are_those_in_the_file(n_claimed: int, n_missing: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 7, 21, 23, 1_148, 2**31, 2**32 - 1])
 @pytest.mark.parametrize("after", [b"", BASS])
-def test_the_length_of_a_track_is_not_believed(length: int, after: bytes) -> None:
+def test_the_declared_length_of_a_track_is_not_trusted(length: int, after: bytes) -> None:
     grid = to_grid(header(2 if after else 1) + with_length(NOTES, length) + after)
     assert notes(grid) == ([(0, 8, 40), *NOTES_READ] if after else NOTES_READ)
     assert grid.dropped == {}
 
 
 @pytest.mark.parametrize("length", [0, 4, 5, 7, 1_000, 2**32 - 1])
-def test_the_length_of_the_header_is_not_believed(length: int) -> None:
+def test_the_declared_length_of_the_header_is_not_trusted(length: int) -> None:
     assert notes(to_grid(header(1, length=length) + NOTES)) == NOTES_READ
 
 
@@ -124,7 +124,7 @@ def test_end_of_track_closes_a_track_and_the_rest_is_counted() -> None:
         (b"", midi(NOTES), {"skipped_bytes": len(midi(NOTES))}),  # a second file is not laid over the first
     ],
 )
-def test_bytes_that_are_no_tracks_are_skipped_and_counted(between: bytes, after: bytes, dropped: Any) -> None:
+def test_other_bytes_are_skipped_and_counted(between: bytes, after: bytes, dropped: Any) -> None:
     grid = to_grid(header(2) + NOTES + between + BASS + after)
     assert notes(grid) == [(0, 8, 40), *NOTES_READ]
     assert grid.dropped == dropped
@@ -147,7 +147,7 @@ def test_a_track_without_an_end_ends_at_its_length(after: bytes) -> None:
         ([tempo(10, 1_000_000)], 60.0, 0),  # within the first time step
     ],
 )
-def test_before_the_first_tempo_120_holds(events: list[Event], tempo_qpm: float, n_changes: int) -> None:
+def test_the_tempo_is_120_before_the_first_tempo_event(events: list[Event], tempo_qpm: float, n_changes: int) -> None:
     grid = to_grid(midi(track(*events, END), NOTES))
     assert grid.tempo_qpm == pytest.approx(tempo_qpm)
     assert grid.dropped == ({"tempo_changes": n_changes} if n_changes else {})
@@ -165,7 +165,7 @@ def test_before_the_first_tempo_120_holds(events: list[Event], tempo_qpm: float,
         ([meter(0, 3, 2), meter(1440, 6, 3)], (12, 0), (3, 4), 1),  # bars of one length, but another signature
     ],
 )
-def test_before_the_first_time_signature_four_four_holds(
+def test_the_meter_is_4_4_before_the_first_time_signature(
     events: list[Event], expected: tuple[int, int], signature: tuple[int, int], n_changes: int
 ) -> None:
     grid = to_grid(midi(track(*events, END), NOTES))
@@ -226,7 +226,7 @@ def test_riff_files_are_unwrapped_under_any_name(name: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("size", [0, 3, 2**32 - 1])
-def test_the_sizes_in_a_riff_file_are_not_believed(size: int) -> None:
+def test_the_sizes_in_a_riff_file_are_not_trusted(size: int) -> None:
     data = riff((b"data", midi(NOTES)))
     assert notes(to_grid(data[:4] + struct.pack("<I", size) + data[8:16] + struct.pack("<I", size) + data[20:])) == (
         NOTES_READ
@@ -244,7 +244,7 @@ def test_the_sizes_in_a_riff_file_are_not_believed(size: int) -> None:
         (riff((b"fmt ", bytes(16)), (b"data", midi(NOTES)), name=b"WAVE"), "not_midi"),
     ],
 )
-def test_riff_files_without_a_score_say_so(data: bytes, reason: str) -> None:
+def test_riff_files_without_a_score(data: bytes, reason: str) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         to_grid(data)
     assert caught.value.reason == reason
@@ -261,7 +261,7 @@ def test_riff_files_without_a_score_say_so(data: bytes, reason: str) -> None:
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "sound"),
     ],
 )
-def test_files_of_other_kinds_are_named(data: bytes, message: str) -> None:
+def test_files_of_other_formats_are_reported_by_name(data: bytes, message: str) -> None:
     with pytest.raises(InvalidScoreError, match=message) as caught:
         to_grid(data)
     assert caught.value.reason == "not_midi"

@@ -1,4 +1,4 @@
-"""Class names in the parameters of a model: complete, missing, broken, or of another number than the values."""
+"""Tests of class names in the parameters of a model: complete, missing, malformed, or too many or too few."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def test_classes_without_usable_names_are_numbered(labels: str | None) -> None:
     assert model.labels("probabilities", 2) == ("0", "1")
     assert model.labels("emotions", 9) == EMOTIONS
     assert model.labels("emotions", 3) == ("0", "1", "2")
+
+
+def test_numbered_classes_are_logged_once_with_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
+    info = ModelResponse("written by hand", ("1",), {}, {}, 8)
+    for _ in range(3):
+        CachedModel(info, CLASSIFIER, "1").labels("probabilities", 2)
+        CachedModel(info, CLASSIFIER, "1").labels("emotions", 9)
+    (record,) = caplog.records
+    assert record.args == ("written by hand", "probabilities")
+    assert "the parameter `labels` of its config.pbtxt" in record.getMessage()
 
 
 @pytest.mark.parametrize("n_labels", [0, 1, 3])

@@ -1,4 +1,4 @@
-"""The grid: what it accepts, and what it knows about itself."""
+"""Tests of `Grid`: valid and invalid arguments, and derived values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frames_of(*columns: str) -> np.ndarray[Any, Any]:
     return frames
 
 
-def test_what_is_held_from_nothing_is_struck() -> None:
+def test_a_note_held_after_silence_is_struck() -> None:
     grid = Grid(frames_of("1101120", "0111011"))
     assert grid.frames[:, 39].tolist() == [2, 1, 0, 2, 1, 2, 0]
     assert grid.frames[:, 40].tolist() == [0, 2, 1, 1, 0, 2, 1]
@@ -71,7 +71,7 @@ def test_its_length_in_seconds() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, np.bool_])
-def test_any_numbers_will_do(dtype: type) -> None:
+def test_frames_of_any_number_type(dtype: type) -> None:
     assert Grid(np.ones((4, 88), dtype)).frames.dtype == np.uint8
 
 
@@ -88,14 +88,14 @@ def test_any_numbers_will_do(dtype: type) -> None:
         ([[1, 2], [3]], "not an array"),
     ],
 )
-def test_what_are_no_frames(frames: Any, message: str) -> None:
+def test_invalid_frames(frames: Any, message: str) -> None:
     with pytest.raises(InvalidScoreError, match=message) as caught:
         Grid(frames)
     assert caught.value.reason == "bad_shape"
 
 
 @pytest.mark.parametrize(("n_frames", "reason"), [(0, "empty"), (MAX_FRAMES + 1, "too_long")])
-def test_too_few_or_too_many(n_frames: int, reason: str) -> None:
+def test_too_few_or_too_many_frames(n_frames: int, reason: str) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         Grid(np.zeros((n_frames, 88), np.uint8))
     assert caught.value.reason == reason
@@ -124,7 +124,7 @@ def test_too_few_or_too_many(n_frames: int, reason: str) -> None:
         {"meter": (-4, 0)},
     ],
 )
-def test_impossible_facts_are_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_grid_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         Grid(np.ones((4, 88)), **arguments)
     assert (caught.value.argument, caught.value.reason) == (next(iter(arguments)), "bad_shape")

@@ -1,4 +1,4 @@
-"""Noise: the same numbers for a seed everywhere and for good, whatever NumPy's distributions do."""
+"""Tests that a seed gives the same noise everywhere and in every version of NumPy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tritone import InvalidInputError
-from tritone.music.noise import LARGEST_SEED, check_seed, fresh_seed, uniform_noise
+from tritone.sampling import (
+    LARGEST_SEED,
+    check_seed,
+    fresh_seed,
+    uniform_noise,
+)
 
 
-def test_the_generator_is_the_published_one() -> None:
+def test_the_generator_is_philox_as_published() -> None:
     # The known answer of the authors' Random123 library for an all-zero counter and key; NumPy counts up first.
     words = np.random.Philox(key=0, counter=2**256 - 1).random_raw(4)
     assert [f"{word:016x}" for word in words] == [
@@ -69,7 +74,7 @@ def test_seeds_and_streams_differ() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.0, "7", None, True, float("nan"), np.bool_(True), np.float32(1)])
-def test_a_seed_that_is_none_is_refused(seed: object) -> None:
+def test_invalid_seeds(seed: object) -> None:
     with pytest.raises(InvalidInputError) as caught:
         check_seed(seed)  # type: ignore[arg-type]
     assert caught.value.argument == "seed"

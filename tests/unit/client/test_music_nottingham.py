@@ -1,4 +1,4 @@
-"""Real MIDI files: 1,034 folk tunes there and back."""
+"""Tests with real MIDI files: round trips of 1,034 folk tunes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_tune_survives_the_way_to_midi_and_back(grids: list[Grid]) -> None
         assert (again.meter, again.tempo_qpm, again.dropped) == (grid.meter, grid.tempo_qpm, {})
 
 
-def test_nothing_but_ornaments_is_lost(grids: list[Grid]) -> None:
+def test_only_ornaments_are_lost(grids: list[Grid]) -> None:
     lost: Counter[str] = Counter()
     for grid in grids:
         lost.update(grid.dropped)
@@ -40,7 +40,7 @@ def test_nothing_but_ornaments_is_lost(grids: list[Grid]) -> None:
     assert sum(grid.n_notes for grid in grids) == 356_263
 
 
-def test_lanes_of_real_tunes_stay_what_they_are(grids: list[Grid]) -> None:
+def test_voices_of_real_tunes_are_stable(grids: list[Grid]) -> None:
     for grid in grids[::20]:
         voices, n_dropped = assign_voices(grid.frames)
         frames = voices_to_grid(voices)

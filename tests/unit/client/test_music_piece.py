@@ -1,4 +1,4 @@
-"""Pieces out: MIDI, sound and pictures, each whole or not there, and what is missing is named."""
+"""Tests of pieces as MIDI, sound and plots: files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_leading_silence_is_rendered() -> None:
     assert samples.size == 3 * RATE_HZ
 
 
-def test_what_cannot_be_rendered(tmp_path: Path) -> None:
+def test_scores_that_cannot_be_rendered(tmp_path: Path) -> None:
     silent = Piece(Grid(np.zeros((16, 88))))
     with pytest.raises(InvalidScoreError) as caught:
         silent.save(tmp_path / "x.wav")
@@ -103,7 +103,7 @@ def test_what_cannot_be_rendered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".PDF", b"%PDF")])
-def test_a_picture(piece: Piece, tmp_path: Path, suffix: str, magic: bytes) -> None:
+def test_a_plot(piece: Piece, tmp_path: Path, suffix: str, magic: bytes) -> None:
     path = tmp_path / f"roll{suffix}"
     path.write_bytes(b"old")
     assert piece.plot(path) == path
@@ -111,8 +111,8 @@ def test_a_picture(piece: Piece, tmp_path: Path, suffix: str, magic: bytes) -> N
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_the_picture_shows_the_notes_and_the_bars(piece: Piece) -> None:
-    from tritone.music.plot import draw_piece
+def test_the_plot_shows_the_notes_and_the_bars(piece: Piece) -> None:
+    from tritone.plots import draw_piece
 
     axes = draw_piece(piece).axes[0]
     (notes,) = axes.collections
@@ -127,14 +127,14 @@ def test_the_picture_shows_the_notes_and_the_bars(piece: Piece) -> None:
 
 
 @pytest.mark.parametrize("grid", [Grid(np.zeros((1, 88))), Grid(np.full((3000, 88), 2))])
-def test_pictures_of_nothing_and_of_everything(grid: Grid, tmp_path: Path) -> None:
+def test_plots_of_empty_and_full_grids(grid: Grid, tmp_path: Path) -> None:
     if grid.n_frames > 1:
         grid = Grid(random_frames(0, n_frames=16_384, density=0.3))
     assert Piece(grid).plot(tmp_path / "x.png").stat().st_size > 1_000
 
 
 @pytest.mark.parametrize("name", ["tune", "tune.mp3", "tune.mid.txt"])
-def test_other_suffixes_are_named(piece: Piece, tmp_path: Path, name: str) -> None:
+def test_unknown_suffixes(piece: Piece, tmp_path: Path, name: str) -> None:
     for write, suffixes in ((piece.save, ".mid"), (piece.plot, ".png")):
         with pytest.raises(InvalidInputError, match=suffixes) as caught:
             write(tmp_path / name)
@@ -143,7 +143,7 @@ def test_other_suffixes_are_named(piece: Piece, tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
-def test_where_nothing_can_be_written(piece: Piece, tmp_path: Path, suffix: str) -> None:
+def test_missing_folders_and_folders_as_targets(piece: Piece, tmp_path: Path, suffix: str) -> None:
     write = piece.plot if suffix == ".png" else piece.save
     with pytest.raises(InvalidInputError) as caught:
         write(tmp_path / "none" / f"x{suffix}")
@@ -158,7 +158,7 @@ def test_where_nothing_can_be_written(piece: Piece, tmp_path: Path, suffix: str)
 
 @pytest.mark.parametrize("suffix", [".mid", ".wav", ".png"])
 @pytest.mark.parametrize("stem", ["a" * 300, "null\0byte", "half a pair \ud800"])
-def test_names_that_no_file_can_have(piece: Piece, tmp_path: Path, stem: str, suffix: str) -> None:
+def test_invalid_file_names(piece: Piece, tmp_path: Path, stem: str, suffix: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         (piece.plot if suffix == ".png" else piece.save)(tmp_path / f"{stem}{suffix}")
     assert caught.value.reason == ("not_writable" if len(stem) == 300 else "bad_name")
@@ -189,7 +189,7 @@ def test_a_failure_leaves_the_old_file(
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_as_plain_values(piece: Piece) -> None:
+def test_to_dict_of_a_piece(piece: Piece) -> None:
     plain = json.loads(json.dumps(piece.to_dict()))
     assert plain["seed"] == 7
     assert plain["model"] == "music_transformer"
@@ -221,7 +221,8 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
         import tritone
         assert "numpy" not in sys.modules
         from tritone import Grid, MissingExtraError, Piece, to_grid, to_score
-        from tritone.music import grid, noise, piece, plot, render, scores, voices
+        from tritone import plots, sampling
+        from tritone.music import grid, piece, render, scores, voices
         import numpy as np
         frames = np.zeros((8, 88), np.uint8)
         frames[0, 40] = 2
@@ -233,7 +234,7 @@ def test_without_symusic_and_matplotlib_everything_imports_and_says_what_is_miss
             except MissingExtraError as error:
                 print(error)
         voices.voices_to_grid(voices.grid_to_voices(piece.grid.frames))
-        noise.uniform_noise(1, 4)
+        sampling.uniform_noise(1, 4)
     """
     command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Scores in: real-world MIDI of every kind becomes a grid, what is lost is counted, and what is no score is named."""
+"""Tests of reading scores: MIDI of every kind becomes a grid, losses are counted, and errors have a reason."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_grid_to_score_to_midi_to_grid_is_exact(
         assert read.dropped == {}
 
 
-def test_everything_a_score_may_come_as(tmp_path: Path) -> None:
+def test_all_forms_of_a_score(tmp_path: Path) -> None:
     path = tmp_path / "tune.mid"
     path.write_bytes(midi(NOTES))
     expected = [(0, 4, 60), (4, 2, 64)]
@@ -105,7 +105,7 @@ def test_several_tracks_become_one() -> None:
     assert notes(to_grid(midi(track(tempo(0, 500_000), END), NOTES, bass))) == [(0, 4, 60), (2, 8, 40), (4, 2, 64)]
 
 
-def test_running_status_and_what_may_stand_between() -> None:
+def test_running_status_and_events_in_between() -> None:
     grid = to_grid(
         single(
             (0, b"\xf0\x03\x01\x02\xf7"),  # system exclusive
@@ -160,7 +160,7 @@ def test_ends_go_to_the_nearest_step_but_a_note_lasts_one() -> None:
     assert grid.dropped == {"lengthened": 2}
 
 
-def test_what_a_grid_cannot_hold_is_counted() -> None:
+def test_notes_that_do_not_fit_a_grid_are_counted() -> None:
     drums = track(on(0, 36, channel=9), off(120, 36, channel=9), on(0, 38, channel=9), off(120, 38, channel=9), END)
     low_and_high = track(
         on(0, 20), off(240, 20), on(0, 109), off(240, 109), on(0, 127), off(240, 127), on(0, 21), off(240, 21), END
@@ -183,7 +183,7 @@ def test_tempo_is_the_first() -> None:
 
 
 @pytest.mark.parametrize("microseconds", [0, 1, 16_777_215])
-def test_absurd_tempos_are_none_or_bearable(microseconds: int) -> None:
+def test_extreme_tempos_are_ignored_or_limited(microseconds: int) -> None:
     grid = to_grid(single(tempo(0, microseconds), on(0, 60), off(480, 60)))
     assert grid.tempo_qpm == 120.0
 
@@ -245,7 +245,7 @@ def test_finer_and_coarser_grids() -> None:
 
 
 @pytest.mark.parametrize("frames_per_quarter", [0, -4, 97, 2.5, "4"])
-def test_an_impossible_resolution(frames_per_quarter: Any) -> None:
+def test_invalid_resolutions(frames_per_quarter: Any) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         to_grid(midi(NOTES), frames_per_quarter=frames_per_quarter)
     assert caught.value.argument == "frames_per_quarter"
@@ -280,7 +280,7 @@ BAD: list[tuple[str, bytes, str, str]] = [
 
 
 @pytest.mark.parametrize(("data", "reason", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
-def test_what_is_no_score_says_why(data: bytes, reason: str, message: str, tmp_path: Path) -> None:
+def test_errors_on_invalid_scores_have_a_reason(data: bytes, reason: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "tune.mid"
     path.write_bytes(data)
     for source, name in ((path, str(path)), (data, f"<{len(data)} bytes>")):
@@ -296,7 +296,7 @@ def test_the_longest_score_that_can_be_read() -> None:
     assert to_grid(single(on(LONG - 120, 60), off(120, 60))).n_frames == MAX_FRAMES
 
 
-def test_what_is_not_even_a_file(tmp_path: Path) -> None:
+def test_sources_that_are_not_files(tmp_path: Path) -> None:
     closed = io.BytesIO()
     closed.close()
     cases: list[tuple[Any, str, str]] = [

@@ -1,4 +1,4 @@
-"""Pieces and pictures as bytes, in file objects, from coroutines, and on full disks."""
+"""Tests of saving pieces and plots: bytes, file objects, coroutines and full disks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(piece: Piece, tmp_path: Path, kin
     assert pipe.is_fifo()
 
 
-def test_of_a_link_the_file_is_replaced(piece: Piece, tmp_path: Path) -> None:
+def test_saving_to_a_link_replaces_its_file(piece: Piece, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "elsewhere" / "tune.mid"
     link = tmp_path / "link.mid"
@@ -107,13 +107,13 @@ class Dribble(io.RawIOBase):
         return min(7, len(data))
 
 
-def test_a_file_that_writes_a_part_gets_everything(piece: Piece) -> None:
+def test_partial_writes_are_continued(piece: Piece) -> None:
     file: Any = Dribble()
     piece.save(file, format="mid")
     assert file.content == piece.to_midi()
 
 
-def test_bytes_are_what_the_files_hold(piece: Piece, tmp_path: Path) -> None:
+def test_bytes_equal_the_contents_of_files(piece: Piece, tmp_path: Path) -> None:
     assert piece.save(tmp_path / "x.mid").read_bytes() == piece.to_midi()
     assert piece.save(tmp_path / "x.wav").read_bytes() == piece.to_wav()
     assert np.array_equal(to_grid(piece.to_midi()).frames, piece.grid.frames)
@@ -122,7 +122,7 @@ def test_bytes_are_what_the_files_hold(piece: Piece, tmp_path: Path) -> None:
     assert np.allclose(samples, render(piece.score), atol=1e-4)
 
 
-def test_format_decides_over_the_suffix(piece: Piece, tmp_path: Path) -> None:
+def test_format_overrides_the_suffix(piece: Piece, tmp_path: Path) -> None:
     path = tmp_path / "x.wav"
     assert piece.save(path, format="mid") == path
     assert path.read_bytes() == piece.to_midi()
@@ -169,7 +169,7 @@ def test_text_and_closed_files(piece: Piece, tmp_path: Path) -> None:
     assert caught.value.reason == "not_writable"
 
 
-def test_pictures_of_all_results_go_into_file_objects() -> None:
+def test_plots_of_all_results_are_written_to_file_objects() -> None:
     for result in (a_classification(), a_prediction()):
         file = io.BytesIO()
         assert result.plot(file, format="png") is file
@@ -235,7 +235,7 @@ WRITERS: dict[str, Callable[[Piece, Path], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_file_that_the_system_refuses_is_named_with_the_reason(piece: Piece, tmp_path: Path, name: str) -> None:
+def test_errors_of_the_system_name_the_file_and_the_reason(piece: Piece, tmp_path: Path, name: str) -> None:
     path = tmp_path / f"x.{name}"
     path.write_bytes(b"old")
     WRITERS[name](piece, tmp_path / f"warm.{name}")  # fonts and sounds are in memory then
@@ -249,7 +249,7 @@ def test_a_file_that_the_system_refuses_is_named_with_the_reason(piece: Piece, t
 
 @pytest.mark.parametrize("kind", MAGIC)
 @pytest.mark.parametrize("where", ["write", "flush"])
-def test_a_full_disk_is_named_for_file_objects(piece: Piece, kind: str, where: str) -> None:
+def test_a_full_disk_is_reported_for_file_objects(piece: Piece, kind: str, where: str) -> None:
     class Full(io.BytesIO):
         name = "upload"
 
@@ -262,7 +262,7 @@ def test_a_full_disk_is_named_for_file_objects(piece: Piece, kind: str, where: s
         piece.save(file, format=kind)
 
 
-def test_the_device_that_is_always_full(piece: Piece) -> None:
+def test_a_full_device(piece: Piece) -> None:
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(InvalidInputError, match="No space left"):
         piece.save(full, format="wav")
 

@@ -1,4 +1,4 @@
-"""Voices: four voices out of a grid and back, the same way every time."""
+"""Tests of the conversion of grids to four voices and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_four_voices_survive_the_way_through_the_grid(seed: int, n_frames: int) 
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.floats(0.1, 4.0))
-def test_any_grid_gives_lanes_that_stay_what_they_are(seed: int, n_frames: int, density: float) -> None:
+def test_voices_of_any_grid_are_stable(seed: int, n_frames: int, density: float) -> None:
     frames = random_frames(seed, n_frames=n_frames, density=density)
     voices, n_dropped = assign_voices(frames)
     assert voices.shape == (n_frames, 4)
@@ -57,7 +57,7 @@ def test_a_melody_alone_is_the_highest_voice() -> None:
     assert np.array_equal(grid_to_voices(voices_to_grid(voices)), voices)
 
 
-def test_a_voice_that_enters_alone_goes_to_its_own_place() -> None:
+def test_a_voice_that_enters_alone_gets_its_usual_index() -> None:
     frames = np.zeros((3, 88), np.uint8)
     frames[0, 48 - 21] = 2  # the bass begins alone
     frames[1:, [48 - 21, 72 - 21]] = [[1, 2], [2, 2]]
@@ -75,7 +75,7 @@ def test_a_note_above_a_held_one_does_not_go_below_it() -> None:
     assert grid_to_voices(frames)[1].tolist() == [strike(62), 1, 0, 0]  # though 59 was much nearer than 84
 
 
-def test_inner_notes_go_first_and_stay_away() -> None:
+def test_inner_notes_are_left_out_first_and_stay_out() -> None:
     frames = np.zeros((3, 88), np.uint8)
     pitches = np.array([84, 80, 76, 72, 68, 64])
     frames[0, pitches - 21] = 2
@@ -113,7 +113,7 @@ def test_silence() -> None:
 @pytest.mark.parametrize(
     "voices", [np.zeros((32, 3), int), np.zeros(4, int), np.full((2, 4), 90), np.full((2, 4), -1), np.zeros((2, 4))]
 )
-def test_what_are_no_voices(voices: Any) -> None:
+def test_invalid_voices(voices: Any) -> None:
     with pytest.raises(InvalidScoreError) as caught:
         voices_to_grid(voices)
     assert (caught.value.path, caught.value.reason) == ("<voices>", "bad_shape")

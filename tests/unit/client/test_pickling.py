@@ -1,4 +1,4 @@
-"""Clients in pickles and copies: they connect by themselves, and secrets stay out of pickles."""
+"""Tests of pickling and copying clients: copies connect by themselves, and pickles contain no secrets."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_copy_has_the_same_options_and_its_own_state(kind: Any, again: Callabl
         assert getattr(other, name) is not getattr(client, name)
 
 
-def test_a_copy_goes_on_when_the_first_is_closed() -> None:
+def test_a_copy_works_after_the_original_is_closed() -> None:
     client = MusicClient("http://localhost:9", timeout_s=0.2, retries=0)
     other = copy.copy(client)
     client.close()
@@ -71,7 +71,7 @@ def test_secrets_are_copied_in_a_process_and_never_pickled(kind: Any, secret: di
         assert other._arguments[name] == secret[name]
 
 
-def test_an_empty_service_key_is_no_secret() -> None:
+def test_an_empty_service_key_is_not_a_secret() -> None:
     other = pickle.loads(pickle.dumps(MusicClient("http://localhost:9", service_key="")))  # noqa: S301
     assert other._arguments["service_key"] == ""
 
@@ -94,7 +94,7 @@ def test_a_transport_of_the_callers_is_shared_by_a_copy_and_copied_otherwise() -
         assert other._transport is not own
 
 
-def test_a_certificate_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_certificate_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "client.pem"
     file.write_text("")
     client = MusicClient("grpcs://localhost:9", client_cert_file=file, client_key_file=file)

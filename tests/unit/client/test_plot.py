@@ -22,7 +22,7 @@ def result() -> Classification:
 @pytest.mark.parametrize(
     ("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
 )
-def test_a_picture(result: Classification, tmp_path: Path, suffix: str, magic: bytes) -> None:
+def test_a_plot(result: Classification, tmp_path: Path, suffix: str, magic: bytes) -> None:
     path = tmp_path / f"timeline{suffix}"
     path.write_bytes(b"old")
     assert result.plot(str(path)) == path
@@ -39,14 +39,14 @@ def test_one_short_window(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("timeline", "bad_name"), ("timeline.exe", "bad_name"), ("none/timeline.png", "no_folder")]
 )
-def test_where_no_picture_can_be(result: Classification, tmp_path: Path, name: str, reason: str) -> None:
+def test_targets_that_cannot_be_plotted_to(result: Classification, tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         result.plot(tmp_path / name)
     assert caught.value.reason == reason
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failure_leaves_the_old_picture(result: Classification, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_failure_leaves_the_old_plot(result: Classification, tmp_path: Path, monkeypatch: Any) -> None:
     from matplotlib.figure import Figure
 
     def full(self: Any, target: Any, **how: Any) -> None:

@@ -1,4 +1,4 @@
-"""Several endpoints: who is asked, who is left alone, and that the death of one loses no request."""
+"""Tests of several servers: load balancing, avoiding failed servers, and fail-over without a lost request."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def ask(transport: BalancedTransport, n: int = 1, request: Any = INFER) -> None:
         transport.handle(request, timeout_s=5)
 
 
-def test_equals_are_asked_in_turn(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
+def test_equal_servers_are_used_in_rotation(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
     ask(transport, 10)
     assert [len(fake.asked) for fake in fakes] == [5, 5]
 
 
-def test_the_one_with_less_to_do_is_asked() -> None:
+def test_the_server_with_fewer_calls_in_progress_is_used() -> None:
     pool = ServerPool(ENDPOINTS)
     busy, _ = pool.take([])  # type: ignore[misc]
     chosen = [pool.take([]) for _ in range(1)]
@@ -94,7 +94,7 @@ def test_the_one_with_less_to_do_is_asked() -> None:
         pool.give_back(member, None)
 
 
-def test_a_broken_one_is_left_alone_and_then_probed(
+def test_a_failed_server_is_avoided_and_then_probed(
     transport: BalancedTransport, fakes: tuple[Fake, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
@@ -117,7 +117,7 @@ def test_a_broken_one_is_left_alone_and_then_probed(
     assert len(first.asked) > 4  # it is one of them again
 
 
-def test_all_down_names_each(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
+def test_errors_of_unreachable_servers_name_each_server(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
     fakes[0].fails = GONE
     fakes[1].fails = ConnectionFailedError("no connection to grpc://b:1: no route; is it running?")
     for _ in range(3):  # also when both rest
@@ -129,7 +129,7 @@ def test_all_down_names_each(transport: BalancedTransport, fakes: tuple[Fake, Fa
 
 
 @pytest.mark.parametrize("error", [ServerBusyError("full"), ModelNotFoundError("none")])
-def test_what_another_may_have_is_asked_there(
+def test_busy_servers_and_missing_models_are_tried_elsewhere(
     transport: BalancedTransport, fakes: tuple[Fake, Fake], error: Exception
 ) -> None:
     fakes[0].fails = error
@@ -142,7 +142,9 @@ def test_what_another_may_have_is_asked_there(
 
 
 @pytest.mark.parametrize("error", [RequestRejectedError("bad"), RequestTimeoutError("late")])
-def test_what_is_not_moved(transport: BalancedTransport, fakes: tuple[Fake, Fake], error: Exception) -> None:
+def test_rejections_and_timeouts_are_not_tried_elsewhere(
+    transport: BalancedTransport, fakes: tuple[Fake, Fake], error: Exception
+) -> None:
     fakes[0].fails = fakes[1].fails = error
     with pytest.raises(type(error)) as caught:
         ask(transport)
@@ -150,7 +152,7 @@ def test_what_is_not_moved(transport: BalancedTransport, fakes: tuple[Fake, Fake
     assert len(fakes[0].asked) + len(fakes[1].asked) == 1
 
 
-def test_what_may_not_be_repeated_is_not(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
+def test_requests_that_are_not_idempotent_are_sent_once(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
     fakes[0].fails = fakes[1].fails = GONE
     with pytest.raises(ConnectionFailedError) as caught:
         ask(transport, request=InferRequest("m", "id-1", {}, (), idempotent=False))
@@ -158,7 +160,9 @@ def test_what_may_not_be_repeated_is_not(transport: BalancedTransport, fakes: tu
     assert len(fakes[0].asked) + len(fakes[1].asked) == 1
 
 
-def test_a_stream_moves_only_before_its_first_answer(transport: BalancedTransport, fakes: tuple[Fake, Fake]) -> None:
+def test_a_stream_changes_servers_only_before_its_first_response(
+    transport: BalancedTransport, fakes: tuple[Fake, Fake]
+) -> None:
     fakes[0].fails = GONE
     assert len(list(transport.stream(StreamRequest("m", "s", {}, ()), timeout_s=5))) == 1
     answers = transport.stream(StreamRequest("breaks", "s", {}, ()), timeout_s=5)
@@ -168,7 +172,7 @@ def test_a_stream_moves_only_before_its_first_answer(transport: BalancedTranspor
     assert transport._pool.get().servers[1].n_in_progress == 0
 
 
-def test_async_moves_and_streams(fakes: tuple[Fake, Fake], as_async: Callable[[Any], Any]) -> None:
+def test_asynchronous_fail_over_and_streams(fakes: tuple[Fake, Fake], as_async: Callable[[Any], Any]) -> None:
     transport = AsyncBalancedTransport(ENDPOINTS, [as_async(fake) for fake in fakes])
     fakes[0].fails = GONE
 
@@ -192,13 +196,13 @@ def test_async_moves_and_streams(fakes: tuple[Fake, Fake], as_async: Callable[[A
         ("a:1,,b:1", None),
     ],
 )
-def test_lists_that_cannot_be(urls: Any, reason: str | None) -> None:
+def test_invalid_lists_of_addresses(urls: Any, reason: str | None) -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(urls)
     assert (caught.value.argument, caught.value.reason) == ("url", reason)
 
 
-def test_the_ways_to_write_a_list() -> None:
+def test_lists_of_addresses() -> None:
     for urls in (["a:1", "b:1"], ("a:1", "b:1"), "a:1, b:1"):
         with MusicClient(urls) as music:
             assert "grpc://a:1,grpc://b:1" in repr(music)

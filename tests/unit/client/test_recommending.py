@@ -43,7 +43,7 @@ def model() -> FakeRecommender:
 # --- recommend ----------------------------------------------------------------------------------
 
 
-def test_somebody_known(connect: Any, model: FakeRecommender) -> None:
+def test_a_known_user(connect: Any, model: FakeRecommender) -> None:
     tracks = connect()("recommend", "42", n=12)
     assert len(tracks) == 12
     assert tracks[0] == Recommendation("track-0", 1.0)
@@ -55,7 +55,7 @@ def test_somebody_known(connect: Any, model: FakeRecommender) -> None:
     assert said(request) == {"user_id": "42", "k": 12}
 
 
-def test_the_answer_is_a_sequence(connect: Any) -> None:
+def test_recommendations_are_a_sequence(connect: Any) -> None:
     tracks = connect()("recommend", n=3, explain=True)
     assert isinstance(tracks, Sequence)
     assert tuple(tracks) == tracks.recommendations == tracks[:]
@@ -90,7 +90,7 @@ def test_the_answer_is_a_sequence(connect: Any) -> None:
     assert Recommendations().track_ids == ()
 
 
-def test_everything_that_is_said_reaches_the_model(connect: Any, model: FakeRecommender) -> None:
+def test_all_arguments_reach_the_model(connect: Any, model: FakeRecommender) -> None:
     tracks = connect()(
         "recommend",
         "Björk",
@@ -123,7 +123,7 @@ def test_everything_that_is_said_reaches_the_model(connect: Any, model: FakeReco
     assert tracks.track_ids == ("track-2", "track-3", "track-4", "track-5")
 
 
-def test_what_is_left_empty_is_not_sent(connect: Any, model: FakeRecommender) -> None:
+def test_empty_arguments_are_not_sent(connect: Any, model: FakeRecommender) -> None:
     nothing: list[str] = []
     ask = connect()
     ask("recommend", None, history=[], weights=[], skipped=(), friends=iter(nothing), exclude=np.array(nothing))
@@ -131,7 +131,7 @@ def test_what_is_left_empty_is_not_sent(connect: Any, model: FakeRecommender) ->
     assert [said(request) for request in model.asked()] == [{"k": 10}, {"k": 10}]
 
 
-def test_only_outputs_that_can_say_something_are_asked_for(connect: Any, model: FakeRecommender) -> None:
+def test_only_useful_outputs_are_requested(connect: Any, model: FakeRecommender) -> None:
     ask = connect()
     plain, explained, somebody = ask("recommend"), ask("recommend", explain=True), ask("recommend", friends=["42"])
     always = {"item_ids", "scores", "titles", "artists", "source", "arm"}
@@ -162,7 +162,7 @@ def test_integers_are_ids_everywhere(connect: Any, model: FakeRecommender) -> No
 
 
 @pytest.mark.parametrize("n", [1, np.int64(1)])
-def test_reasons_can_be_limited_to_the_weightiest(connect: Any, model: FakeRecommender, n: int) -> None:
+def test_reasons_can_be_limited_to_the_largest(connect: Any, model: FakeRecommender, n: int) -> None:
     tracks = connect()("recommend", n=2, explain=n)
     assert [len(track.reasons) for track in tracks] == [1, 1]
     assert tracks[0].reasons[0].because == "history"
@@ -180,7 +180,7 @@ def test_ids_are_text_or_its_bytes(connect: Any, model: FakeRecommender, who: An
     assert tracks.unknown == UnknownIds(history=("\0", "🎵" * 1_000, " "))
 
 
-def test_ids_that_the_model_does_not_know_are_told(connect: Any) -> None:
+def test_unknown_ids_are_reported(connect: Any) -> None:
     ask = connect()
     tracks = ask("recommend", "me", history=["x", "track-1"], friends=["42", "y"], skipped=["z"], exclude=["ü"])
     assert tracks.unknown == UnknownIds(True, ("x",), ("z",), ("y",), ("ü",), mood=False)
@@ -204,7 +204,7 @@ def test_a_long_history(connect: Any, model: FakeRecommender) -> None:
     assert len(model.requests) == 1
 
 
-def test_as_many_as_there_are(connect: Any) -> None:
+def test_fewer_tracks_than_requested(connect: Any) -> None:
     assert connect()("recommend", n=10_000).track_ids == ITEMS
     assert connect()("recommend", n=10, exclude=ITEMS).recommendations == ()
 
@@ -213,7 +213,7 @@ def test_as_many_as_there_are(connect: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1.0, 20.0])
-def test_a_recording_is_heard_as_embed_hears_it(
+def test_recordings_are_embedded_as_by_embed(
     connect: Any, model: FakeRecommender, make_noise: Any, seconds: float
 ) -> None:
     audio = make_noise(seconds)
@@ -241,7 +241,7 @@ def test_all_forms_of_a_recording(connect: Any, model: FakeRecommender, make_noi
     assert all((embedding == embeddings[0]).all() for embedding in embeddings)
 
 
-def test_the_clients_genre_model_hears_it(connect: Any, make_noise: Any) -> None:
+def test_recordings_are_embedded_by_the_genre_model_of_the_client(connect: Any, make_noise: Any) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         connect(genre_model="other_cnn")("recommend", audio=make_noise(3))
     assert caught.value.model == "other_cnn"
@@ -280,7 +280,7 @@ def test_similar(connect: Any, model: FakeRecommender, by: str) -> None:
     assert request.outputs == ("item_ids", "scores", "titles", "artists")
 
 
-def test_similar_to_a_track_with_a_name_of_its_own(connect: Any, model: FakeRecommender) -> None:
+def test_similar_to_a_track_with_a_non_ascii_id(connect: Any, model: FakeRecommender) -> None:
     connect()("similar", "夜に駆ける".encode())
     assert said(model.asked()[0]) == {"similar_to": "夜に駆ける", "by": "both", "k": 10}
 
@@ -417,7 +417,7 @@ def test_errors_say_where_rejected_tracks_belong(connect: Any) -> None:
 # --- the server ---------------------------------------------------------------------------------
 
 
-def test_refusals_of_the_server_come_through(connect: Any, model: FakeRecommender, failing: Any) -> None:
+def test_errors_of_the_server_reach_the_caller(connect: Any, model: FakeRecommender, failing: Any) -> None:
     ask = connect(retries=0)
     with pytest.raises(NothingKnownError, match="item 'x' is not known"):  # the server's message
         ask("similar", "x")
@@ -429,7 +429,7 @@ def test_refusals_of_the_server_come_through(connect: Any, model: FakeRecommende
         ask("recommend")
 
 
-def test_a_busy_server_is_asked_again(connect: Any, model: FakeRecommender, failing: Any) -> None:
+def test_busy_servers_are_retried(connect: Any, model: FakeRecommender, failing: Any) -> None:
     model.before = failing(2, ServerBusyError("full"))
     assert len(connect()("recommend")) == 10
     assert len(model.requests) == 3
@@ -463,7 +463,7 @@ def test_the_timeout_holds_for_recording_and_recommendation_together(
         {"reasons": texts(["{}"] * 9)},
     ],
 )
-def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spoilt: Any) -> None:
+def test_invalid_responses(connect: Any, model: FakeRecommender, spoilt: Any) -> None:
     model.spoil = lambda outputs: outputs.update(spoilt)
     with pytest.raises(ServerError) as caught:
         connect()("recommend", "42", explain=True)
@@ -471,14 +471,14 @@ def test_an_answer_that_makes_no_sense(connect: Any, model: FakeRecommender, spo
     assert (caught.value.reason, caught.value.output) == ("invalid_output", next(iter(spoilt)))
 
 
-def test_an_answer_that_lacks_a_tensor(connect: Any, model: FakeRecommender) -> None:
+def test_a_response_without_an_output(connect: Any, model: FakeRecommender) -> None:
     model.spoil = lambda outputs: outputs.pop("titles")
     with pytest.raises(ServerError) as caught:
         connect()("recommend")
     assert (caught.value.reason, caught.value.output) == ("missing_output", "titles")
 
 
-def test_one_client_many_questions_at_once(model: FakeRecommender, as_async: Any) -> None:
+def test_many_concurrent_recommendations(model: FakeRecommender, as_async: Any) -> None:
     async def main() -> list[Recommendations]:
         async with AsyncMusicClient(transport=as_async(model)) as music:
             return await asyncio.gather(*(music.recommend(exclude=[item]) for item in ITEMS[:8]))

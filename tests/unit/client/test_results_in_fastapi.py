@@ -1,4 +1,4 @@
-"""Results of recommending as responses of FastAPI: no field is lost, annotated or not."""
+"""Tests of results as responses of FastAPI, annotated or not: no field is lost."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_routes_answer_every_field(path: str, result: Any) -> None:
 @pytest.mark.parametrize(
     "result", [TRACKS, PAGE, TRACKS[0], REASON, TRACKS.unknown, PAGE[0]], ids=lambda r: type(r).__name__
 )
-def test_every_encoder_says_what_to_dict_says(result: Any) -> None:
+def test_every_encoder_agrees_with_to_dict(result: Any) -> None:
     expected = json.loads(json.dumps(result.to_dict()))
     assert jsonable_encoder(result) == expected
     assert json.loads(json.dumps(dataclasses.asdict(result))) == expected

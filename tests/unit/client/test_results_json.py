@@ -1,4 +1,4 @@
-"""Results in JSON, pydantic models and FastAPI applications: nothing is lost, nothing crashes."""
+"""Tests of results in JSON, pydantic models and FastAPI applications."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def ask(app: FastAPI, method: str, path: str, body: Any = None) -> Any:
 
 
 @pytest.mark.parametrize("result", RESULTS[:4], ids=ids[:4])
-def test_results_stay_values(result: Any) -> None:
+def test_results_remain_values(result: Any) -> None:
     for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)):  # noqa: S301
         assert again.to_dict() == result.to_dict()
     assert dict(result) == result.to_dict()

@@ -1,4 +1,4 @@
-"""The largest number of times that one request is sent."""
+"""Tests of the largest number of times that one request is sent."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def n_sent(transports: list[MockTransport], retries: int) -> int:
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
 @pytest.mark.parametrize("n_servers", [1, 2, 3])
-def test_the_bound_is_reached_and_not_passed(retries: int, n_servers: int) -> None:
+def test_the_bound_is_reached_and_not_exceeded(retries: int, n_servers: int) -> None:
     kinds: list[type[ClientError]] = [VersionChangedError] * MAX_VERSION_RETRIES + [ServerBusyError] * (retries + 1)
     bound = max_sends(retries=retries, n_servers=n_servers)
     assert n_sent([failing_server(kinds) for _ in range(n_servers)], retries) == bound
 
 
 @pytest.mark.parametrize("n_servers", [1, 2])
-def test_no_order_of_errors_passes_the_bound(n_servers: int) -> None:
+def test_no_order_of_errors_exceeds_the_bound(n_servers: int) -> None:
     for kinds in itertools.product([VersionChangedError, ServerBusyError], repeat=6):
         sent = n_sent([failing_server(list(kinds)) for _ in range(n_servers)], 2)
         assert sent <= max_sends(n_servers=n_servers)

@@ -1,4 +1,4 @@
-"""Replicas of two versions at once, behind several endpoints or one address: no call is lost."""
+"""Tests of replicas with two versions at once, as several servers or behind one address: no call is lost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_no_piece_and_no_stream_is_lost(place: int) -> None:
     assert {(each.version, int(each.inputs["style"][0, 0])) for each in asked} == {("3", 2), ("4", 1)}
 
 
-def test_a_rollout_over_replicas_while_many_ask() -> None:
+def test_a_rollout_over_replicas_under_load() -> None:
     replicas = FakeModel(), FakeModel()
     stop = threading.Event()
     versions: list[str] = []
@@ -151,7 +151,7 @@ def test_another_server_has_the_version() -> None:
 
 
 @pytest.mark.parametrize("error", [GONE, ServerBusyError("full"), ModelNotFoundError("none")])
-def test_a_server_that_has_the_model_counts_before_those_that_fail(error: Exception) -> None:
+def test_a_version_error_takes_precedence_over_failures_of_other_servers(error: Exception) -> None:
     def fail(request: Any) -> None:
         raise error
 
@@ -190,7 +190,7 @@ def test_the_version_in_messages_of_grpc() -> None:
 
 
 @pytest.mark.parametrize("transports", [either, lambda *models: [models[0]]], ids=["two", "one"])
-def test_a_model_that_goes_is_not_found_at_once(transports: Callable[..., list[Any]]) -> None:
+def test_a_removed_model_is_reported_at_once(transports: Callable[..., list[Any]]) -> None:
     def forget(request: Any) -> None:
         raise ModelNotFoundError("Request for unknown model: 'genre_cnn' has no available versions")
 
@@ -234,9 +234,7 @@ def test_other_refusals_are_not_repeated(model: FakeModel) -> None:
     assert len(model.inferences()) == 1
 
 
-def test_a_server_that_keeps_the_old_version_is_asked_for_the_new_one_in_time(
-    model: FakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_is_fetched_again_after_a_while(model: FakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with MusicClient(transport=model) as music:
         music.classify(noise(3))
         n_before = len(model.requests)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
@@ -59,12 +60,12 @@ def test_the_own_key_is_sent_to_the_own_server(host: str, protocol: str, port: i
 @pytest.mark.parametrize(
     "host", ["example.org", "10.0.0.1", "192.0.2.1", "localhost.example.org", "127.0.0.1.example.org", "[::2]", "[::]"]
 )
-def test_it_is_sent_nowhere_else(host: str, port: int) -> None:
+def test_the_own_key_is_sent_to_no_other_host(host: str, port: int) -> None:
     assert credentials(f"{host}:{port}").headers() == {}
     assert credentials(f"localhost:{port}", f"{host}:{port}").headers() == {}
 
 
-def test_it_is_not_sent_where_no_server_of_this_user_listens(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_own_key_is_not_sent_to_servers_of_other_users(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     owners = {"ours": {os.getuid()}, "root's": {0}, "another's": {4321}, "ours and another's": {os.getuid(), 4321}}
     for whose, found in owners.items():
         monkeypatch.setattr("tritone.credentials._owners", lambda ports, found=found: {port: found})
@@ -80,7 +81,7 @@ def test_a_port_where_nobody_listens_gets_no_key(port: int) -> None:
     assert own_key(default_key_file(), {port}) == KEY
 
 
-def test_a_server_that_starts_later_gets_it_too(key_file: Path) -> None:
+def test_a_server_that_starts_later_gets_the_own_key(key_file: Path) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         found = credentials(f"localhost:{listening.getsockname()[1]}")
@@ -153,7 +154,7 @@ def test_an_empty_key_sends_none(port: int) -> None:
     assert credentials(f"localhost:{port}", user_token=TOKEN).headers() == {TOKEN_HEADER: TOKEN}
 
 
-def test_both_protocols_carry_them_beside_the_clients_headers() -> None:
+def test_both_protocols_send_credentials_in_addition_to_headers() -> None:
     request = InferRequest("recommender", "1", {}, (), headers={KEY_HEADER: KEY})
     endpoint = make_endpoint("http://h", api_key="abc", headers={"x-a": "1", "Tritone-Service-Key": "old"})
     assert http_wire.first_call(request, endpoint).headers[KEY_HEADER] == KEY
@@ -165,7 +166,7 @@ def test_both_protocols_carry_them_beside_the_clients_headers() -> None:
 
 
 @pytest.mark.parametrize("name", ["service_key", "user_token"])
-@pytest.mark.parametrize("value", ["two words", "line\nbreak", "é", "x" * 5_000, 42, b"bytes"])
+@pytest.mark.parametrize("value", ["two words", "line\nbreak", "é", "x" * 5_000, 42, b"bytes", np.array([1, 2])])
 def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(**{name: value})
@@ -178,7 +179,7 @@ def test_a_secret_that_cannot_be_sent_is_refused_without_being_shown(name: str, 
         assert str(value)[:9] not in str(caught.value)
 
 
-def test_a_key_and_a_token_are_not_both_taken() -> None:
+def test_a_key_and_a_token_together_are_refused() -> None:
     with pytest.raises(InvalidInputError) as caught:
         MusicClient(service_key=KEY, user_token=TOKEN)
     assert (caught.value.argument, caught.value.reason) == ("service_key", "conflict")

@@ -110,7 +110,7 @@ def test_the_same_request_as_compose(streamed: Any, model: FakeWriters) -> None:
         np.testing.assert_array_equal(stream.inputs[name], array)
 
 
-def test_a_prompt_is_not_told_again(streamed: Any) -> None:
+def test_chunks_do_not_repeat_the_prompt(streamed: Any) -> None:
     prompt = Grid(melody(2).frames[:20], meter=(16, 0))
     chunks, piece = streamed(prompt=prompt, bars=1, seed=7)
     assert [chunk.first_frame for chunk in chunks] == [20, 32]
@@ -119,7 +119,7 @@ def test_a_prompt_is_not_told_again(streamed: Any) -> None:
     assert piece.grid.n_frames == 48
 
 
-def test_of_a_long_prompt_the_end_is_heard(streamed: Any) -> None:
+def test_the_model_reads_the_end_of_a_long_prompt(streamed: Any) -> None:
     prompt = melody(80)
     chunks, piece = streamed(prompt=prompt, bars=2, seed=7)
     assert chunks[0].first_frame == 1280
@@ -128,14 +128,14 @@ def test_of_a_long_prompt_the_end_is_heard(streamed: Any) -> None:
 
 
 @pytest.mark.parametrize("n_chunks", [1, 3])
-def test_stopping_keeps_what_has_come(streamed: Any, model: FakeWriters, n_chunks: int) -> None:
+def test_stopping_keeps_the_received_chunks(streamed: Any, model: FakeWriters, n_chunks: int) -> None:
     chunks, piece = streamed(stop_after=n_chunks, bars=8, seed=7)
     assert len(chunks) == n_chunks
     assert piece.grid.n_frames == sum(len(chunk.frames) for chunk in chunks)
     assert model.streams_closed == 1
 
 
-def test_a_seed_is_drawn_and_told_before_the_first_chunk(model: FakeWriters, as_async: Any) -> None:
+def test_a_drawn_seed_is_available_before_the_first_chunk(model: FakeWriters, as_async: Any) -> None:
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=1)
         assert list(stream)
@@ -146,7 +146,7 @@ def test_a_seed_is_drawn_and_told_before_the_first_chunk(model: FakeWriters, as_
     assert asynchronous.seed != stream.seed
 
 
-def test_nothing_has_come_yet(model: FakeWriters, as_async: Any) -> None:
+def test_a_result_needs_a_chunk_or_a_prompt(model: FakeWriters, as_async: Any) -> None:
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=1)
         with pytest.raises(ClientError) as caught:
@@ -161,7 +161,7 @@ def test_nothing_has_come_yet(model: FakeWriters, as_async: Any) -> None:
     assert caught.value.reason == "nothing_received"
 
 
-def test_forgetting_a_stream_stops_it(model: FakeWriters) -> None:
+def test_dropping_a_stream_stops_it(model: FakeWriters) -> None:
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=9)
         next(stream)
@@ -175,7 +175,7 @@ def test_forgetting_a_stream_stops_it(model: FakeWriters) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionFailedError("gone"), ServerBusyError("full")])
-def test_before_its_first_chunk_a_stream_is_tried_again(
+def test_a_stream_is_retried_before_its_first_chunk(
     streamed: Any, model: FakeWriters, failing: Any, error: Any
 ) -> None:
     def before(request: Any) -> None:
@@ -192,7 +192,7 @@ def test_before_its_first_chunk_a_stream_is_tried_again(
         streamed(bars=1, seed=7)
 
 
-def test_a_stream_that_has_begun_is_not(streamed: Any, model: FakeWriters, monkeypatch: Any) -> None:
+def test_a_stream_is_not_retried_after_its_first_chunk(streamed: Any, model: FakeWriters, monkeypatch: Any) -> None:
     stream = model.stream
 
     def breaking(request: Any, *, timeout_s: float) -> Any:
@@ -205,7 +205,7 @@ def test_a_stream_that_has_begun_is_not(streamed: Any, model: FakeWriters, monke
     assert len(model.asked("composer")) == 1
 
 
-def test_a_stream_that_ends_too_soon(streamed: Any, model: FakeWriters) -> None:
+def test_a_stream_that_ends_early(streamed: Any, model: FakeWriters) -> None:
     model.n_answers = 2
     with pytest.raises(ServerError) as caught:
         streamed(bars=4)
@@ -213,7 +213,7 @@ def test_a_stream_that_ends_too_soon(streamed: Any, model: FakeWriters) -> None:
 
 
 @pytest.mark.parametrize("first_frame", [0, 5, -4])
-def test_answers_out_of_order(streamed: Any, model: FakeWriters, monkeypatch: Any, first_frame: int) -> None:
+def test_responses_out_of_order(streamed: Any, model: FakeWriters, monkeypatch: Any, first_frame: int) -> None:
     stream = model.stream
 
     def shuffled(request: Any, *, timeout_s: float) -> Any:
@@ -229,7 +229,7 @@ def test_answers_out_of_order(streamed: Any, model: FakeWriters, monkeypatch: An
     assert (caught.value.model, caught.value.request_id) == ("composer", model.requests[-1].request_id)
 
 
-def test_what_has_come_before_a_failure_is_kept(model: FakeWriters) -> None:
+def test_chunks_before_a_failure_are_kept(model: FakeWriters) -> None:
     model.n_answers = 2
     with MusicClient(transport=model) as music:
         stream = music.stream_compose(bars=4, seed=7)
@@ -239,7 +239,7 @@ def test_what_has_come_before_a_failure_is_kept(model: FakeWriters) -> None:
         assert stream.result().grid.n_frames == 16
 
 
-def test_a_refusal_forgets_the_model(model: FakeWriters) -> None:
+def test_a_rejection_removes_the_model_from_the_cache(model: FakeWriters) -> None:
     def refuse(request: Any) -> None:
         if isinstance(request, StreamRequest) and len(model.asked("composer")) == 1:
             raise RequestRejectedError("other shapes")
@@ -252,7 +252,7 @@ def test_a_refusal_forgets_the_model(model: FakeWriters) -> None:
     assert [type(request).__name__ for request in model.requests] == 2 * ["ModelRequest", "StreamRequest"]
 
 
-def test_bad_input(streamed: Any, model: FakeWriters) -> None:
+def test_invalid_input(streamed: Any, model: FakeWriters) -> None:
     for arguments in ({"bars": 0}, {"top_p": 0}, {"seed": -1}, {"bars": 1, "style": "jazz"}):
         with pytest.raises(InvalidInputError) as invalid:
             streamed(**arguments)
@@ -269,7 +269,7 @@ def test_bad_input(streamed: Any, model: FakeWriters) -> None:
     assert not model.asked("composer")
 
 
-def test_a_closed_client_says_so(model: FakeWriters) -> None:
+def test_closed_clients_raise(model: FakeWriters) -> None:
     music = MusicClient(transport=model)
     music.close()
     with pytest.raises(ClientError) as caught:

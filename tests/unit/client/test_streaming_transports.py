@@ -1,4 +1,4 @@
-"""Streams of answers over gRPC, against a real gRPC server in this process that speaks Triton's protocol."""
+"""Tests of streamed responses over gRPC, with a real gRPC server in this process."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def endless(context: Any) -> Iterator[int]:
         time.sleep(0.005)
 
 
-def test_answers_come_in_order_and_the_empty_end_is_no_answer(server: Server, connect: Any) -> None:
+def test_responses_arrive_in_order_without_the_empty_final_one(server: Server, connect: Any) -> None:
     server.script = lambda _: iter((4, 5, 6, None))
     assert connect()().rest() == [4, 5, 6]
     assert connect()(replace(REQUEST, version="12")).rest() == [4, 5, 6]
@@ -159,12 +159,12 @@ def test_answers_come_in_order_and_the_empty_end_is_no_answer(server: Server, co
     assert server.ended.wait(TIMEOUT_S)
 
 
-def test_nothing_is_asked_before_the_first_answer_is_wanted(server: Server, connect: Any) -> None:
+def test_nothing_is_sent_before_the_first_response_is_requested(server: Server, connect: Any) -> None:
     connect()().close()
     assert server.requests == []
 
 
-def test_answers_are_there_as_they_come(server: Server, connect: Any) -> None:
+def test_responses_are_yielded_as_they_arrive(server: Server, connect: Any) -> None:
     go_on = threading.Event()
 
     def script(_: Any) -> Iterator[int]:
@@ -179,7 +179,7 @@ def test_answers_are_there_as_they_come(server: Server, connect: Any) -> None:
     assert stream.rest() == [2]
 
 
-def test_an_answer_tells_its_model_and_version(server: Server) -> None:
+def test_responses_have_model_and_version(server: Server) -> None:
     server.script = lambda _: iter((1,))
     with closing(make_transport(make_endpoint(f"127.0.0.1:{server.port}"))) as transport:
         (answer,) = transport.stream(REQUEST, timeout_s=TIMEOUT_S)
@@ -209,7 +209,7 @@ def test_several_streams_share_a_channel_and_do_not_mix(server: Server) -> None:
 # --- it ends early ------------------------------------------------------------------------------------------
 
 
-def test_closing_tells_the_server(server: Server, connect: Any) -> None:
+def test_closing_a_stream_cancels_the_call(server: Server, connect: Any) -> None:
     server.script = endless
     stream = connect()()
     assert [stream.next(), stream.next()] == [0, 1]
@@ -218,7 +218,7 @@ def test_closing_tells_the_server(server: Server, connect: Any) -> None:
     assert stream.next() is None
 
 
-def test_an_exception_in_the_loop_tells_the_server(server: Server) -> None:
+def test_an_exception_in_the_loop_cancels_the_call(server: Server) -> None:
     server.script = endless
     with closing(make_transport(make_endpoint(f"127.0.0.1:{server.port}"))) as transport:
 
@@ -232,7 +232,7 @@ def test_an_exception_in_the_loop_tells_the_server(server: Server) -> None:
         assert server.ended.wait(1)
 
 
-def test_a_stream_that_is_dropped_tells_the_server(server: Server) -> None:
+def test_dropping_a_stream_cancels_the_call(server: Server) -> None:
     server.script = endless
     with closing(make_transport(make_endpoint(f"127.0.0.1:{server.port}"))) as transport:
         kept = [transport.stream(REQUEST, timeout_s=TIMEOUT_S)]
@@ -242,7 +242,7 @@ def test_a_stream_that_is_dropped_tells_the_server(server: Server) -> None:
         assert server.ended.wait(1)
 
 
-async def test_a_cancelled_task_tells_the_server(server: Server) -> None:
+async def test_cancelling_a_task_cancels_the_call(server: Server) -> None:
     server.script = endless
     transport = make_async_transport(make_endpoint(f"127.0.0.1:{server.port}"))
     heard = asyncio.Event()
@@ -291,7 +291,7 @@ def test_closing_the_transport_ends_its_streams(server: Server, connect: Any) ->
         ("the composer failed (KeyError); see the server's log", ServerError),
     ],
 )
-def test_an_error_in_the_stream_is_of_the_fitting_kind(
+def test_errors_in_a_stream_have_the_fitting_type(
     server: Server, connect: Any, said: str, kind: type[ServerError]
 ) -> None:
     server.script = lambda _: iter((1, said))
@@ -330,7 +330,7 @@ def test_a_stream_that_ends_with_a_status(
     assert "enough" in str(caught.value)  # the server's message
 
 
-def test_an_answer_without_the_output_makes_no_sense(server: Server, connect: Any) -> None:
+def test_a_stream_response_without_an_output(server: Server, connect: Any) -> None:
     server.script = lambda _: iter((1,))
     wanted = StreamRequest("composer", "stream-1", dict(REQUEST.inputs), ("x", "y"))
     with pytest.raises(ServerError) as caught:
@@ -339,7 +339,7 @@ def test_an_answer_without_the_output_makes_no_sense(server: Server, connect: An
     assert (caught.value.model, caught.value.request_id) == ("composer", "stream-1")
 
 
-def test_the_time_limit_is_for_each_answer_not_for_all(server: Server, connect: Any) -> None:
+def test_the_time_limit_applies_to_each_response(server: Server, connect: Any) -> None:
     hold = threading.Event()
 
     def script(_: Any) -> Iterator[int]:
@@ -360,7 +360,7 @@ def test_the_time_limit_is_for_each_answer_not_for_all(server: Server, connect: 
     hold.set()
 
 
-def test_a_server_that_goes_away(server: Server, connect: Any) -> None:
+def test_a_server_that_stops_during_a_stream(server: Server, connect: Any) -> None:
     server.script = endless
     stream = connect()()
     stream.next()
@@ -372,7 +372,7 @@ def test_a_server_that_goes_away(server: Server, connect: Any) -> None:
     stopping.join()
 
 
-def test_a_server_that_is_not_there(connect: Any) -> None:
+def test_an_unreachable_server(connect: Any) -> None:
     with pytest.raises(ConnectionFailedError) as caught:
         connect(port=1)().next()
     assert (caught.value.reason, caught.value.n_lost) == ("unreachable", 0)
@@ -387,7 +387,7 @@ def test_an_array_that_cannot_be_sent(server: Server, connect: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [make_transport, make_async_transport])
-def test_http_says_that_streams_need_grpc(make: Any) -> None:
+def test_streams_over_http_are_refused(make: Any) -> None:
     transport = make(make_endpoint("http://localhost:8000"))
     with pytest.raises(InvalidInputError) as caught:
         transport.stream(REQUEST, timeout_s=TIMEOUT_S)

@@ -159,15 +159,24 @@ def test_recommendations_leave_out_what_was_listened_to_skipped_or_excluded() ->
         assert music.recommend(history=["a"], skipped=["c"], exclude=["d"]).track_ids == ("b",)
         assert music.recommend(history=["a"], filter_listened=False, n=3).track_ids == ("a", "b", "c")
         found = music.recommend("u", explain=True)
-        strange = music.recommend("x", history=["y"])
+        unknown_user = music.recommend("x")
+        some_unknown = music.recommend(history=["a", "y"])
         assert music.recommend(audio=tone(0.5)).source == "audio"
     assert (found.source, found[0].title, found[0].artist, found[2].title) == ("user", "Blue", "Someone", None)
     assert found[0].reasons[0].amount == found[0].score
     assert [track.score for track in found] == sorted((track.score for track in found), reverse=True)
-    assert strange.source == "popularity"
-    assert strange.unknown.user
-    assert strange.unknown.history == ("y",)
+    assert (unknown_user.source, unknown_user.unknown.user) == ("popularity", True)
+    assert (some_unknown.source, some_unknown.unknown.history) == ("history", ("y",))
     assert isinstance(transport.requests[0], InferRequest)
+
+
+def test_nothing_is_recommended_for_unknown_ids_alone() -> None:
+    with MusicClient(transport=MockTransport(server())) as music:
+        for arguments in ({"history": ["y"]}, {"friends": ["y"]}, {"user_id": "x", "history": ["y"]}):
+            with pytest.raises(NothingKnownError) as caught:
+                music.recommend(**arguments)
+            assert caught.value.model == "recommender"
+        assert music.recommend(history=["y"], mood="calmness").source == "mood"
 
 
 def test_similar_tracks_exclude_the_track_itself() -> None:
@@ -188,7 +197,7 @@ def test_searches_find_ids_titles_and_artists() -> None:
 
 
 @pytest.mark.parametrize("handler", [server(), FakeRecommender(["a"])])
-def test_models_that_are_not_there_are_not_found(handler: Any) -> None:
+def test_missing_models_are_not_found(handler: Any) -> None:
     with MusicClient(transport=MockTransport(handler)) as music:
         assert music.server_ready()
         assert music.model_ready("recommender")

@@ -1,4 +1,4 @@
-"""Text on the wire, over both protocols and against real sockets: each server echoes the tensors that it read."""
+"""Tests of text tensors over both protocols and real sockets: each server echoes the tensors that it received."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from tritonclient.utils import serialize_byte_tensor
 from tritone import InferRequest, InferResponse, ServerError
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_async_transport, make_transport
-from tritone.transports.codec import read_texts, tensor_bytes
+from tritone.transports.protocol import (
+    read_texts,
+    tensor_bytes,
+)
 
 TEXTS = ["", "42", "Björk", "夜に駆ける", "\0", "a" * 70_000, "🎵"]
 
@@ -52,7 +55,7 @@ def test_bytes_are_as_tritons_own_client_writes_them() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\1", b"\2\0\0\0a", b"\1\0\0\0a\1\0", b"\xff\xff\xff\xffa", b"\1\0\0\0\xff"])
-def test_bytes_that_are_no_texts(data: bytes) -> None:
+def test_invalid_text_bytes(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"cut off|utf-8"):
         read_texts(memoryview(data))
 
@@ -156,7 +159,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[[str], InferResponse]:
     return run
 
 
-def test_there_and_back(server: Any, ask: Any) -> None:
+def test_texts_survive_a_round_trip(server: Any, ask: Any) -> None:
     url, _ = server
     response = ask(url)
     assert response.outputs["history"].tolist() == [TEXTS]
@@ -166,7 +169,7 @@ def test_there_and_back(server: Any, ask: Any) -> None:
     assert response.request_id == "id-7"
 
 
-def test_an_answer_that_is_no_text(server: Any, ask: Any) -> None:
+def test_a_response_that_is_not_utf8(server: Any, ask: Any) -> None:
     url, spoil = server
     spoil(lambda data: data.replace("Björk".encode(), b"Bj\xff\xffrk"))
     with pytest.raises(ServerError) as caught:

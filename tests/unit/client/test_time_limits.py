@@ -1,4 +1,4 @@
-"""No call takes longer than its `timeout_s`, whatever the other side does or leaves undone."""
+"""Tests that no call takes longer than its `timeout_s`, whatever the server does."""
 
 from __future__ import annotations
 
@@ -158,13 +158,13 @@ def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
-def test_a_name_that_is_not_there_is_an_error_at_once(kind: str, scheme: str) -> None:
+def test_an_unknown_host_is_an_error_at_once(kind: str, scheme: str) -> None:
     assert run(kind, f"{scheme}://does-not-exist.invalid:8001", "server_ready") < TIMEOUT_S + SLACK_S
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize("act", [silent, settings_only])
-def test_a_stream_that_never_begins(kind: str, act: Act) -> None:
+def test_a_stream_without_a_response(kind: str, act: Act) -> None:
     with acting(act) as port:
         url = f"grpc://127.0.0.1:{port}"
 

@@ -1,4 +1,4 @@
-"""Spans of the clients' calls and their trace on the wire; and nothing of it unless the program itself traces."""
+"""Tests of the spans of calls and their propagation, and that programs without tracing are not affected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     return made
 
 
-def test_a_call_is_a_span_that_all_its_requests_carry(exporter: InMemorySpanExporter, model: Any) -> None:
+def test_all_requests_of_a_call_carry_its_span(exporter: InMemorySpanExporter, model: Any) -> None:
     seen = []
     model.before = lambda request: seen.append(trace_headers())
     with MusicClient(transport=model) as music:
@@ -45,7 +45,7 @@ def test_a_call_is_a_span_that_all_its_requests_carry(exporter: InMemorySpanExpo
     assert trace_headers() == {}
 
 
-def test_calls_side_by_side_have_traces_of_their_own(exporter: InMemorySpanExporter, model: Any, as_async: Any) -> None:
+def test_concurrent_calls_have_separate_traces(exporter: InMemorySpanExporter, model: Any, as_async: Any) -> None:
     async def run() -> None:
         async with AsyncMusicClient(transport=as_async(model)) as music:
             await asyncio.gather(*(music.embed(AUDIO) for _ in range(3)))
@@ -56,7 +56,7 @@ def test_calls_side_by_side_have_traces_of_their_own(exporter: InMemorySpanExpor
     assert len({span.context.trace_id for span in spans}) == 3
 
 
-def test_a_failure_is_noted(exporter: InMemorySpanExporter, model: Any, failing: Any) -> None:
+def test_failures_are_recorded(exporter: InMemorySpanExporter, model: Any, failing: Any) -> None:
     model.before = failing(1, ConnectionFailedError("gone"))
     with MusicClient(transport=model, retries=0) as music, pytest.raises(ConnectionFailedError):
         music.embed(AUDIO)
@@ -65,7 +65,7 @@ def test_a_failure_is_noted(exporter: InMemorySpanExporter, model: Any, failing:
     assert "gone" in str(span.status.description)
 
 
-def test_both_protocols_carry_it() -> None:
+def test_both_protocols_send_trace_headers() -> None:
     parent = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(1)))
     token = context.attach(trace.set_span_in_context(parent))
     try:
@@ -79,7 +79,7 @@ def test_both_protocols_carry_it() -> None:
         context.detach(token)
 
 
-def test_a_program_that_does_not_trace_imports_nothing_of_it() -> None:
+def test_opentelemetry_is_not_imported_without_tracing() -> None:
     script = """
 import sys
 from tests.unit.client.conftest import FakeModel, noise

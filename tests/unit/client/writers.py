@@ -27,8 +27,11 @@ from tritone import (
     ServerError,
     StreamRequest,
 )
-from tritone.music.noise import uniform_noise
-from tritone.transports.errors import kind_by_words, refusal
+from tritone.sampling import uniform_noise
+from tritone.transports.protocol import (
+    kind_by_words,
+    refusal,
+)
 
 Z: Final = 128
 G: Final = 16

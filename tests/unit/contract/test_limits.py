@@ -22,9 +22,9 @@ import tritone_serving
 from tritone import InvalidInputError, constants
 from tritone.music.grid import MAX_FRAMES
 from tritone.operations.latent import attribute_vector
-from tritone.operations.options import SamplingParams
 from tritone.operations.recommend import RecommendOptions
 from tritone.operations.sample import _density, _truncation
+from tritone.sampling import SamplingParams
 from tritone_export.config import build_config
 from tritone_export.dtypes import DTYPES
 from tritone_export.ensembles import MAX_WINDOWS, pooling_configs

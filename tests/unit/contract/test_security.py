@@ -17,12 +17,11 @@ import pytest
 import soundfile
 from tests.unit.client.conftest import FakeModel
 
-from tritone import InferRequest, InvalidInputError, MusicClient
-from tritone.flows import check_model_name as check_in_client
+from tritone import InferRequest, MusicClient
+from tritone.arguments import check_model_name
+from tritone.exceptions import InvalidModelNameError
 from tritone_cli.main import build_app
-from tritone_export._exceptions import InvalidModelNameError
 from tritone_export.forgetting import forget_user
-from tritone_export.repository import check_model_name as check_in_export
 from tritone_export.repository import versions
 from tritone_serving import ModelRepositoryError
 from tritone_serving.recommender import artifact
@@ -115,10 +114,8 @@ HOSTILE_NAMES = (
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_no_models_name_leads_out_of_its_folder(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError):
-        check_in_client(name)
     with pytest.raises(InvalidModelNameError):
-        check_in_export(name)
+        check_model_name(name)
     with pytest.raises(InvalidModelNameError):
         forget_user("42", tmp_path, model=name)
     model = tmp_path / "repository" / "m" / "1"
@@ -128,7 +125,7 @@ def test_no_models_name_leads_out_of_its_folder(name: str, tmp_path: Path) -> No
     asked = FakeModel()
     with MusicClient(transport=asked) as music:
         for call in (music.model_ready, lambda name: music.recommend(history=["a"], model=name)):
-            with pytest.raises(InvalidInputError):
+            with pytest.raises(InvalidModelNameError):
                 call(name)
     assert asked.requests == []
 

@@ -21,7 +21,6 @@ from tritone import (
     StreamRequest,
     constants,
 )
-from tritone.messages import DTYPES
 from tritone.model_cache import (
     COMPOSER,
     DECODER,
@@ -33,6 +32,7 @@ from tritone.model_cache import (
     STREAMER,
     Role,
 )
+from tritone.transports.protocol import DTYPES
 from tritone_training.declaration import Declaration
 from tritone_training.registry import get_kind, kind_names
 

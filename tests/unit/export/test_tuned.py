@@ -18,10 +18,10 @@ from tritone_export.tuned import (
     apply,
     overridden,
     read_tuned,
+    reason_unfit,
     reset,
     setting_of,
     tune,
-    unfit,
     untuned,
 )
 from tritone_training.declaration import Declaration, Instances
@@ -172,14 +172,14 @@ def test_a_file_written_by_hand_needs_only_a_setting(tmp_path: Path) -> None:
 
 def test_models_without_settings_to_optimize() -> None:
     config = build_config(DECLARATION)
-    assert unfit(OTHER, config) is None
+    assert reason_unfit(OTHER, config) is None
     assert apply(OTHER, config).name == "genre_cnn"
     assert apply(DECLARED, apply(OTHER, config)) == config
     decoupled = parse_config(b'name: "c" max_batch_size: 4 model_transaction_policy { decoupled: true }')
-    assert "streams" in (unfit(OTHER, decoupled) or "")
+    assert "streams" in (reason_unfit(OTHER, decoupled) or "")
     ensemble = parse_config(b'name: "e" platform: "ensemble" ensemble_scheduling { step { model_name: "m" } }')
-    assert "ensemble" in (unfit(OTHER, ensemble) or "")
-    assert "no dynamic batching" in (unfit(OTHER, parse_config(b'name: "p" max_batch_size: 0')) or "")
+    assert "ensemble" in (reason_unfit(OTHER, ensemble) or "")
+    assert "no dynamic batching" in (reason_unfit(OTHER, parse_config(b'name: "p" max_batch_size: 0')) or "")
     threadless = parse_config(b'name: "r" backend: "cf" max_batch_size: 64 dynamic_batching { }')
-    assert "has no setting for threads" in (unfit(OTHER, threadless) or "")
-    assert unfit(replace(OTHER, threads=None), threadless) is None
+    assert "has no setting for threads" in (reason_unfit(OTHER, threadless) or "")
+    assert reason_unfit(replace(OTHER, threads=None), threadless) is None

@@ -33,7 +33,7 @@ def composer(backend: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def cf_ensemble() -> Iterator[Any]:
     """The modules of the `cf_ensemble` backend."""
-    yield from _imported("tritone_cf", ("answers", "loading", "metrics", "questions", "taste"), "cf_ensemble")
+    yield from _imported("tritone_cf", ("answers", "loading", "metrics", "questions", "remote"), "cf_ensemble")
 
 
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:

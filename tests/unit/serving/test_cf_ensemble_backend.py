@@ -15,10 +15,11 @@ from tests.support import recommender_artifacts as models
 from tritone_serving.recommender import (
     NOBODY,
     InvalidRequestError,
+    LocalScores,
     RecommendRequest,
+    RemoteInputs,
     SearchRequest,
     SimilarItem,
-    TasteInputs,
 )
 
 Array = np.ndarray[Any, Any]
@@ -197,65 +198,72 @@ class FakeTriton:
                 has_error=lambda: bool(error), error=lambda: SimpleNamespace(message=lambda: error), scores=scores
             )
 
+        self.logged: list[str] = []
+        self.Logger = SimpleNamespace(log_warn=self.logged.append)
         self.Tensor = lambda name, array: (name, array)
         self.PreferredMemory = lambda kind: kind
         self.InferenceRequest = lambda **given: self.asked.append(given) or SimpleNamespace(exec=execute)
         self.get_output_tensor_by_name = lambda response, name: SimpleNamespace(as_numpy=lambda: response.scores)
 
 
-INPUTS = TasteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+INPUTS = RemoteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+LOCAL: Any = object()
 
 
-def nothing() -> None:
-    """Nobody else has anything to score."""
+def make_remote(cf_ensemble: Any, triton: FakeTriton, **given: Any) -> Any:
+    return cf_ensemble.remote.RemoteModel(triton, "taste_vae", "taste_vae_model", 4, **given)
 
 
-def test_the_others_score_while_taste_is_asked(cf_ensemble: Any) -> None:
+def test_local_base_models_are_scored_while_the_remote_one_runs(cf_ensemble: Any) -> None:
     triton = FakeTriton(np.ones((2, 4), np.float32))
     triton.release.clear()
-    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
-    # The answer comes only after the others: had they to wait for it, it would never come.
-    assert taste.ask(INPUTS, triton.release.set).shape == (2, 4)
-    assert triton.asked[0]["model_name"] == "taste_vae"
-    taste.close()
+    remote = make_remote(cf_ensemble, triton)
+
+    def score_local() -> LocalScores:
+        triton.release.set()  # the remote model answers only now: if it had to be first, it would time out
+        return LOCAL
+
+    fetched = remote.fetch(INPUTS, score_local)
+    assert fetched.remote.shape == (2, 4)
+    assert fetched.local is LOCAL
+    assert fetched.waited_s >= 0
+    assert triton.asked[0]["model_name"] == "taste_vae_model"
+    remote.close()
 
 
-def test_a_fault_of_the_others_is_told_as_it_is(cf_ensemble: Any) -> None:
-    def fail() -> None:
+def test_errors_of_local_base_models_are_raised(cf_ensemble: Any) -> None:
+    def fail() -> LocalScores:
         raise ZeroDivisionError
 
     for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
-        taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
+        remote = make_remote(cf_ensemble, triton)
         with pytest.raises(ZeroDivisionError):
-            taste.ask(INPUTS, fail)
-        taste.close()
+            remote.fetch(INPUTS, fail)
+        remote.close()
 
 
 @pytest.mark.parametrize(
-    ("triton", "says"),
+    ("triton", "reason"),
     [
         (FakeTriton(error="no such model"), "no such model"),
         (FakeTriton(raises="gone"), "gone"),
-        (FakeTriton(np.ones((2, 5), np.float32)), r"shape \(2, 5\), expected \(2, 4\); export both"),
+        (FakeTriton(np.ones((2, 5), np.float32)), "expected shape (2, 4), got (2, 5)"),
         (FakeTriton(np.full((2, 4), np.nan, np.float32)), "NaN"),
     ],
 )
-def test_whatever_goes_wrong_with_taste_is_one_error(cf_ensemble: Any, triton: FakeTriton, says: str) -> None:
-    taste = cf_ensemble.taste.RemoteModel(triton, "taste_vae", 4)
-    with pytest.raises(cf_ensemble.taste.TasteError, match=says):
-        taste.ask(INPUTS, nothing)
-    taste.close()
-
-
-def test_after_a_failure_taste_is_left_alone_for_a_while(cf_ensemble: Any) -> None:
+def test_a_failure_of_the_remote_model_is_logged_and_opens_the_circuit_breaker(
+    cf_ensemble: Any, triton: FakeTriton, reason: str
+) -> None:
     now = [100.0]
-    taste = cf_ensemble.taste.RemoteModel(FakeTriton(), "taste_vae", 4, clock=lambda: now[0])
-    assert not taste.is_paused
-    taste.pause()
-    assert taste.is_paused
-    now[0] += cf_ensemble.taste.PAUSE_S
-    assert not taste.is_paused
-    taste.close()
+    remote = make_remote(cf_ensemble, triton, clock=lambda: now[0])
+    for n_calls in (1, 1, 2):  # the second fetch meets an open circuit breaker, the third a closed one
+        fetched = remote.fetch(INPUTS, lambda: LOCAL)
+        assert fetched.remote is None
+        assert fetched.local is LOCAL
+        assert len(triton.asked) == len(triton.logged) == n_calls
+        now[0] += cf_ensemble.remote.PAUSE_S / 2
+    assert reason in triton.logged[0]
+    remote.close()
 
 
 # --- metrics ------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from tritone_serving.recommender import (
     Recommender,
     RecommendRequest,
     RecommendResponse,
-    TasteInputs,
     make_key,
     read_key,
     reasons,
@@ -65,17 +62,6 @@ def ask(recommender: Recommender, question: RecommendRequest) -> RecommendRespon
     [answer] = recommender.recommend([question])
     assert isinstance(answer, RecommendResponse), answer
     return answer
-
-
-def uniform_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
-    """Stands for `taste_vae`: likes item 5 whatever was heard."""
-    meanwhile()
-    scores = np.zeros((len(inputs.items), uniform_taste.n_known), np.float32)
-    scores[:, 5] = 8
-    return scores
-
-
-uniform_taste.n_known = 0
 
 
 # --- who gets what ------------------------------------------------------------------------------
@@ -183,12 +169,13 @@ def test_questions_of_one_call_get_what_they_would_get_alone(recommender: Recomm
 
 def test_listed_answers_are_those_that_would_be_scored(recommender: Recommender, users: list[str]) -> None:
     recommender_models.checkpoint()
-    from tritone_training.kinds.recommender.ensemble.offline import taste_of
+    from tritone_training.kinds.recommender.ensemble.offline import remote_scores, taste_of
 
     taste = taste_of(recommender_models.checkpoint())
     for user in users[:20]:
         [listed] = recommender.recommend([RecommendRequest(user=user, exclude=["piece/3"])])
-        [scored] = recommender.recommend([RecommendRequest(user=user, exclude=["piece/3"], explain=True)], taste=taste)
+        resolved = recommender.resolve([RecommendRequest(user=user, exclude=["piece/3"], explain=True)])
+        [scored] = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
         assert isinstance(listed, RecommendResponse)
         assert isinstance(scored, RecommendResponse)
         assert not listed.reasons
@@ -203,41 +190,49 @@ def test_more_than_the_catalogue_is_all_of_it(recommender: Recommender) -> None:
 # --- taste_vae ----------------------------------------------------------------------------------
 
 
-def test_taste_is_asked_with_padded_histories_and_heard(alike: Recommender) -> None:
-    taste = alike.scorer.base_models["taste_vae"]
-    uniform_taste.n_known = taste.n_known  # type: ignore[attr-defined]
-    seen: list[TasteInputs] = []
-
-    def spy(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
-        seen.append(inputs)
-        return uniform_taste(inputs, meanwhile)
-
+def test_a_remote_base_model_gets_padded_histories_and_changes_the_ranking(alike: Recommender) -> None:
     ids = alike.item_ids
-    questions = [
+    requests = [
         RecommendRequest(history=[ids[1], ids[2], ids[3]], explain=True),
         RecommendRequest(history=[ids[9]]),
         RecommendRequest(),
     ]
-    with_taste = alike.recommend(questions, taste=spy)
-    [inputs] = seen
+    resolved = alike.resolve(requests)
+    [(name, inputs)] = resolved.remote_inputs.items()
+    assert name == "taste_vae"
     assert inputs.items.dtype == np.int64
     assert inputs.items.tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
     assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
-    without = alike.recommend(questions)
-    first = with_taste[0]
+    likes_item_5 = np.zeros((3, n_known(alike)), np.float32)
+    likes_item_5[:, 5] = 8
+    with_remote = alike.respond(resolved, remote_scores={name: likes_item_5})
+    first = with_remote[0]
     assert isinstance(first, RecommendResponse)
     assert ids[5] in first.items[:3]
     assert any(reason.base_model == "taste_vae" for reason in first.reasons[first.items.index(ids[5])])
+    without = alike.recommend(requests)
     assert isinstance(without[2], RecommendResponse)
-    assert isinstance(with_taste[2], RecommendResponse)
-    assert without[2].items == with_taste[2].items
+    assert isinstance(with_remote[2], RecommendResponse)
+    assert without[2].items == with_remote[2].items
+    unanswered = alike.respond(resolved, remote_scores={name: None})
+    assert [answer.items for answer in unanswered] == [answer.items for answer in without]  # type: ignore[union-attr]
 
 
-def test_taste_is_not_asked_about_people_without_history(recommender: Recommender) -> None:
-    def never(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
-        raise AssertionError("asked")
+def n_known(recommender: Recommender) -> int:
+    return int(recommender.artifact.manifest["base_models"]["taste_vae"]["n_known"])
 
-    assert isinstance(recommender.recommend([RecommendRequest()], taste=never)[0], RecommendResponse)
+
+def test_requests_without_history_need_no_remote_base_model(recommender: Recommender) -> None:
+    resolved = recommender.resolve([RecommendRequest()])
+    assert not resolved.remote_inputs
+    assert isinstance(recommender.respond(resolved)[0], RecommendResponse)
+
+
+def test_remote_scores_of_another_shape_are_refused(alike: Recommender) -> None:
+    resolved = alike.resolve([RecommendRequest(history=[alike.item_ids[1]])])
+    for shape in ((1, n_known(alike) + 1), (2, n_known(alike)), (n_known(alike),)):
+        with pytest.raises(ValueError, match="expected shape"):
+            alike.respond(resolved, remote_scores={"taste_vae": np.zeros(shape, np.float32)})
 
 
 def test_members_times_are_told(folder: Path, key: bytes) -> None:
@@ -248,33 +243,25 @@ def test_members_times_are_told(folder: Path, key: bytes) -> None:
     assert all(0 < seconds < 5 for _, seconds in told)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_the_ensembles_scores_are_the_weighted_sum_whenever_taste_answers(alike: Recommender, first: bool) -> None:
-    questions = [RecommendRequest(history=[alike.item_ids[1], alike.item_ids[2]]), RecommendRequest()]
-    told = (
-        np.random.default_rng(0).standard_normal((2, alike.scorer.base_models["taste_vae"].n_known)).astype(np.float32)
-    )
-
-    def ask_taste(inputs: TasteInputs, meanwhile: Callable[[], None]) -> np.ndarray:
-        if first:
-            meanwhile()
-            return told
-        thread = threading.Thread(target=meanwhile)
-        thread.start()
-        thread.join()
-        return told
-
-    base_models, total, batch = alike.score(questions, taste=ask_taste)
-    assert list(base_models)[-1] == "taste_vae"
-    weights = alike.scorer.score(questions, batch, ask_taste).weights
-    n_listened = alike.scorer.n_listened
-    wanted = np.zeros(total.shape)
-    for column, (name, raw) in enumerate(base_models.items()):
-        heard = log_scaled(np.array(raw), alike.scorer.scales[name])
-        wanted[:, :n_listened] += weights.listened[:, column, None] * heard[:, :n_listened]
-        wanted[:, n_listened:] += weights.cold[:, column, None] * heard[:, n_listened:]
-    wanted[:, n_listened:] += weights.bias[:, None]
-    np.testing.assert_allclose(total, wanted, rtol=1e-4, atol=1e-5)
+def test_the_ensembles_scores_are_the_weighted_sum_of_the_base_models(alike: Recommender) -> None:
+    requests = [RecommendRequest(history=[alike.item_ids[1], alike.item_ids[2]]), RecommendRequest()]
+    outputs = np.random.default_rng(0).standard_normal((2, n_known(alike))).astype(np.float32)
+    resolved = alike.resolve(requests)
+    for remote_scores, local in (
+        ({"taste_vae": outputs}, None),
+        ({"taste_vae": outputs}, alike.score_local(resolved)),
+        ({}, None),
+    ):
+        scored = alike.score(resolved, remote_scores=remote_scores, local=local)
+        assert (list(scored.base_models)[-1] == "taste_vae") == bool(remote_scores)
+        n_listened = alike.scorer.n_listened
+        expected = np.zeros(scored.ensemble.shape)
+        for column, (name, raw) in enumerate(scored.base_models.items()):
+            scaled = log_scaled(np.array(raw), alike.scorer.scales[name])
+            expected[:, :n_listened] += scored.weights.listened[:, column, None] * scaled[:, :n_listened]
+            expected[:, n_listened:] += scored.weights.cold[:, column, None] * scaled[:, n_listened:]
+        expected[:, n_listened:] += scored.weights.bias[:, None]
+        np.testing.assert_allclose(scored.ensemble, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- reasons ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, resolving
-from tritone_serving.recommender.base_models.taste import _heaviest
+from tritone_serving.recommender.base_models.remote import _heaviest
 from tritone_serving.recommender.messages import cut, shown
 from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
 

@@ -273,9 +273,8 @@ def test_one_similar_user_is_not_used_as_a_neighbour(tmp_path: Path, key_file: P
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("format", "arrays")}
     write_artifact(folder, manifest, arrays)
     recommender = models.opened(folder, key_file)
-    base_models, _, _ = recommender.score(
-        [RecommendRequest(history=[models.item_id(rare)]), RecommendRequest(history=["track-0"])]
-    )
+    requests = [RecommendRequest(history=[models.item_id(rare)]), RecommendRequest(history=["track-0"])]
+    base_models = recommender.score(recommender.resolve(requests)).base_models
     assert not base_models["user_knn"][0].any()
     assert base_models["user_knn"][1].any()
     with pytest.raises(InvalidRequestError, match="nothing is known by listening"):

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from tritone_training import HyperparameterError, TrainingError, TrainRequest, get_kind, kind_names
-from tritone_training.hyperparameters import from_preset, read_config
+from tritone_training.hyperparameters import MAX_CONFIG_BYTES, from_preset, read_config
 from tritone_training.kinds.genre_cnn.config import PRETRAINED_CHANGES
 
 INVALID: list[tuple[str, dict[str, Any]]] = [
     ("genre_cnn", {"widht": 3}),
+    ("genre_cnn", {"self": 3}),
     ("genre_cnn", {"width": 0}),
     ("genre_cnn", {"dropout": 1.0}),
     ("genre_cnn", {"learning_rate": 0.0}),
@@ -89,6 +90,15 @@ def test_the_error_names_value_bound_and_known_fields() -> None:
     assert "no hyper-parameter widht; there are: width, dropout" in str(caught.value)
 
 
+def test_values_of_any_size_give_a_short_error() -> None:
+    value: list[Any] = []
+    for _ in range(40):  # shared, so that all of it is small, and its text 2**40 characters
+        value = [value, value]
+    with pytest.raises(HyperparameterError) as caught:
+        from_preset(get_kind("genre_cnn").presets, "tiny", {"width": value, "x" * 10_000: 1})
+    assert len(str(caught.value)) < 5_000
+
+
 @pytest.mark.parametrize("kind", kind_names())
 def test_presets_of_every_kind(kind: str) -> None:
     presets = get_kind(kind).presets
@@ -135,6 +145,19 @@ def test_a_configuration_may_be_empty(tmp_path: Path) -> None:
         ("a.yaml", b"1: 2"),
         ("a.toml", b"width: 3"),
         ("a.yaml", b"\xff\xfe"),
+        ("a.yaml", b"width: 3\nwidth: 4"),
+        ("a.yaml", b"class_weights: {jazz: 1, jazz: 2}"),
+        ("a.toml", b"width = 3\nwidth = 4"),
+        ("a.yaml", b"width: !!int x"),
+        ("a.yaml", b"width: !!int ''"),
+        ("a.yaml", b"width: !!timestamp x"),
+        ("a.yaml", b"width: " + 5_000 * b"9"),
+        ("a.yaml", b"a: &a [x, x]\nb: &b [*a, *a]\nwidth: [*b, *b]"),
+        ("a.yaml", b"width: &a [*a]"),
+        ("a.yaml", b"? [a]\n: b"),
+        ("a.yaml", 50_000 * b"["),
+        ("a.toml", b"a = " + 5_000 * b"["),
+        ("a.yaml", b"#" * (MAX_CONFIG_BYTES + 1)),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
@@ -145,6 +168,30 @@ def test_a_file_that_is_no_configuration_is_refused(name: str, content: bytes, t
     assert str(path) in str(caught.value)
     with pytest.raises(TrainingError):
         read_config(tmp_path / "missing.yaml")
+    with pytest.raises(TrainingError):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        ("-2", -2),
+        ("0.5", 0.5),
+        (".5", 0.5),
+        ("1_000", 1_000),
+        ("yes", True),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("null", None),
+    ],
+)
+def test_values_in_yaml(text: str, value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"a: {text}", encoding="utf-8-sig")
+    found = read_config(path)["a"]
+    assert (found, type(found)) == (value, type(value))
 
 
 @pytest.mark.parametrize("kind", kind_names())

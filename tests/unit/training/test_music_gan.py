@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.support import music_models
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, voices_to_grid
+from tritone.sampling import uniform_noise
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.spans import N_RELATIVE, SpanSet, sounding_of

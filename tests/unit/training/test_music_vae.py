@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.support import music_models
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
+from tritone.sampling import uniform_noise
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
 from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical

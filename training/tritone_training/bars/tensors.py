@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
+from tritone.sampling import uniform_noise
 from tritone_training.declaration import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM, Axis, Tensor
 
 STEP: Final = Axis("step", SPAN_FRAMES)
@@ -26,19 +26,27 @@ VOICES_TEXT: Final = (
 SAMPLED_VOICES: Final = Tensor("lanes", "INT64", (STEP, VOICE), VOICES_TEXT, tolerance=0.0)
 
 NOISE: Final = Tensor(
-    "noise", "FP32", (STEP, VOICE), "uniform in 0 <= u < 1; equal noise gives equal notes", limits=UNIFORM
+    "noise", "FP32", (STEP, VOICE), "uniform random numbers; equal noise gives equal notes", limits=UNIFORM
 )
 
 TEMPERATURE: Final = Tensor(
-    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
+    "temperature",
+    "FP32",
+    (),
+    "sampling temperature; below 1 is more conservative, above 1 more random",
+    limits=TEMPERATURE_LIMITS,
 )
 
 TOP_K: Final = Tensor(
-    "top_k", "INT64", (), "choose among the likeliest k values of a voice; 90 keeps all", limits=TOP_K_LIMITS
+    "top_k", "INT64", (), "sample from the k most likely values of a voice only; 90 keeps all", limits=TOP_K_LIMITS
 )
 
 TOP_P: Final = Tensor(
-    "top_p", "FP32", (), "choose among the likeliest that reach this probability, 0 < p <= 1", limits=TOP_P_LIMITS
+    "top_p",
+    "FP32",
+    (),
+    "sample from the most likely values whose probabilities add up to p; 1 keeps all",
+    limits=TOP_P_LIMITS,
 )
 
 SAMPLING: Final = (NOISE, TEMPERATURE, TOP_K, TOP_P)

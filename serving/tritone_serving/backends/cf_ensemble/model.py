@@ -37,10 +37,9 @@ from tritone_cf_answers import (
     row_of_search,
     row_of_similar,
 )
-from tritone_cf_loading import LoadError, load, taste_of
+from tritone_cf_loading import LoadError, load, remote_model_of
 from tritone_cf_metrics import Coverage, MetricCounts, Reporter
 from tritone_cf_questions import Asked, SimilarRequest, read_requests
-from tritone_cf_taste import PAUSE_S, TasteError
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
@@ -86,7 +85,7 @@ class TritonPythonModel:
                 f"cf_ensemble: {args['model_name']}: recordings are ignored: the genre_cnn of this repository did not "
                 f"embed the recommender's items; see `tritone lint`"
             )
-        self._taste = taste_of(self._recommender, config, pb_utils)
+        self._remote = remote_model_of(self._recommender, config, pb_utils)
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
@@ -143,8 +142,8 @@ class TritonPythonModel:
         """Report the last counts and stop the threads."""
         if self._reporter is not None:
             self._reporter.close()
-        if self._taste is not None:
-            self._taste.close()
+        if self._remote is not None:
+            self._remote.close()
 
     def _read(self, request: Any, caller: Caller) -> list[Asked] | InvalidRequestError:
         try:
@@ -173,18 +172,19 @@ class TritonPythonModel:
     def _recommend(self, queries: list[RecommendRequest]) -> list[RecommendResponse | InvalidRequestError]:
         if not queries:
             return []
-        taste = self._taste
-        if taste is not None and not taste.is_paused:
-            try:
-                return self._recommender.recommend(queries, taste=taste.ask)
-            except TasteError as error:
-                taste.pause()
-                pb_utils.Logger.log_warn(
-                    f"cf_ensemble: without {taste.model} for {PAUSE_S:g} s, since it failed: {error}"
-                )
-        if taste is not None:
+        resolved = self._recommender.resolve(queries)
+        remote = self._remote
+        inputs = None if remote is None else resolved.remote_inputs.get(remote.base_model)
+        if remote is None or inputs is None:
+            return self._recommender.respond(resolved)
+        fetched = remote.fetch(inputs, lambda: self._recommender.score_local(resolved))
+        if fetched.remote is None:
             self._count("taste_fallbacks_total")
-        return self._recommender.recommend(queries)
+        else:
+            self._count_base_model(remote.base_model, fetched.waited_s)
+        return self._recommender.respond(
+            resolved, remote_scores={remote.base_model: fetched.remote}, local=fetched.local
+        )
 
     def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
         """Process queries one by one after an internal error, so that only the query that causes it fails."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tritone_cf_taste import RemoteModel
+from tritone_cf_remote import RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
@@ -61,13 +61,13 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
         raise LoadError(str(error)) from error
 
 
-def taste_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
-    """Return the client of `taste_vae`; None if the artifact does not have that base model."""
-    base_models = recommender.artifact.manifest["base_models"].values()
-    n_known = next((int(each["n_known"]) for each in base_models if each.get("kind") == "taste"), None)
-    if n_known is None:
-        return None
-    return RemoteModel(pb_utils, _parameter(config, TASTE_PARAMETER) or "taste_vae", n_known)
+def remote_model_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
+    """Return the client of the artifact's remote base model; None if the artifact does not have one."""
+    for name, described in recommender.artifact.manifest["base_models"].items():
+        if described.get("kind") == "taste":
+            model = _parameter(config, TASTE_PARAMETER) or "taste_vae"
+            return RemoteModel(pb_utils, name, model, int(described["n_known"]))
+    return None
 
 
 def _min_friends(text: str) -> int:

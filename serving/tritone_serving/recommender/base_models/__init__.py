@@ -35,7 +35,7 @@ def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:
     base_models: dict[str, LocalBaseModel] = {}
     for name, described in artifact.manifest["base_models"].items():
         kind = described.get("kind")
-        if kind == "taste":  # remote, see `open_taste`
+        if kind == "taste":  # remote, see `open_remote_base_models`
             continue
         if kind not in _KINDS:
             raise ArtifactError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.noise import uniform_noise
+from tritone.sampling import uniform_noise
 from tritone_training.bars.tensors import sampling_example_inputs
 from tritone_training.kind import ModelKind
 from tritone_training.kinds.music_gan.config import PRESETS, suggest

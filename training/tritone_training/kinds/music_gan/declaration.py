@@ -26,27 +26,27 @@ N_LATENT_NOISE: Final = N_CHOICES + N_LATENT + N_LATENT % 2  # normal numbers co
 
 DECLARATION: Final = Declaration(
     name=KIND_NAME,
-    summary="Makes two bars of music from noise, in a key and as dense as asked.",
+    summary="Generates two bars of music from noise, optionally in a given key, mode and density.",
     inputs=(
         Tensor(
             "latent_noise",
             "FP32",
             (Axis("latent_noise", N_LATENT_NOISE),),
-            "uniform in 0 <= u < 1; the first three choose what is left open, the others the music",
+            "uniform random numbers; the first three choose the conditions that are left open, the others the music",
             limits=UNIFORM,
         ),
         Tensor(
             "truncation",
             "FP32",
             (),
-            "0 < t <= 1; below 1 nearer to the average music, and less varied",
+            "scale of the latent noise; smaller values give more typical and less varied music",
             limits=Limits(minimum=0, exclusive_minimum=True, maximum=1),
         ),
         Tensor(
             "key",
             "INT64",
             (),
-            "tonic, 0 C .. 11 B, to which the music is moved; -1 any",
+            "tonic, 0 (C) to 11 (B), to which the music is transposed; -1: any",
             limits=Limits(minimum=-1, maximum=11),
         ),
         Tensor("mode", "INT64", (), "0 major, 1 minor; -1 any", limits=Limits(minimum=-1, maximum=1)),
@@ -54,7 +54,7 @@ DECLARATION: Final = Declaration(
             "density",
             "FP32",
             (),
-            "notes struck in a quarter; -1 any; taken to the nearest that was learnt",
+            "note onsets per quarter, rounded to the nearest learned value; -1: any",
             limits=Limits(minimum=0, exclusive_minimum=True, maximum=LARGEST_DENSITY, also=(-1,)),
         ),
         *SAMPLING,

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
+from tritone.sampling import uniform_noise
 from tritone_training.bars.autoencoder import decode, encode
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores

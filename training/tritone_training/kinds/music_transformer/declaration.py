@@ -55,14 +55,14 @@ _GIVEN: Final = (
         "given",
         "UINT8",
         (_FRAME, _PITCH),
-        "grid of what is given: 0 silent, 1 held on, 2 struck; pitches 21..108",
+        "the given notes: 0 silent, 1 held, 2 struck; pitches 21..108",
         limits=GRID,
     ),
     Tensor(
         "given_mode",
         "UINT8",
         (_FRAME,),
-        "0 write this frame; 1 it is given whole; 2 its highest note (or its silence) is given, write the rest",
+        "0: generate this frame; 1: it is given completely; 2: only its highest note (or silence) is given",
         limits=Limits(minimum=0, maximum=2),
     ),
 )
@@ -71,7 +71,7 @@ _ASKED: Final = (
         "meter",
         "INT64",
         (Axis("part", 2),),
-        "frames in a bar, index in its bar of the first frame; 0, 0 unknown",
+        "frames per bar, and the position of the first frame in its bar; 0, 0 if unknown",
         limits=Limits(minimum=0, maximum=LONGEST_GRID, is_meter=True),
     ),
     Tensor(
@@ -85,16 +85,22 @@ _ASKED: Final = (
         "noise",
         "FP32",
         (_FRAME, Axis("note", MAX_NOTES)),
-        "uniform 0 <= u < 1; equal noise, equal notes",
+        "uniform random numbers; equal noise gives equal notes",
         limits=UNIFORM,
     ),
-    Tensor("temperature", "FP32", (), "above 0; 1 as learned", limits=TEMPERATURE_LIMITS),
-    Tensor("top_k", "INT64", (), "choose among so many tokens at most; 177 for all", limits=TOP_K_LIMITS),
+    Tensor(
+        "temperature",
+        "FP32",
+        (),
+        "sampling temperature; below 1 is more conservative, above 1 more random",
+        limits=TEMPERATURE_LIMITS,
+    ),
+    Tensor("top_k", "INT64", (), "sample from the k most likely tokens only; 177 keeps all", limits=TOP_K_LIMITS),
     Tensor(
         "top_p",
         "FP32",
         (),
-        "choose among the likeliest that together reach this probability; 1 for all",
+        "sample from the most likely tokens whose probabilities add up to p; 1 keeps all",
         limits=TOP_P_LIMITS,
     ),
 )
@@ -111,12 +117,12 @@ def _with_frames(tensors: Sequence[Tensor], frame: Axis) -> tuple[Tensor, ...]:
 
 OUTPUTS: Final = (
     # Notes are equal or they are not.
-    Tensor("frames", "UINT8", (_FRAME, _PITCH), "grid of what stands in each frame", tolerance=0.0),
+    Tensor("frames", "UINT8", (_FRAME, _PITCH), "the notes of each frame, as in `given`", tolerance=0.0),
     Tensor(
         "nll",
         "FP32",
         (_FRAME,),
-        "nats of what stands in each frame given all before it, at temperature 1; without what mode 2 gives",
+        "negative log-likelihood of each frame in nats, at temperature 1; without notes given by mode 2",
         tolerance=_NLL_TOLERANCE,
     ),
 )
@@ -162,7 +168,7 @@ DECLARATION: Final = Declaration(
 
 COMPOSER: Final = Declaration(
     name="composer",
-    summary="Writes what music_transformer writes, and answers it bar after bar.",
+    summary="Generates the same notes as music_transformer and sends them bar by bar.",
     inputs=_with_frames(INPUTS, Axis("frame", max_size=LONGEST_GRID)),  # written a few frames at a time
     outputs=(*OUTPUTS, Tensor("first_frame", "INT64", (), "index in the piece of this answer's first frame")),
     serving=Serving(

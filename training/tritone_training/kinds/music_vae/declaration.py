@@ -32,8 +32,8 @@ DECLARATION: Final = Declaration(
     summary="Encodes two bars of music as a point in a latent space.",
     inputs=(VOICES,),
     outputs=(
-        Tensor("mean", "FP32", (LATENT,), "of the posterior; what `music_vae_decoder` takes as `latent`"),
-        Tensor("log_variance", "FP32", (LATENT,), "of the posterior, natural logarithm"),
+        Tensor("mean", "FP32", (LATENT,), "mean of the posterior; the `latent` of `music_vae_decoder`"),
+        Tensor("log_variance", "FP32", (LATENT,), "natural logarithm of the variance of the posterior"),
     ),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
@@ -45,7 +45,7 @@ DECLARATION: Final = Declaration(
 
 DECODER: Final = Declaration(
     name="music_vae_decoder",
-    summary="Writes two bars of music from a point in the latent space of music_vae, moved along attributes.",
+    summary="Decodes a point in the latent space of music_vae, moved along attributes, to two bars of music.",
     inputs=(
         Tensor(
             "latent",
@@ -58,7 +58,7 @@ DECODER: Final = Declaration(
             "attributes",
             "FP32",
             (Axis("attribute", len(ATTRIBUTES)),),
-            f"how far to move along {', '.join(ATTRIBUTES)}, in standard deviations of the training set; 0 stays",
+            f"change of {', '.join(ATTRIBUTES)}, in standard deviations of the training set; 0 changes nothing",
             limits=Limits(minimum=-LARGEST_AMOUNT, maximum=LARGEST_AMOUNT),
         ),
         *SAMPLING,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from tritone.music.grid import STRUCK
-from tritone.music.noise import uniform_noise
 from tritone.music.voices import FIRST_STRIKE
+from tritone.sampling import uniform_noise
 from tritone_training.bars.autoencoder import INTERPOLATION_STEPS, MusicVae, decode, spherical
 from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_relative
 from tritone_training.data.scores import load_scores

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
-from tritone.music.noise import uniform_noise
+from tritone.sampling import uniform_noise
 from tritone_training import checkpoint, fitting
 from tritone_training.bars.autoencoder import MusicVae, encode
 from tritone_training.bars.spans import SpanSet

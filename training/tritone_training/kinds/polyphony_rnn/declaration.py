@@ -36,7 +36,7 @@ FRAMES: Final = Tensor(
     "frames",
     "UINT8",
     (_FRAME, _PITCH),
-    "a row a frame, MIDI pitches 21..108; 0 is silent, 1 and 2 sound",
+    "one row per frame, MIDI pitches 21..108; 0 is silent, 1 and 2 sound",
     limits=GRID,
 )
 NLL: Final = Tensor(
@@ -47,7 +47,7 @@ NLL: Final = Tensor(
     tolerance=1e-3,
 )
 PROBABILITIES: Final = Tensor(
-    "probabilities", "FP32", (Axis("frame"), _PITCH), "that a pitch sounds in the frame after each frame"
+    "probabilities", "FP32", (Axis("frame"), _PITCH), "probability that a pitch sounds in the next frame"
 )
 PROMPT: Final = Tensor(
     "prompt", "UINT8", (_PROMPT_FRAME, _PITCH), "the frames to continue, at least one; as `frames`", limits=GRID
@@ -56,21 +56,25 @@ NOISE: Final = Tensor(
     "noise",
     "FP32",
     (_FRAME, _PITCH),
-    "uniform in [0, 1), a row for each frame to write; equal noise, equal notes",
+    "uniform random numbers, a row for each frame to generate; equal noise gives equal notes",
     limits=UNIFORM,
 )
 TEMPERATURE: Final = Tensor(
-    "temperature", "FP32", (), "above 0; below 1 the likely gets likelier", limits=TEMPERATURE_LIMITS
+    "temperature",
+    "FP32",
+    (),
+    "sampling temperature; below 1 is more conservative, above 1 more random",
+    limits=TEMPERATURE_LIMITS,
 )
 TOP_K: Final = Tensor(
     "top_k",
     "INT64",
     (),
-    "only so many of the likeliest pitches may sound in a frame; 88 for all",
+    "the k most likely pitches of a frame may sound; 88 allows all",
     limits=TOP_K_LIMITS,
 )
 TOP_P: Final = Tensor(
-    "top_p", "FP32", (), "a pitch less likely than 1 - top_p never sounds; 1 for all", limits=TOP_P_LIMITS
+    "top_p", "FP32", (), "pitches less likely than 1 - top_p do not sound; 1 allows all", limits=TOP_P_LIMITS
 )
 WRITTEN: Final = Tensor(
     "frames", "UINT8", (Axis("frame"), _PITCH), "the frames after the prompt; 1 sounds", tolerance=0.0
@@ -80,7 +84,7 @@ _PARAMETERS: Final = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "lowest_pit
 
 DECLARATION: Final = Declaration(
     name=KIND_NAME,
-    summary="Follows a piece frame by frame: how surprising each frame is, and which notes to expect next.",
+    summary="Predicts each frame of a piece from those before it: its likelihood, and the notes expected next.",
     inputs=(FRAMES,),
     outputs=(NLL, PROBABILITIES),
     serving=Serving(
@@ -94,7 +98,7 @@ DECLARATION: Final = Declaration(
 )
 SAMPLER: Final = Declaration(
     name="polyphony_rnn_sampler",
-    summary="Continues a piece by as many frames as it gets noise for, in one call.",
+    summary="Continues a piece, in one call, by as many frames as `noise` has rows.",
     inputs=(PROMPT, NOISE, TEMPERATURE, TOP_K, TOP_P),
     outputs=(WRITTEN,),
     serving=DECLARATION.serving,

@@ -15,14 +15,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_training.data.interactions import Log, columns_of, held_out_counts, load_listening, load_log
 from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.checkpoint_folder import check_together, load_info
-from tritone_training.kinds.recommender.ensemble.offline import open_recommender, score_in_chunks
+from tritone_training.kinds.recommender.ensemble.offline import (
+    TasteNetwork,
+    open_recommender,
+    remote_scores,
+    score_in_chunks,
+)
 from tritone_training.progress import progress_bar
 from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
@@ -137,7 +142,7 @@ def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> Evalu
 
 
 def evaluate_ranking(
-    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, *, on_progress: OnProgress
+    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, *, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Return the metrics of the base models and the ensemble, in total and by segment."""
     stored = [recommender.resolver.user(name) >= 0 for name in people.names]
@@ -192,7 +197,7 @@ def history_request(recommender: Recommender, people: EvaluationUsers, row: int)
 
 def _rank(
     recommender: Recommender,
-    taste: RemoteScorer | None,
+    taste: TasteNetwork | None,
     people: EvaluationUsers,
     requests: list[RecommendRequest],
     on_progress: OnProgress,
@@ -232,7 +237,7 @@ def _segments(
 
 def _cold_users(
     recommender: Recommender,
-    taste: RemoteScorer | None,
+    taste: TasteNetwork | None,
     people: EvaluationUsers,
     *,
     known: npt.NDArray[np.bool_],
@@ -272,19 +277,19 @@ def _friends(recommender: Recommender, name: str) -> int:
 
 
 def _rank_friends(
-    recommender: Recommender, taste: RemoteScorer | None, people: EvaluationUsers, on_progress: OnProgress
+    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, on_progress: OnProgress
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Rank items for users of whom only the friends are given; items in their logs are masked as in the protocol."""
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
     for start in range(0, len(people.names), 64):
         names = people.names[start : start + 64]
-        base_models, ensemble = recommender.score_by_friends(
+        resolved = recommender.resolve_friends(
             [recommender.resolver.friends_of(name) for name in names],
             [recommender.resolver.user(name) for name in names],
-            taste=taste,
         )
+        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
         consumed = sparse.csr_matrix(people.consumed[start : start + 64])
-        for name, scores in (("popularity", base_models["popularity"]), ("ensemble", ensemble)):
+        for name, scores in (("popularity", scored.base_models["popularity"]), ("ensemble", scored.ensemble)):
             best.setdefault(name, []).append(top_items(np.array(scores), consumed))
         on_progress(start + len(names), len(people.names))
     return {name: np.concatenate(each) for name, each in best.items()}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender import Recommender, RecommendRequest, RemoteScorer
+from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_serving.recommender.base_models.item_based import Popularity
 from tritone_serving.recommender.base_models.neighbours import UserKnn
 from tritone_serving.recommender.batch import RequestBatch
@@ -26,7 +26,7 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE
+from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, TasteNetwork, remote_scores
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
@@ -72,7 +72,7 @@ class SelectedEnsemble:
 
 def select_ensemble(
     recommender: Recommender,
-    taste: RemoteScorer | None,
+    taste: TasteNetwork | None,
     listening: ListeningData,
     dataset: InteractionDataset,
     config: RecommenderConfig,
@@ -113,7 +113,9 @@ def select_ensemble(
         of_hidden = None if hidden is None else hidden.collector(consumed, wanted, counts[users])
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            scores = recommender.scorer.score_base_models(change(batch), taste)
+            changed = change(batch)
+            remote = remote_scores(recommender.scorer.remote_inputs(changed), taste)
+            scores = recommender.scorer.score_base_models(changed, remote)
             collector.add(rows, scores)
             if hidden is not None and of_hidden is not None:
                 of_hidden.add(rows, hidden.scores(scores))

@@ -6,7 +6,7 @@ Shapes: B requests, I items, T items that `taste_vae` knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ from tritone_serving.recommender import (
     KeyFileError,
     Recommender,
     RecommendRequest,
-    RemoteScorer,
-    TasteInputs,
+    RemoteInputs,
+    RemoteScores,
     read_key,
 )
 from tritone_serving.recommender.artifact import rows_arrays
@@ -33,9 +33,11 @@ from tritone_training.kinds.taste_vae.export import load_network
 
 AT_ONCE: Final = 64
 Floats = npt.NDArray[np.float32]
+# Returns the log-probabilities (B, T) of a checkpoint's `taste_vae`.
+TasteNetwork = Callable[[RemoteInputs], Floats]
 
 
-def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, RemoteScorer | None]:
+def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, TasteNetwork | None]:
     """Open the recommender of a checkpoint, and return the function that runs its `taste_vae`, if it has one.
 
     Raises:
@@ -48,32 +50,37 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
     return recommender, taste_of(folder) if TASTE in recommender.scorer.base_models else None
 
 
-def taste_of(folder: Path) -> RemoteScorer:
+def taste_of(folder: Path) -> TasteNetwork:
     """Return a function that runs the checkpoint's `taste_vae` in this process."""
     network, _ = load_network(folder / TASTE)
 
-    def ask(inputs: TasteInputs, meanwhile: Callable[[], None]) -> Floats:
-        meanwhile()
+    def run(inputs: RemoteInputs) -> Floats:
         with torch.inference_mode():
             scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
         return np.asarray(scores.numpy(), np.float32)
 
-    return ask
+    return run
+
+
+def remote_scores(remote_inputs: Mapping[str, RemoteInputs], taste: TasteNetwork | None) -> RemoteScores:
+    """Return the outputs of the remote base models by name; none if `taste` is None."""
+    return {} if taste is None else {name: taste(inputs) for name, inputs in remote_inputs.items()}
 
 
 def score_in_chunks(
-    recommender: Recommender, taste: RemoteScorer | None, requests: Sequence[RecommendRequest]
+    recommender: Recommender, taste: TasteNetwork | None, requests: Sequence[RecommendRequest]
 ) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
     """Yield, for each chunk of requests, its slice, base model -> scores (B, I), and the ensemble's scores (B, I)."""
     for start in range(0, len(requests), AT_ONCE):
         rows = slice(start, min(start + AT_ONCE, len(requests)))
-        base_models, ensemble, _ = recommender.score(requests[rows], taste=taste)
-        yield rows, {name: np.array(scores) for name, scores in base_models.items()}, ensemble
+        resolved = recommender.resolve(requests[rows], use_precomputed=False)
+        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+        yield rows, {name: np.array(scores) for name, scores in scored.base_models.items()}, scored.ensemble
 
 
 def precompute_rankings(
     recommender: Recommender,
-    taste: RemoteScorer | None,
+    taste: TasteNetwork | None,
     dataset: InteractionDataset,
     n: int,
     *,
@@ -87,7 +94,9 @@ def precompute_rankings(
         requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
         for arm in recommender.scorer.arms:
             columns, values = arms.setdefault(arm, ([], []))
-            for answer in recommender.recommend(requests, taste=taste, arm=arm):
+            resolved = recommender.resolve(requests, arm=arm)
+            answers = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+            for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
                 columns.append(np.array([indices[item] for item in answer.items], np.int64))

@@ -1,9 +1,13 @@
-"""Translate error responses of the server to exceptions, independently of the protocol."""
+"""What gRPC and HTTP share of the KServe v2 protocol: types and bytes of tensors, and the meaning of error messages."""
 
 from __future__ import annotations
 
 import re
+import struct
+from collections.abc import Mapping
 from typing import Final
+
+import numpy as np
 
 from tritone.endpoints import Endpoint
 from tritone.exceptions import (
@@ -17,8 +21,25 @@ from tritone.exceptions import (
     ServerError,
     VersionChangedError,
 )
-from tritone.messages import Request, StreamRequest, id_of, model_of
+from tritone.messages import Array, Request, StreamRequest, id_of, model_of
 
+DTYPES: Mapping[str, type[np.generic]] = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "BYTES": np.object_,
+}
+_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+_LENGTH: Final = struct.Struct("<I")
 # Triton uses some statuses for several kinds of errors, so the message text takes precedence over the status.
 _BY_WORDS: Final = (
     # Matched first and from the start of the message, because the ids that follow may contain any words.
@@ -52,6 +73,53 @@ _REMEDIES: Final[dict[type[ServerError], str]] = {
     ServerBusyError: "try again later, pass a larger retries=, or configure more model instances",
     RequestRejectedError: "the request does not fit the model; check that both are of the same tritone version",
 }
+
+
+def dtype_name(array: Array) -> str:
+    """Return KServe's name for the type of an array.
+
+    Raises:
+        InvalidInputError: the protocol has no such type.
+    """
+    try:
+        return _NAMES[array.dtype]
+    except KeyError:
+        raise InvalidInputError(
+            f"an array cannot be sent: expected one of the types {', '.join(DTYPES)}, got {array.dtype}",
+            argument="inputs",
+        ) from None
+
+
+def tensor_bytes(array: Array) -> memoryview:
+    """Return the encoded values of a tensor; a view, without a copy, if the array holds contiguous numbers.
+
+    Args:
+        array: numbers, or `bytes` objects (dtype object).
+    """
+    if array.dtype == np.object_:
+        return memoryview(b"".join(part for value in array.flat for part in (_LENGTH.pack(len(value)), value)))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def read_texts(data: memoryview) -> Array:
+    """Return the texts of an encoded BYTES tensor, as an array of `str` (dtype object).
+
+    Raises:
+        ValueError: the data is cut off or is not UTF-8.
+    """
+    texts = []
+    position = 0
+    while position < len(data):
+        if position + _LENGTH.size > len(data):
+            raise ValueError("the length of a text is cut off")
+        start = position + _LENGTH.size
+        position = start + _LENGTH.unpack_from(data, position)[0]
+        if position > len(data):
+            raise ValueError("a text is cut off")
+        texts.append(str(data[start:position], "utf-8"))
+    array = np.empty(len(texts), np.object_)
+    array[:] = texts
+    return array
 
 
 def kind_by_words(message: str) -> type[ServerError] | None:
@@ -107,4 +175,25 @@ def no_streaming(endpoint: Endpoint, request: StreamRequest) -> InvalidInputErro
         argument="url",
         model=request.model,
         request_id=request.request_id,
+    )
+
+
+def missing_output(request: Request, name: str) -> ServerError:
+    """Return the error for a response without a requested output."""
+    return ServerError(
+        f"the response of model {model_of(request)!r} lacks the requested output {name!r}",
+        model=model_of(request),
+        request_id=id_of(request),
+        reason="missing_output",
+        output=name,
+    )
+
+
+def malformed(request: Request, what: str) -> ServerError:
+    """Return the error for a malformed response."""
+    return ServerError(
+        f"malformed response: {what}; check that the address belongs to a Triton (KServe v2) server",
+        model=model_of(request),
+        request_id=id_of(request),
+        reason="malformed",
     )

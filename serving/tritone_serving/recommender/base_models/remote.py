@@ -1,11 +1,12 @@
-"""`taste_vae`, the base model that runs as a separate Triton model: its inputs, and conversion of its output to scores.
+"""Base models that run as separate Triton models (`taste_vae`): their inputs, and scores from their outputs.
 
+This package calls no other model. Its caller runs the network on `RemoteInputs` and passes the outputs on, see
+`Recommender.respond`.
 Shapes: B requests, L items of the longest history, T items known to the network, I all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import ScoreParts, whole
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
@@ -24,8 +24,8 @@ MOST_HISTORY_ITEMS: Final = 2_048
 
 
 @dataclass(frozen=True, eq=False)
-class TasteInputs:
-    """`taste_vae`'s input tensors.
+class RemoteInputs:
+    """Input tensors of a remote base model for a batch of requests.
 
     Attributes:
         items: (B, L) int64 indices of history items, below T; padding is 0 with weight 0.
@@ -38,11 +38,12 @@ class TasteInputs:
 
 @dataclass(frozen=True, eq=False)
 class RemoteBaseModel:
-    """A base model that is computed by another Triton model, called with `ask`.
+    """A base model that runs as another Triton model.
 
     score = probability of the item by the network, times the number of items known to it.
 
     Attributes:
+        name: as in the manifest.
         n_known: T; the network knows the first T items, others have score 0.
         n_items: I.
         fingerprint: beginning of the SHA-256 of the weights of the network that belongs to this artifact.
@@ -53,7 +54,7 @@ class RemoteBaseModel:
     n_items: int
     fingerprint: str
 
-    def inputs(self, batch: RequestBatch) -> TasteInputs:
+    def inputs(self, batch: RequestBatch) -> RemoteInputs:
         """Return the network's inputs for a batch; requests without history are all padding."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
         keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_HISTORY_ITEMS)
@@ -64,21 +65,21 @@ class RemoteBaseModel:
         index = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         items[rows, index] = batch.history.columns[keep]
         weights[rows, index] = batch.history.values[keep]
-        return TasteInputs(items, weights)
+        return RemoteInputs(items, weights)
 
-    def ask(
-        self,
-        batch: RequestBatch,
-        taste: Callable[[TasteInputs, Callable[[], None]], Floats],
-        meanwhile: Callable[[], None],
-    ) -> Floats:
-        """Return scores (B, I) of the remote network.
+    def scores(self, batch: RequestBatch, outputs: Floats) -> Floats:
+        """Return the scores (B, I).
 
         Args:
-            taste: returns the network's log-probabilities (B, T), and calls `meanwhile` once while it waits.
-            meanwhile: scores the local base models.
+            outputs: log-probabilities (B, T) of the network for `inputs(batch)`.
+
+        Raises:
+            ValueError: they are of another shape.
         """
-        logits = np.asarray(taste(self.inputs(batch), meanwhile), np.float32)
+        expected = (batch.n, self.n_known)
+        if outputs.shape != expected:
+            raise ValueError(f"invalid scores of {self.name}: expected shape {expected}, got {outputs.shape}")
+        logits = np.asarray(outputs, np.float32)
         scores = np.zeros((batch.n, self.n_items), np.float32)
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
         scores[:, : self.n_known] = exponentials * (self.n_known / exponentials.sum(1, keepdims=True))
@@ -86,6 +87,7 @@ class RemoteBaseModel:
         return scores
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
+        """Return for which requests the network can score items (B,): those with a history."""
         return batch.has_history
 
 
@@ -100,15 +102,10 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
     return kept
 
 
-def open_taste(artifact: Artifact) -> dict[str, RemoteBaseModel]:
+def open_remote_base_models(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     """Return the remote base models of an artifact by name."""
     return {
         name: RemoteBaseModel(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
         for name, each in artifact.manifest["base_models"].items()
         if each.get("kind") == "taste"
     }
-
-
-def whole_taste(scores: Floats) -> ScoreParts:
-    """Return the scores as one part, since a network's scores cannot be attributed to single items of a history."""
-    return whole("history", scores)
