@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -59,7 +60,7 @@ def fail(message: str) -> None:
     if _as_log:
         _log("error", message)
         return
-    people.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
+    people.print(Text.assemble(("error:", "bold red"), " ", _visible(message)), soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -67,7 +68,12 @@ def warn(message: str) -> None:
     if _as_log:
         _log("warning", message)
         return
-    people.print(Text.assemble(("warning:", "bold yellow"), " ", message), soft_wrap=True)
+    people.print(Text.assemble(("warning:", "bold yellow"), " ", _visible(message)), soft_wrap=True)
+
+
+def _visible(message: str) -> str:
+    """Return a message with its control characters escaped: names and server errors must not control the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", message)
 
 
 class _Warnings(logging.Handler):
@@ -89,7 +95,7 @@ def say(message: str) -> None:
     if _as_log:
         _log("info", message)
         return
-    people.print(Text(message), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
+    people.print(Text(_visible(message)), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -19,8 +19,8 @@ from tritone_export.parity import open_session
 from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
-from tritone_serving.recommender.private_files import close_to_others, make_private_folder
-from tritone_serving.repository.folders import CANDIDATE_SUFFIX
+from tritone_serving.recommender.artifact import close_to_others, make_private_folder
+from tritone_serving.repository import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
 
 LOAD_TIMEOUT_S: Final = 60.0

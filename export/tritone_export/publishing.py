@@ -33,7 +33,7 @@ from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.calls import Calls
 from tritone_serving.canary import run_canary
-from tritone_serving.repository.folders import filled_models, steps_of
+from tritone_serving.repository import filled_models, steps_of
 from tritone_serving.trial import Bounds, Trial, try_version
 
 BESIDE: Final = ".beside"

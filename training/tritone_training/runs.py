@@ -88,7 +88,7 @@ def _train(
         checkpoint.update_info(request.out, info)
         training_logs.write_hyper_parameters(request.out, info, summary["metrics"])
         if kind.is_private:
-            from tritone_serving.recommender.private_files import close_to_others
+            from tritone_serving.recommender.artifact import close_to_others
 
             close_to_others(request.out)
         if tracker is not None:

@@ -18,8 +18,13 @@ from tritone_export.lint.findings import Findings
 from tritone_export.lint.graph import OnnxGraph
 from tritone_export.precision import FILENAMES
 from tritone_export.repository import STAGING_PREFIX
-from tritone_serving.repository.folders import LARGEST_VERSION
-from tritone_serving.repository.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
+from tritone_serving.repository import (
+    ENVIRONMENT_PARAMETER,
+    LARGEST_VERSION,
+    MODEL_FILES,
+    environment_fault,
+    python_fault,
+)
 
 
 def backend_of(config: Any) -> str:

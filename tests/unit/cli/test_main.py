@@ -154,6 +154,13 @@ def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], tex
     assert lines[:2] == [text, f"error: {text}"]
 
 
+def test_control_characters_of_messages_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for write in (console.say, console.warn, console.fail):
+        write("a\x1b]0;title\x07\x00\x9b2J\rb\nc")
+    shown = capfd.readouterr().err
+    assert shown.count("a\\x1b]0;title\\x07\\x00\\x9b2J\\x0db\nc\n") == 3
+
+
 def test_numbers_in_tables_keep_their_meaning(capfd: pytest.CaptureFixture[str]) -> None:
     console.print_rows("trials", [{"learning_rate": 0.00034, "accuracy": 0.91251, "none": None, "zero": 0.0, "n": 3}])
     shown = capfd.readouterr().err

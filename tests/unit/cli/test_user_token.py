@@ -11,8 +11,8 @@ import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
 import tritone
+from tritone_serving.security.callers import verified_user
 from tritone_serving.security.service_key import make_service_key
-from tritone_serving.security.tokens import verified_user
 
 KEY = "k" * 43
 

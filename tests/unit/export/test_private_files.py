@@ -15,7 +15,7 @@ from tests.support import recommender_models
 from tritone_export import check_repository, forget_in_checkpoint, forget_user
 from tritone_export.candidates import _lay_out, files_in
 from tritone_export.repository import holds_personal_data, publish
-from tritone_serving.recommender.private_files import close_to_others, replacing_private
+from tritone_serving.recommender.artifact import close_to_others, replacing_private
 from tritone_training.kind import TrainRequest
 from tritone_training.registry import get_kind
 
