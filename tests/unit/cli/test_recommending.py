@@ -219,6 +219,7 @@ def test_the_client_is_made_as_asked(run_tritone: Any, model: FakeRecommender, m
         ["recommend", "--n", "many"],
         ["recommend", "--weight", "much"],
         ["recommend", "--api-key-file", "/nowhere"],
+        ["recommend", "--api-key-file", "/dev/zero"],
         ["similar"],
         ["similar", "track-1", "--audio", "song.wav"],
     ],
