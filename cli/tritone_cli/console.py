@@ -9,13 +9,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
 from tritone_cli.tables import tables
-from tritone_training.evaluation import Summary, Table, format_cell, in_words, problem_lines
+
+if TYPE_CHECKING:
+    from tritone_training.evaluation import Summary
 
 people = Console(stderr=True, highlight=False)
 
@@ -136,13 +138,17 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
     Args:
         n_keys: number of leading columns that identify a row; they are repeated in each table.
     """
-    shown = [{in_words(name): _cell(value) for name, value in row.items()} for row in rows]
+    from tritone_training.evaluation import format_cell, in_words
+
+    shown = [{in_words(name): Text(format_cell(value)) for name, value in row.items()} for row in rows]
     for table in tables(title, shown, width=people.width, n_keys=n_keys):
         people.print(table)
 
 
 def print_summary(summary: Summary) -> None:
     """Print the lines and tables of a result."""
+    from tritone_training.evaluation import Table
+
     for each in summary:
         if isinstance(each, Table):
             print_rows(each.title, each.rows)
@@ -227,6 +233,8 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     if "parts" in report:
         print_listening_report(report)
         return
+    from tritone_training.evaluation import problem_lines
+
     what, groups = ("recordings", report["labels"]) if "labels" in report else ("pieces", report["styles"])
     counts = ", ".join(f"{name} {n}" for name, n in groups.items())
     say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} {what} used ({counts})")
@@ -240,7 +248,3 @@ def print_data_report(report: Mapping[str, Any]) -> None:
             f"same"
         )
     print_summary(problem_lines("not used", report["problems"]))
-
-
-def _cell(value: Any) -> Text:
-    return Text(format_cell(value))

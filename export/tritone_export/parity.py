@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from tritonclient.utils import triton_to_np_dtype
 
 from tritone_export._exceptions import (
     DTypeMismatchError,
@@ -22,7 +23,7 @@ from tritone_export._exceptions import (
     ValueMismatchError,
     translating,
 )
-from tritone_export.dtypes import DTYPES
+from tritone_export.dtypes import onnxruntime_type
 from tritone_training.declaration import BATCH
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def run_network(network: torch.nn.Module, declaration: Declaration, inputs: Arra
 
 
 def _check_array(source: str, tensor: Tensor, array: npt.NDArray[Any], n_batch: int) -> None:
-    if array.dtype != np.dtype(DTYPES[tensor.dtype].numpy):
+    if array.dtype != np.dtype(triton_to_np_dtype(tensor.dtype)):
         raise DTypeMismatchError(
             f"{source}: {tensor.name!r} has another type than declared: expected {tensor.dtype}, got {array.dtype}",
             tensor=tensor.name,
@@ -262,7 +263,7 @@ def _check_side(side: str, values: Sequence[Any], tensors: Sequence[Tensor]) -> 
     by_name = {value.name: value for value in values}
     for tensor in tensors:
         value = by_name[tensor.name]
-        expected = DTYPES[tensor.dtype].onnxruntime
+        expected = onnxruntime_type(tensor.dtype)
         if value.type != expected:
             raise DTypeMismatchError(
                 f"{side} {tensor.name!r} of the ONNX model has another type than declared: expected {expected} "

@@ -77,7 +77,7 @@ def _train(
         _write(request.out / checkpoint.UNFINISHED / _RUN, {**run, "mlflow_run": run_id})
         request = replace(request, mlflow_run=run_id)
         try:
-            summary = kind.trainer(request)(request)
+            summary = kind.prepare(request)(request)
         except TritoneError:
             if interrupted is None:  # a failed training would fail again
                 discard_state(request.out)
