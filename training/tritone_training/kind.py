@@ -34,7 +34,7 @@ class Exportable:
         label_files: file name -> class names in the order of that output's last axis.
         metadata: short strings for the ONNX file's own metadata.
         card: what the model card says besides parity: data, licences, metrics, seed, command.
-        graph: what the ONNX file takes and answers, where a backend of ours stands between it and the wire;
+        graph: inputs and outputs of the ONNX file where they differ from the declaration (a Tritone backend converts);
             None if the file serves the declaration itself.
         companions: what else this checkpoint serves, in the order of the kind's `companions`.
         example_inputs: for the ONNX file, where a checkpoint's own sizes decide; the kind's or companion's if None.
@@ -99,13 +99,13 @@ LOG_OPTIONS: Final = frozenset(
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `tritone train` was asked.
+    """The request of one training.
 
     Attributes:
         data: the user's data, or None for the embedded corpus.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
-        n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.
+        n_seeds: number of random splits in `crossvalidate` of a listening log, which has no folds.
         resume: continue the interrupted training in `out`; see `runs`.
         overwrite: replace what an earlier training wrote to `out`.
         warm_start: checkpoint folder of the same kind that provides the initial weights.
@@ -135,7 +135,7 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What `tritone evaluate` was asked; exactly one of `fold` and `split` narrows the data."""
+    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data."""
 
     checkpoint: Path
     data: Path | None = None
@@ -148,7 +148,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True)
 class Companion:
-    """A further model that the same checkpoint serves under a name of its own (a sampler beside a scorer).
+    """A further model that the same checkpoint serves under a name of its own, such as a sampler.
 
     Attributes:
         declaration: its name begins with the kind's unless a backend of ours gives it its own.
@@ -173,7 +173,7 @@ class ModelKind:
         evaluator: evaluates a checkpoint.
         score: the metric of the validation split that `tune` maximises.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
-        options: the members of KIND_OPTIONS that the kind takes; requests with others are refused.
+        options: the elements of KIND_OPTIONS that the kind takes; requests with others are refused.
         export: loads a checkpoint folder, or without one what can be served untrained.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         cross_validator: trains and evaluates once per fold (or seed); None if the kind has no cross-validation.
