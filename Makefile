@@ -61,10 +61,11 @@ TEST_WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 OWN_TARGET = image or fuzz or soak or chaos
+QUIET_FILES = $(shell grep -rl --include='test_*.py' 'mark\.quiet' tests)  # importing the others takes ten seconds
 
 test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
 	@$(PYTEST) $(PARALLEL) -m 'not (quiet or $(OWN_TARGET))' $(ARGS); parallel=$$?; \
-	$(PYTEST) -m 'quiet and not ($(OWN_TARGET))' tests/integration $(filter-out --cov%,$(ARGS)); alone=$$?; \
+	$(PYTEST) -m 'quiet and not ($(OWN_TARGET))' $(QUIET_FILES) $(filter-out --cov%,$(ARGS)); alone=$$?; \
 	test $$parallel -eq 0 -o $$parallel -eq 5 && test $$alone -eq 0 -o $$alone -eq 5  # 5: there were no such tests
 
 test-fast: $(DEV_READY)  ## Run the tests that need no server and little time

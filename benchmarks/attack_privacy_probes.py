@@ -192,11 +192,11 @@ def friend_reasons(target: ProbeTarget) -> PrivacyFinding:
     return _compared(target, "friends=[victim] with explain", lambda who: target.ask(friends=[who], explain=True, k=50))
 
 
-def friend_beside_history(target: ProbeTarget) -> PrivacyFinding:
+def friend_with_history(target: ProbeTarget) -> PrivacyFinding:
     """Probe with the victim as a friend and a history, where an unknown friend causes no error."""
     items = target.ask(k=2)["item_ids"]
     return _compared(
-        target, "friends=[victim] beside a history", lambda who: target.ask(history=items, friends=[who], k=50)
+        target, "friends=[victim] with a history", lambda who: target.ask(history=items, friends=[who], k=50)
     )
 
 
@@ -329,7 +329,7 @@ def control(target: ProbeTarget) -> PrivacyFinding:
 
 def run_all(target: ProbeTarget, *, n_timed: int = N_TIMED) -> list[PrivacyFinding]:
     """Run every probe, the log last."""
-    single = (membership, history, reasons, friend_reasons, friend_beside_history, friendship, rows, cache, file_modes)
+    single = (membership, history, reasons, friend_reasons, friend_with_history, friendship, rows, cache, file_modes)
     found = [control(target), *(probe(target) for probe in single)]
     return [*found, *credentials(target), *smuggling(target), timing(target, n_timed), logged(target)]
 

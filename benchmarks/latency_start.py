@@ -28,7 +28,7 @@ from benchmarks.arguments import count
 from tritone.endpoints import make_endpoint
 from tritone_serving.calls import Calls
 from tritone_serving.canary import probe
-from tritone_serving.repository.folders import filled_models
+from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, memory_mb, stubs_of
 
 BOUND_S = 10.0

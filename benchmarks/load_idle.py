@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import amount
-from tritone_serving.repository.folders import filled_models
+from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, stubs_of
 
 BOUND_PERCENT = 5.0

@@ -30,8 +30,8 @@ import tritonclient.http as triton
 from benchmarks.arguments import amount, count
 from benchmarks.http_clients import HttpLoad, ask, closed_loop, connect, request_bytes
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.repository.folders import newest_version
-from tritone_serving.server.ports import claim_ports
+from tritone_serving.repository import newest_version
+from tritone_serving.server.command import claim_ports
 from tritone_training.registry import get_kind
 
 MODEL = "genre_cnn"

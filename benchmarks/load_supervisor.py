@@ -26,7 +26,7 @@ from tritone.endpoints import make_endpoint
 from tritone_serving import CanaryError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import run_canary
-from tritone_serving.repository.folders import filled_models
+from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import stubs_of
 
 REPAIR_WORDS: Final = ("reloading it", "loading it anew")  # the second: wording of earlier versions

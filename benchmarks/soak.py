@@ -27,7 +27,7 @@ from benchmarks import soak_mix as mixing
 from benchmarks import soak_report as report
 from benchmarks.arguments import amount
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.repository.folders import filled_models
+from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, memory_mb
 
 LOAD = 0.7

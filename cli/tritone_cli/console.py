@@ -6,15 +6,18 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.text import Text
 
 from tritone_cli.tables import tables
-from tritone_training.evaluation import Summary, Table, format_cell, in_words, problem_lines
+
+if TYPE_CHECKING:
+    from tritone_training.evaluation import Summary
 
 people = Console(stderr=True, highlight=False)
 
@@ -59,7 +62,7 @@ def fail(message: str) -> None:
     if _as_log:
         _log("error", message)
         return
-    people.print(Text.assemble(("error:", "bold red"), " ", message), soft_wrap=True)
+    people.print(Text.assemble(("error:", "bold red"), " ", _visible(message)), soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -67,7 +70,12 @@ def warn(message: str) -> None:
     if _as_log:
         _log("warning", message)
         return
-    people.print(Text.assemble(("warning:", "bold yellow"), " ", message), soft_wrap=True)
+    people.print(Text.assemble(("warning:", "bold yellow"), " ", _visible(message)), soft_wrap=True)
+
+
+def _visible(message: str) -> str:
+    """Return a message with its control characters escaped: names and server errors must not control the terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", message)
 
 
 class _Warnings(logging.Handler):
@@ -89,7 +97,7 @@ def say(message: str) -> None:
     if _as_log:
         _log("info", message)
         return
-    people.print(Text(message), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
+    people.print(Text(_visible(message)), soft_wrap=True)  # as plain text: paths may hold "[b]" or ":key:"
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -130,13 +138,17 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
     Args:
         n_keys: number of leading columns that identify a row; they are repeated in each table.
     """
-    shown = [{in_words(name): _cell(value) for name, value in row.items()} for row in rows]
+    from tritone_training.evaluation import format_cell, in_words
+
+    shown = [{in_words(name): Text(format_cell(value)) for name, value in row.items()} for row in rows]
     for table in tables(title, shown, width=people.width, n_keys=n_keys):
         people.print(table)
 
 
 def print_summary(summary: Summary) -> None:
     """Print the lines and tables of a result."""
+    from tritone_training.evaluation import Table
+
     for each in summary:
         if isinstance(each, Table):
             print_rows(each.title, each.rows)
@@ -221,6 +233,8 @@ def print_data_report(report: Mapping[str, Any]) -> None:
     if "parts" in report:
         print_listening_report(report)
         return
+    from tritone_training.evaluation import problem_lines
+
     what, groups = ("recordings", report["labels"]) if "labels" in report else ("pieces", report["styles"])
     counts = ", ".join(f"{name} {n}" for name, n in groups.items())
     say(f"data: {report['source']}: {report['n_used']} of {report['n_in']} {what} used ({counts})")
@@ -234,7 +248,3 @@ def print_data_report(report: Mapping[str, Any]) -> None:
             f"same"
         )
     print_summary(problem_lines("not used", report["problems"]))
-
-
-def _cell(value: Any) -> Text:
-    return Text(format_cell(value))

@@ -20,7 +20,7 @@ from tritone_export.parity import open_session
 from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
-from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 from tritone_serving.trial import Reference
 
 LOAD_TIMEOUT_S: Final = 60.0
@@ -92,7 +92,7 @@ def on_trial(source: Path, models: Sequence[str], *, repository: Path, admin: Ad
     _remove(repository, admin)  # left by a publication that was killed
     try:
         for model in models:
-            _lay_out(newest(source, model), repository / names[model], names)
+            stage_candidate(newest(source, model), repository / names[model], names)
         for model in models:  # ensembles come after their steps
             try:
                 admin.load(names[model], timeout_s=LOAD_TIMEOUT_S)
@@ -137,7 +137,7 @@ def files_in(folder: Path, *, is_version: bool = False) -> dict[str, Path]:
     }
 
 
-def _lay_out(version: Path, folder: Path, names: Mapping[str, str]) -> None:
+def stage_candidate(version: Path, folder: Path, names: Mapping[str, str]) -> None:
     """Copy a model's files and one version, as version 1, and put the temporary names into its configs."""
     is_private = holds_personal_data(version / CARD_FILENAME)
     if is_private:

@@ -34,7 +34,7 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone.constants import PRIORITIES
 from tritone_export._exceptions import ConfigFileError, DeclarationError
-from tritone_export.dtypes import DTYPES
+from tritone_export.dtypes import config_type
 
 if TYPE_CHECKING:
     from tritone_training.declaration import Axis, Declaration, Instances, Serving, Tensor
@@ -256,7 +256,7 @@ def _add_tensors(config: ModelConfig, declaration: Declaration) -> None:
 
 
 def _data_type(tensor: Tensor) -> int:
-    number: int = model_config_pb2.DataType.Value(DTYPES[tensor.dtype].triton)
+    number: int = model_config_pb2.DataType.Value(config_type(tensor.dtype))
     return number
 
 

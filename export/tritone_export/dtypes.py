@@ -1,48 +1,35 @@
-"""Names of the declared element types in NumPy, ONNX, ONNX Runtime and Triton."""
+"""Names of element types in Triton's configuration, ONNX and ONNX Runtime.
+
+`tritonclient.utils.triton_to_np_dtype` has those of NumPy.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from tritone_training.declaration import DType
 
-
-@dataclass(frozen=True)
-class DTypeNames:
-    """The names of one type.
-
-    Attributes:
-        onnx: name in `onnx.TensorProto.DataType`.
-        onnxruntime: type in `InferenceSession.get_inputs()`.
-        triton: name in Triton's `DataType`.
-    """
-
-    numpy: str
-    onnx: str
-    onnxruntime: str
-    triton: str
-
-
-DTYPES: Final[dict[DType, DTypeNames]] = {
-    "FP32": DTypeNames("float32", "FLOAT", "tensor(float)", "TYPE_FP32"),
-    "FP16": DTypeNames("float16", "FLOAT16", "tensor(float16)", "TYPE_FP16"),
-    "INT64": DTypeNames("int64", "INT64", "tensor(int64)", "TYPE_INT64"),
-    "INT32": DTypeNames("int32", "INT32", "tensor(int32)", "TYPE_INT32"),
-    "UINT8": DTypeNames("uint8", "UINT8", "tensor(uint8)", "TYPE_UINT8"),
-    "BOOL": DTypeNames("bool", "BOOL", "tensor(bool)", "TYPE_BOOL"),
-    "BYTES": DTypeNames("object", "STRING", "tensor(string)", "TYPE_STRING"),
+# Name in `onnx.TensorProto.DataType` by name on Triton's wire; also of types that only models of other origin have.
+_ONNX: Final[Mapping[str, str]] = {
+    "FP64": "DOUBLE",
+    "FP32": "FLOAT",
+    "FP16": "FLOAT16",
+    "BF16": "BFLOAT16",
+    "BYTES": "STRING",
+    **{name: name for name in ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")},
 }
 
-# With the types that no declaration uses, but that other models in a repository may have.
-TRITON_BY_ONNX: Final = {
-    **{names.onnx: names.triton for names in DTYPES.values()},
-    "DOUBLE": "TYPE_FP64",
-    "INT8": "TYPE_INT8",
-    "INT16": "TYPE_INT16",
-    "UINT16": "TYPE_UINT16",
-    "UINT32": "TYPE_UINT32",
-    "UINT64": "TYPE_UINT64",
-    "BFLOAT16": "TYPE_BF16",
-}
+
+def config_type(dtype: DType | str) -> str:
+    """Return the name in a model configuration, such as `TYPE_FP32`."""
+    return "TYPE_STRING" if dtype == "BYTES" else f"TYPE_{dtype}"
+
+
+def onnxruntime_type(dtype: DType) -> str:
+    """Return the type that `InferenceSession.get_inputs` reports, such as `tensor(float)`."""
+    return f"tensor({_ONNX[dtype].lower()})"
+
+
+CONFIG_TYPE_BY_ONNX: Final[Mapping[str, str]] = {onnx: config_type(dtype) for dtype, onnx in _ONNX.items()}

@@ -19,7 +19,7 @@ from tritone.arguments import check_model_name
 from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
 from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
-from tritone_export.dtypes import DTYPES
+from tritone_export.dtypes import config_type
 from tritone_export.repository import publish, update, versions
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _renamed(declaration: EnsembleDeclaration, rename: Callable[[str], str]) -> 
 
 
 def _add_tensor(tensors: Any, tensor: Tensor) -> None:
-    data_type = model_config_pb2.DataType.Value(DTYPES[tensor.dtype].triton)
+    data_type = model_config_pb2.DataType.Value(config_type(tensor.dtype))
     tensors.add(
         name=tensor.name,
         data_type=data_type,

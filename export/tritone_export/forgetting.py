@@ -32,7 +32,7 @@ from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
+from tritone_serving.recommender.similarity import INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
 # Arrays of an artifact that are indexed by user: rows of sparse tables, columns of sparse tables, and vectors.

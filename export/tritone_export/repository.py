@@ -32,7 +32,7 @@ from tritone_export._exceptions import (
     RepositoryError,
 )
 from tritone_export.card import CARD_FILENAME
-from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 
 STAGING_PREFIX: Final = ".staging-"
 LOCK_FILENAME: Final = ".export.lock"

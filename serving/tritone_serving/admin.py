@@ -48,7 +48,7 @@ class AdminApi:
         return True
 
     def index(self, *, timeout_s: float = 10.0) -> list[Mapping[str, str]]:
-        """Return the models of the repository: `name`, and `version`, `state` and `reason` of what was loaded.
+        """Return the models of the repository: `name`, and `version`, `state` and `reason` of loaded ones.
 
         Raises:
             AdminApiError: there is no Triton server, or it refuses the token.

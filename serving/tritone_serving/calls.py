@@ -20,7 +20,7 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 from tritone.endpoints import Endpoint
 from tritone.transports import grpc_wire as wire
 from tritone_serving._exceptions import CanaryError
-from tritone_serving.repository.folders import is_candidate
+from tritone_serving.repository import is_candidate
 
 Array = np.ndarray[Any, Any]
 # `lost`: no server. `silent`: no answer in time. `broken`: the server cannot run the model. `refused`: it answered

@@ -10,7 +10,7 @@ from tests.integration.broken_models import FAULTY, FAULTY_FILES, OF_VOLUMES, SO
 
 from tritone_export import check_repository
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.repository.model_files import find_faults
+from tritone_serving.repository import find_faults
 
 BACKENDS = {"python", "onnxruntime", "composer", "cf_ensemble"}
 ENSEMBLE = """

@@ -21,7 +21,7 @@ from benchmarks import attack_privacy_probes as probes
 from tritone import MusicClient
 from tritone.credentials import default_key_file
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.security.tokens import mint_token
+from tritone_serving.security.callers import mint_token
 
 pytestmark = pytest.mark.triton
 
@@ -83,7 +83,7 @@ def test_the_probes_find_data_if_callers_are_trusted(repository: Path) -> None:
         open_target = probes.ProbeTarget(server.grpc_url, server.http_url, VICTIM, OTHER, service_key())
         leaking = (
             *(probes.membership, probes.history, probes.reasons, probes.friend_reasons),
-            *(probes.friend_beside_history, probes.rows),
+            *(probes.friend_with_history, probes.rows),
         )
         assert [probe.__name__ for probe in leaking if not probe(open_target).leak] == []
         assert all(finding.leak for finding in probes.credentials(open_target))

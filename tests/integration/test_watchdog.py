@@ -133,6 +133,7 @@ def test_shared_memory_of_a_killed_server_is_cleaned_and_of_a_living_one_kept(cl
 def test_stub_that_dies_again_at_once_is_noticed_as_quickly(tmp_path: Path) -> None:
     with watched(make_repository(tmp_path, single=1)) as dog:
         assert wait_until(lambda: dog.answers("single"), AGAIN_S) < AGAIN_S
+        assert dog.noticed("", timeout_s=2) == float("inf")  # by then the watchdog has seen the process
         for n in (1, 2, 3):
             os.kill(stub_of(dog, "single"), signal.SIGKILL)
             healed = wait_until(lambda n=n: sum("answers again" in line for line in dog.said) == n, 15)  # type: ignore[misc]

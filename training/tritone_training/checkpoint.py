@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
-import os
 import pickle
 import platform
 import shutil
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import nn
 
-from tritone.atomic import replacing
+from tritone.atomic import replacing, write_atomically
 from tritone_training.exceptions import CheckpointError, TrainingError
 
 if TYPE_CHECKING:
@@ -59,15 +59,10 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
     The weights' file is named by its content and checkpoint.json, which names it, is replaced last.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    staged = folder / f".weights.{os.getpid()}"
-    try:
-        torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, staged)
-        digest = _sha256(staged)
-        name = f"weights-{digest[:12]}.pt"
-        with replacing(folder / name, sync=True) as synced:
-            staged.replace(synced)
-    finally:
-        staged.unlink(missing_ok=True)
+    content = to_bytes(weights)
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"weights-{digest[:12]}.pt"
+    write_atomically(folder / name, content, sync=True)
     whole = {
         "format": FORMAT,
         "kind": kind,
@@ -82,6 +77,13 @@ def save(folder: Path, *, kind: str, info: Mapping[str, Any], weights: Mapping[s
         if old.name != name:
             old.unlink()
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+
+
+def to_bytes(weights: Mapping[str, torch.Tensor]) -> bytes:
+    """Return the content of a weights file; `torch.save` to a path hides the system's reason, such as a full disk."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, buffer)
+    return buffer.getvalue()
 
 
 def update_info(folder: Path, info: Mapping[str, Any]) -> None:
@@ -113,7 +115,7 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
         raise CheckpointError(f"{folder}: holds no checkpoint; `tritone train {kind} --out {folder}` writes one")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or a number of thousands of digits
         raise CheckpointError(f"{path}: is damaged ({error}); train again") from error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
@@ -128,7 +130,8 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
     try:
         tensors = torch.load(weights, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # The first sentence: torch goes on to recommend reading the file without protection.
+        why = str(error).strip().splitlines()[0].partition(". ")[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{weights}: is damaged, or holds more than tensors ({why}); train again") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{weights}: holds something else than named tensors; train again")

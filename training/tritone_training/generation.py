@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 NEVER: Final = -1e9  # a logit that is never chosen; finite, because 0 x inf is not a number
-LEAST_TEMPERATURE: Final = 1e-3  # below, logits overflow; choosing the likeliest is what `top_k = 1` is for
+LEAST_TEMPERATURE: Final = 1e-3  # below, logits overflow; `top_k = 1` selects the most likely value
 MOST_TEMPERATURE: Final = 1e6  # above, what is never chosen would come near what is; all else is equally likely by far
 
 

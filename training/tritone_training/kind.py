@@ -15,7 +15,7 @@ from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Declaration, EnsembleDeclaration
 from tritone_training.evaluation import CrossValidationResult, EvaluationResult
 from tritone_training.exceptions import TrainingError, UnsupportedOptionError
-from tritone_training.hyperparameters import Hyperparameters, HyperparametersT, from_preset
+from tritone_training.hyperparameters import Hyperparameters, from_preset
 from tritone_training.quality import Quality
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Exportable:
         label_files: file name -> class names in the order of that output's last axis.
         metadata: short strings for the ONNX file's own metadata.
         card: what the model card says besides parity: data, licences, metrics, seed, command.
-        graph: what the ONNX file takes and answers, where a backend of ours stands between it and the wire;
+        graph: inputs and outputs of the ONNX file where they differ from the declaration (a Tritone backend converts);
             None if the file serves the declaration itself.
         companions: what else this checkpoint serves, in the order of the kind's `companions`.
         example_inputs: for the ONNX file, where a checkpoint's own sizes decide; the kind's or companion's if None.
@@ -99,13 +99,13 @@ LOG_OPTIONS: Final = frozenset(
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `tritone train` was asked.
+    """The request of one training.
 
     Attributes:
         data: the user's data, or None for the embedded corpus.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
-        n_seeds: how often `crossvalidate` splits a listening log anew, which has no folds.
+        n_seeds: number of random splits in `crossvalidate` of a listening log, which has no folds.
         resume: continue the interrupted training in `out`; see `runs`.
         overwrite: replace what an earlier training wrote to `out`.
         warm_start: checkpoint folder of the same kind that provides the initial weights.
@@ -132,33 +132,10 @@ class TrainRequest:
     mlflow: str | None = None
     mlflow_run: str | None = None
 
-    def configure(
-        self,
-        presets: Mapping[str, HyperparametersT],
-        *,
-        epochs_field: str = "max_epochs",
-        backbone_changes: Mapping[str, Any] | None = None,
-    ) -> HyperparametersT:
-        """Return the hyper-parameters: the preset's, the changes for a pretrained backbone, then the overrides.
-
-        Args:
-            presets: hyper-parameters of the kind, by preset name.
-            epochs_field: the field that `max_epochs` replaces.
-            backbone_changes: values that replace the preset's if `pretrained` is set.
-
-        Raises:
-            TrainingError: unknown preset or field, or a value of another type or out of bounds.
-        """
-        changes: dict[str, Any] = {} if self.pretrained is None else dict(backbone_changes or {})
-        changes |= self.overrides
-        if self.max_epochs is not None:
-            changes[epochs_field] = self.max_epochs
-        return from_preset(presets, self.preset, changes)
-
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What `tritone evaluate` was asked; exactly one of `fold` and `split` narrows the data."""
+    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data."""
 
     checkpoint: Path
     data: Path | None = None
@@ -171,7 +148,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True)
 class Companion:
-    """A further model that the same checkpoint serves under a name of its own (a sampler beside a scorer).
+    """A further model that the same checkpoint serves under a name of its own, such as a sampler.
 
     Attributes:
         declaration: its name begins with the kind's unless a backend of ours gives it its own.
@@ -191,16 +168,17 @@ class ModelKind:
     Attributes:
         declaration: what the kind's plain form serves; the committed config.pbtxt comes from it.
         presets: hyper-parameters by the preset's name, `default`, `demo` and `tiny` at least.
-        configure: returns the hyper-parameters of a request: its preset, then its overrides.
-        trainer: reads the data and returns a function that trains on them, writes a checkpoint folder and returns a
-            summary (metrics, paths). Trials share the data.
+        reader: reads the data of a request with these hyper-parameters; the data may be shared between trials.
+        trainer: trains on the data, writes a checkpoint folder and returns a summary (metrics, paths).
         evaluator: evaluates a checkpoint.
         score: the metric of the validation split that `tune` maximises.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
-        options: the members of KIND_OPTIONS that the kind takes; requests with others are refused.
+        options: the elements of KIND_OPTIONS that the kind takes; requests with others are refused.
         export: loads a checkpoint folder, or without one what can be served untrained.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         cross_validator: trains and evaluates once per fold (or seed); None if the kind has no cross-validation.
+        epochs_field: the hyper-parameter that `--max-epochs` sets.
+        pretrained_changes: values that replace the preset's on a pretrained backbone.
         companions: further models that each checkpoint serves.
         ensembles: models on the server that join this kind's own with others.
         quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
@@ -211,15 +189,17 @@ class ModelKind:
     summary: str
     declaration: Declaration
     presets: Mapping[str, Hyperparameters]
-    configure: Callable[[TrainRequest], Hyperparameters]
-    trainer: Callable[[TrainRequest], Callable[[TrainRequest], Mapping[str, Any]]]
+    reader: Callable[[TrainRequest, Any], Any]
+    trainer: Callable[[TrainRequest, Any, Any], Mapping[str, Any]]
     evaluator: Callable[[EvaluateRequest], EvaluationResult]
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     options: frozenset[str]
     export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
-    cross_validator: Callable[[TrainRequest], CrossValidationResult] | None = None
+    cross_validator: Callable[[TrainRequest, Any], CrossValidationResult] | None = None
+    epochs_field: str = "max_epochs"
+    pretrained_changes: Mapping[str, Any] = field(default_factory=dict)
     companions: Sequence[Companion] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
@@ -233,6 +213,28 @@ class ModelKind:
     def options_not_taken(self, given: Iterable[str]) -> tuple[str, ...]:
         """Return the given options that depend on the kind and that this kind does not take."""
         return tuple(name for name in given if name in KIND_OPTIONS - self.options)
+
+    def configure(self, request: TrainRequest) -> Hyperparameters:
+        """Return the hyper-parameters: the preset's, the changes for a pretrained backbone, then the overrides.
+
+        Raises:
+            TrainingError: unknown preset or field, or a value of another type or out of bounds.
+        """
+        changes: dict[str, Any] = {} if request.pretrained is None else dict(self.pretrained_changes)
+        changes |= request.overrides
+        if request.max_epochs is not None:
+            changes[self.epochs_field] = request.max_epochs
+        return from_preset(self.presets, request.preset, changes)
+
+    def prepare(self, request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
+        """Read the data of a request; return a function that trains on them with the options of another request.
+
+        Raises:
+            TrainingError: invalid hyper-parameters, which are reported before the data are read.
+            DataError: the data cannot be used.
+        """
+        data = self.reader(request, self.configure(request))
+        return lambda each: self.trainer(each, self.configure(each), data)
 
     def train(self, request: TrainRequest) -> TrainedCheckpoint:
         """Read the data, train and write the checkpoint folder `request.out`.
@@ -268,7 +270,7 @@ class ModelKind:
                 f"--seed values and compare the checkpoints with `tritone evaluate {self.name} --split valid`"
             )
         self.check(request)
-        return self.cross_validator(request)
+        return self.cross_validator(request, self.configure(request))
 
     def check(self, request: TrainRequest | EvaluateRequest) -> None:
         """Refuse a request with options that this kind does not take.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
 import sys
@@ -151,7 +150,7 @@ def _kind_of(folder: Path) -> str:
         raise CheckpointError(
             f"{folder}: expected a checkpoint folder that `tritone train` wrote, got none{hint}"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, RecursionError) as error:
+    except (AttributeError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{folder / checkpoint.INFO}: expected JSON, got a damaged file; train again") from error
     get_kind(kind)
     return kind
@@ -278,8 +277,8 @@ class RecommenderModel:
         self.parameters = declaration.parameters
         self._recommender = recommender
         self._taste = taste
-        self._questions, self._answers = _backend("tritone_cf_questions"), _backend("tritone_cf_answers")
-        self._tensors = self._answers.OutputTensors(recommender)
+        self._backend = _backend("tritone_cf_tensors")
+        self._tensors = self._backend.OutputTensors(recommender)
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
         """Serve one request with the code of the backend `cf_ensemble`.
@@ -289,24 +288,24 @@ class RecommenderModel:
             RequestRejectedError: the request is invalid.
         """
         try:
-            rows = [self._row(each) for each in self._questions.read_requests(dict(request.inputs), TRUSTED)]
+            rows = [self._row(each) for each in self._backend.read_requests(dict(request.inputs), TRUSTED)]
         except InvalidRequestError as error:
             kind = NothingKnownError if _NOTHING_KNOWN.match(str(error)) else RequestRejectedError
             raise kind(str(error), model=request.model, request_id=request.request_id) from error
         return {name: _decoded(self._tensors.make(name, rows)) for name in request.outputs}
 
     def _row(self, question: Any) -> Any:
-        if isinstance(question, self._questions.SimilarRequest):
+        if isinstance(question, self._backend.SimilarRequest):
             found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
-            return self._answers.row_of_similar(found)
+            return self._backend.row_of_similar(found)
         if isinstance(question, SearchRequest):
-            return self._answers.row_of_search(self._recommender.search(question))
+            return self._backend.row_of_search(self._recommender.search(question))
         resolved = self._recommender.resolve([question])
         remote = remote_scores(resolved.remote_inputs, self._taste)
         (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer
-        return self._answers.row_of(answer)
+        return self._backend.row_of(answer)
 
 
 def _decoded(array: Any) -> Any:

@@ -77,7 +77,7 @@ def _train(
         _write(request.out / checkpoint.UNFINISHED / _RUN, {**run, "mlflow_run": run_id})
         request = replace(request, mlflow_run=run_id)
         try:
-            summary = kind.trainer(request)(request)
+            summary = kind.prepare(request)(request)
         except TritoneError:
             if interrupted is None:  # a failed training would fail again
                 discard_state(request.out)
@@ -88,7 +88,7 @@ def _train(
         checkpoint.update_info(request.out, info)
         training_logs.write_hyper_parameters(request.out, info, summary["metrics"])
         if kind.is_private:
-            from tritone_serving.recommender.private_files import close_to_others
+            from tritone_serving.recommender.artifact import close_to_others
 
             close_to_others(request.out)
         if tracker is not None:

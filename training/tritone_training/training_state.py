@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from tritone.atomic import replacing
+from tritone.atomic import replacing, write_atomically
 from tritone_training import checkpoint
 from tritone_training.exceptions import TrainingError
 from tritone_training.training_logs import write_metrics
@@ -135,8 +135,7 @@ class StateSaver(Checkpoint):
                 self.on_epoch(trainer.current_epoch, row)
 
     def _save_best(self, module: lightning.LightningModule, score: float) -> None:
-        with replacing(self.path.with_name(self.best_file), sync=True) as staged:
-            torch.save({name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}, staged)
+        write_atomically(self.path.with_name(self.best_file), checkpoint.to_bytes(module.state_dict()), sync=True)
         finite = math.isfinite(score) and all(torch.isfinite(each).all() for each in module.state_dict().values())
         if self.snapshot is not None and finite:
             self.snapshot.save(

@@ -29,7 +29,7 @@ def tune(kind: ModelKind, request: TrainRequest, *, n_trials: int) -> TuningResu
     kind.check(request)
     request.out.mkdir(parents=True, exist_ok=True)
     study = _study(kind, request)
-    train = kind.trainer(request)
+    train = kind.prepare(request)
 
     def objective(trial: optuna.Trial) -> float:
         folder = request.out / f"trial-{trial.number}"

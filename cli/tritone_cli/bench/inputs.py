@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone import TritoneError
-from tritone_serving.repository.folders import newest_version
+from tritone_serving.repository import newest_version
 from tritone_training.registry import get_kind, kind_names
 
 N_REQUESTS: Final = 32

@@ -15,7 +15,7 @@ from tritone_cli.bench.inputs import example_requests
 from tritone_cli.bench.server_statistics import ProcessUsage, ServerCounts, between, model_config, statistics
 from tritone_serving import PerfAnalyzerError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, Reading, write_data
-from tritone_serving.repository.folders import newest_version
+from tritone_serving.repository import newest_version
 
 MAX_CLIENTS: Final = 1024
 CEILING_S: Final = 6.0

@@ -164,7 +164,7 @@ def _running(
     from tritone_cli.bench.server_statistics import statistics
     from tritone_serving import AdminApiError, ServerOptions, TritonServer
     from tritone_serving.calls import Calls
-    from tritone_serving.repository.folders import servable_models
+    from tritone_serving.repository import servable_models
     from tritone_serving.server.options import RESPONSE_CACHE_BYTES
 
     for name in models or ():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, kind_options, options
+from tritone_cli import console, options
 
 
 def crossvalidate(
@@ -55,7 +55,7 @@ def crossvalidate(
     """Hold out each fold once: train on the others, evaluate on it; prints mean and standard deviation."""
     import tritone_training as training
 
-    kind_options.check_kind_takes(context, kind)
+    options.require_supported(context, kind)
 
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-folds",

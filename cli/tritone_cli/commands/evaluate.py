@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, kind_options, options
+from tritone_cli import console, options
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     options.require_unused(report, overwrite=overwrite, option="--report")
     import tritone_training as training
 
-    kind_options.check_kind_takes(context, kind)
+    options.require_supported(context, kind)
 
     listening = training.ListeningFiles(
         interactions=interactions,

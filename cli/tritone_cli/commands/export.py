@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tritone_cli import console, kind_options, options
+from tritone_cli import console, options
 
 if TYPE_CHECKING:
     from tritone_export import ExportResult, Reduced, Reduction
@@ -101,7 +101,7 @@ def export(
         return
     if kind is None:
         raise typer.BadParameter(f"expected one of {', '.join(_kind_names())}, got none", param_hint="KIND")
-    kind_options.check_kind_takes(context, kind)
+    options.require_supported(context, kind)
     precision_options = _PrecisionOptions(
         precisions=tuple(dict.fromkeys(each.value for each in precision or ())),
         max_loss=max_loss,

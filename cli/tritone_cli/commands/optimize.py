@@ -142,7 +142,7 @@ def _search(
     from tritone_export.config import parse_config
     from tritone_export.tuned import read_tuned, setting_of
     from tritone_serving.perf_analyzer import Load, PerfAnalyzer, check_data
-    from tritone_serving.repository.folders import servable_models
+    from tritone_serving.repository import servable_models
 
     servable_models(folder.parent, (folder.name,))
     try:

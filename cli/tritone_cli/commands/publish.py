@@ -125,7 +125,7 @@ def _exported(
         yield source, models
         return
     from tritone_export import export_kind
-    from tritone_serving.repository.folders import filled_models, steps_of
+    from tritone_serving.repository import filled_models, steps_of
     from tritone_training.registry import get_kind
 
     kind = get_kind(models[0])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, kind_options, options
+from tritone_cli import console, options
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
     import tritone_training as training
 
-    kind_options.check_kind_takes(context, kind)
+    options.require_supported(context, kind)
 
     request = training.TrainRequest(
         out=out or Path("runs") / kind,

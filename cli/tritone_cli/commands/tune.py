@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tritone_cli import console, kind_options, options
+from tritone_cli import console, options
 
 
 def tune(
@@ -52,7 +52,7 @@ def tune(
     import tritone_training as training
     from tritone_training.tuning import tune as run_study
 
-    kind_options.check_kind_takes(context, kind)
+    options.require_supported(context, kind)
 
     listening = options.listening_files(locals())
     request = training.TrainRequest(

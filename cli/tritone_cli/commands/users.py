@@ -129,8 +129,13 @@ def user_token(
     from the claims `sub` (the user's id) and `exp`. Give it only to that user's client.
     """
     from tritone.credentials import default_key_file
-    from tritone_serving.security.callers import SERVICE_KEY_VARIABLE, ServiceKeyError, read_service_key
-    from tritone_serving.security.tokens import TokenError, mint_token
+    from tritone_serving.security.callers import (
+        SERVICE_KEY_VARIABLE,
+        ServiceKeyError,
+        TokenError,
+        mint_token,
+        read_service_key,
+    )
 
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")

@@ -12,7 +12,7 @@ from tritone_export.config import read_config
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.files import CONFIG
 from tritone_export.lint.findings import Findings
-from tritone_serving.repository.folders import steps_of
+from tritone_serving.repository import steps_of
 
 _Shape: TypeAlias = tuple[int, tuple[int, ...]]  # data type, and dims with the batch axis
 

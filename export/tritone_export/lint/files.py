@@ -18,8 +18,13 @@ from tritone_export.lint.findings import Findings
 from tritone_export.lint.graph import OnnxGraph
 from tritone_export.precision import FILENAMES
 from tritone_export.repository import STAGING_PREFIX
-from tritone_serving.repository.folders import LARGEST_VERSION
-from tritone_serving.repository.model_files import ENVIRONMENT_PARAMETER, MODEL_FILES, environment_fault, python_fault
+from tritone_serving.repository import (
+    ENVIRONMENT_PARAMETER,
+    LARGEST_VERSION,
+    MODEL_FILES,
+    environment_fault,
+    python_fault,
+)
 
 
 def backend_of(config: Any) -> str:
@@ -142,7 +147,7 @@ def _width(output: Any, graph: OnnxGraph | None) -> int | None:
         if tensor.name == output.name and tensor.dims and tensor.dims[-1] > 0:
             return tensor.dims[-1]
     count = graph.metadata.get(f"tritone.n_labels.{output.name}", "")
-    return int(count) if count.isdigit() else None
+    return int(count) if count.isascii() and count.isdigit() else None
 
 
 CONFIG: Final = "config.pbtxt"
@@ -203,7 +208,7 @@ def read_folder(path: Path, report: Findings) -> ModelFolder:
             )
         elif _VERSION.fullmatch(child.name):
             found.append(int(child.name))
-        elif child.name.isdigit():
+        elif child.name.isascii() and child.name.isdigit():
             report.error(
                 child,
                 1,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import model_config_pb2
 
-from tritone_export.dtypes import TRITON_BY_ONNX
+from tritone_export.dtypes import CONFIG_TYPE_BY_ONNX
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.findings import Findings
 
@@ -196,7 +196,7 @@ def _tensor(value: Any) -> GraphTensor:
     dims = None
     if tensor_type.HasField("shape"):
         dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor_type.shape.dim)
-    return GraphTensor(value.name, TRITON_BY_ONNX.get(name, f"{name}, which Triton cannot serve"), dims)
+    return GraphTensor(value.name, CONFIG_TYPE_BY_ONNX.get(name, f"{name}, which Triton cannot serve"), dims)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from tritone_serving.recommender import ArtifactError, open_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, MANIFEST, files_of
 from tritone_serving.recommender.embedding_weights import read_json, weights_digest
 from tritone_serving.recommender.pseudonyms import key_path
-from tritone_serving.repository.folders import newest_version
+from tritone_serving.repository import newest_version
 
 ARTIFACT_BACKEND: Final = "cf_ensemble"
 _REMEDY: Final = "copy it again from its source, or export again"

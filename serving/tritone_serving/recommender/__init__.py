@@ -4,9 +4,9 @@ Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports m
 standard library (`ids`, `security.callers`), so that the backend can load it without Tritone's other dependencies.
 """
 
-from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.base_models.remote import TASTE, RemoteInputs
+from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.requests import (

@@ -15,8 +15,10 @@ last. Nothing is pickled, and the content is validated against the manifest when
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -24,10 +26,42 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import ArtifactError
-from tritone_serving.recommender.private_files import make_private_folder, replacing_private
+from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.validation import check_arrays, check_manifest
+
+PRIVATE_FILE: Final = 0o600
+PRIVATE_FOLDER: Final = 0o700
+
+
+def make_private_folder(path: Path) -> None:
+    """Create a folder and its missing parents, and give the folder itself mode 700 even if it exists."""
+    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    path.chmod(PRIVATE_FOLDER)
+
+
+@contextmanager
+def replacing_private(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file for writing that replaces `path` when the block ends without an error."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.unlink(missing_ok=True)  # left by a killed process, and possibly with another mode
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), PRIVATE_FILE)
+            yield file
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def close_to_others(folder: Path) -> None:
+    """Remove other users' access to a folder and everything in it; targets of links are not changed."""
+    folder.chmod(PRIVATE_FOLDER)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
+
 
 FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"

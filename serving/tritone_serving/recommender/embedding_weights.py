@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.repository.folders import newest_version
+from tritone_serving.repository import newest_version
 
 CARD_FILENAME: Final = "model_card.json"
 _DIGEST: Final = re.compile("[0-9a-f]{64}")

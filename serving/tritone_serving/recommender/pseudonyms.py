@@ -24,8 +24,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import KeyFileError
-from tritone_serving.recommender.private_files import make_private_folder
+from tritone_serving.recommender.artifact import make_private_folder
+from tritone_serving.recommender.exceptions import KeyFileError
 
 PSEUDONYM_BYTES: Final = 16
 _KEY_BYTES: Final = 32

@@ -29,12 +29,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import ArtifactError, InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, shown
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of

@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender._exceptions import InvalidRequestError
-from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.security.callers import TRUSTED, Caller
 
 Floats = npt.NDArray[np.float32]

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender._exceptions import InvalidRequestError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models import LocalBaseModel
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, RemoteInputs
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
+from tritone_serving.recommender.exceptions import InvalidRequestError
 from tritone_serving.recommender.requests import Floats, RecommendRequest, RecommendResponse
 
 

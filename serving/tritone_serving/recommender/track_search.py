@@ -24,8 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender._exceptions import InvalidRequestError
-from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.requests import check_k
 
 # Latin letters that Unicode does not decompose.

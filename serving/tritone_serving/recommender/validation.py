@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
-from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.requests import EMBEDDING_SIZE, MOODS
 
 MOST: Final = 1e6  # maximum of weights and shares; scores stay far within the range of float32

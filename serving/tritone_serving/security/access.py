@@ -1,7 +1,8 @@
 """Access control of a server: its flags for TLS, the admin token and the API key.
 
-Triton checks one header for each group of APIs. Two groups are closed here: administration always, what callers use
-if there is a key. `health` stays open, for probes have no secrets and learn nothing but whether there is an answer.
+Triton checks one header for each group of APIs. Administration always requires the admin token; inference, metadata,
+configurations and statistics require the API key if there is one. `health` stays open, because probes have no secrets
+and learn only whether the server is ready.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tritone.endpoints import Endpoint
     from tritone_serving.server.options import ServerOptions
 
-# What the SDK sends its key as; over gRPC Triton looks for it under the prefix `triton-grpc-protocol-`.
+# Header in which the SDK sends its key; over gRPC, Triton expects it with the prefix `triton-grpc-protocol-`.
 KEY_HEADER: Final = "authorization"
 KEY_APIS: Final = ("inference", "metadata", "model-config", "statistics")
 SHORTEST_SECRET: Final = 8
@@ -28,16 +29,23 @@ def check_access(options: ServerOptions) -> None:
     """Check the options for access control.
 
     Raises:
-        OptionsError: says which option is wrong.
+        OptionsError: an option is invalid, or options do not fit each other.
     """
     for name in ("admin_token", "api_key"):
         _check_secret(name, getattr(options, name))
     if options.api_key is not None and options.api_key == options.admin_token:
-        raise OptionsError("api_key and admin_token are the same; callers would be administrators: use two secrets")
+        raise OptionsError(
+            "invalid api_key: expected another secret than admin_token, got the same, which would make every caller an "
+            "administrator; use two secrets"
+        )
     if (options.tls_cert is None) != (options.tls_key is None):
-        raise OptionsError("tls_cert and tls_key belong together: give both or neither")
+        raise OptionsError(
+            "invalid TLS options: expected both tls_cert and tls_key or neither, got one of them; give both"
+        )
     if options.tls_client_ca is not None and options.tls_cert is None:
-        raise OptionsError("tls_client_ca asks callers for a certificate, which takes TLS: give tls_cert and tls_key")
+        raise OptionsError(
+            "invalid tls_client_ca: expected TLS to be enabled, got no certificate; give tls_cert and tls_key too"
+        )
     for name in ("tls_cert", "tls_key", "tls_client_ca"):
         path = getattr(options, name)
         if path is None:
@@ -45,15 +53,19 @@ def check_access(options: ServerOptions) -> None:
         try:
             is_pem = b"-----BEGIN " in path.read_bytes()
         except OSError as error:
-            raise OptionsError(f"{name} is {path}, which cannot be read: {error.strerror}") from error
+            raise OptionsError(
+                f"invalid {name}: expected a readable PEM file, got {path} ({error.strerror})"
+            ) from error
         if not is_pem:
-            raise OptionsError(f"{name} is {path}, which holds no PEM; expected a text with -----BEGIN ...-----")
+            raise OptionsError(
+                f"invalid {name}: expected a PEM file with a line -----BEGIN ...-----, got {path} without one"
+            )
 
 
 def access_flags(options: ServerOptions, token: str) -> list[str]:
     """Return the server's flags for secrets and TLS.
 
-    2.51 takes secrets from its command line and from nowhere else; see `admin_token.wipe_from_command_line`.
+    Triton 2.51 reads secrets only from its command line; see `admin_token.wipe_from_command_line`.
     """
     groups = [f"{','.join(RESTRICTED_APIS)}:{ADMIN_HEADER}={token}"]
     if options.api_key is not None:
@@ -71,18 +83,18 @@ def access_flags(options: ServerOptions, token: str) -> list[str]:
 
 
 def own_endpoint(options: ServerOptions, grpc_url: str) -> Endpoint:
-    """Return the gRPC endpoint for the process that started the server: with its API key and its certificate.
+    """Return the gRPC endpoint for the process that started the server, with the server's API key and certificate.
 
-    Under mutual TLS the server's own certificate is shown to it, which it takes if the same authority has signed it,
-    for clients too.
+    With mutual TLS, the server's own certificate is used as the client's too. The server accepts it if it is signed by
+    the authority for clients.
 
     Args:
-        options: what the server runs with.
-        grpc_url: `host:port`, of a server that is up.
+        options: the server's options.
+        grpc_url: `host:port` of a running server.
 
     Raises:
-        OptionsError: the server's certificate bears no name.
-        OSError: the server is not there, or ends the handshake.
+        OptionsError: the server's certificate contains no name.
+        OSError: the server cannot be reached, or refuses the handshake.
     """
     from tritone.endpoints import make_endpoint
 
@@ -103,7 +115,7 @@ def _name_of(endpoint: Endpoint) -> str:
     """Return a host name in the server's certificate, which need not include the loopback address."""
     context = endpoint.ssl_context()
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what is trusted is the certificate itself
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # trust this certificate itself, not its authority
     context.set_alpn_protocols(["h2"])
     with (
         socket.create_connection((endpoint.host, endpoint.port), timeout=5) as plain,
@@ -112,7 +124,10 @@ def _name_of(endpoint: Endpoint) -> str:
         certificate: dict[str, Any] = dict(secured.getpeercert() or {})
     names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     if not names:
-        raise OptionsError("tls_cert bears no name (subjectAltName), so no caller can tell that it is this server's")
+        raise OptionsError(
+            "invalid tls_cert: expected a certificate with a name (subjectAltName), got one without, which callers "
+            "cannot verify"
+        )
     return str(names[0]).replace("*", "any")
 
 
@@ -121,6 +136,10 @@ def _check_secret(name: str, secret: str | None) -> None:
         return
     # The flags are written `api,api:header=secret`, so some characters would end the secret early.
     if not (secret.isascii() and secret.isprintable()):
-        raise OptionsError(f"{name} holds characters that an HTTP header cannot carry; use ASCII")
+        raise OptionsError(
+            f"invalid {name}: expected printable ASCII characters, got others, which an HTTP header cannot contain"
+        )
     if len(secret) < SHORTEST_SECRET or set(secret) & set(" =:,"):
-        raise OptionsError(f"{name} must have {SHORTEST_SECRET} characters or more, and no space, '=', ':' or ','")
+        raise OptionsError(
+            f"invalid {name}: expected at least {SHORTEST_SECRET} characters and none of space, '=', ':' and ','"
+        )

@@ -82,12 +82,12 @@ def store_token(path: Path, token: str) -> None:
 def wipe_from_command_line(pid: int, *tokens: str) -> bool:
     """Overwrite secrets where `ps` shows the server's command line.
 
-    Triton 2.51 takes them from its command line and from nowhere else (no file, no environment variable), and
-    a command line is readable for every user of the machine. The server copies them when it starts, so the
-    originals can go. Until then, for a moment, they are readable, unless /proc is mounted with `hidepid=2`.
+    Triton 2.51 reads secrets only from its command line (no file, no environment variable), which every user of the
+    machine can read. The server copies them when it starts, so the originals can be overwritten. Until then they are
+    readable for a moment, unless /proc is mounted with `hidepid=2`.
 
     Returns:
-        Whether they are gone; a kernel may forbid writing to another process's memory.
+        whether they were overwritten; the kernel may forbid writing to another process's memory.
     """
     secrets_ = [token.encode() for token in tokens]
     try:

@@ -99,8 +99,8 @@ def privacy_notes(options: ServerOptions) -> list[str]:
         return []
     if options.trust_callers:
         return [
-            "--trust-callers: whoever reaches this server can read every user's listening history and friends; keep it "
-            "in a private network"
+            "--trust-callers: everyone who can reach this server can read every user's listening history and friends; "
+            "keep it in a private network"
         ]
     path = service_key_file(options.service_key_file)
     if not path.is_file():

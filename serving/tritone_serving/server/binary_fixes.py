@@ -143,8 +143,8 @@ BACKEND: Final = "libtriton_python.so"
 def fixed_copy(installation: Installation, folder: Path) -> tuple[Path, frozenset[str]]:
     """Copy the server into a folder, as the wheel lays it out, and apply the fixes that are known for it.
 
-    The binary looks for its libraries relative to its own place before it looks anywhere else, so the copy has to be in
-    a folder to which nobody else can write, with the libraries where it expects them.
+    The binary loads its libraries from paths relative to its own path first. The copy must therefore be in a folder to
+    which no other user can write, with the libraries at the expected paths.
 
     Args:
         installation: where the server is installed.
@@ -152,8 +152,7 @@ def fixed_copy(installation: Installation, folder: Path) -> tuple[Path, frozense
             in `backends/python`.
 
     Returns:
-        The binary to run, which is the installed one if it is not the one for which fixes are known, and the names of
-        the applied fixes.
+        the binary to run, which is the installed one if no fixes are known for it, and the names of the applied fixes.
 
     Raises:
         OSError: the copy cannot be written.

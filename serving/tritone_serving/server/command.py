@@ -1,19 +1,102 @@
-"""The server's command line."""
+"""The server's command line, and the ports on it.
+
+Ports are checked before the server starts, because Triton reports a taken port late and unclearly.
+"""
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from tritone_serving._exceptions import OptionsError, PortTakenError
 from tritone_serving.security.access import access_flags
 from tritone_serving.security.service_key import service_key_flags
 from tritone_serving.server.installation import Installation
 from tritone_serving.server.options import ServerOptions
 
-# A recording of 30 windows is 8 MB; the pool starts at one such request and grows by as much, because each
-# growth maps the region anew in both processes. What is not touched costs no memory.
+
+def claim_ports(host: str | Mapping[str, str], wanted: Mapping[str, int]) -> dict[str, int]:
+    """Check that the wanted ports are free, and pick free ones for those given as 0.
+
+    Args:
+        host: the address that the server will listen on; one for all options, or by option.
+        wanted: port by the option that chose it.
+
+    Returns:
+        port by option. Another program could still take one of them before the server does.
+
+    Raises:
+        PortTakenError: another program listens on a port.
+        OptionsError: this machine does not have the address, or the port requires more rights.
+    """
+    at = dict.fromkeys(wanted, host) if isinstance(host, str) else host
+    ports: dict[str, int] = {}
+    with ExitStack() as held:  # all at once, so that no two options get the same free port
+        for option, port in wanted.items():
+            ports[option] = held.enter_context(_bound(at[option], port, option)).getsockname()[1]
+    return ports
+
+
+def wait_for_ports(ports: Mapping[str, tuple[str, int]], *, timeout_s: float) -> bool:
+    """Wait until ports that an ending process still holds are free.
+
+    Args:
+        ports: address and port by option.
+        timeout_s: how long to wait at most.
+
+    Returns:
+        whether all are free.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            claim_ports(
+                {option: host for option, (host, _) in ports.items()},
+                {option: port for option, (_, port) in ports.items()},
+            )
+        except PortTakenError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
+
+
+def _bound(host: str, port: int, option: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # As the server does it, so that connections of an earlier server in TIME_WAIT do not count as taken.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1)  # with SO_REUSEADDR two sockets may bind, but only one may listen
+    except socket.gaierror as error:
+        listener.close()
+        raise OptionsError(f"host {host!r} cannot be resolved to an IPv4 address: {error.strerror}") from error
+    except PermissionError as error:
+        listener.close()
+        raise OptionsError(f"{option} {port} requires more rights; choose a port above 1023") from error
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise OptionsError(f"host {host!r} is not an address of this machine; try 127.0.0.1 or 0.0.0.0") from error
+        flag = "--" + option.replace("_", "-")
+        raise PortTakenError(
+            f"port {port} on {host} is taken by another program; stop it, or choose another port with "
+            f"{flag} N ({option}=N in Python, 0 picks a free one)",
+            port=port,
+            option=option,
+        ) from error
+    return listener
+
+
+# Initial size and growth of the shared memory of each model instance. A recording of 30 windows takes 8 MB. Larger
+# steps are better, because both processes map the region again at each growth; unused pages cost no memory.
 SHM_BYTES: Final = 8 << 20
 TRACE_DELAY_MS: Final = 1000  # how long spans wait to be sent together
 # Percentiles of the times of the last minute, with the allowed error in rank. Triton 2.51 has no histograms.
@@ -34,12 +117,12 @@ def server_command(
     """Build the arguments that start the server.
 
     Args:
-        options: what was asked for.
+        options: options of the server.
         installation: the Triton to run.
-        folder: the server's private folder, filled; its name becomes the prefix of its shared memory.
+        folder: the server's private folder, already filled; its name becomes the prefix of its shared memory.
         ports: by option name, none of them 0.
-        token: what the admin APIs are to ask for.
-        models: to load at start.
+        token: the admin token.
+        models: models to load at start.
         n_load_threads: number of models to load at the same time.
     """
     command = [
@@ -49,7 +132,7 @@ def server_command(
         f"--cache-directory={installation.caches}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
-        # Stay up when a model fails: the repository index then says why, in words made for it.
+        # Keep running if a model fails to load: the repository index then has the reason.
         "--exit-on-error=false",
         # Without `require_all`, a model that failed to load must not make the server unready for the others.
         f"--strict-readiness={str(options.require_all).lower()}",
@@ -88,7 +171,7 @@ def server_command(
     if options.profile == "gpu":
         command.append("--model-config-name=gpu")
     else:
-        command.append("--allow-gpu-metrics=false")  # its start looks for GPU libraries for half a second
+        command.append("--allow-gpu-metrics=false")  # looking for GPU libraries would delay the start by half a second
     return command
 
 

@@ -1,4 +1,4 @@
-"""Finds a Triton: an installed one, else the one inside the nvidia-pytriton wheel."""
+"""Find a Triton installation: in a folder, or in the nvidia-pytriton wheel."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the parts of one Triton lie.
+    """Paths of the parts of a Triton installation.
 
     Attributes:
         binary: `tritonserver`.
-        backends: folder of backends, one folder each; it holds `python` at least.
+        backends: folder of backends, with at least `python`.
         caches: folder of response caches.
-        libraries: folders that the binary's shared libraries are looked for in.
-        stub: the process that runs Python models, for this Python; None if `backends/python` has its own.
+        libraries: folders of the binary's shared libraries.
+        stub: executable that runs Python models with this version of Python; None if `backends/python` has its own.
     """
 
     binary: Path
@@ -37,13 +37,13 @@ class Installation:
 
 
 def find_installation(root: Path | None = None) -> Installation:
-    """Find a Triton.
+    """Find a Triton installation.
 
     Args:
-        root: where one is installed; None looks in /opt/tritonserver, then for the wheel.
+        root: folder of an installation; None tries /opt/tritonserver, then the wheel.
 
     Raises:
-        ServerNotInstalledError: there is none, or not for this version of Python.
+        ServerNotInstalledError: there is no installation, or it does not support this version of Python.
     """
     if root is not None:
         return _installed(root)
@@ -55,19 +55,19 @@ def find_installation(root: Path | None = None) -> Installation:
 def _installed(root: Path) -> Installation:
     binary = root / "bin" / "tritonserver"
     if not binary.is_file():
-        raise ServerNotInstalledError(f"{root} is no Triton: it has no bin/tritonserver")
+        raise ServerNotInstalledError(f"invalid Triton folder: expected {binary}, which does not exist")
     return Installation(binary, root / "backends", root / "caches", (root / "lib",), None)
 
 
 def _from_wheel() -> Installation:
-    # Looked up in the wheel's metadata: importing pytriton takes seconds and sets up logging of its own.
+    # From the wheel's metadata, because importing pytriton takes seconds and configures logging.
     try:
         distribution = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError as error:
         raise ServerNotInstalledError(
             "no Triton server is installed; run: pip install 'tritone[serve]' "
             "(Linux on x86-64, glibc 2.35 or later), or use NVIDIA's container, "
-            "which has one in /opt/tritonserver"
+            "which has it in /opt/tritonserver"
         ) from error
     site = Path(str(distribution.locate_file("")))
     root = site / "pytriton" / "tritonserver"
@@ -83,21 +83,21 @@ def _from_wheel() -> Installation:
 
 
 def find_libpython() -> Path:
-    """Find the shared library of the running Python, which the stub is linked with.
+    """Find the shared library of the running Python, to which the stub is linked.
 
     Raises:
-        ServerNotInstalledError: this Python was built without one.
+        ServerNotInstalledError: this Python was built without a shared library.
     """
     name = f"libpython{_PYTHON}.so.1.0"
     folders = [sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"]
     multiarch = sysconfig.get_config_var("MULTIARCH")
-    if multiarch:  # Debian and its kin
+    if multiarch:  # Debian and derivatives
         folders += [f"/usr/lib/{multiarch}", f"/lib/{multiarch}"]
     for folder in folders:
         if folder and (Path(folder) / name).is_file():
             return Path(folder) / name
     raise ServerNotInstalledError(
-        f"Triton runs models in Python through {name}, and {sys.base_prefix} has none; install it "
+        f"no {name} in {sys.base_prefix}, which Triton needs for models in Python; install it "
         f"(Debian and Ubuntu: apt install libpython{_PYTHON}), or use a Python "
         f"that was built with --enable-shared"
     )
@@ -107,14 +107,16 @@ def require_gpu() -> None:
     """Check that CUDA finds a device.
 
     Raises:
-        GpuMissingError: no driver, or no device.
+        GpuMissingError: there is no driver or no device.
     """
     remedy = "use --profile cpu here, or start on a machine with an NVIDIA GPU"
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        raise GpuMissingError(f"profile gpu needs an NVIDIA driver, and libcuda.so.1 is not there; {remedy}") from error
+        raise GpuMissingError(
+            f"profile gpu requires an NVIDIA driver: libcuda.so.1 cannot be loaded; {remedy}"
+        ) from error
     count = ctypes.c_int(0)
     status = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if status or not count.value:
-        raise GpuMissingError(f"profile gpu needs a GPU, and CUDA finds none (its status is {status}); {remedy}")
+        raise GpuMissingError(f"profile gpu requires a GPU: CUDA finds none (status {status}); {remedy}")

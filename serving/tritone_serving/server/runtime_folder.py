@@ -1,8 +1,8 @@
-"""The private folder that one server runs in, and what it may leave behind.
+"""The private folder in which a server runs, and removal of what killed servers left behind.
 
-Everything of a server carries its owner's name: `tritone-<pid namespace>-<pid>-<start>-`, for the folder
-as for the regions in /dev/shm. So a stop removes what is its own and nothing else, and a start can tell
-what a killed server left.
+The names of the folder and of the server's regions in /dev/shm begin with an identifier of the launching process:
+`tritone-<pid namespace>-<pid>-<start>-`. A stop therefore removes only what belongs to this server, and a start
+recognises what killed servers left behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tritone_serving.server.installation import Installation, find_libpython
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  - where the kernel keeps POSIX shared memory
 OUR_BACKENDS: Final = Path(__file__).parents[1] / "backends"
-# Names a file that is made when the server is asked to stop; a backend that streams looks for it.
+# Path of a file that is created when the server is asked to stop; streaming backends check for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
 # A secret shared by this launcher and its backends; see backends/onnxruntime/tritone_ort_marks.py.
@@ -30,28 +30,28 @@ _PREFIX: Final = "tritone-"
 
 
 def make_runtime_folder() -> Path:
-    """Make the private, empty folder of a server of this process; its name is the server's prefix."""
+    """Create the private, empty folder of a server of this process; its name is the server's prefix."""
     return Path(tempfile.mkdtemp(prefix=f"{_owner_prefix(os.getpid())}-"))
 
 
 def fill_runtime_folder(folder: Path, installation: Installation, *, health_token: str = "") -> dict[str, str]:
-    """Lay out backends and a Python environment for the server in its private folder.
+    """Create links to the backends and a Python environment for the server in its private folder.
 
     ```
     tritonserver            copy of the server binary with fixes of known faults, if there are any for it
     backends/python/        libtriton_python.so, triton_python_backend_stub
     backends/onnxruntime/   link to our python-based backend, unless the installation has a native one
-    bin/python3 lib/ pyvenv.cfg   an environment that sees what this process can import
-    cwd/                    empty: Triton's stub imports from its working folder first
-    running                 locked in by instances that compute, so that they share the cores
-    stopping                made when the server is asked to stop
+    bin/python3 lib/ pyvenv.cfg   an environment with the packages that this process can import
+    cwd/                    empty, because Triton's stub imports from its working folder first
+    running                 locked by instances while they compute, so that they share the cores
+    stopping                created when the server is asked to stop
     ```
 
     Args:
-        health_token: secret in the launcher's health checks, by which backends recognise them.
+        health_token: secret by which backends recognise the launcher's health checks.
 
     Returns:
-        The environment variables to start the server with.
+        the environment variables to start the server with.
 
     Raises:
         ServerNotInstalledError: a part of the server is missing.
@@ -79,10 +79,10 @@ def fill_runtime_folder(folder: Path, installation: Installation, *, health_toke
 
 
 def remove_left_behind() -> list[Path]:
-    """Remove folders and shared memory of servers whose owners are dead; answers what was removed."""
+    """Remove folders and shared memory of servers whose launchers are dead; return what was removed."""
     removed = []
-    for place in (Path(tempfile.gettempdir()), SHARED_MEMORY):
-        for path in place.glob(f"{_PREFIX}*"):
+    for folder in (Path(tempfile.gettempdir()), SHARED_MEMORY):
+        for path in folder.glob(f"{_PREFIX}*"):
             if _owner_is_dead(path):
                 removed.append(path)
                 if path.is_dir():
@@ -122,14 +122,14 @@ def _link_backends(backends: Path, installation: Installation) -> None:
         )
         (python / "triton_python_backend_stub").symlink_to(installation.stub)
     if not (backends / "python").exists():
-        raise ServerNotInstalledError(f"{installation.backends} has no python backend, which our models need")
+        raise ServerNotInstalledError(f"{installation.backends} has no python backend, which the models need")
     for ours in OUR_BACKENDS.iterdir():
         if (ours / "model.py").is_file() and not (backends / ours.name).exists():
             (backends / ours.name).symlink_to(ours)
 
 
 def _link_python(folder: Path) -> None:
-    """Make a virtual environment by hand: the stub ignores PYTHONPATH, but follows `python3` on the PATH."""
+    """Create a minimal virtual environment: the stub ignores PYTHONPATH, but uses `python3` on the PATH."""
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
     site.mkdir(parents=True)
     (folder / "bin").mkdir()
@@ -147,7 +147,7 @@ def _importable_folders() -> list[str]:
         path = Path(entry)
         if not entry or not path.is_absolute() or not path.is_dir():
             continue
-        # The stub imports the backend as `model`; a namesake on the way there would be served instead.
+        # The stub imports the backend as `model`; another module of this name on the path would be served instead.
         if (path / "model.py").exists() or (path / "model").is_dir():
             continue
         folders.append(entry)
@@ -172,7 +172,7 @@ def _owner_is_dead(path: Path) -> bool:
 
 
 def _start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if there is none. Tells a reused pid apart."""
+    """Return when a process started, in clock ticks since boot, to recognise a reused pid; 0 if it does not exist."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

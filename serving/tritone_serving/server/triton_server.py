@@ -31,18 +31,16 @@ from tritone_serving._exceptions import (
     StartupTimeoutError,
 )
 from tritone_serving.admin import AdminApi, in_one_line
-from tritone_serving.repository.folders import servable_models
-from tritone_serving.repository.model_files import find_faults
+from tritone_serving.repository import find_faults, servable_models
 from tritone_serving.security import admin_token
 from tritone_serving.security.access import own_endpoint
 from tritone_serving.security.service_key import service_key_environment
 from tritone_serving.server import runtime_folder as runtime
 from tritone_serving.server.binary_fixes import fixed_copy
-from tritone_serving.server.command import server_command
+from tritone_serving.server.command import claim_ports, server_command, wait_for_ports
 from tritone_serving.server.installation import find_installation, require_gpu
 from tritone_serving.server.logs import has_begun, last_lines, names_in_tail, reason_in_log
 from tritone_serving.server.options import ServerOptions
-from tritone_serving.server.ports import claim_ports, wait_for_ports
 from tritone_serving.supervision.cpu_pressure import CpuPressure, recent_pressure
 
 if TYPE_CHECKING:

@@ -48,7 +48,7 @@ def test_one_address_is_enough(server: str, grpc: str, http: str) -> None:
     assert grpc_address(server).removeprefix("grpc://") in (grpc, server)
 
 
-def test_tls_holds_for_a_derived_grpc_address() -> None:
+def test_a_derived_grpc_address_keeps_tls() -> None:
     assert both_addresses("http://h:9000", tls=True).grpc == "grpcs://h:9001"
 
 
@@ -98,7 +98,7 @@ def web_page(port: int = 0) -> Iterator[int]:
 
 @contextlib.contextmanager
 def raw(answer: bytes, context: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Send these bytes to whoever connects."""
+    """Send bytes to each client that connects."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -249,7 +249,7 @@ def test_a_derived_grpc_port_where_nothing_listens_is_explained(
         ("a b", "a b"),
     ],
 )
-def test_of_both_addresses_of_a_server_models_are_called_over_grpc(server: str, called: str) -> None:
+def test_with_both_addresses_models_are_called_over_grpc(server: str, called: str) -> None:
     assert model_address(server) == called
 
 

@@ -40,7 +40,7 @@ def test_concurrencies(text: str, levels: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "a", "4:1", "1:4:0", "1:4:1:1", "1,,2", "1:99999", "-1"])
-def test_no_concurrencies(text: str) -> None:
+def test_invalid_concurrencies(text: str) -> None:
     with pytest.raises(LoadOptionError):
         concurrencies(text)
 

@@ -1,4 +1,4 @@
-"""`tritone classify` over a transport in memory; tests/integration has it against a real one."""
+"""`tritone classify` with a transport in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def song(tmp_path: Path) -> Path:
     return path
 
 
-def test_people_get_a_picture_in_words(run: Any, song: Path) -> None:
+def test_people_get_a_text_summary(run: Any, song: Path) -> None:
     result = run(song)
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
@@ -101,7 +101,7 @@ def test_people_get_a_picture_in_words(run: Any, song: Path) -> None:
     assert "classical over time  █▆▄▁" in result.stderr
 
 
-def test_what_the_model_was_not_trained_on_is_left_out(run: Any, song: Path, fake: Fake) -> None:
+def test_emotions_without_training_data_are_not_printed(run: Any, song: Path, fake: Fake) -> None:
     fake.emotions = -1.0
     assert "amazement" not in run(song).stderr
 
@@ -117,7 +117,7 @@ def test_json_is_one_object_and_nothing_else(run: Any, song: Path, tmp_path: Pat
     assert (error["error"], error["reason"]) == ("InvalidAudioError", "missing")
 
 
-def test_a_bad_file_does_not_stop_the_others(run: Any, song: Path, tmp_path: Path) -> None:
+def test_an_unreadable_file_does_not_stop_the_others(run: Any, song: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp3"
     bad.write_bytes(b"not a song")
     result = run(bad, song, bad)
@@ -126,7 +126,7 @@ def test_a_bad_file_does_not_stop_the_others(run: Any, song: Path, tmp_path: Pat
     assert "12.0 s" in result.stderr
 
 
-def test_a_server_that_is_down_is_asked_once(run: Any, song: Path, fake: Fake) -> None:
+def test_a_server_that_is_down_is_called_once(run: Any, song: Path, fake: Fake) -> None:
     fake.down = True
     result = run(song, song, song, "--json")
     assert result.exit_code == 1

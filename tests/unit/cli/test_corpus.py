@@ -1,4 +1,4 @@
-"""`tritone corpus`: one JSON object for machines, a table for people, a file to listen to."""
+"""`tritone corpus`: JSON, the table and rendered audio."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_people_read_a_table_on_stderr(app: typer.Typer) -> None:
     assert "render one: tritone corpus --render" in result.stderr
 
 
-def test_a_piece_can_be_heard(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_piece_is_written_as_audio(app: typer.Typer, tmp_path: Path) -> None:
     listing = json.loads(CliRunner().invoke(app, ["corpus", "--pieces", "2", "--json"]).stdout)
     index = json.loads((Path(listing["path"]) / "index.json").read_text())
     track_id = index["tracks"][0]["id"]
@@ -68,7 +68,7 @@ def test_an_unknown_piece_is_an_error_for_people(app: typer.Typer, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-def test_options_of_rendering_need_a_piece(app: typer.Typer) -> None:
+def test_rendering_options_require_render(app: typer.Typer) -> None:
     assert CliRunner().invoke(app, ["corpus", "--seed", "1"]).exit_code == 2
 
 

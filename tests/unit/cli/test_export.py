@@ -21,7 +21,7 @@ from tests.unit.export import fixture_kind
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
-    """The command, with a kind that needs no training; run in an empty folder."""
+    """Return the app with a kind that needs no training, in an empty working folder."""
     # In this order, because the former looks the name up in the latter when it is first used.
     for module in (tritone_training, registry):
         monkeypatch.setattr(module, "get_kind", lambda name: fixture_kind.kind())
@@ -32,7 +32,7 @@ def app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> typer.Typer:
     return app
 
 
-def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
+def test_export_prints_its_results(app: typer.Typer, tmp_path: Path) -> None:
     (tmp_path / "runs" / "genre_cnn").mkdir(parents=True)
     result = CliRunner().invoke(app, ["export", "genre_cnn", "--json"], catch_exceptions=False)
     assert result.exit_code == 0
@@ -46,7 +46,7 @@ def test_export_says_what_it_did(app: typer.Typer, tmp_path: Path) -> None:
     assert (tmp_path / "model_repository" / "genre_cnn" / "1" / "model.onnx").is_file()
 
 
-def test_a_recommender_that_heard_by_another_network_is_told(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_recommender_with_embeddings_of_another_network_is_reported(app: typer.Typer, tmp_path: Path) -> None:
     version = tmp_path / "model_repository" / "recommender" / "1"
     version.mkdir(parents=True)
     embedding_model = {"kind": "genre_cnn", "weights_sha256": "ab" * 32}
@@ -102,7 +102,9 @@ def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: l
 
 
 @pytest.mark.slow
-def test_precisions_are_measured_and_told(monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path) -> None:
+def test_precisions_are_measured_and_reported(
+    monkeypatch: pytest.MonkeyPatch, app: typer.Typer, tmp_path: Path
+) -> None:
     kind = fixture_kind.kind(quality=fixture_kind.quality())
     for module in (tritone_training, registry):
         monkeypatch.setattr(module, "get_kind", lambda name: kind)
@@ -129,7 +131,7 @@ def test_options_that_need_a_precision(app: typer.Typer, arguments: list[str], m
     assert message in result.stderr
 
 
-def test_a_bare_backbone_has_nothing_to_be_measured_on(app: typer.Typer) -> None:
+def test_the_precision_of_a_backbone_without_training_cannot_be_measured(app: typer.Typer) -> None:
     arguments = ["export", "genre_cnn", "--pretrained", "musicnn", "--precision", "fp16"]
     with pytest.raises(TritoneError):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -1,4 +1,4 @@
-"""`tritone forget`: checkpoint, repository and server, each done by itself and as often as it takes."""
+"""`tritone forget`: checkpoint, repository and server, one after the other and repeatable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GONE = models.user_id(3)
 
 
 class FakeServer:
-    """Serves a repository, by default the version that was there at the start."""
+    """A server of a repository that has loaded the first version."""
 
     repository: Path
     loaded: dict[str, int]
@@ -55,7 +55,7 @@ def words(places: Mapping[str, Path]) -> list[Any]:
     return [each for pair in places.items() for each in pair]
 
 
-def test_each_place_is_finished_by_a_repetition(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
+def test_repeating_the_command_completes_a_removal(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
     first = run_tritone("forget", GONE, *words(places))
     assert first.status == 0, first.stderr
     assert "repository: 60 -> 59 users" in first.stderr
@@ -80,7 +80,7 @@ def test_each_place_is_finished_by_a_repetition(run_tritone: Any, places: dict[s
         assert GONE not in ended.stdout + ended.stderr
 
 
-def test_a_failure_in_one_place_keeps_no_other_from_being_done(
+def test_a_failure_in_one_place_does_not_stop_the_others(
     run_tritone: Any, places: dict[str, Path], tmp_path: Path
 ) -> None:
     ended = run_tritone("forget", GONE, *words(places), "--checkpoint", tmp_path / "typo", "--json")
@@ -96,7 +96,7 @@ def test_a_failure_in_one_place_keeps_no_other_from_being_done(
     assert "expected the folder of a recommender" in ended.stderr
 
 
-def test_what_could_not_be_read_is_a_failure(run_tritone: Any, places: dict[str, Path]) -> None:
+def test_an_unreadable_version_is_a_failure(run_tritone: Any, places: dict[str, Path]) -> None:
     (places["--repository"] / "recommender" / "2").mkdir()
     ended = run_tritone("forget", GONE, *words(places))
     assert ended.status == 1
@@ -104,7 +104,7 @@ def test_what_could_not_be_read_is_a_failure(run_tritone: Any, places: dict[str,
     assert versions(places["--repository"] / "recommender") == [2, 3]
 
 
-def test_a_server_of_another_repository_is_told(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
+def test_a_server_of_another_repository_is_reported(run_tritone: Any, places: dict[str, Path], tmp_path: Path) -> None:
     FakeServer.repository = tmp_path / "elsewhere"
     (tmp_path / "elsewhere" / "recommender" / "1").mkdir(parents=True)
     ended = run_tritone("forget", GONE, *words(places), "--server", "http://127.0.0.1:8000")
@@ -113,7 +113,7 @@ def test_a_server_of_another_repository_is_told(run_tritone: Any, places: dict[s
 
 
 @pytest.mark.parametrize(("port", "status"), [(8000, 1), (8001, 2)], ids=["down", "no token"])
-def test_a_server_that_is_not_there_stops_it_before_anything_changes(
+def test_a_missing_server_is_an_error_before_anything_changes(
     run_tritone: Any, places: dict[str, Path], port: int, status: int
 ) -> None:
     FakeServer.is_down = True

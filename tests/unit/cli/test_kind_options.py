@@ -83,7 +83,7 @@ def test_the_declared_options_exist() -> None:
 
 
 @pytest.mark.parametrize("name", [each.name for each in fields(ListeningFiles)])
-def test_training_from_python_refuses_them_as_well(name: str, tmp_path: Path) -> None:
+def test_unsupported_options_are_refused_in_python(name: str, tmp_path: Path) -> None:
     listening = ListeningFiles(**{name: tmp_path / "x" if not name.endswith("column") else "x"})
     with pytest.raises(UnsupportedOptionError) as caught:
         get_kind("genre_cnn").train(TrainRequest(out=tmp_path / "run", listening=listening))
@@ -113,15 +113,13 @@ def test_requests_with_options_that_a_kind_does_not_take_are_refused(kind: str, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_which_kinds_take_which_options_of_a_request() -> None:
+def test_supported_options_by_kind() -> None:
     takers = {name: [kind for kind in kind_names() if name in get_kind(kind).options] for name in REQUEST_OPTIONS}
     assert takers["fold"] == takers["pretrained"] == ["genre_cnn"]
     assert takers["warm_start"] == [kind for kind in kind_names() if kind != "recommender"]
 
 
-def test_crossvalidation_is_offered_where_the_data_have_folds_or_several_splits(
-    run_tritone: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_kinds_with_crossvalidation(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     for kind in kind_names():
         if kind in ("genre_cnn", "recommender"):
             assert get_kind(kind).cross_validator is not None

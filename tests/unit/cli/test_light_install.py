@@ -1,4 +1,4 @@
-"""The command line as a bare `pip install tritone` has it: what is not installed is named, with its extra."""
+"""The command line after `pip install tritone` without extras: errors name the missing extra."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_missing_extra_is_named(words: list[str], extra: str) -> None:
 
 
 @pytest.mark.slow
-def test_help_and_the_clients_verbs_need_no_extra(tmp_path: object) -> None:
+def test_help_and_client_commands_need_no_extra(tmp_path: object) -> None:
     assert run("--help").returncode == 0
     done = run("classify", "nothing.wav", "--server", "localhost:1")
     assert done.returncode == 1

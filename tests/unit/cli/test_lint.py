@@ -45,7 +45,7 @@ def test_json_is_one_object(tmp_path: Path) -> None:
     ]
 
 
-def test_a_clean_repository_is_status_0_with_notes_apart(tmp_path: Path) -> None:
+def test_a_clean_repository_has_status_0_and_notes_on_stderr(tmp_path: Path) -> None:
     model = tmp_path / "scorer"
     model.mkdir()
     (model / "config.pbtxt").write_text('backend: "python"\n')

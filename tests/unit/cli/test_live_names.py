@@ -19,7 +19,7 @@ def test_an_address_with_half_a_bracket_is_wrong_usage(run_tritone: Callable[...
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "/tmp", "a/b", ""])
-def test_a_name_never_leads_out_of_the_repository(tmp_path: Path, name: str) -> None:
+def test_invalid_model_names_are_refused(tmp_path: Path, name: str) -> None:
     live = cast("Live", None)  # refused before it is used
     with pytest.raises(InvalidModelNameError):
         rollback(name, live)

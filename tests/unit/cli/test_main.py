@@ -20,7 +20,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_every_verb_explains_itself(run_tritone: Callable[..., Any], verb: str) -> None:
+def test_every_command_has_help(run_tritone: Callable[..., Any], verb: str) -> None:
     ended = run_tritone(verb, "--help")
     assert ended.status == 0
     assert f"tritone {verb}" in ended.stdout
@@ -70,7 +70,7 @@ def test_help_names_environment_variables_and_kinds_in_narrow_terminals(
         ["tune", "genre_cnn", "--trials", "0"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(run_tritone: Callable[..., Any], arguments: list[str]) -> None:
+def test_usage_errors_exit_2(run_tritone: Callable[..., Any], arguments: list[str]) -> None:
     ended = run_tritone(*arguments)
     assert ended.status == 2
     assert ended.stdout == ""
@@ -110,7 +110,7 @@ def test_errors_are_one_message_and_exit_1(
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
-def test_an_error_of_the_system_is_one_message_too(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_operating_system_error_is_one_message(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = run_tritone("tune", "genre_cnn", "--data", tmp_path, "--out", tmp_path / "file" / "study")
     assert ended.status == 1
@@ -154,13 +154,20 @@ def test_messages_are_printed_as_they_are(capfd: pytest.CaptureFixture[str], tex
     assert lines[:2] == [text, f"error: {text}"]
 
 
+def test_control_characters_of_messages_do_not_reach_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    for write in (console.say, console.warn, console.fail):
+        write("a\x1b]0;title\x07\x00\x9b2J\rb\nc")
+    shown = capfd.readouterr().err
+    assert shown.count("a\\x1b]0;title\\x07\\x00\\x9b2J\\x0db\nc\n") == 3
+
+
 def test_numbers_in_tables_keep_their_meaning(capfd: pytest.CaptureFixture[str]) -> None:
     console.print_rows("trials", [{"learning_rate": 0.00034, "accuracy": 0.91251, "none": None, "zero": 0.0, "n": 3}])
     shown = capfd.readouterr().err
     assert all(cell in shown for cell in ("0.00034", "0.913", "-", "0.000", "3"))
 
 
-def test_json_has_no_numbers_that_json_lacks(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nan_and_infinity_are_null_in_json(capfd: pytest.CaptureFixture[str]) -> None:
     import json
 
     import numpy as np
@@ -169,7 +176,7 @@ def test_json_has_no_numbers_that_json_lacks(capfd: pytest.CaptureFixture[str]) 
     assert json.loads(capfd.readouterr().out) == {"a": None, "b": [0.5, [1, 2]], "c": [None]}
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     code = "from tritone_cli import main; import sys; sys.argv = ['tritone', 'pretrained', '--json']; main.main()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -182,7 +189,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert errors == ""
 
 
-def test_the_root_of_all_errors_is_the_clients() -> None:
+def test_all_errors_are_tritone_errors() -> None:
     from tritone_training import exceptions
 
     kinds = [e for e in vars(exceptions).values() if isinstance(e, type) and issubclass(e, Exception)]
@@ -191,7 +198,7 @@ def test_the_root_of_all_errors_is_the_clients() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_json_and_lines_are_text_whatever_a_name_holds(encoding: str) -> None:
+def test_file_names_that_are_not_utf8_are_escaped(encoding: str) -> None:
     import json
     import os
 

@@ -1,4 +1,4 @@
-"""`tritone optimize`: the settings, the search on a made-up machine, the report, and one short real run."""
+"""`tritone optimize`: the settings, the search on a simulated machine, the report, and one short real run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPACE = SearchSpace(instances=(2, 3), threads=(0, 1), batches=((), (4, 8)), dela
 NOTHING: Mapping[str, str | None] = {}
 
 
-def test_what_is_tried_by_default() -> None:
+def test_default_search_space() -> None:
     space = search_space(CONFIG, IN_FORCE, NOTHING, n_cores=2)
     assert space.instances == (2, 3), "a lone instance stalls beside the queue limit"
     assert space.threads == (0, 1)
@@ -43,7 +43,7 @@ def test_what_is_tried_by_default() -> None:
     assert search_space(unlimited, IN_FORCE, NOTHING, n_cores=2).instances == (1, 2, 3)
 
 
-def test_what_is_asked_for_is_tried() -> None:
+def test_given_values_are_tried() -> None:
     space = search_space(
         CONFIG, IN_FORCE, {"instances": "4,2", "threads": "1", "batches": "none; 8,4", "delays": "0,100"}
     )
@@ -60,12 +60,12 @@ def test_what_is_asked_for_is_tried() -> None:
         ("batches", "128"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_tried(option: str, text: str) -> None:
+def test_invalid_search_options(option: str, text: str) -> None:
     with pytest.raises(SearchSpaceError, match=f"--{option}"):
         search_space(CONFIG, IN_FORCE, {option: text})
 
 
-def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_models_without_settings_are_refused(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     texts = {
         "streams": 'max_batch_size: 4 backend: "composer" model_transaction_policy { decoupled: true }',
         "joins": 'platform: "ensemble" ensemble_scheduling { step { model_name: "streams" model_version: -1 } }',
@@ -83,7 +83,7 @@ def test_models_without_a_choice_are_refused(run_tritone: Callable[..., Any], tm
 
 
 class Machine:
-    """A machine that drifts: the speed of a setting, times a factor that changes with each measurement."""
+    """A simulated machine whose speed drifts: the speed of a setting times a factor that changes over time."""
 
     def __init__(self, speed: Callable[[TunedSetting], float], *, noise: float = 0.0, turn_s: float = 1.0) -> None:
         self.speed, self.noise, self.turn_s = speed, noise, turn_s
@@ -118,7 +118,7 @@ def test_the_better_setting_is_found_in_interleaved_rounds() -> None:
     assert second == first[::-1], "and the next round the other way around"
 
 
-def test_what_is_no_better_changes_nothing() -> None:
+def test_a_setting_that_is_not_better_changes_nothing() -> None:
     for noise in (0.0, 0.1):
         found = Machine(lambda setting: 100.0, noise=noise).search()
         assert not found.changes
@@ -128,7 +128,7 @@ def test_what_is_no_better_changes_nothing() -> None:
     assert "no clear gain" in slight.why
 
 
-def test_a_gain_within_the_spread_of_the_rounds_is_none() -> None:
+def test_a_gain_within_the_spread_of_the_rounds_is_ignored() -> None:
     factors = itertools.cycle((1.3, 0.95, 1.15))
     found = Machine(lambda setting: 100.0 * next(factors) if setting.threads == 1 else 100.0).search()
     assert not found.changes
@@ -137,8 +137,8 @@ def test_a_gain_within_the_spread_of_the_rounds_is_none() -> None:
     assert found.why.endswith("no clear gain; use a quieter machine or more --rounds")
 
 
-def test_the_luck_of_many_is_not_taken_for_a_gain() -> None:
-    """All settings alike: over many searches hardly ever does one win."""
+def test_the_best_of_many_equal_settings_is_not_a_gain() -> None:
+    """If all settings are equal, hardly any of many searches finds a gain."""
     n_wrong = 0
     for seed in range(100):
         machine = Machine(lambda setting: 100.0, noise=0.1)
@@ -147,7 +147,7 @@ def test_the_luck_of_many_is_not_taken_for_a_gain() -> None:
     assert n_wrong <= 5
 
 
-def test_the_bound_counts() -> None:
+def test_settings_above_the_bound_are_not_used() -> None:
     def slow_but_steady(setting: TunedSetting) -> float:
         return 100 + 50 * (setting.max_queue_delay_microseconds == 500)
 
@@ -160,7 +160,7 @@ def test_the_bound_counts() -> None:
     assert "no setting keeps p99 within 1 ms" in none.why
 
 
-def test_a_bound_that_is_broken_now_is_worth_throughput() -> None:
+def test_a_lower_throughput_is_accepted_if_the_current_setting_exceeds_the_bound() -> None:
     in_force = replace(IN_FORCE, max_queue_delay_microseconds=500)
     machine = Machine(lambda setting: 100 + 5 * (setting.max_queue_delay_microseconds == 500))
     effort = SearchLimits(now_s=lambda: machine.now_s)
@@ -171,7 +171,7 @@ def test_a_bound_that_is_broken_now_is_worth_throughput() -> None:
     assert strict.best.max_queue_delay_microseconds < 2000
 
 
-def test_a_setting_that_fails_is_told_and_passed_over() -> None:
+def test_a_setting_that_fails_is_reported_and_skipped() -> None:
     machine = Machine(by_threads_and_batches)
 
     def measure(setting: TunedSetting) -> Reading:
@@ -186,7 +186,7 @@ def test_a_setting_that_fails_is_told_and_passed_over() -> None:
     assert all((row["problem"], row["per_s"], row["gain"]) == ("it does not load", None, None) for row in told)
 
 
-def test_without_a_figure_of_what_is_in_force_there_is_no_search() -> None:
+def test_a_current_setting_that_cannot_be_measured_is_an_error() -> None:
     def measure(setting: TunedSetting) -> Reading:
         raise PerfAnalyzerError("no answer")
 
@@ -194,7 +194,7 @@ def test_without_a_figure_of_what_is_in_force_there_is_no_search() -> None:
         search(SPACE, IN_FORCE, measure)
 
 
-def test_nothing_else_to_try_is_said_and_not_measured() -> None:
+def test_only_the_current_setting_to_try_is_an_error() -> None:
     machine = Machine(by_threads_and_batches)
     one = SearchSpace(instances=(2,), threads=(0,), batches=((),), delays_us=(0,))
     with pytest.raises(SearchSpaceError):
@@ -205,7 +205,7 @@ def test_nothing_else_to_try_is_said_and_not_measured() -> None:
     assert {trial.stage for trial in found.trials} == {"batches and delay", "confirmation"}
 
 
-def test_time_is_kept() -> None:
+def test_the_time_limit_ends_a_search() -> None:
     machine = Machine(by_threads_and_batches, turn_s=10.0)
     found = machine.search(limit_s=60.0)
     assert machine.now_s <= 60.0 + 5 * 10.0 + 4 * 10.0, "a round of each stage at least"
@@ -213,13 +213,13 @@ def test_time_is_kept() -> None:
     assert "--minutes" in found.why
 
 
-def test_what_is_declared_is_tried_where_another_setting_is_in_force() -> None:
+def test_the_declared_setting_is_tried_if_another_one_is_current() -> None:
     declared = replace(IN_FORCE, instances=9)
     found = Machine(lambda setting: 100.0 + 50 * (setting.instances == 9)).search(declared=declared)
     assert found.best == declared
 
 
-def test_the_report_tells_all_that_was_tried(tmp_path: Path) -> None:
+def test_the_report_has_all_trials(tmp_path: Path) -> None:
     found = Machine(by_threads_and_batches).search()
     written = report.write(found, "m", tmp_path / "new" / "folder", facts={"cores": 2})
     text = written[0].read_text()
@@ -241,7 +241,7 @@ def two_instances(path: Path) -> Path:
     return path
 
 
-def test_an_interrupt_leaves_everything_as_it_was(
+def test_an_interrupt_changes_nothing(
     run_tritone: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tritone_cli.optimize import trials

@@ -1,4 +1,4 @@
-"""`tritone recommend` and `tritone similar` over models in memory; tests/integration has them against a real server."""
+"""`tritone recommend` and `tritone similar` with models in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_reasons(run_tritone: Any, model: FakeRecommender) -> None:
     assert "+0.5 the listening history (taste_vae)" in run_tritone("recommend", "--explain", "-n", 2).stderr
 
 
-def test_names_are_no_markup(run_tritone: Any, model: FakeRecommender) -> None:
+def test_names_are_not_parsed_as_markup(run_tritone: Any, model: FakeRecommender) -> None:
     exclude = [word for item in ITEMS[:-3] for word in ("--exclude", item)]
     ended = run_tritone("recommend", *exclude)
     for item in ITEMS[-3:]:
@@ -107,7 +107,7 @@ def test_options_reach_the_model(run_tritone: Any, model: FakeRecommender) -> No
     assert "unknown and ignored: history a; friends x" in ended.stderr
 
 
-def test_what_is_unknown_is_said(run_tritone: Any, model: FakeRecommender) -> None:
+def test_unknown_ids_are_reported(run_tritone: Any, model: FakeRecommender) -> None:
     history = [word for number in range(7) for word in ("--history", f"x{number}")]
     ended = run_tritone("recommend", "--user", "nobody", *history)
     assert ended.status == 0
@@ -115,7 +115,7 @@ def test_what_is_unknown_is_said(run_tritone: Any, model: FakeRecommender) -> No
     assert "; history x0, x1, x2, x3, x4 and 2 more" in ended.stderr
 
 
-def test_nothing_is_left(run_tritone: Any, model: FakeRecommender) -> None:
+def test_no_tracks_left_to_recommend(run_tritone: Any, model: FakeRecommender) -> None:
     ended = run_tritone("recommend", *(word for item in ITEMS for word in ("--exclude", item)))
     assert ended.status == 0
     assert "no tracks left to recommend" in ended.stderr
@@ -132,7 +132,7 @@ def test_similar(run_tritone: Any, model: FakeRecommender) -> None:
     assert second.keys() == {"by", "k", "embedding"}
 
 
-def test_titles_are_taken_where_no_such_id_exists(run_tritone: Any, model: FakeRecommender) -> None:
+def test_titles_are_used_if_there_is_no_such_id(run_tritone: Any, model: FakeRecommender) -> None:
     ended = run_tritone("recommend", "--history", "title 12", "--history", "track-3", "--exclude", "TITLE-14", "-n", 3)
     assert ended.status == 0, ended.stderr
     assert "title 12: using track-12 (Someone: Title 12)" in ended.stderr
@@ -196,7 +196,9 @@ def test_reasons_limits_reasons(run_tritone: Any, model: FakeRecommender) -> Non
     assert run_tritone("recommend", "--reasons", 0).status == 2
 
 
-def test_the_client_is_made_as_asked(run_tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_constructor_of_the_client(
+    run_tritone: Any, model: FakeRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     client = tritone.MusicClient
 
@@ -219,11 +221,12 @@ def test_the_client_is_made_as_asked(run_tritone: Any, model: FakeRecommender, m
         ["recommend", "--n", "many"],
         ["recommend", "--weight", "much"],
         ["recommend", "--api-key-file", "/nowhere"],
+        ["recommend", "--api-key-file", "/dev/zero"],
         ["similar"],
         ["similar", "track-1", "--audio", "song.wav"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeRecommender, words: list[str]) -> None:
+def test_usage_errors_exit_2(run_tritone: Any, model: FakeRecommender, words: list[str]) -> None:
     ended = run_tritone(*words)
     assert ended.status == 2
     assert ended.stdout == ""

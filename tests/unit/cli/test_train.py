@@ -1,4 +1,4 @@
-"""From a folder of recordings to figures, as people run it."""
+"""`tritone train`, `evaluate`, `crossvalidate` and `tune` on a folder of recordings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.training import sounds
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small lose more by waiting for a second thread than it computes."""
+    """Use one thread: for such small networks a second one costs more than it gains."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_folder(run_tritone: Callable[..., Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which `tritone train` has run with its default output."""
+    """Return a folder in which `tritone train` ran with its default output."""
     monkeypatch.chdir(tmp_path)
     ended = run_tritone("train", "genre_cnn", "--data", data, "--preset", "tiny", "--max-epochs", 1)
     assert ended.status == 0
@@ -108,7 +108,7 @@ def test_similar_labels_and_cancelling_channels_are_warned_of(
     assert [remark["path"] for remark in card["remarks"]] == ["Hum/opposite.wav"]
 
 
-def test_evaluate_says_which_part_it_looked_at(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
+def test_evaluate_prints_the_evaluated_split(run_tritone: Callable[..., Any], run_folder: Path, data: Path) -> None:
     common = ("evaluate", "genre_cnn", "--checkpoint", "runs/genre_cnn", "--data", data, "--split")
     said = {part: run_tritone(*common, part).stderr for part in ("train", "valid", "test")}
     assert {part: "are training data" in text for part, text in said.items()} == {

@@ -1,4 +1,4 @@
-"""The training verbs on a listening log, with columns of its own names."""
+"""The training commands on a listening log with other column names."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_training_draws_its_report(run_tritone: Callable[..., Any], words: list[
 
 
 @pytest.mark.slow
-def test_tuning_knows_the_log_and_says_how_to_go_on(
+def test_tune_reads_a_listening_log_and_prints_the_next_command(
     run_tritone: Callable[..., Any], words: list[str], tmp_path: Path
 ) -> None:
     search = ["tune", "recommender", *words, "--preset", "tiny", "--max-epochs", 1, "--trials", 1, "--out", tmp_path]
@@ -55,7 +55,9 @@ def test_tuning_knows_the_log_and_says_how_to_go_on(
     assert "holds a study of other settings" in other.stderr
 
 
-def test_as_many_seeds_as_are_asked_for(run_tritone: Callable[..., Any], words: list[str], tmp_path: Path) -> None:
+def test_the_requested_number_of_seeds_is_used(
+    run_tritone: Callable[..., Any], words: list[str], tmp_path: Path
+) -> None:
     ended = run_tritone(
         "crossvalidate", "recommender", *words, "--preset", "tiny", "--max-epochs", 1, "--seeds", 2, "--seed", 5,
         "--out", tmp_path, "--json",

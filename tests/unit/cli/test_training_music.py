@@ -1,4 +1,4 @@
-"""From a folder of scores to figures, as people run it: every kind that writes music."""
+"""`tritone train` and `evaluate` on a folder of scores, for every composing model kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_evaluation_is_told_to_people(kind: str, run_tritone: Callable[..., Any]) -> None:
+def test_evaluate_prints_its_results(kind: str, run_tritone: Callable[..., Any]) -> None:
     checkpoint = music_models.trained(kind)
     ended = run_tritone(
         "evaluate", kind, "--checkpoint", checkpoint, "--data", music_models.tunes(), "--split", "valid"
@@ -29,7 +29,7 @@ def test_an_evaluation_is_told_to_people(kind: str, run_tritone: Callable[..., A
     assert KINDS[kind] in ended.stderr
 
 
-def test_a_training_is_told_to_people(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
+def test_train_prints_its_results(run_tritone: Callable[..., Any], tmp_path: Path) -> None:
     ended = run_tritone(
         "train", "polyphony_rnn", "--data", music_models.tunes(), "--preset", "tiny", "--max-epochs", 1,
         "--out", tmp_path / "run",

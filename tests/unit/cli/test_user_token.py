@@ -11,8 +11,8 @@ import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
 import tritone
+from tritone_serving.security.callers import verified_user
 from tritone_serving.security.service_key import make_service_key
-from tritone_serving.security.tokens import verified_user
 
 KEY = "k" * 43
 
@@ -45,14 +45,14 @@ def test_as_json_with_its_expiry(run_tritone: Any, key_file: Path, monkeypatch: 
     assert said["expires_utc"].endswith("+00:00")
 
 
-def test_with_the_key_that_serve_made(run_tritone: Any) -> None:
+def test_the_key_created_by_serve_is_used(run_tritone: Any) -> None:
     path = tritone.credentials.default_key_file()
     make_service_key(path)
     assert verified_user(path.read_bytes(), run_tritone("user-token", "42").stdout.strip()) == "42"
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640])
-def test_a_key_open_to_others_mints_nothing(run_tritone: Any, key_file: Path, mode: int) -> None:
+def test_a_key_that_others_can_read_is_refused(run_tritone: Any, key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
     ended = run_tritone("user-token", "42", "--service-key-file", key_file)
     assert ended.status == 1
@@ -71,7 +71,7 @@ def test_a_missing_key_and_lifetimes_out_of_range(run_tritone: Any, key_file: Pa
 
 @pytest.fixture
 def sent(run_tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The credentials that `tritone recommend --user 42` sends."""
+    """Return the credentials that `tritone recommend --user 42` sends."""
     model = FakeRecommender()
     monkeypatch.setattr(tritone, "MusicClient", functools.partial(tritone.MusicClient, transport=model, retries=0))
 
@@ -83,7 +83,7 @@ def sent(run_tritone: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_credentials_come_from_files_first_and_of_the_environment_the_token(
+def test_credentials_in_files_come_before_the_environment_and_a_token_before_the_key(
     sent: Any, key_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token_file = tmp_path / "token"

@@ -1,4 +1,4 @@
-"""The verbs that write music, over models in memory; tests/integration has them against a real server."""
+"""The composing commands with models in memory; tests/integration uses a real server."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_files_of_every_kind(run: Any, tmp_path: Path, verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_without_out_the_name_tells_verb_and_seed(run: Any, tmp_path: Path, verb: str) -> None:
+def test_default_file_names_have_command_and_seed(run: Any, tmp_path: Path, verb: str) -> None:
     assert run(verb, "--seed", 7).status == 0
     names = {path.name for path in tmp_path.glob(f"{verb}-*")}
     if verb == "sample":
@@ -123,7 +123,7 @@ def test_options_reach_the_model(run: Any, model: FakeWriters, tune: Path) -> No
     assert model.asked("polyphony_rnn_sampler")
 
 
-def test_the_client_is_made_as_asked(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_constructor_of_the_client(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     client = tritone.MusicClient
 
@@ -165,7 +165,7 @@ def test_ctrl_c_keeps_the_bars_that_have_arrived(run: Any, model: FakeWriters, m
     assert "seed 3: 2 bars" in ended.stderr
 
 
-def test_what_is_left_out_is_said(run: Any, tune: Path) -> None:
+def test_left_out_notes_are_reported(run: Any, tune: Path) -> None:
     score = symusic.Score.from_file(tune)
     drums = symusic.Track("", 0, True)
     drums.notes.append(symusic.Note(0, 480, 38, 80))
@@ -229,7 +229,7 @@ def test_predict(run: Any, tune: Path, tmp_path: Path) -> None:
         ["sample", "--api-key-file", "/nowhere"],
     ],
 )
-def test_what_cannot_be_understood_exits_2(run_tritone: Any, model: FakeWriters, tune: Path, words: list[str]) -> None:
+def test_usage_errors_exit_2(run_tritone: Any, model: FakeWriters, tune: Path, words: list[str]) -> None:
     ended = run_tritone(*(word.format(tune=tune) for word in words))
     assert ended.status == 2
     assert ended.stdout == ""
@@ -284,7 +284,7 @@ def test_errors_are_one_message_and_exit_1(
     assert not any(model.asked(name) for name in model.models)
 
 
-def test_a_file_that_cannot_be_written_does_not_cost_the_seed(run: Any, tmp_path: Path) -> None:
+def test_the_seed_is_printed_even_if_writing_fails(run: Any, tmp_path: Path) -> None:
     (tmp_path / "x.mid").mkdir()
     ended = run("compose", "-o", "x.mid")
     assert ended.status == 1

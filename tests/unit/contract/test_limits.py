@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import triton_to_np_dtype
 
 import tritone_serving
 from tritone import InvalidInputError, constants
@@ -26,7 +27,6 @@ from tritone.operations.recommend import RecommendOptions
 from tritone.operations.sample import _density, _truncation
 from tritone.sampling import SamplingParams
 from tritone_export.config import build_config
-from tritone_export.dtypes import DTYPES
 from tritone_export.ensembles import MAX_WINDOWS, pooling_configs
 from tritone_serving.canary import make_inputs
 from tritone_serving.recommender import InvalidRequestError, RecommendRequest, requests
@@ -98,7 +98,7 @@ def contract(backend: Any, declaration: Declaration) -> Any:
     specs = tuple(
         backend.contract.Spec(
             tensor.name,
-            np.dtype(DTYPES[tensor.dtype].numpy).type,
+            np.dtype(triton_to_np_dtype(tensor.dtype)).type,
             (None, *(axis.size for axis in tensor.axes)),
             tensor.optional,
         )

@@ -15,14 +15,14 @@ from tritone_export import ExportResult, export_model
 
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportResult]:
-    """A repository with one real version; read only."""
+    """Return a repository with one exported version; tests must not change it."""
     repository = tmp_path_factory.mktemp("exported") / "model_repository"
     return repository, export_model(fixture_kind.exportable(), fixture_kind.kind(), repository=repository)
 
 
 @pytest.fixture
 def repository(exported_once: tuple[Path, ExportResult], tmp_path: Path) -> Path:
-    """A copy of it, to spoil."""
+    """Return a copy of the repository that a test may change."""
     return Path(shutil.copytree(exported_once[0], tmp_path / "model_repository"))
 
 

@@ -1,4 +1,4 @@
-"""A small network with `genre_cnn`'s very declaration, and kinds built around it or around broken ones."""
+"""A small network with the declaration of `genre_cnn`, and model kinds for it and for faulty networks."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def exportable(
 
 
 def quality(max_loss: float = 0.05, network: torch.nn.Module | None = None, inputs: Any = None) -> Quality:
-    """How near the probabilities stay to the network's own, on noise: 1 in single precision, less in any other."""
+    """Return a quality that measures how close probabilities are to those of the network; 1 in single precision."""
     inputs = example_inputs(64, 9)["audio"] if inputs is None else inputs
     with torch.inference_mode():
         truth = (network or small_network())(torch.from_numpy(np.array(inputs)))[0].numpy()

@@ -55,7 +55,7 @@ def test_text_parses_back_to_the_declaration(declaration: Declaration, file: str
         assert config.parameters[key].string_value == value
 
 
-def test_cpu_and_gpu_differ_in_placement_and_batching_alone() -> None:
+def test_cpu_and_gpu_configs_differ_only_in_placement_and_batching() -> None:
     files = config_files(DECLARATION)
     cpu, gpu = parse(files["config.pbtxt"]), parse(files["configs/gpu.pbtxt"])
     assert [g.kind for g in cpu.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
@@ -70,7 +70,7 @@ def test_cpu_and_gpu_differ_in_placement_and_batching_alone() -> None:
     assert cpu == gpu
 
 
-def test_a_kind_without_use_for_a_gpu_stays_on_the_cpu() -> None:
+def test_a_kind_without_gpu_instances_stays_on_the_cpu() -> None:
     serving = replace(DECLARATION.serving, instances=replace(DECLARATION.serving.instances, n_gpu=0))
     gpu = parse(config_files(replace(DECLARATION, serving=serving))["configs/gpu.pbtxt"])
     assert [g.kind for g in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_CPU]
@@ -92,12 +92,12 @@ def test_scalars_per_item_are_reshaped_and_free_axes_get_a_warm_up_size() -> Non
 
 
 def streaming(**changed: Any) -> Declaration:
-    """`genre_cnn`'s declaration as a model that streams would have it."""
+    """Return the declaration of `genre_cnn` as that of a streaming model."""
     serving = replace(DECLARATION.serving, warmup_batch_sizes=())
     return replace(DECLARATION, backend="composer", decoupled=True, serving=replace(serving, **changed))
 
 
-def test_a_decoupled_model_has_a_backend_of_its_own_and_no_queue_cache_or_warm_up() -> None:
+def test_a_decoupled_model_has_no_queue_cache_or_warm_up() -> None:
     for text in config_files(streaming()).values():
         config = parse(text)
         assert (config.backend, config.default_model_filename) == ("composer", "model.onnx")
@@ -108,7 +108,7 @@ def test_a_decoupled_model_has_a_backend_of_its_own_and_no_queue_cache_or_warm_u
     assert not parse(config_files(DECLARATION)["config.pbtxt"]).HasField("model_transaction_policy")
 
 
-def test_a_backend_of_ours_may_run_on_a_gpu() -> None:
+def test_a_streaming_backend_may_run_on_a_gpu() -> None:
     gpu = parse(config_files(streaming())["configs/gpu.pbtxt"])
     assert [group.kind for group in gpu.instance_group] == [pb.ModelInstanceGroup.KIND_GPU]
 
@@ -119,7 +119,7 @@ def test_a_decoupled_model_cannot_have_warmup() -> None:
 
 
 def cached(*inputs: Tensor, outputs: int = 1, **changed: Any) -> Declaration:
-    """A model that may opt in to the response cache, apart from what is changed."""
+    """Return the declaration of a model that may enable the response cache, with changes."""
     return replace(
         DECLARATION,
         inputs=inputs or (Tensor("x", "FP32", (Axis("feature", 4),), "values"),),
@@ -161,7 +161,7 @@ def test_the_response_cache_is_refused(declaration: Declaration) -> None:
         ({}, {"n_gpu": -1}),
     ],
 )
-def test_what_triton_would_refuse_is_refused(batching: dict[str, Any], instances: dict[str, Any]) -> None:
+def test_declarations_that_triton_would_refuse_are_refused(batching: dict[str, Any], instances: dict[str, Any]) -> None:
     serving = DECLARATION.serving
     serving = replace(
         serving,
@@ -182,7 +182,7 @@ def test_write_configs_writes_what_differs(tmp_path: Path) -> None:
     assert not list(folder.glob(".staging-*"))
 
 
-def test_the_model_may_be_called_otherwise(tmp_path: Path) -> None:
+def test_a_model_may_have_another_name(tmp_path: Path) -> None:
     write_configs(DECLARATION, tmp_path, name="genre_emotify")
     assert parse((tmp_path / "genre_emotify" / "config.pbtxt").read_text()).name == "genre_emotify"
     for name in ("../up", "", "a b", ".hidden", "a/b", "x" * 200):

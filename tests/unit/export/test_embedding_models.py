@@ -149,7 +149,7 @@ def test_versions_that_are_about_to_go_live_are_checked_together(
     assert n_findings({"genre_cnn": repository / "genre_cnn" / "1"}) == 0
 
 
-def test_going_back_to_a_network_that_embedded_other_items_is_refused(repository: Path) -> None:
+def test_a_rollback_to_a_network_that_embedded_other_items_is_refused(repository: Path) -> None:
     add_genre_cnn(repository, {"weights_sha256": OTHER})
     add_genre_cnn(repository, {"weights_sha256": HEARD}, version=2)
     nothing: Any = None  # refused before the server is asked

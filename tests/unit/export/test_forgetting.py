@@ -89,7 +89,7 @@ def test_an_interrupted_removal_is_completed(repository: Path, key_file: Path, m
     assert versions(repository / "recommender") == [2]
 
 
-def test_a_checkpoint_that_was_left_between_two_renames(repository: Path, key_file: Path, tmp_path: Path) -> None:
+def test_an_interrupted_change_of_a_checkpoint_is_completed(repository: Path, key_file: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     (checkpoint / "artifact").rename(checkpoint / ".artifact-old")
     assert forget_in_checkpoint(GONE, checkpoint, key=key_file) == (models.N_USERS, models.N_USERS - 1)

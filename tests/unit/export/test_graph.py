@@ -1,4 +1,4 @@
-"""A model whose ONNX file takes and answers something else than the wire: `Exportable.graph`."""
+"""A model whose ONNX file has other tensors than its config: `Exportable.graph`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GRAPH = replace(
 
 
 class Chunk(torch.nn.Module):
-    """Gives back what is given; its nll is a running sum of the noise."""
+    """Return the input; the nll is a running sum of the noise."""
 
     def forward(self, given: torch.Tensor, mode: torch.Tensor, meter: torch.Tensor, noise: torch.Tensor,
                 state_sum: torch.Tensor) -> tuple[torch.Tensor, ...]:  # fmt: skip
@@ -72,7 +72,7 @@ def example_inputs(n_batch: int, seed: int) -> Mapping[str, npt.NDArray[np.gener
     }
 
 
-def test_the_file_serves_the_graph_and_the_config_the_wire(tmp_path: Path) -> None:
+def test_the_config_has_the_tensors_of_the_declaration_and_the_file_those_of_the_graph(tmp_path: Path) -> None:
     exportable = Exportable(Chunk().eval(), STREAMER, label_files={}, metadata={}, card={}, graph=GRAPH)
     result = export_model(exportable, fixture_kind.kind(STREAMER), repository=tmp_path, example_inputs=example_inputs)
     assert lint_repository(tmp_path) == []

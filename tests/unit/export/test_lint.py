@@ -29,13 +29,13 @@ def rewrite(path: Path, old: str, new: str, *, count: int = 1) -> None:
 
 
 def only(repository: Path) -> str:
-    """The one finding."""
+    """Return the only finding."""
     findings = lint_repository(repository)
     assert len(findings) == 1, "\n".join(map(str, findings))
     return str(findings[0])
 
 
-def test_what_export_writes_is_clean(repository: Path) -> None:
+def test_exported_versions_pass_lint(repository: Path) -> None:
     assert lint_repository(repository) == []
 
 

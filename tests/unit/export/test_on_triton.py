@@ -1,4 +1,4 @@
-"""What export writes, on a real Triton: configs, warm-up, labels and values."""
+"""An exported version on a real Triton: config, warm-up, labels and values."""
 
 from __future__ import annotations
 

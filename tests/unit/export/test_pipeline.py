@@ -20,7 +20,7 @@ from tritone_export.config import read_config
 from tritone_export.convert import check_size
 
 
-def test_the_version_holds_all_it_needs(repository: Path, result: ExportResult) -> None:
+def test_a_version_holds_all_its_files(repository: Path, result: ExportResult) -> None:
     model = repository / "genre_cnn"
     assert (result.version, result.path.name) == (1, "1")
     assert sorted(p.name for p in (model / "1").iterdir()) == [
@@ -42,7 +42,7 @@ def test_parity_was_measured_at_each_batch_size(result: ExportResult) -> None:
     assert max(result.parity.max_abs_difference.values()) <= 1e-5
 
 
-def test_the_card_says_where_it_comes_from(repository: Path) -> None:
+def test_the_content_of_the_card(repository: Path) -> None:
     version = repository / "genre_cnn" / "1"
     card = json.loads((version / "model_card.json").read_text())
     assert card["command"] == "tritone train"
@@ -57,7 +57,7 @@ def test_the_card_says_where_it_comes_from(repository: Path) -> None:
         assert facts == {"sha256": hashlib.sha256(content).hexdigest(), "n_bytes": len(content)}
 
 
-def test_the_onnx_file_is_ours_alone(repository: Path) -> None:
+def test_the_onnx_file_has_no_traces_of_the_exporter(repository: Path) -> None:
     path = repository / "genre_cnn" / "1" / "model.onnx"
     model = onnx.load(path, load_external_data=False)
     metadata = {prop.key: prop.value for prop in model.metadata_props}
@@ -70,7 +70,7 @@ def test_the_onnx_file_is_ours_alone(repository: Path) -> None:
     assert str(Path.home()).encode() not in content
 
 
-def test_axes_are_what_the_native_backend_demands(repository: Path) -> None:
+def test_axes_are_as_the_native_backend_requires(repository: Path) -> None:
     # It compares output dimensions exactly: -1 in config.pbtxt has to be unknown to the session, 9 to be 9;
     # at every optimisation level, because optimisers infer sizes anew.
     levels = onnxruntime.GraphOptimizationLevel
@@ -90,7 +90,7 @@ def test_axes_are_what_the_native_backend_demands(repository: Path) -> None:
             assert answer.shape == (n_batch, 4)
 
 
-def test_the_next_export_is_the_next_version_and_brings_its_labels(repository: Path) -> None:
+def test_the_next_export_is_the_next_version_with_its_labels(repository: Path) -> None:
     before = (repository / "genre_cnn" / "1" / "model.onnx").read_bytes()
     result = export_model(fixture_kind.exportable(labels=("jazz", "folk")), fixture_kind.kind(), repository=repository)
     assert result.version == 2

@@ -1,4 +1,4 @@
-"""Graphs in half precision and in int8: what they hold, what they cost, and when they are refused."""
+"""Graphs in half precision and int8: content, loss of quality, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def reduction(*precisions: Any, max_loss: float | None = None) -> Reduction:
 
 @pytest.fixture(scope="module")
 def reduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportResult]:
-    """A repository whose version is served in fp16 on GPUs and in int8 on CPUs; read only."""
+    """Return a repository whose version is served in fp16 on GPUs and in int8 on CPUs; tests must not change it."""
     repository = tmp_path_factory.mktemp("reduced") / "model_repository"
     kind = fixture_kind.kind(quality=fixture_kind.quality())
     return repository, export_model(
@@ -54,7 +54,7 @@ def reduced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportResul
     )
 
 
-def test_each_profile_serves_the_graph_that_is_for_it(reduced: tuple[Path, ExportResult]) -> None:
+def test_each_profile_serves_its_own_graph(reduced: tuple[Path, ExportResult]) -> None:
     repository, result = reduced
     model = repository / "genre_cnn"
     assert {"model.onnx", "model.fp16.onnx", "model.int8.onnx"} < {path.name for path in result.path.iterdir()}
@@ -63,7 +63,7 @@ def test_each_profile_serves_the_graph_that_is_for_it(reduced: tuple[Path, Expor
     assert lint_repository(repository) == []
 
 
-def test_tensors_stay_as_declared_and_numbers_near(reduced: tuple[Path, ExportResult]) -> None:
+def test_reduced_graphs_have_the_declared_tensors_and_similar_outputs(reduced: tuple[Path, ExportResult]) -> None:
     folder = reduced[1].path
     inputs = dict(fixture_kind.example_inputs(5, 3))
     whole = onnxruntime.InferenceSession(folder / "model.onnx")
@@ -80,7 +80,7 @@ def test_tensors_stay_as_declared_and_numbers_near(reduced: tuple[Path, ExportRe
         assert (folder / name).stat().st_size < (folder / "model.onnx").stat().st_size
 
 
-def test_the_card_holds_what_it_costs(reduced: tuple[Path, ExportResult]) -> None:
+def test_the_card_has_the_loss_of_each_precision(reduced: tuple[Path, ExportResult]) -> None:
     card = json.loads((reduced[1].path / "model_card.json").read_text())
     assert list(card["precisions"]) == ["fp16", "int8"]
     for precision, said in card["precisions"].items():
@@ -123,7 +123,7 @@ def test_lint_reports_a_missing_graph_of_another_profile(tmp_path: Path) -> None
 
 
 class Hostile(fixture_kind.SmallNetwork):
-    """Its signal rides on an offset many times as large, which the next product takes away again."""
+    """A network whose signal has a much larger offset, which the next product removes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Hostile(fixture_kind.SmallNetwork):
 
 
 def loud_inputs(n_batch: int) -> Any:
-    """Noise from hardly to very loud, so that what the network answers differs."""
+    """Return noise of different volumes, so that the outputs of the network differ."""
     volume = np.geomspace(0.1, 100, n_batch, dtype=np.float32)[:, None]
     return volume * np.asarray(fixture_kind.example_inputs(n_batch, 9)["audio"])
 
@@ -165,7 +165,7 @@ def test_a_loss_above_the_limit_is_refused_with_the_metrics(tmp_path: Path) -> N
     assert allowed.reduced[0].losses[0].loss == pytest.approx(caught.value.before - caught.value.after)
 
 
-def test_the_same_network_is_fine_in_half_precision(tmp_path: Path) -> None:
+def test_the_same_network_passes_in_half_precision(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Hostile().eval()
     kind = fixture_kind.kind(quality=hostile_quality(network))
@@ -184,7 +184,7 @@ def test_weights_beyond_half_precision_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_sums_that_overflow_on_the_way_are_refused(tmp_path: Path) -> None:
+def test_sums_that_overflow_inside_the_graph_are_refused(tmp_path: Path) -> None:
     network = fixture_kind.small_network()
     network.label.weight.data[:] = 60_000  # each fits, and their products' sum does not
     network.norm.weight.data[:] = 100
@@ -215,7 +215,7 @@ def test_unsupported_precisions_are_refused_before_converting(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_companion_that_cannot_stays_in_single_precision(tmp_path: Path) -> None:
+def test_a_companion_that_cannot_be_converted_stays_in_single_precision(tmp_path: Path) -> None:
     other = replace(fixture_kind.exportable().declaration, name="genre_cnn_other")
     kind = replace(
         fixture_kind.kind(quality=fixture_kind.quality()), companions=(Companion(other, fixture_kind.example_inputs),)
@@ -310,12 +310,12 @@ def test_a_graph_with_nothing_to_convert_is_refused() -> None:
         to_int8(model, "dynamic")
 
 
-def test_int8_without_anything_to_calibrate_with_is_refused() -> None:
+def test_int8_without_calibration_data_is_refused() -> None:
     with pytest.raises(PrecisionError, match="no calibration data"):
         to_int8(spectrum_model(), "static", [])
 
 
-def test_data_that_are_not_at_hand(tmp_path: Path) -> None:
+def test_missing_validation_data(tmp_path: Path) -> None:
     info = {"data": {"source": str(tmp_path / "gone")}}
     with pytest.raises(DataError, match=r"gone; give them with --data"):
         recorded_data(None, info, tmp_path)
@@ -328,7 +328,7 @@ def test_data_that_are_not_at_hand(tmp_path: Path) -> None:
 
 @pytest.mark.triton
 def test_both_graphs_serve_on_a_real_triton(reduced: tuple[Path, ExportResult], tmp_path: Path) -> None:
-    """Each as the config of a CPU names it: the GPU's file runs there too, if slowly."""
+    """Serve both on the CPU, where the fp16 graph also runs, if slowly."""
     import shutil
 
     repository = Path(shutil.copytree(reduced[0], tmp_path / "model_repository"))

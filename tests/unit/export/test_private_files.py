@@ -1,4 +1,4 @@
-"""Everything with personal data that is trained, exported, published, tried and forgotten is closed to other users."""
+"""Other users of the machine cannot read files with personal data, from training to publication and removal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.support import recommender_artifacts as models
 from tests.support import recommender_models
 
 from tritone_export import check_repository, forget_in_checkpoint, forget_user
-from tritone_export.candidates import _lay_out, files_in
+from tritone_export.candidates import files_in, stage_candidate
 from tritone_export.repository import holds_personal_data, publish
-from tritone_serving.recommender.private_files import close_to_others, replacing_private
+from tritone_serving.recommender.artifact import close_to_others, replacing_private
 from tritone_training.kind import TrainRequest
 from tritone_training.registry import get_kind
 
@@ -32,7 +32,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def check_closed(folder: Path, *needed: str) -> None:
-    """Every file is 600 and every folder 700; those that are needed are there."""
+    """Check that the required files exist, and that files have mode 600 and folders 700."""
     paths = [folder, *folder.rglob("*")]
     wrong = {
         str(path): oct(stat.S_IMODE(path.stat().st_mode))
@@ -64,7 +64,7 @@ def test_a_version_that_is_exported_tried_published_and_forgotten(tmp_path: Path
     check_closed(version, *PERSONAL, "model_card.json")
     assert [str(finding) for finding in check_repository(repository).findings] == []
 
-    _lay_out(version, tmp_path / "recommender.candidate", {})
+    stage_candidate(version, tmp_path / "recommender.candidate", {})
     check_closed(tmp_path / "recommender.candidate" / "1", *PERSONAL)
 
     for path in (version, *version.iterdir()):  # as older releases left it
@@ -101,7 +101,7 @@ def test_a_card_without_personal_data(card: bytes | None) -> None:
     assert holds_personal_data(b'{"personal_data": {"n_users": 0}}')
 
 
-def test_a_file_that_is_not_finished_replaces_nothing(tmp_path: Path) -> None:
+def test_an_incomplete_file_does_not_replace_the_existing_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
     with pytest.raises(OSError, match="full"), replacing_private(path) as file:  # noqa: PT012

@@ -1,4 +1,4 @@
-"""Crashes, full disks and rivals while a version is written, in processes of their own, with real signals."""
+"""Crashes, full disks and concurrent exports while a version is written, in subprocesses with real signals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_version_and_the_files_beside_it(folder: Path) -> None:
+def test_a_version_and_the_files_of_its_model_folder(folder: Path) -> None:
     path = publish(folder, version_files=lambda version: NEW, model_files=NEW_BESIDE)
     assert path == folder / "2"
     assert read(path) == NEW
@@ -86,7 +86,7 @@ def test_a_version_and_the_files_beside_it(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_point_leaves_whole_versions(folder: Path, tmp_path: Path) -> None:
+def test_a_kill_at_any_point_leaves_complete_versions(folder: Path, tmp_path: Path) -> None:
     n_points = int(run_publish(folder.parent / "rehearsal").stdout)
     assert n_points > 15
     outcomes = []
@@ -120,7 +120,7 @@ def test_a_full_disk_changes_nothing(folder: Path, max_n_bytes: int) -> None:
     assert not list(folder.glob(".staging-*"))
 
 
-def test_a_file_system_without_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os
 
@@ -136,7 +136,7 @@ def test_a_file_system_without_room(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert read(folder) == before
 
 
-def test_two_exports_at_once_take_turns(folder: Path) -> None:
+def test_concurrent_exports_are_serialised(folder: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PUBLISH, str(folder), "0", "0"],
@@ -154,7 +154,7 @@ def test_two_exports_at_once_take_turns(folder: Path) -> None:
     assert all(read(folder / str(version)) == NEW for version in range(2, 6))
 
 
-def test_a_slow_rival_is_waited_for_but_not_for_ever(folder: Path) -> None:
+def test_another_export_is_waited_for_up_to_a_time_limit(folder: Path) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def slow(version: int) -> dict[str, bytes]:
@@ -176,19 +176,19 @@ def test_a_slow_rival_is_waited_for_but_not_for_ever(folder: Path) -> None:
     assert versions(folder) == [1, 2]
 
 
-def test_a_rival_that_was_killed_holds_nothing_up(folder: Path) -> None:
+def test_the_lock_of_a_killed_export_is_released(folder: Path) -> None:
     assert run_publish(folder, kill_at=8).returncode == -signal.SIGKILL
     path = publish(folder, version_files=lambda version: NEW, model_files={}, lock_timeout_s=0.3)
     assert read(path) == NEW
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RepositoryError):
         publish(tmp_path / "file" / "model", version_files=lambda version: NEW, model_files={})
 
 
-def test_odd_version_folders_are_never_reused(folder: Path) -> None:
+def test_version_folders_with_leading_zeros_are_not_reused(folder: Path) -> None:
     (folder / "007").mkdir()
     assert publish(folder, version_files=lambda version: NEW, model_files={}).name == "8"
     assert versions(folder) == [1, 8]

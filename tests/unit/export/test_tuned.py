@@ -1,4 +1,4 @@
-"""`serving.json`: what is written, what exports and publications make of it, and what is refused."""
+"""`serving.json`: its content, its use by exports and publications, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tuned_folder(repository: Path, declaration: Declaration = DECLARATION) -> Pa
     return repository / declaration.name
 
 
-def test_tuned_and_back(tmp_path: Path) -> None:
+def test_settings_are_written_and_reset(tmp_path: Path) -> None:
     write_configs(DECLARATION, tmp_path)
     folder = tmp_path / "genre_cnn"
     before = contents(folder)
@@ -68,14 +68,14 @@ def test_tuned_and_back(tmp_path: Path) -> None:
         reset(folder)
 
 
-def test_a_model_that_stays_on_the_cpu_beside_a_gpu_is_tuned_there_too(tmp_path: Path) -> None:
+def test_settings_apply_to_a_model_on_the_cpu_in_the_gpu_profile(tmp_path: Path) -> None:
     instances = Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=0)
     declaration = replace(DECLARATION, serving=replace(DECLARATION.serving, instances=instances))
     folder = tuned_folder(tmp_path, declaration)
     assert served(folder) == served(folder, "configs/gpu.pbtxt") == OTHER
 
 
-def test_exports_go_by_it(repository: Path) -> None:
+def test_exports_apply_the_settings(repository: Path) -> None:
     folder = repository / "genre_cnn"
     tune(folder, OTHER, measured={})
     export_model(fixture_kind.exportable(), fixture_kind.kind(), repository=repository)
@@ -85,7 +85,7 @@ def test_exports_go_by_it(repository: Path) -> None:
     assert lint_repository(repository) == []
 
 
-def test_another_declaration_is_what_a_reset_goes_back_to(tmp_path: Path) -> None:
+def test_a_reset_restores_the_newest_declaration(tmp_path: Path) -> None:
     folder = tuned_folder(tmp_path)
     instances = Instances(n_cpu=5, n_gpu=2, n_intra_op_threads=0)
     changed = replace(DECLARATION, serving=replace(DECLARATION.serving, instances=instances))
@@ -96,7 +96,7 @@ def test_another_declaration_is_what_a_reset_goes_back_to(tmp_path: Path) -> Non
     assert write_configs(changed, tmp_path) == []
 
 
-def test_it_belongs_to_the_folder_and_not_to_what_is_published(tmp_path: Path) -> None:
+def test_settings_belong_to_the_folder_and_not_to_published_versions(tmp_path: Path) -> None:
     folder = tuned_folder(tmp_path / "here")
     other = replace(OTHER, instances=7)
     elsewhere = tmp_path / "there" / "genre_cnn"

@@ -25,7 +25,7 @@ def backend() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def composer(backend: Any) -> Iterator[Any]:
     """The modules of the `composer` backend, and those that it takes from its neighbour."""
-    parts = ("engine", "graph", "metrics", "piece")
+    parts = ("engine", "graph", "metrics")
     for found in _imported("tritone_composer", parts, "composer", "onnxruntime"):
         yield SimpleNamespace(**vars(found), **vars(backend))
 
@@ -33,7 +33,7 @@ def composer(backend: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def cf_ensemble() -> Iterator[Any]:
     """The modules of the `cf_ensemble` backend."""
-    yield from _imported("tritone_cf", ("answers", "loading", "metrics", "questions", "remote"), "cf_ensemble")
+    yield from _imported("tritone_cf", ("loading", "metrics", "remote", "tensors"), "cf_ensemble")
 
 
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:

@@ -19,10 +19,10 @@ from tritone_serving.security.callers import (
     CallerCheck,
     RequestParameters,
     ServiceKeyError,
+    mint_token,
     read_parameters,
     read_service_key,
 )
-from tritone_serving.security.tokens import mint_token
 
 KEY = "k" * 43
 OTHER = "o" * 43

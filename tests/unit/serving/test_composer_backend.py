@@ -119,7 +119,7 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
 
     def make(*, is_stopping: Callable[[], bool] = lambda: False, graph: Any = None, **parameters: int) -> Any:
         described = config(**parameters)
-        options = composer.piece.read_options(described)
+        options = composer.graph.read_options(described)
         counted = Counted()
         warnings: list[str] = []
         engine = composer.engine.Engine(
@@ -133,7 +133,7 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
 
         def begin(inputs: dict[str, Array], client: Client | None = None, *, is_canary: bool = False) -> Client:
             client = client or Client()
-            engine.add(composer.piece.RequestedPiece(feed(inputs), options), client, is_canary=is_canary)
+            engine.add(composer.graph.RequestedPiece(feed(inputs), options), client, is_canary=is_canary)
             return client
 
         return SimpleNamespace(begin=begin, counted=counted, engine=engine, warnings=warnings)
@@ -175,8 +175,8 @@ def wait_until(true: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
     ],
 )
 def test_answers_end_at_bar_lines(composer: Any, n_frames: int, meter: tuple[int, int], cuts: list[int]) -> None:
-    options = composer.piece.Options()
-    piece = composer.piece.RequestedPiece(feed(stand_in.piece(n_frames, meter=meter)), options)
+    options = composer.graph.Options()
+    piece = composer.graph.RequestedPiece(feed(stand_in.piece(n_frames, meter=meter)), options)
     found = [0]
     while found[-1] < n_frames:
         found.append(piece.next_cut(found[-1]))
@@ -188,7 +188,7 @@ def test_answers_end_at_bar_lines(composer: Any, n_frames: int, meter: tuple[int
 
 def test_chunks_look_ahead_and_are_silent_beyond_the_end(composer: Any) -> None:
     inputs = feed(stand_in.piece(6))
-    piece = composer.piece.RequestedPiece(inputs, composer.piece.Options(lookahead_frames=3))
+    piece = composer.graph.RequestedPiece(inputs, composer.graph.Options(lookahead_frames=3))
     chunk = piece.chunk(4, 2)
     assert chunk["noise"].shape == (1, 2, 8)
     np.testing.assert_array_equal(chunk["noise"], inputs["noise"][:, 4:])
@@ -201,7 +201,7 @@ def test_chunks_look_ahead_and_are_silent_beyond_the_end(composer: Any) -> None:
 
 def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
     inputs = feed(stand_in.piece(6))
-    piece = composer.piece.RequestedPiece(inputs, composer.piece.Options())
+    piece = composer.graph.RequestedPiece(inputs, composer.graph.Options())
     assert not any(np.shares_memory(array, inputs[name]) for name, array in piece.chunk(0, 6).items())
 
 
@@ -275,7 +275,7 @@ def test_an_answer_of_another_length_is_an_error(composer: Any, session: Any) ->
     described = config()
     graph = composer.graph.ChunkGraph(session, described, "m.onnx")
     graph._session = SimpleNamespace(run=lambda names, _feed: [np.zeros((1, 3)) for _ in names])
-    piece = composer.piece.RequestedPiece(feed(stand_in.piece(6)), composer.piece.Options())
+    piece = composer.graph.RequestedPiece(feed(stand_in.piece(6)), composer.graph.Options())
     with pytest.raises(composer.batching.Failed, match=r"answered frames with shape \[1, 3\] for 2 frames"):
         graph.advance(piece.chunk(0, 2), graph.first_state())
 
@@ -291,7 +291,7 @@ def test_an_answer_of_another_length_is_an_error(composer: Any, session: Any) ->
 )
 def test_a_wrong_parameter_is_named(composer: Any, key: str, value: str, part: str) -> None:
     with pytest.raises(composer.session.SessionError, match=part):
-        composer.piece.read_options(config(**{key: value}))
+        composer.graph.read_options(config(**{key: value}))
 
 
 # --- the engine ---------------------------------------------------------------------------------------------
@@ -513,6 +513,6 @@ def test_an_answer_that_is_not_finite_is_an_error(composer: Any, session: Any) -
         return [values[name] for name in names]
 
     graph._session = SimpleNamespace(run=run)
-    piece = composer.piece.RequestedPiece(feed(stand_in.piece(6)), composer.piece.Options(lookahead_frames=2))
+    piece = composer.graph.RequestedPiece(feed(stand_in.piece(6)), composer.graph.Options(lookahead_frames=2))
     with pytest.raises(composer.batching.Failed, match="answered nll with NaN or infinity"):
         graph.advance(piece.chunk(0, 2), graph.first_state())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, resolving
-from tritone_serving.recommender.base_models.remote import _heaviest
-from tritone_serving.recommender.messages import cut, shown
+from tritone_serving.recommender.base_models import remote
+from tritone_serving.recommender.exceptions import cut, shown
 from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
+from tritone_serving.recommender.rows import Rows
 
 LONG = "\U0001f3b6" * 20_000
 
@@ -152,12 +155,20 @@ def test_the_total_number_of_requested_items_is_limited() -> None:
         check_answers([(200, True)] * 11)
 
 
-def test_long_histories_are_reduced_to_the_largest_weights_for_the_network() -> None:
-    rows = np.repeat([0, 1, 3], [3, 5, 1])
-    weights = np.array([1, 2, 3, 5, 1, 4, 2, 3, 9], np.float32)
-    kept = _heaviest(rows, weights, 2)
-    assert kept.tolist() == [False, True, True, True, False, True, False, False, True]
-    assert _heaviest(rows[:0], weights[:0], 2).tolist() == []
+def test_long_histories_are_reduced_to_the_largest_weights_for_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MOST_HISTORY_ITEMS", 2)
+    models.make_artifact(tmp_path / "artifact", tmp_path / "key", n_taste=models.N_TASTE)
+    recommender = models.opened(tmp_path / "artifact", tmp_path / "key")
+    weights: list[list[float]] = [[1, 2, 3], [5, 1, 4, 2, 3], [], [9]]
+    history = Rows.from_lists(
+        [np.arange(len(each)) for each in weights], [np.array(each, np.float32) for each in weights]
+    )
+    batch = replace(recommender.resolve([RecommendRequest()] * 4).batch, history=history)
+    inputs = recommender.scorer.remote_inputs(batch)["taste_vae"]
+    kept = [row[weight > 0].tolist() for row, weight in zip(inputs.items, inputs.weights, strict=True)]
+    assert kept == [[1, 2], [0, 2], [], [0]]
 
 
 @pytest.mark.parametrize(

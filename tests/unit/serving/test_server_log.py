@@ -15,8 +15,8 @@ import pytest
 
 from tritone_serving.server import logs as json_log
 from tritone_serving.server import triton_server as server
+from tritone_serving.server.command import wait_for_ports
 from tritone_serving.server.logs import parsed
-from tritone_serving.server.ports import wait_for_ports
 
 SUPERVISOR = Path(server.__file__).with_name("supervisor_process.py")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tritone_serving.recommender import SimilarItem
-from tritone_serving.recommender.sound_index import FILENAME, LEAST_ITEMS, build_index, open_index
+from tritone_serving.recommender.similarity import INDEX_FILENAME, LEAST_INDEXED_ITEMS, build_index, open_index
 
-N_ITEMS = LEAST_ITEMS + 1_000
+N_ITEMS = LEAST_INDEXED_ITEMS + 1_000
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(sounds: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactor
     content = build_index(sounds)
     assert content is not None
     path = tmp_path_factory.mktemp("index")
-    (path / FILENAME).write_bytes(content)
+    (path / INDEX_FILENAME).write_bytes(content)
     return path
 
 
@@ -66,8 +66,8 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         item_ids=[str(place) for place in range(N_ITEMS)],
         similar=similar,
     )
-    alike = cf_ensemble.answers.SimilarItemFinder(recommender)
-    similarity = cf_ensemble.questions.SimilarRequest
+    alike = cf_ensemble.tensors.SimilarItemFinder(recommender)
+    similarity = cf_ensemble.tensors.SimilarRequest
     found = alike.similar(similarity("3", None, "sound", 5))
     cosines = sounds @ sounds[3]
     cosines[3] = -1
@@ -101,12 +101,12 @@ def test_without_usearch_each_item_is_looked_at(
         return original(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    (tmp_path / FILENAME).write_bytes(b"an index")
+    (tmp_path / INDEX_FILENAME).write_bytes(b"an index")
     assert build_index(sounds) is None
     assert open_index(tmp_path) is None
 
 
 def test_a_damaged_index_is_passed_over(folder: Path, tmp_path: Path) -> None:
     assert open_index(tmp_path) is None
-    (tmp_path / FILENAME).write_bytes(b"nothing of the kind")
+    (tmp_path / INDEX_FILENAME).write_bytes(b"nothing of the kind")
     assert open_index(tmp_path) is None

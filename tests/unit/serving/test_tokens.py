@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tritone_serving.security.tokens import (
+from tritone_serving.security.callers import (
     CLOCK_SKEW_S,
     LONGEST_LIFETIME_S,
     LONGEST_TOKEN,

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -46,6 +48,22 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "new" / "run").iterdir()) == ["checkpoint.json", loaded.info["weights"]]
 
 
+def test_a_write_that_fails_keeps_the_old_checkpoint_and_tells_the_reason(tmp_path: Path) -> None:
+    save(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            save(tmp_path, {"a": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert set(checkpoint.load(tmp_path, kind="genre_cnn").weights) == set(WEIGHTS)
+
+
 def test_saving_again_replaces_and_leaves_nothing_old(tmp_path: Path) -> None:
     save(tmp_path, run=1)
     save(tmp_path, {"a": torch.zeros(1)}, run=2)
@@ -61,7 +79,7 @@ def test_a_missing_checkpoint_names_the_command(tmp_path: Path) -> None:
             checkpoint.load(folder, kind="genre_cnn")
 
 
-@pytest.mark.parametrize("content", ["{", "", "\x00", '{"format": 1', "[" * 100_000])
+@pytest.mark.parametrize("content", ["{", "", "\x00", '{"format": 1', "[" * 100_000, "9" * 5_000])
 def test_damaged_json(tmp_path: Path, content: str) -> None:
     save(tmp_path)
     (tmp_path / "checkpoint.json").write_text(content)

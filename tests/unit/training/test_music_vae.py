@@ -34,7 +34,7 @@ from tritone_training.bars.tensors import N_LATENT
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.exceptions import CheckpointError, DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.music_vae import KIND, dataset, decoder_example_inputs, train
+from tritone_training.kinds.music_vae import KIND, dataset, decoder_example_inputs
 from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, stretched
 from tritone_training.kinds.music_vae.config import PRESETS
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
@@ -524,7 +524,7 @@ def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -
     request = TrainRequest(out=tmp_path, preset="tiny", progress=False, overrides=overrides)
     spans = cut_spans(scores, "train")
     prepared = dataset.TrainingData(scores, spans, cut_spans(scores, "valid"))
-    train.train_prepared(request, train.configure(request), prepared)
+    KIND.trainer(request, KIND.configure(request), prepared)
     network = exportable(tmp_path, None).network
     assert isinstance(network, MusicVae)
     metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics

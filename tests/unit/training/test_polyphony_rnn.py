@@ -22,7 +22,7 @@ from tritone_training import CheckpointError, DataError, TrainingError, checkpoi
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
-from tritone_training.kinds.polyphony_rnn import KIND, dataset, train
+from tritone_training.kinds.polyphony_rnn import KIND, dataset
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
 from tritone_training.kinds.polyphony_rnn.features import (
@@ -389,10 +389,11 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
     request = TrainRequest(
         out=tmp_path, data=mat, preset="tiny", progress=False, overrides={"piece_frames": 20, "valid_frames": 80}
     )
-    prepared = train.prepare(request)
+    config = KIND.configure(request)
+    prepared = KIND.reader(request, config)
     assert {len(piece.notes) for piece in prepared.pieces["train"]} == {20}
     assert [len(piece.notes) for piece in prepared.pieces["valid"]] == [30, 35]  # whole, the first and the last
-    valid = train.train_prepared(request, train.configure(request), prepared)["metrics"]["valid"]
+    valid = KIND.trainer(request, config, prepared)["metrics"]["valid"]
     assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_portion"]) == (2, 65, 6)
 
 

@@ -35,7 +35,7 @@ def saved(folder: Path) -> checkpoint.Checkpoint:
 def train(kind: ModelKind, folders: Path) -> Callable[..., dict[str, Any]]:
     """Train tiny for one epoch; the folder without artists or emotions is read once."""
     base = TrainRequest(out=Path("unused"), data=folders, preset="tiny", max_epochs=1, progress=False)
-    fit = kind.trainer(base)
+    fit = kind.prepare(base)
 
     def run(out: Path, **changes: Any) -> dict[str, Any]:
         return dict(fit(replace(base, out=out, **changes)))

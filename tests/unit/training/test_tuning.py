@@ -42,14 +42,14 @@ def failing(kind: ModelKind, error: Callable[[int], Exception | None]) -> ModelK
     """The kind with a training that fails at chosen trials, and otherwise scores its number."""
     calls = iter(range(100))
 
-    def train(request: TrainRequest) -> dict[str, Any]:
+    def train(request: TrainRequest, config: Any, data: None) -> dict[str, Any]:
         number = next(calls)
         raised = error(number)
         if raised is not None:
             raise raised
         return {"metrics": {"valid": {"accuracy": number / 100}}}
 
-    return replace(kind, trainer=lambda request: train)
+    return replace(kind, reader=lambda request, config: None, trainer=train)
 
 
 def test_a_trial_that_diverges_does_not_end_the_search(kind: ModelKind, request_of: TrainRequest) -> None:

@@ -27,19 +27,21 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
-from tritone_cf_answers import (
+from tritone_cf_loading import LoadError, load, remote_model_of
+from tritone_cf_metrics import Coverage, MetricCounts, Reporter
+from tritone_cf_tensors import (
     SEARCH,
     SIMILAR,
+    AnyRequest,
     OutputRow,
     OutputTensors,
     SimilarItemFinder,
+    SimilarRequest,
+    read_requests,
     row_of,
     row_of_search,
     row_of_similar,
 )
-from tritone_cf_loading import LoadError, load, remote_model_of
-from tritone_cf_metrics import Coverage, MetricCounts, Reporter
-from tritone_cf_questions import Asked, SimilarRequest, read_requests
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
@@ -52,7 +54,7 @@ from tritone_serving.recommender import (
 )
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import EmbeddingWeights
-from tritone_serving.recommender.messages import cut
+from tritone_serving.recommender.exceptions import cut
 from tritone_serving.security.callers import RequestParameters, read_parameters
 
 # A folder that `tritone serve` makes for each server and removes with it.
@@ -76,7 +78,7 @@ class TritonPythonModel:
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        self._alike = SimilarItemFinder(self._recommender)
+        self._similar = SimilarItemFinder(self._recommender)
         self._embeddings = EmbeddingWeights(
             Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(EMBEDDING_MODEL)
         )
@@ -145,7 +147,7 @@ class TritonPythonModel:
         if self._remote is not None:
             self._remote.close()
 
-    def _read(self, request: Any, caller: Caller) -> list[Asked] | InvalidRequestError:
+    def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             return read_requests(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
@@ -154,7 +156,7 @@ class TritonPythonModel:
         except Exception as error:  # a shape not checked by Triton must not fail the other requests of the call
             return InvalidRequestError(f"the inputs' shapes and data do not fit each other ({type(error).__name__})")
 
-    def _answer(self, asked: list[Asked]) -> list[OutputRow | Exception]:
+    def _answer(self, asked: list[AnyRequest]) -> list[OutputRow | Exception]:
         queries = [query for query in asked if isinstance(query, RecommendRequest)]
         try:
             recommended: Iterator[RecommendResponse | Exception] = iter(self._recommend(queries))
@@ -203,7 +205,7 @@ class TritonPythonModel:
         try:
             if isinstance(query, SearchRequest):
                 return row_of_search(self._recommender.search(query))
-            return row_of_similar(self._alike.similar(query))
+            return row_of_similar(self._similar.similar(query))
         except InvalidRequestError as error:
             return error
 

@@ -10,8 +10,8 @@ from tritone_cf_remote import RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
+from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.memory import keep_freed_memory
-from tritone_serving.recommender.messages import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
 from tritone_serving.recommender.requests import MIN_FRIENDS
 

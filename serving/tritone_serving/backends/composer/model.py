@@ -24,9 +24,8 @@ import triton_python_backend_utils as pb_utils
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import EndReason, Engine
-from tritone_composer_graph import ChunkGraph
+from tritone_composer_graph import FIRST_FRAME, ChunkGraph, RequestedPiece, read_options
 from tritone_composer_metrics import Counters, make_counters
-from tritone_composer_piece import FIRST_FRAME, RequestedPiece, read_options
 from tritone_ort_batching import Failed, read_request
 from tritone_ort_marks import is_canary, is_health_check
 from tritone_ort_session import SessionError, model_file, open_session

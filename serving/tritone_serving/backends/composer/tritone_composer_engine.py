@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from tritone_composer_graph import ChunkGraph, State
+from tritone_composer_graph import ChunkGraph, Options, RequestedPiece, State
 from tritone_composer_metrics import Counters
-from tritone_composer_piece import Options, RequestedPiece
 from tritone_ort_batching import Failed, Refused
 
 Array = np.ndarray[Any, Any]

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tritone_serving.recommender._exceptions import ArtifactError
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
+from tritone_serving.recommender.base_models.collaborative import ItemItem, Popularity, Social, UserKnn
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
-from tritone_serving.recommender.base_models.item_based import ItemItem, Popularity
-from tritone_serving.recommender.base_models.neighbours import Social, UserKnn
+from tritone_serving.recommender.exceptions import ArtifactError
 
 # By the base model's `kind` in the manifest.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {

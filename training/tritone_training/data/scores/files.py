@@ -2,12 +2,12 @@
 
 JSON of the kind of the JSB chorales in sixteenths: `{"train": [piece, ...], "valid": ..., "test": ...}`. A piece is a
 list of time steps, a step a list of MIDI pitches: one for each voice, -1 (or null) for a rest; or, if the lengths of
-the steps differ, all sounding pitches. A voice that repeats a pitch cannot be told from one that holds it. Source:
-the chorales as split by Boulanger-Lewandowski et al. 2012.
+the steps differ, all sounding pitches. A repeated note cannot be distinguished from a held one. Source: the chorales as
+split by Boulanger-Lewandowski et al. 2012.
 
 `.mat` files of the polyphonic-music benchmark (Boulanger-Lewandowski et al. 2012) as packaged by Bai et al. 2018
 (https://arxiv.org/abs/1803.01271): cell arrays `traindata`, `validdata` and `testdata` of (T, 88) 0/1 piano rolls, MIDI
-pitches 21..108; a repeated note cannot be told from a held one.
+pitches 21..108; a repeated note cannot be distinguished from a held one.
 """
 
 from __future__ import annotations

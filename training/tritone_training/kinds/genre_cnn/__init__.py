@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kind import ModelKind
-from tritone_training.kinds.genre_cnn.config import PRESETS, suggest
+from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, suggest
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
 from tritone_training.kinds.genre_cnn.export import exportable
-from tritone_training.kinds.genre_cnn.train import configure, crossvalidate, trainer
+from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train_prepared
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -31,8 +31,9 @@ KIND = ModelKind(
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    pretrained_changes=PRETRAINED_CHANGES,
+    reader=prepare,
+    trainer=lambda request, config, data: train_prepared(request, config, data).summary,
     evaluator=evaluate,
     cross_validator=crossvalidate,
     score="accuracy",

@@ -80,15 +80,15 @@ def compute_features(
         for index, recording in enumerate(recordings):
             pending.extend(reader.submit(read_samples, following) for following in recordings[index + 1 : index + 2])
             try:
-                heard = pending.popleft().result()
+                decoded = pending.popleft().result()
             except InvalidAudioError as error:
                 problems.append(DataProblem.of_audio(recording, error))
             else:
-                same = first.setdefault(heard.digest, recording.name)
+                same = first.setdefault(decoded.digest, recording.name)
                 if same == recording.name:
-                    digest.update(f"{recording.name}\0{recording.label}\0".encode() + heard.digest)
-                    by_name[recording.name] = recording_features(heard.samples, frontend)
-                    remarks += (Remark(recording.name, printable(note)) for note in heard.notes)
+                    digest.update(f"{recording.name}\0{recording.label}\0".encode() + decoded.digest)
+                    by_name[recording.name] = recording_features(decoded.samples, frontend)
+                    remarks += (Remark(recording.name, printable(note)) for note in decoded.notes)
                 else:
                     problems.append(_copy_of(same, recording.name))
             on_progress(index + 1, len(recordings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from tritone_training.data.recordings import Recording, RecordingSet, assign_fol
 from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, GenreConfig
+from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import (
     CropDataset,
     RecordingFeatures,
@@ -79,21 +79,6 @@ def _require_labels(recordings: RecordingSet) -> None:
             f"{recordings.source}: usable recordings of at least two labels are needed, "
             f"found {', '.join(recordings.labels) or 'none'}{worst}"
         )
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on them with the settings of another request."""
-    prepared = prepare(request, configure(request))
-    return lambda each: train_prepared(each, configure(each), prepared).summary
-
-
-def configure(request: TrainRequest) -> GenreConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS, backbone_changes=PRETRAINED_CHANGES)
 
 
 @dataclass(frozen=True)
@@ -266,13 +251,12 @@ def _headline(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in names if metrics.get(name) is not None}
 
 
-def crossvalidate(request: TrainRequest) -> CrossValidationResult:
+def crossvalidate(request: TrainRequest, config: GenreConfig) -> CrossValidationResult:
     """Train once per fold, and evaluate each network on the fold that was held out.
 
     The details of the result include `pooled`: the metrics over all tracks, each predicted by the network that was not
     trained on it.
     """
-    config = configure(request)
     prepared = prepare(request, config)
     labels = prepared.recordings.labels
     folds = sorted({r.fold for r in prepared.recordings.recordings if r.fold is not None})

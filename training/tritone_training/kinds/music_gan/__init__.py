@@ -12,7 +12,7 @@ from tritone_training.kinds.music_gan.config import PRESETS, suggest
 from tritone_training.kinds.music_gan.declaration import DECLARATION, N_LATENT_NOISE
 from tritone_training.kinds.music_gan.evaluate import evaluate
 from tritone_training.kinds.music_gan.export import exportable
-from tritone_training.kinds.music_gan.train import configure, trainer
+from tritone_training.kinds.music_gan.train import prepare, train_prepared
 
 
 def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -37,8 +37,8 @@ KIND = ModelKind(
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    reader=lambda request, _: prepare(request),
+    trainer=train_prepared,
     evaluator=evaluate,
     score="likeness",
     suggest=suggest,

@@ -108,8 +108,8 @@ class GanModule(lightning.LightningModule):
             self._valid.append((self._scaled(written.to(latent.device)), self._scaled(latent)))
             return
         voices = decode(vae, written, noise.random((len(latent), SPAN_FRAMES, N_VOICES), np.float32))
-        heard = torch.from_numpy(encode(vae, voices)).to(latent.device)
-        self._valid.append((self._scaled(heard), self._scaled(latent)))
+        encoded = torch.from_numpy(encode(vae, voices)).to(latent.device)
+        self._valid.append((self._scaled(encoded), self._scaled(latent)))
 
     def on_validation_epoch_end(self) -> None:
         """Evaluate by the Fréchet distance."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.exceptions import CheckpointError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_gan.conditions import measure_conditions
-from tritone_training.kinds.music_gan.config import PRESETS, GanConfig
+from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.dataset import as_tensors, draw_pool, draw_spans, style_shares
 from tritone_training.kinds.music_gan.declaration import KIND_NAME
 from tritone_training.kinds.music_gan.evaluate import evaluate_network
@@ -50,15 +50,6 @@ class TrainingData:
     vae_info: Mapping[str, Any]
 
 
-def configure(request: TrainRequest) -> GanConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS)
-
-
 def prepare(request: TrainRequest) -> TrainingData:
     """Read the scores, and find a `music_vae` that was trained on the same data with the same preset, or train one.
 
@@ -80,7 +71,7 @@ def prepare(request: TrainRequest) -> TrainingData:
         vae_request = replace(
             request, out=own, overrides={}, max_epochs=autoencoder_epochs(request), warm_start=None, mlflow_run=None
         )
-        get_kind(_VAE).trainer(vae_request)(vae_request)
+        get_kind(_VAE).prepare(vae_request)(vae_request)
     saved = checkpoint.load(folder, kind=_VAE)
     vae = autoencoder_from(saved.info.get("config") or {}, saved.weights, folder=folder)
     return TrainingData(scores, train, valid, vae, folder, saved.info)
@@ -101,13 +92,6 @@ def _fits(folder: Path, request: TrainRequest, scores: ScoreSet) -> bool:
         return False
     data = info.get("data", {})
     return (info.get("preset"), data.get("fingerprint")) == (request.preset, scores.fingerprint)
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on them with the settings of another request."""
-    configure(request)  # before minutes are spent on reading
-    prepared = prepare(request)
-    return lambda each: train_prepared(each, configure(each), prepared)
 
 
 def train_prepared(request: TrainRequest, config: GanConfig, prepared: TrainingData) -> Mapping[str, Any]:

@@ -203,14 +203,14 @@ def chunk_graph(config: TransformerConfig) -> Declaration:
         "n_before": (),
         "past_prompt": (),
     }
-    told: dict[str, tuple[DType, str]] = {
+    types: dict[str, tuple[DType, str]] = {
         "memory": ("FP32", "keys and values of past frames"),
         "copy_keys": ("FP32", "keys of the heads that copy"),
         "written": ("UINT8", "grid of the frames before, as the network reads it"),
         "n_before": ("INT64", "frames of the piece before these"),
         "past_prompt": ("INT64", "0 as long as all frames so far were given whole, then 1"),
     }
-    states = tuple(Tensor(STATE + name, told[name][0], axes[name], told[name][1]) for name in STATE_NAMES)
+    states = tuple(Tensor(STATE + name, types[name][0], axes[name], types[name][1]) for name in STATE_NAMES)
     given, mode = _GIVEN
     return replace(
         COMPOSER,

@@ -323,8 +323,8 @@ def _choose_notes(
         return state[1].amax(0) > END  # at the last place END is forced
 
     def place(state: LoopState) -> LoopState:
-        at, above, told, anchor, tokens, nats = state
-        scores = level.next_scores(view, above, told, anchor)
+        at, above, conditioning, anchor, tokens, nats = state
+        scores = level.next_scores(view, above, conditioning, anchor)
         given = forced.index_select(1, at)
         chosen = choose(scores, noise.index_select(1, at), choice)[:, None]
         token = torch.where(given == _FREE, chosen, given)
@@ -334,7 +334,7 @@ def _choose_notes(
         return (
             at + 1,
             above.clone(),
-            told + level.written(above),
+            conditioning + level.written(above),
             level.pitch_of_token.index_select(0, above),
             torch.where(here, token, tokens),
             torch.where(here, surprise, nats),

@@ -235,9 +235,12 @@ class MusicTransformer(nn.Module):
         others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None]], dim=2)
         counts = tokens >= 0
         counts[:, :, 0] &= setting.mode[:, :n_frames] != TOP_GIVEN
-        told = [each[counted] for each in (x, before, others, tokens, counts)]
+        counted_rows = [each[counted] for each in (x, before, others, tokens, counts)]
         return torch.cat(
-            [self._nll(*(each[part] for each in told)) for part in torch.split(torch.arange(len(told[0])), 8192)]
+            [
+                self._nll(*(each[part] for each in counted_rows))
+                for part in torch.split(torch.arange(len(counted_rows[0])), 8192)
+            ]
         )
 
     def _nll(self, x: Tensor, before: Tensor, others: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:

@@ -203,25 +203,25 @@ class NoteDecoder(nn.Module):
         found = torch.unflatten(query @ view.pitch_map / math.sqrt(self.n_channels), 1, (-1, 2)).flatten(2)
         return self._masked(outputs, anchor, found, self.may_follow[above] & view.possible[:, None])
 
-    def next_scores(self, view: FrameView, above: Tensor, told: Tensor, anchor: Tensor) -> Tensor:
+    def next_scores(self, view: FrameView, above: Tensor, conditioning: Tensor, anchor: Tensor) -> Tensor:
         """As `scores` for one token of each frame, in the fewest and flattest steps: generation repeats them.
 
         Args:
             above: (M,) the token before.
-            told: (M, U) the frame's context and the sum of `written` over the tokens before.
+            conditioning: (M, U) the frame's context and the sum of `written` over the tokens before.
             anchor: (M,) pitch of the token before; of `view.top` for the first.
 
         Returns:
             (M, V).
         """
-        outputs = self._outputs(told, above)
+        outputs = self._outputs(conditioning, above)
         query = outputs[:, -2 * self.n_channels :].reshape(-1, 2, self.n_channels)
         found = (query @ view.pitch_map / math.sqrt(self.n_channels)).reshape(-1, 2 * N_PITCHES)
         return self._masked(outputs, anchor, found, self.may_follow.index_select(0, above) & view.possible)
 
-    def _outputs(self, told: Tensor, above: Tensor) -> Tensor:
+    def _outputs(self, conditioning: Tensor, above: Tensor) -> Tensor:
         """(..., U) and (...) -> (..., the outputs of `out`)."""
-        hidden = nn.functional.gelu(told + self.word(above))
+        hidden = nn.functional.gelu(conditioning + self.word(above))
         hidden = self.dropout(hidden + nn.functional.gelu(self.hidden(self.norm(hidden))))
         answer: Tensor = self.out(hidden)
         return answer

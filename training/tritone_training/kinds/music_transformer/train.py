@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
-from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
+from tritone_training.data.scores import ScoreSet, evenly_chosen
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
+from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
@@ -23,22 +23,6 @@ from tritone_training.training_state import Snapshot
 
 _AVERAGED = "averaged."
 _HEADLINE = ("nll_per_frame", "log_likelihood_per_frame", "note_perplexity", "n_frames", "n")
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on them with the settings of another request."""
-    configure(request)  # invalid settings are reported before the data are read
-    scores = load_scores(request.data, progress=request.progress)
-    return lambda each: train_on(each, configure(each), scores)
-
-
-def configure(request: TrainRequest) -> TransformerConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS)
 
 
 def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet) -> Mapping[str, Any]:

@@ -9,10 +9,11 @@ from tritone.music.voices import FIRST_STRIKE, N_VOICE_VALUES, N_VOICES, SPAN_FR
 from tritone_training.bars.tensors import N_LATENT, sampling_example_inputs
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.music_vae.config import PRESETS, suggest
+from tritone_training.kinds.music_vae.dataset import prepare
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import QUALITY, evaluate
 from tritone_training.kinds.music_vae.export import exportable
-from tritone_training.kinds.music_vae.train import configure, trainer
+from tritone_training.kinds.music_vae.train import train_prepared
 
 Inputs = dict[str, npt.NDArray[np.generic]]
 
@@ -39,8 +40,8 @@ KIND = ModelKind(
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    reader=lambda request, _: prepare(request),
+    trainer=train_prepared,
     evaluator=evaluate,
     score="reconstruction_accuracy",
     suggest=suggest,

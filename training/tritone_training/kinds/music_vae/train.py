@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +16,8 @@ from tritone_training.bars.spans import SpanSet
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_vae.attributes import attribute_statistics, attribute_vectors, stretched
-from tritone_training.kinds.music_vae.config import PRESETS, VaeConfig
-from tritone_training.kinds.music_vae.dataset import TrainingData, prepare
+from tritone_training.kinds.music_vae.config import VaeConfig
+from tritone_training.kinds.music_vae.dataset import TrainingData
 from tritone_training.kinds.music_vae.declaration import KIND_NAME
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.module import MONITOR, VaeModule
@@ -30,22 +30,6 @@ _N_VALID_PER_STYLE: Final = 200  # looked at after each epoch
 _N_REGRESSED_PER_STYLE: Final = 1000  # that the attributes' directions are measured on
 _N_TRIED_PER_STYLE: Final = 64  # whose attributes are moved to find how far a vector has to reach
 _HEADLINE: Final = ("reconstruction_accuracy", "strike_accuracy", "note_f1")
-
-
-def configure(request: TrainRequest) -> VaeConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS)
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on them with the settings of another request."""
-    configure(request)  # before minutes are spent on reading
-    prepared = prepare(request)
-    return lambda each: train_prepared(each, configure(each), prepared)
 
 
 def train_prepared(request: TrainRequest, config: VaeConfig, prepared: TrainingData) -> Mapping[str, Any]:

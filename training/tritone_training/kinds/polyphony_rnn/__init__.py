@@ -11,7 +11,7 @@ from tritone_training.kinds.polyphony_rnn.config import PRESETS, suggest
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate
 from tritone_training.kinds.polyphony_rnn.export import exportable
-from tritone_training.kinds.polyphony_rnn.train import configure, trainer
+from tritone_training.kinds.polyphony_rnn.train import prepare, train_prepared
 
 _N_FRAMES = 24
 
@@ -48,8 +48,8 @@ KIND = ModelKind(
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    reader=prepare,
+    trainer=train_prepared,
     evaluator=evaluate,
     score="log_likelihood_per_frame",
     suggest=suggest,

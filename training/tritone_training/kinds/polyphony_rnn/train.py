@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_st
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
+from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.dataset import (
     Excerpts,
     LengthBatches,
@@ -55,13 +55,12 @@ class TrainingData:
     features: Mapping[str, list[PieceFeatures]]
 
 
-def prepare(request: TrainRequest) -> TrainingData:
+def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     """Load the data set and compute the features of its training and validation splits.
 
     Raises:
         DataError: the data cannot be used, or lack a split.
     """
-    config = configure(request)
     scores = load_scores(request.data, progress=request.progress)
     own, wanted = scores.frames_per_quarter, frames_per_quarter_of(scores)
     step = own // wanted if own else 1
@@ -78,21 +77,6 @@ def prepare(request: TrainRequest) -> TrainingData:
         with progress_bar(f"computing features of the split {name}", shown=request.progress) as on_progress:
             features[name] = extract_features(pieces[name], on_progress=on_progress)
     return TrainingData(scores, wanted, pieces, features)
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on them with the settings of another request."""
-    prepared = prepare(request)
-    return lambda each: train_prepared(each, configure(each), prepared)
-
-
-def configure(request: TrainRequest) -> PolyphonyConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS)
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from tritone_training.kinds.recommender.crossvalidate import crossvalidate
 from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
 from tritone_training.kinds.recommender.evaluate import evaluate
 from tritone_training.kinds.recommender.export import example_inputs, exportable
-from tritone_training.kinds.recommender.train import configure, trainer
+from tritone_training.kinds.recommender.train import prepare, train_prepared
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
 from tritone_training.kinds.taste_vae.evaluate import QUALITY_IN_RECOMMENDER
 from tritone_training.kinds.taste_vae.export import example_inputs as taste_inputs
@@ -18,8 +18,9 @@ KIND = ModelKind(
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    epochs_field="taste_epochs",
+    reader=lambda request, _: prepare(request),
+    trainer=train_prepared,
     evaluator=evaluate,
     cross_validator=crossvalidate,
     score="ndcg@10",

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
-from tritone_serving.recommender.private_files import close_to_others, make_private_folder
+from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 from tritone_training import checkpoint
 from tritone_training.checkpoint import UNFINISHED
 from tritone_training.exceptions import CheckpointError, TrainingError

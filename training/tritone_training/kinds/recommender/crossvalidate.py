@@ -11,22 +11,22 @@ from tritone_training.data.interactions import ListeningData, split_log
 from tritone_training.data.interactions.listening import without_pairs
 from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.train import TrainingData, configure, prepare, train_prepared
+from tritone_training.kinds.recommender.train import TrainingData, prepare, train_prepared
 from tritone_training.progress import progress_bar
 
 _HELD_OUT_USERS: Final = 0.1  # fraction
 _SHOWN: Final = ("ndcg@10", "recall@10", "recall@40", "ndcg@40")
 
 
-def crossvalidate(request: TrainRequest) -> CrossValidationResult:
+def crossvalidate(request: TrainRequest, config: RecommenderConfig) -> CrossValidationResult:
     """Train and evaluate the ensemble once per seed.
 
     Each seed splits the log differently and removes some users from training altogether. These are evaluated by their
     histories (`cold_start`); all other metrics are those of users in the training data.
     """
-    config = configure(request)
     prepared = prepare(request)
     folds = []
     for seed in range(request.seed, request.seed + request.n_seeds):
@@ -49,7 +49,7 @@ def crossvalidate(request: TrainRequest) -> CrossValidationResult:
     )
 
 
-def _fold(request: TrainRequest, prepared: TrainingData, config: Any) -> dict[str, Any]:
+def _fold(request: TrainRequest, prepared: TrainingData, config: RecommenderConfig) -> dict[str, Any]:
     listening = prepared.listening
     rng = np.random.default_rng(request.seed)
     rest, held_out = split_log(replace(listening.train, time=None), fraction=0.2, seed=request.seed)

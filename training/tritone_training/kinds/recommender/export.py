@@ -24,10 +24,9 @@ import numpy.typing as npt
 from tritone.constants import EMBEDDING_SIZE
 from tritone_serving.recommender import Artifact, KeyFileError, read_key
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
-from tritone_serving.recommender.messages import shown
+from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
-from tritone_serving.recommender.sound_index import FILENAME as INDEX_FILENAME
-from tritone_serving.recommender.sound_index import build_index
+from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
 from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError

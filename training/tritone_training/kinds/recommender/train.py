@@ -30,7 +30,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     put_in_place,
     staging,
 )
-from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig
+from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.model_selection import NOTHING_LEARNED, select_ensemble
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts, fit_base_models, manifest_of
@@ -55,13 +55,6 @@ class TrainingData:
     sounds: RecordingEmbeddings | None
 
 
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the data of a request; return a function that trains on it with the options of its own argument."""
-    configure(request)  # invalid options fail before the slow part
-    prepared = prepare(request)
-    return lambda each: train_prepared(each, configure(each), prepared)
-
-
 def prepare(request: TrainRequest) -> TrainingData:
     """Read the log and embed the recordings."""
     listening, sounds = load_listening(request), embed_recordings(request)
@@ -70,15 +63,6 @@ def prepare(request: TrainRequest) -> TrainingData:
         parts = {**listening.report["parts"], "recordings": recordings}
         listening = replace(listening, report={**listening.report, "parts": parts})
     return TrainingData(listening, sounds)
-
-
-def configure(request: TrainRequest) -> RecommenderConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS, epochs_field="taste_epochs")
 
 
 def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: TrainingData) -> Mapping[str, Any]:

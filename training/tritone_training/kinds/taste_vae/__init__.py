@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from tritone_training.data.interactions import load_listening
 from tritone_training.kind import LOG_OPTIONS, ModelKind
 from tritone_training.kinds.taste_vae.config import PRESETS, suggest
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
 from tritone_training.kinds.taste_vae.evaluate import QUALITY, evaluate
 from tritone_training.kinds.taste_vae.export import example_inputs, exportable
-from tritone_training.kinds.taste_vae.train import configure, trainer
+from tritone_training.kinds.taste_vae.train import train_listening
 
 KIND = ModelKind(
     name="taste_vae",
     summary=DECLARATION.summary,
     declaration=DECLARATION,
     presets=PRESETS,
-    configure=configure,
-    trainer=trainer,
+    reader=lambda request, _: load_listening(request),
+    trainer=train_listening,
     evaluator=evaluate,
     score="ndcg@40",
     suggest=suggest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from torch.utils.data import DataLoader
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
-from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.data.interactions import ListeningData
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import export
-from tritone_training.kinds.taste_vae.config import PRESETS, TasteConfig
+from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate, words_matrix
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
@@ -46,22 +46,6 @@ class TasteData:
     held_out: sparse.csr_matrix
     items: Sequence[str]
     words: sparse.csr_matrix
-
-
-def trainer(request: TrainRequest) -> Callable[[TrainRequest], Mapping[str, Any]]:
-    """Read the log of a request; return a function that trains on it with the options of its own argument."""
-    configure(request)
-    listening = load_listening(request)
-    return lambda each: train_listening(each, configure(each), listening)
-
-
-def configure(request: TrainRequest) -> TasteConfig:
-    """Return the hyper-parameters of a request.
-
-    Raises:
-        TrainingError: unknown preset or field, or a value of another type or out of bounds.
-    """
-    return request.configure(PRESETS)
 
 
 def train_listening(request: TrainRequest, config: TasteConfig, listening: ListeningData) -> Mapping[str, Any]:

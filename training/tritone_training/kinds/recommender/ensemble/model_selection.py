@@ -18,8 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_serving.recommender.base_models.item_based import Popularity
-from tritone_serving.recommender.base_models.neighbours import UserKnn
+from tritone_serving.recommender.base_models.collaborative import Popularity, UserKnn
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
