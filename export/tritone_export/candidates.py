@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from google.protobuf import text_format
 
-from tritone.constants import CANDIDATE_SUFFIX
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME, checksum
 from tritone_export.config import CONFIG_FILES, read_config
@@ -21,6 +20,7 @@ from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
 from tritone_serving.recommender.artifact import close_to_others, make_private_folder
+from tritone_serving.repository import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
 
 LOAD_TIMEOUT_S: Final = 60.0

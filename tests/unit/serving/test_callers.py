@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tritone import credentials
+from tritone import constants, credentials
+from tritone_serving import repository
 from tritone_serving.security.callers import (
     NOBODY,
     SERVICE_KEY_HEADER,
@@ -46,6 +47,7 @@ def sent(**credentials: str) -> RequestParameters:
 def test_the_headers_are_those_that_clients_send() -> None:
     assert SERVICE_KEY_HEADER == credentials.SERVICE_KEY_HEADER
     assert USER_TOKEN_HEADER == credentials.USER_TOKEN_HEADER
+    assert repository.CANDIDATE_SUFFIX == constants.CANDIDATE_SUFFIX
 
 
 # --- parameters -----------------------------------------------------------------------------------------------
