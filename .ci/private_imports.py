@@ -12,6 +12,7 @@ FOLDER_OF = {
     "tritone": "client",
     "tritone_cli": "cli",
     "tritone_export": "export",
+    "tritone_gateway": "gateway",
     "tritone_serving": "serving",
     "tritone_training": "training",
 }

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("client", "serving", "training", "export", "cli")
+PACKAGES = ("client", "gateway", "serving", "training", "export", "cli")
 _LEFT_OUT = "Without TritonPythonModel, and without names that are defined only in the folders of model kinds."
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from mkdocs.structure.files import File, Files
 from tritone_training.hyperparameters import Hyperparameters
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("tritone", "tritone_serving", "tritone_training", "tritone_export", "tritone_cli")
+PACKAGES = ("tritone", "tritone_gateway", "tritone_serving", "tritone_training", "tritone_export", "tritone_cli")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -145,8 +146,8 @@ def cli_page() -> str:
 
 def _command(command: Any, parent: Any) -> list[str]:
     context = command.context_class(command, info_name=command.name, parent=parent)
-    page = [f"### tritone {command.name}", "", _prose(command.help), ""]
-    usage = " ".join(["tritone", command.name, *command.collect_usage_pieces(context)])
+    page = [f"### {context.command_path}", "", _prose(command.help), ""]
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     page += ["```text", usage, "```", ""]
     arguments = [each for each in command.params if each.param_type_name == "argument" and not each.hidden]
     options = [each for each in command.params if each.param_type_name == "option" and not getattr(each, "hidden", 0)]
@@ -154,6 +155,8 @@ def _command(command: Any, parent: Any) -> list[str]:
         if params:
             page += [f"| {title} | Value | Description |", "|---|---|---|"]
             page += [_parameter(each, context) for each in params] + [""]
+    for name in getattr(command, "commands", ()):  # those of a group, as of `tritone keys`
+        page += _command(command.commands[name], context)
     return page
 
 
@@ -269,6 +272,61 @@ def _limits(limits: Any) -> str:
     return ", ".join(parts)
 
 
+def rest_page() -> str:
+    """Return the page of the gateway's routes, from the committed OpenAPI schema."""
+    schema = json.loads((ROOT / "gateway" / "openapi.json").read_text(encoding="utf-8"))
+    page = [
+        "# REST",
+        "",
+        "The routes of `tritone gateway`; see [REST gateway](../how-to/gateway.md). A running gateway has the",
+        "schema at `/docs` and `/openapi.json`.",
+        "",
+    ]
+    for tag in schema["tags"]:
+        page += [f"## {tag['name']}", "", tag["description"], ""]
+        for path, methods in schema["paths"].items():
+            for method, operation in methods.items():
+                if tag["name"] in operation["tags"]:
+                    page += _route(f"{method.upper()} {path}", operation, schema["components"]["schemas"])
+    return "\n".join(page) + "\n"
+
+
+def _route(title: str, operation: Any, schemas: Any) -> list[str]:
+    page = [f"### {title}", "", operation.get("description", operation["summary"]), ""]
+    rows = [
+        (each["name"], each.get("required", False), each["schema"], each) for each in operation.get("parameters", ())
+    ]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if body is not None:
+        schema = schemas[body["schema"]["$ref"].rpartition("/")[2]]
+        required = schema.get("required", ())
+        rows += [(name, name in required, each, each) for name, each in schema["properties"].items()]
+    if rows:
+        page += ["| Field | Type | Description |", "|---|---|---|"]
+        for name, needed, kind, described in rows:
+            default = kind.get("default")
+            text = _cell(described.get("description", "")) + (" **Required.**" if needed else "")
+            text += f" Default: `{json.dumps(default)}`." if default is not None else ""
+            page.append(f"| `{name}` | {_json_type(kind)} | {text} |")
+        page.append("")
+    found = operation["responses"].get("200", {}).get("content", {})
+    if found:
+        page += ["Returns " + ", ".join(f"`{name}`" for name in found) + ".", ""]
+    return page
+
+
+def _json_type(schema: Any) -> str:
+    """Return a JSON schema in a few words."""
+    kinds = schema.get("anyOf") or schema.get("oneOf")
+    if kinds:
+        return " or ".join(dict.fromkeys(_json_type(each) for each in kinds if each.get("type") != "null"))
+    if "$ref" in schema:
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
+    if schema.get("type") == "array":
+        return "array"
+    return str(schema.get("type", "any"))
+
+
 def configuration_page() -> str:
     """Return the page of every kind's hyper-parameters, from its configuration class."""
     page = [
@@ -319,6 +377,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/client.md": client_page,
     "reference/training.md": training_page,
     "reference/cli.md": cli_page,
+    "reference/rest.md": rest_page,
     "reference/models.md": models_page,
     "reference/errors.md": errors_page,
     "reference/configuration.md": configuration_page,

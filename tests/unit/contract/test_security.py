@@ -30,7 +30,7 @@ from tritone_serving.recommender.pseudonyms import key_path
 from tritone_serving.repository import servable_models
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("cli", "client", "export", "serving", "training")
+PACKAGES = ("cli", "client", "export", "gateway", "serving", "training")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 # Modules that build objects from what they read, or run it.
 CODE_LOADERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml", "code"}
