@@ -48,7 +48,7 @@ class GatewaySettings(BaseModel):
     )
     url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
     recordings: Path | None = Field(
-        None, description="Folder with the recordings of the tracks, named by their ids, as in 42.ogg."
+        None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")

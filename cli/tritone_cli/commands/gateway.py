@@ -70,7 +70,7 @@ def gateway(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder with the recordings of the tracks, named by their ids, for the studio.",
+            help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
             show_default=False,
         ),
     ] = None,

@@ -38,7 +38,7 @@ def studio(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder with the recordings of the tracks, named by their ids.",
+            help="Folder with recordings or MIDI files of the tracks, named by their ids.",
             show_default=False,
         ),
     ] = None,

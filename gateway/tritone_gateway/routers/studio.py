@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import secrets
 from pathlib import Path
@@ -12,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from tritone import Piece, to_grid
 from tritone_gateway.gateway import GatewayOf
 from tritone_gateway.problems import ProblemError, responses
 from tritone_gateway.security.callers import requires
@@ -40,6 +42,7 @@ _HEADERS: Final = {
 }
 _NO_NONCE: Final = 'name="csp-nonce" content=""'
 _FOREVER: Final = "public, max-age=31536000, immutable"  # the names of these files hold a hash of their content
+_SCORES: Final = (".mid", ".midi")
 _SUFFIXES: Final = (".ogg", ".mp3", ".flac", ".wav", ".opus", ".m4a")
 
 router = APIRouter()
@@ -64,7 +67,7 @@ async def soundfont() -> Response:
 
 
 @router.get(
-    "/v1/tracks/{track_id}/audio",
+    "/v1/tracks/{track_id:path}/audio",
     operation_id="trackAudio",
     summary="Listen to a track",
     tags=["Recommend"],
@@ -84,7 +87,10 @@ async def track_audio(track_id: str, gateway: GatewayOf) -> Response:
             f"the gateway has no recording of track {track_id[:100]!r}; its operator names a folder with --recordings, "
             f"whose files have the names of the ids",
         )
-    return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
+    headers = {"Cache-Control": "private, max-age=3600"}
+    if path.suffix in _SCORES:
+        return Response(await asyncio.to_thread(_rendered, path), media_type="audio/wav", headers=headers)
+    return FileResponse(path, headers=headers)
 
 
 class _Page(StaticFiles):
@@ -112,14 +118,18 @@ def mount_page(app: FastAPI) -> None:
 
 
 def _recording(folder: Path, track_id: str) -> Path | None:
-    """Return the file of a track; ids with separators and the like name no file."""
-    if not track_id or track_id.startswith(".") or any(letter in track_id for letter in "/\\\0"):
-        return None
-    for suffix in _SUFFIXES:
-        path = folder / f"{track_id}{suffix}"
+    """Return the file of a track within the folder, or None; an id may name a subfolder, as in `ryans/reel-7`."""
+    root = folder.resolve()
+    for suffix in (*_SUFFIXES, *_SCORES):
         try:
-            if path.is_file():
+            path = (root / f"{track_id}{suffix}").resolve()
+            if path.is_relative_to(root) and path.is_file():
                 return path
-        except (OSError, ValueError):  # too long a name
+        except (OSError, ValueError):  # too long a name, or a null byte
             return None
     return None
+
+
+def _rendered(path: Path) -> bytes:
+    """Return a score as sound."""
+    return Piece(to_grid(path)).to_wav()

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -183,3 +184,22 @@ def test_notes_with_everything_left_out_are_in_four_four() -> None:
     grid = NoteList(notes=[(0, 16, 60), (16, 4, 62)]).to_grid()
     assert isinstance(grid, Grid)
     assert (grid.meter, grid.time_signature, grid.n_frames, grid.tempo_qpm) == ((16, 0), (4, 4), 20, 120.0)
+
+
+def test_recordings_of_tracks_are_served_from_their_folder_only(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "recordings"
+    (folder / "ryans").mkdir(parents=True)
+    (folder / "1.ogg").write_bytes(b"sound")
+    MusicClient(transport=MockTransport(FakeComposer())).compose(bars=1, seed=1).save(folder / "ryans" / "reel.mid")
+    (tmp_path / "secret.ogg").write_bytes(b"secret")
+    gateway = start(recordings=folder)
+    assert gateway.get("/v1/tracks/1/audio").content == b"sound"
+    assert gateway.get("/v1/tracks/ryans%2Freel/audio").content.startswith(b"RIFF")
+    for track_id in ("2", "..%2Fsecret", "%2Fetc%2Fpasswd", "x" * 5_000, "a%00b", ".", "%2e%2e%2fsecret"):
+        response = gateway.get(f"/v1/tracks/{track_id}/audio")
+        assert response.status_code == 404, track_id
+        assert b"secret" not in response.content or track_id.encode() in response.content
+
+
+def test_without_a_folder_there_are_no_recordings(gateway: TestClient) -> None:
+    assert gateway.get("/v1/tracks/1/audio").json()["type"] == "urn:tritone:problem:no-recording"

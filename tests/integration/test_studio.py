@@ -1,0 +1,277 @@
+"""The studio in a real browser, against a real Triton: each room's main path, accessibility, no foreign requests."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from playwright.sync_api import expect, sync_playwright
+from tests.integration.gateway import gateway_process, music_repository
+from tests.support.recommender_artifacts import item_id
+
+from tritone import to_grid
+from tritone_gateway.routers.studio import PAGE
+from tritone_serving import TritonServer
+
+CHROMIUM = shutil.which("chromium")
+AXE = Path(__file__).parents[2] / "studio" / "node_modules" / "axe-core" / "axe.min.js"
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium (apt install chromium)"),
+    pytest.mark.skipif(not (PAGE / "index.html").is_file(), reason="needs the page (make studio)"),
+]
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+)
+ROOMS = ("listen", "write", "recommend", "watch")
+WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
+FIRST_BAR_MS = 400
+
+
+@pytest.fixture(scope="module")
+def url(
+    tmp_path_factory: pytest.TempPathFactory, serve_models: Callable[[Path], Path], server: TritonServer
+) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("studio")
+    serve_models(music_repository(folder / "models"))
+    recordings = folder / "recordings"
+    recordings.mkdir()
+    for number in range(50):
+        (recordings / f"{item_id(number)}.ogg").write_bytes(recording(2.0))
+    with gateway_process(server.grpc_url, folder / "keys.json", "--recordings", str(recordings)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+class Visitor:
+    """A page of its own, whose errors and requests to other hosts fail the test."""
+
+    def __init__(self, browser: Any, url: str, *, width: str = "desktop", scheme: str = "light") -> None:
+        size = WIDTHS[width]
+        self.problems: list[str] = []
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, permissions=["microphone"]
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        self.page.on("request", lambda request: self._request(request.url, url))
+        self.url = url
+
+    def open(self, room: str) -> Any:
+        self.page.goto(f"{self.url}/studio/#/{room}")
+        self.page.get_by_role("heading", level=1).wait_for()
+        return self.page
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(f"{message.type}: {message.text}")
+
+    def _request(self, target: str, url: str) -> None:
+        if not target.startswith((url, "blob:", "data:")):
+            self.problems.append(f"request to {target}")
+
+
+@pytest.fixture
+def visit(browser: Any, url: str) -> Iterator[Callable[..., Visitor]]:
+    visitors: list[Visitor] = []
+
+    def begin(**options: str) -> Visitor:
+        visitors.append(Visitor(browser, url, **options))
+        return visitors[-1]
+
+    yield begin
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.problems == []
+
+
+def recording(duration_s: float = 9.0) -> bytes:
+    time_s = np.arange(int(duration_s * 22_050)) / 22_050
+    file = io.BytesIO()
+    soundfile.write(file, 0.4 * np.sin(2 * np.pi * 220 * time_s) * (1 + np.sin(time_s)) / 2, 22_050, format="OGG")
+    return file.getvalue()
+
+
+def test_a_recording_is_analysed_and_a_moment_is_played(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+    page = visit().open("listen")
+    (tmp_path / "song.ogg").write_bytes(recording())
+    page.set_input_files("input[type=file]", tmp_path / "song.ogg")
+    page.get_by_text("Sounds like").wait_for()
+    moments = page.get_by_role("button", name=re.compile("^Play from"))
+    assert moments.count() == 3
+    moments.nth(1).click()
+    page.get_by_role("button", name="Pause").wait_for()
+    expect(page.get_by_role("timer")).to_have_text(re.compile("0:0[3-8]"))
+
+
+def test_the_microphone_is_recorded_and_analysed(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("listen")
+    page.get_by_role("button", name="Record from the microphone").click()
+    page.get_by_role("button", name=re.compile("Stop recording")).wait_for()
+    page.wait_for_timeout(1_500)
+    page.get_by_role("button", name=re.compile("Stop recording")).click()
+    page.get_by_text("Sounds like").wait_for()
+
+
+def test_a_file_that_is_no_recording_is_explained(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+    visitor = visit()
+    page = visitor.open("listen")
+    (tmp_path / "song.ogg").write_bytes(b"not a recording")
+    page.set_input_files("input[type=file]", tmp_path / "song.ogg")
+    assert "song" in page.get_by_role("alert").text_content() or page.get_by_role("alert").text_content()
+    visitor.problems = [each for each in visitor.problems if "422" not in each]  # the browser logs failed requests
+
+
+def test_a_piece_is_composed_edited_infilled_and_downloaded(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("write")
+    page.get_by_label("Seed").fill("7")
+    page.get_by_role("button", name="Compose", exact=True).click()
+    page.locator("[data-first-bar-ms]").wait_for()
+    page.get_by_text("Composing", exact=False).wait_for(state="detached")
+    code = page.locator("code").text_content()
+    assert code.startswith("music.stream_compose(bars=8")
+    assert "seed=7" in code
+    page.get_by_role("button", name="Select bar 2").click()
+    page.get_by_role("button", name="Infill bars 2 to 2").click()
+    expect(page.locator("code")).to_contain_text("music.infill(")
+    page.get_by_role("button", name="Undo").click()
+    for name, beginning in (("MIDI", b"MThd"), ("MusicXML", b"<?xml"), ("WAV", b"RIFF")):
+        page.get_by_label("Format").select_option(label=name)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download").click()
+        content = Path(download.value.path()).read_bytes()
+        assert content.startswith(beginning)
+        if name != "WAV":
+            assert to_grid(content).n_notes > 0
+
+
+def test_notes_are_clicked_into_the_roll_and_survive_a_reload(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.open("write")
+    roll = page.locator("svg.roll-notes")
+    roll.click(position={"x": 16, "y": 40})
+    roll.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Enter")
+    assert page.locator("rect.roll-note").count() == 2
+    page.reload()
+    assert page.locator("rect.roll-note").count() == 2
+    page.keyboard.press("Control+z")  # the history of changes is not kept, the score is
+    assert page.locator("rect.roll-note").count() == 2
+
+
+def test_a_score_is_engraved_played_harmonised_and_varied(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("write")
+    for step in range(4):
+        page.locator("svg.roll-notes").click(position={"x": 16 + 44 * step, "y": 60})
+    page.get_by_role("button", name="Engraved score").click()
+    page.locator(".engraving svg").wait_for()
+    page.get_by_role("button", name="Piano roll").click()
+    page.get_by_role("button", name="Play", exact=True).click()
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    page.locator(".roll-position").wait_for(state="attached")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    for button, call in (("Harmonise", "harmonize"), ("Vary two bars", "vary")):
+        page.get_by_role("button", name=button).click()
+        expect(page.locator("code")).to_contain_text(f"music.{call}(")
+
+
+def test_two_ideas_are_interpolated_and_one_is_used(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("write")
+    page.get_by_text("Short ideas in a key").click()
+    page.get_by_role("button", name="Create 4 ideas").click()
+    page.get_by_role("button", name="Use idea 1").click()
+    page.get_by_role("button", name="Remember two bars").click()
+    page.get_by_role("button", name="Use idea 2").click()
+    page.get_by_role("button", name="Interpolate").click()
+    page.get_by_role("button", name="Use idea 5").wait_for()
+
+
+def test_likes_and_skips_change_the_answer(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("recommend")
+    titles = page.locator(".tracks > li strong")
+    titles.first.wait_for()
+    page.get_by_label("Search tracks").fill(item_id(3))
+    page.get_by_role("button", name=re.compile("^Add .* to the history")).first.click()
+    page.get_by_text("Based on: history").wait_for()
+    skipped, other = titles.nth(0).text_content(), titles.nth(1).text_content()
+    page.get_by_role("button", name=f"Skip {skipped}", exact=True).click()
+    expect(titles.get_by_text(skipped, exact=True)).to_have_count(0)
+    page.get_by_role("button", name=f"Tracks similar to {other}", exact=True).click()
+    page.get_by_role("heading", name=f"Similar to {other}", exact=True).wait_for()
+
+
+def test_a_track_is_played(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("recommend")
+    play = page.locator(".tracks > li").first.get_by_role("button", name=re.compile("^Play "))
+    play.click()
+    page.get_by_role("button", name=re.compile("^Stop ")).wait_for()
+
+
+def test_models_and_load_are_watched(visit: Callable[..., Visitor]) -> None:
+    visitor = visit()
+    page = visitor.open("watch")
+    page.get_by_role("row", name=re.compile("genre_cnn.*yes")).wait_for()
+    page.request.post(f"{visitor.url}/v1/recommend", data={})
+    page.get_by_role("row", name="/v1/recommend").wait_for()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_have_no_serious_accessibility_findings_and_fit_the_screen(
+    visit: Callable[..., Visitor], width: str, scheme: str, room: str
+) -> None:
+    page = visit(width=width, scheme=scheme).open(room)
+    if room == "write":
+        page.get_by_role("button", name="Compose", exact=True).click()
+        page.locator("[data-first-bar-ms]").wait_for()
+    page.wait_for_timeout(300)
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
+    # Not as a script element, which the page's policy refuses.
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run().then(result => result.violations)")
+    serious = [
+        (each["id"], [node["html"][:120] for node in each["nodes"]])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_without_a_gateway_the_page_says_so(browser: Any, url: str) -> None:
+    visitor = Visitor(browser, url)
+    page = visitor.open("recommend")
+    page.locator(".tracks > li").first.wait_for()
+    visitor.context.set_offline(True)
+    page.get_by_label("Diversity").fill("0.5")
+    page.get_by_text("The gateway cannot be reached").wait_for()
+    visitor.context.close()
