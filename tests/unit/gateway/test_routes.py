@@ -191,14 +191,14 @@ def test_recordings_of_tracks_are_served_from_their_folder_only(start: Start, tm
     (folder / "ryans").mkdir(parents=True)
     (folder / "1.ogg").write_bytes(b"sound")
     MusicClient(transport=MockTransport(FakeComposer())).compose(bars=1, seed=1).save(folder / "ryans" / "reel.mid")
-    (tmp_path / "secret.ogg").write_bytes(b"secret")
+    (tmp_path / "secret.ogg").write_bytes(b"private sound")
     gateway = start(recordings=folder)
     assert gateway.get("/v1/tracks/1/audio").content == b"sound"
     assert gateway.get("/v1/tracks/ryans%2Freel/audio").content.startswith(b"RIFF")
     for track_id in ("2", "..%2Fsecret", "%2Fetc%2Fpasswd", "x" * 5_000, "a%00b", ".", "%2e%2e%2fsecret"):
         response = gateway.get(f"/v1/tracks/{track_id}/audio")
         assert response.status_code == 404, track_id
-        assert b"secret" not in response.content or track_id.encode() in response.content
+        assert b"private sound" not in response.content
 
 
 def test_without_a_folder_there_are_no_recordings(gateway: TestClient) -> None:
