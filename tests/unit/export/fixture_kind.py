@@ -92,7 +92,7 @@ def kind(
     def unused(*_: object) -> Any:
         raise NotImplementedError
 
-    def export(checkpoint: Path | None, pretrained: str | None) -> Exportable:
+    def exporter(checkpoint: Path) -> Exportable:
         return exportable(declaration=declaration)
 
     values: dict[str, Any] = {
@@ -102,7 +102,7 @@ def kind(
         "presets": ("tiny", "default"),
         "score": "accuracy",
         "options": frozenset({"data", "pretrained"}),
-        "export": export,
+        "exporter": exporter,
         "example_inputs": inputs,
         "quality": quality,
         "companions": (),

@@ -347,7 +347,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     assert metrics["measures"]["train"]["note_length"] > 3
     assert set(metrics["measures"]) == {"generated", "held_out", "train"}
     assert all(Path(path).stat().st_size > 1000 for path in metrics["report"])
-    served = exportable(trained, None)
+    served = exportable(trained)
     assert served.declaration == DECLARATION
     assert isinstance(served.network, MusicGan)
     for ours, theirs in zip(generate(served.network, 3, seed=0), generate(served.network, 5, seed=0), strict=False):
@@ -372,7 +372,7 @@ def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> N
 
 def test_export_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError):
-        exportable(None, None)
+        KIND.export(None)
 
 
 def test_other_data_than_it_learnt_from_are_refused(trained: Path, chorales: Path, tmp_path: Path) -> None:
@@ -395,4 +395,4 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
         weights.pop("generator.mean")
     checkpoint.save(tmp_path / "run", kind="music_gan", info=info, weights=weights)
     with pytest.raises(CheckpointError):
-        exportable(tmp_path / "run", None)
+        exportable(tmp_path / "run")

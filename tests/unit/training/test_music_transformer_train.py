@@ -144,7 +144,7 @@ def test_a_missing_split_is_refused(trained: Trained, data: Path) -> None:
 
 
 def test_a_checkpoint_becomes_two_models(trained: Trained) -> None:
-    whole = KIND.export(trained.folder, None)
+    whole = KIND.export(trained.folder)
     (composer,) = whole.companions
     assert (whole.declaration.name, composer.declaration.name) == ("music_transformer", "composer")
     for each in (whole, composer):
@@ -157,7 +157,7 @@ def test_a_checkpoint_becomes_two_models(trained: Trained) -> None:
 
 def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        KIND.export(None, None)
+        KIND.export(None)
     with pytest.raises(CheckpointError):
         KIND.export(trained.folder, "musicnn")
     saved = checkpoint.load(trained.folder, kind="music_transformer")
@@ -171,7 +171,7 @@ def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) ->
         checkpoint.save(tmp_path, kind="music_transformer", info={**saved.info, **info}, weights=saved.weights)
         checkpoint.update_info(tmp_path, {**checkpoint.load(tmp_path, kind="music_transformer").info, **info})
         with pytest.raises(TrainingError, match=message):
-            KIND.export(tmp_path, None)
+            KIND.export(tmp_path)
 
 
 # --- configuration ------------------------------------------------------------------------------------------

@@ -488,7 +488,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     assert KIND.evaluate(replace(request, split=None, report=None)).to_dict()["n_spans"] == 12 * 3
     with pytest.raises(DataError):
         KIND.evaluate(replace(request, split="test"))
-    served = exportable(trained, None)
+    served = exportable(trained)
     assert [each.declaration.name for each in (served, *served.companions)] == [d.name for d in KIND.declarations]
     vectors = np.array(served.card["attributes"]["vectors"])
     assert isinstance(served.network, MusicVae)
@@ -498,7 +498,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
 
 def test_export_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError):
-        exportable(None, None)
+        KIND.export(None)
 
 
 @pytest.mark.parametrize("spoilt", ["config", "attributes", "weights"])
@@ -514,7 +514,7 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
         weights.pop(next(iter(weights)))
     checkpoint.save(tmp_path / "run", kind="music_vae", info=info, weights=weights)
     with pytest.raises(CheckpointError):
-        exportable(tmp_path / "run", None)
+        exportable(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -525,7 +525,7 @@ def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -
     spans = cut_spans(scores, "train")
     prepared = dataset.TrainingData(scores, spans, cut_spans(scores, "valid"))
     KIND.trainer(request, KIND.configure(request), prepared)
-    network = exportable(tmp_path, None).network
+    network = exportable(tmp_path).network
     assert isinstance(network, MusicVae)
     metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
     assert metrics["reconstruction_accuracy"] > 0.7

@@ -461,9 +461,9 @@ def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_p
         info = checkpoint.load(folder, kind="polyphony_rnn").info
         checkpoint.update_info(folder, {**info, **change})
         with pytest.raises(CheckpointError, match=message):
-            KIND.export(folder, None)
+            KIND.export(folder)
     with pytest.raises(CheckpointError):
-        KIND.export(None, None)
+        KIND.export(None)
     with pytest.raises(CheckpointError):
         KIND.export(out, "musicnn-mtt")
 
@@ -474,7 +474,7 @@ def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_p
 @pytest.fixture(scope="module")
 def repository(run: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     def export(made: Path) -> None:
-        results = export_kind(KIND.export(run[0], None), KIND, repository=made / "model_repository")
+        results = export_kind(KIND.export(run[0]), KIND, repository=made / "model_repository")
         assert [result.model for result in results] == ["polyphony_rnn", "polyphony_rnn_sampler"]
 
     folder = tmp_path_factory.mktemp("served")
