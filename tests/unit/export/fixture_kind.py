@@ -95,6 +95,9 @@ def kind(
     def exporter(checkpoint: Path) -> Exportable:
         return exportable(declaration=declaration)
 
+    def pretrained_exporter(checkpoint: Path | None, pretrained: str) -> Exportable:
+        return exportable(declaration=declaration)
+
     values: dict[str, Any] = {
         "name": "genre_cnn",
         "summary": "a stand-in",
@@ -103,6 +106,7 @@ def kind(
         "score": "accuracy",
         "options": frozenset({"data", "pretrained"}),
         "exporter": exporter,
+        "pretrained_exporter": pretrained_exporter,
         "example_inputs": inputs,
         "quality": quality,
         "companions": (),
