@@ -165,11 +165,11 @@ def reduce_graph(
     reduced: bytes = converted.SerializeToString(deterministic=True)
     sessions = (open_session(content), open_session(reduced))
     check_signature(sessions[1], declaration)
-    judged = sessions[1]
+    evaluated = sessions[1]
     if precision == "fp16":
-        judged = open_session(as_rounded(model).SerializeToString())
-    differences = _differences((sessions[0], judged), declaration, draw, precision)
-    found = measure(judged, held_out, precision)
+        evaluated = open_session(as_rounded(model).SerializeToString())
+    differences = _differences((sessions[0], evaluated), declaration, draw, precision)
+    found = measure(evaluated, held_out, precision)
     losses = tuple(
         Loss(
             metric=metric.name,
