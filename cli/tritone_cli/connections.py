@@ -29,6 +29,7 @@ _EXPECTED: Final = (
 )
 _LARGEST_PORT: Final = 65_535
 _TIMEOUT_S: Final = 10.0
+_MAX_SECRET_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True)
@@ -217,12 +218,20 @@ def read_secret(file: Path, option: str) -> str:
         typer.BadParameter: the file cannot be read, or is empty.
     """
     try:
-        secret = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        secret = _short_text(file)
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(f"{file} cannot be read: {error}", param_hint=option) from error
     if not secret:
         raise typer.BadParameter(f"{file}: expected a key or token, got an empty file", param_hint=option)
     return secret
+
+
+def _short_text(file: Path) -> str:
+    with file.open("rb") as opened:
+        data = opened.read(_MAX_SECRET_BYTES + 1)  # a device may have no end
+    if len(data) > _MAX_SECRET_BYTES:
+        raise ValueError(f"expected at most {_MAX_SECRET_BYTES:,} bytes, got more")
+    return data.decode().strip()
 
 
 def client_file(server: str, variable: str) -> str | None:
@@ -292,8 +301,8 @@ def admin_api(addresses: Addresses, admin_token_file: Path | None, *, api_key: s
     except OptionsError as error:
         raise typer.BadParameter(f"{error}, or give the token file", param_hint="--admin-token-file") from error
     try:
-        token = token_file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
+        token = _short_text(token_file)
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(
             f"{token_file} cannot be read: {error}; check that your server runs with HTTP port "
             f"{addresses.http_port}, or give its token file",

@@ -207,16 +207,16 @@ def measure(session: Any, held_out: HeldOut, precision: str) -> Mapping[str, flo
 
     def run(inputs: Arrays) -> Arrays:
         with translating(f"running the {precision} graph on validation data"):
-            answers = dict(zip(names, session.run(names, dict(inputs)), strict=True))
-        _check_finite(answers, precision)
-        return answers
+            outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        _check_finite(outputs, precision)
+        return outputs
 
     return held_out.measure(run)
 
 
-def _check_finite(answers: Arrays, precision: str) -> None:
-    for name, answer in answers.items():
-        if answer.dtype.kind == "f" and not np.isfinite(answer).all():
+def _check_finite(outputs: Arrays, precision: str) -> None:
+    for name, output in outputs.items():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise PrecisionError(
                 f"output {name!r} in {precision} is not finite, because values inside the graph exceed the range of "
                 f"{precision}; export in fp32"

@@ -221,6 +221,7 @@ def test_options_reach_the_constructor_of_the_client(
         ["recommend", "--n", "many"],
         ["recommend", "--weight", "much"],
         ["recommend", "--api-key-file", "/nowhere"],
+        ["recommend", "--api-key-file", "/dev/zero"],
         ["similar"],
         ["similar", "track-1", "--audio", "song.wav"],
     ],
