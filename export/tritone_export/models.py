@@ -101,8 +101,8 @@ def prepare_model(
     on_step(f"{name}: converting to ONNX")
     example = draw_inputs(graph, draw, _EXAMPLE_N_BATCH)
     # Differences between PyTorch and the declaration are reported here, before the slow conversion.
-    answers = run_network(network, graph, example)
-    widths = {output: answer.shape[-1] for output, answer in answers.items()}
+    outputs = run_network(network, graph, example)
+    widths = {output: array.shape[-1] for output, array in outputs.items()}
     check_labels(graph, exportable.label_files, widths)
     model = to_onnx(network, graph, example)
     add_metadata(model, _metadata(exportable, kind, name))

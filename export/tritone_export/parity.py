@@ -106,10 +106,10 @@ def check_parity(
         inputs = draw_inputs(declaration, example_inputs, n_batch)
         expected = run_network(network, declaration, inputs)
         with translating(f"running the ONNX model on a batch of {n_batch}"):
-            answers = session.run([tensor.name for tensor in declaration.outputs], dict(inputs))
+            outputs = session.run([tensor.name for tensor in declaration.outputs], dict(inputs))
         differences = {}
-        for tensor, answer in zip(declaration.outputs, answers, strict=True):
-            differences[tensor.name] = _compare(tensor, expected[tensor.name], answer)
+        for tensor, output in zip(declaration.outputs, outputs, strict=True):
+            differences[tensor.name] = _compare(tensor, expected[tensor.name], output)
         batches.append(BatchParity(n_batch, differences))
     return Parity(tuple(batches), {tensor.name: tensor.tolerance for tensor in declaration.outputs})
 
@@ -141,12 +141,12 @@ def run_network(network: torch.nn.Module, declaration: Declaration, inputs: Arra
 
     tensors = [torch.from_numpy(np.ascontiguousarray(inputs[tensor.name])) for tensor in declaration.inputs]
     with translating("running the network in PyTorch"), torch.inference_mode():
-        answer = network(*tensors)
-    answers: Sequence[Any] = answer if isinstance(answer, tuple | list) else (answer,)
+        result = network(*tensors)
+    returned: Sequence[Any] = result if isinstance(result, tuple | list) else (result,)
     names = [tensor.name for tensor in declaration.outputs]
-    found = names[: len(answers)] + [f"output {i}" for i in range(len(names), len(answers))]
+    found = names[: len(returned)] + [f"output {i}" for i in range(len(names), len(returned))]
     check_names("output", found, names, where="the network")
-    arrays = {name: value.detach().cpu().numpy() for name, value in zip(names, answers, strict=True)}
+    arrays = {name: value.detach().cpu().numpy() for name, value in zip(names, returned, strict=True)}
     n_batch = len(next(iter(inputs.values())))
     for tensor in declaration.outputs:
         _check_array("PyTorch", tensor, arrays[tensor.name], n_batch)
@@ -171,31 +171,31 @@ def _check_array(source: str, tensor: Tensor, array: npt.NDArray[Any], n_batch: 
         )
 
 
-def _compare(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> float:
+def _compare(tensor: Tensor, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> float:
     """Return the largest absolute difference of one output; arrays of shape (B, ...)."""
-    if answer.dtype != expected.dtype:
+    if actual.dtype != expected.dtype:
         raise DTypeMismatchError(
             f"output {tensor.name!r} of ONNX Runtime has another type than that of PyTorch: expected {expected.dtype}, "
-            f"got {answer.dtype}",
+            f"got {actual.dtype}",
             tensor=tensor.name,
         )
-    if answer.shape != expected.shape:
+    if actual.shape != expected.shape:
         raise ShapeMismatchError(
             f"output {tensor.name!r} of ONNX Runtime has another shape than that of PyTorch: "
-            f"expected {expected.shape}, got {answer.shape}",
+            f"expected {expected.shape}, got {actual.shape}",
             tensor=tensor.name,
         )
     if not expected.size:
         return 0.0
-    _check_finite(tensor, expected, answer)
+    _check_finite(tensor, expected, actual)
     # In float64, because a difference of unsigned integers wraps around and one in half precision is rounded.
-    difference = np.abs(answer.astype(np.float64) - expected.astype(np.float64))
+    difference = np.abs(actual.astype(np.float64) - expected.astype(np.float64))
     index = tuple(int(i) for i in np.unravel_index(int(difference.argmax()), difference.shape))
     largest = float(difference[index])
     if largest > tensor.tolerance:
         raise ValueMismatchError(
             f"output {tensor.name!r} of ONNX Runtime differs from PyTorch by {largest:.3g}, more than the tolerance of "
-            f"{tensor.tolerance:.3g}: expected {expected[index]:.6g}, got {answer[index]:.6g} at index {list(index)} "
+            f"{tensor.tolerance:.3g}: expected {expected[index]:.6g}, got {actual[index]:.6g} at index {list(index)} "
             f"of a batch of {len(expected)}",
             tensor=tensor.name,
             n_batch=len(expected),
@@ -206,11 +206,11 @@ def _compare(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any
     return largest
 
 
-def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArray[Any]) -> None:
+def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> None:
     """Check that both outputs are finite; NaN in both would be equal, but it must not be served."""
     if expected.dtype.kind != "f":
         return
-    bad = {"PyTorch": ~np.isfinite(expected), "ONNX Runtime": ~np.isfinite(answer)}
+    bad = {"PyTorch": ~np.isfinite(expected), "ONNX Runtime": ~np.isfinite(actual)}
     sources = [source for source, mask in bad.items() if mask.any()]
     if not sources:
         return
@@ -219,7 +219,7 @@ def _check_finite(tensor: Tensor, expected: npt.NDArray[Any], answer: npt.NDArra
     raise NonFiniteError(
         f"output {tensor.name!r} of {' and '.join(sources)} is not finite: expected finite values, got "
         f"{int(mask.sum())} that are NaN or infinite in a batch of {len(expected)}, the first at index {list(index)} "
-        f"(PyTorch {expected[index]}, ONNX Runtime {answer[index]}); train again, or look for a division by zero or a "
+        f"(PyTorch {expected[index]}, ONNX Runtime {actual[index]}); train again, or look for a division by zero or a "
         f"logarithm of zero in the network",
         tensor=tensor.name,
         source="both" if len(sources) == 2 else sources[0],

@@ -36,7 +36,7 @@ from tritone_serving.canary import run_canary
 from tritone_serving.repository import filled_models, steps_of
 from tritone_serving.trial import Bounds, Trial, try_version
 
-BESIDE: Final = ".beside"
+MODEL_FILES: Final = ".beside"
 WITHDRAWN: Final = ".withdrawn"
 _LOCK: Final = ".publish.lock"
 _LOAD_TIMEOUT_S: Final = 120.0
@@ -107,7 +107,7 @@ def publish_live(
     with translated(live.repository), _alone(live.repository):
         for model in models:
             check_files(newest(source, model))
-            _beside(source / model, live.repository / model)
+            _model_files(source / model, live.repository / model)
         if not force:
             _refuse_mismatch(live.repository, {model: newest(source, model) for model in models})
         ensembles = _working_ensembles(live, models)
@@ -129,8 +129,8 @@ def publish_live(
         for model in models:
             on_step(f"{model}: making it live")
             version = newest(source, model)
-            beside = _beside(version.parent, live.repository / model)
-            published.append(_switch(live, version, beside, trials[model]))
+            model_files = _model_files(version.parent, live.repository / model)
+            published.append(_switch(live, version, model_files, trials[model]))
         _check_ensembles(live, ensembles, models, undo=f"tritone rollback {' '.join(models)}")
         return tuple(published)
 
@@ -174,11 +174,11 @@ def rollback(
             before = {name: _before(path, versions(path)) for name, path in others.items() if path.is_dir()}
             planned = {name: others[name] / str(number) for name, number in before.items() if number is not None}
             _refuse_mismatch(live.repository, {**planned, model: folder / str(wanted)})
-        kept = folder / str(wanted) / BESIDE
+        kept = folder / str(wanted) / MODEL_FILES
         # Settings of `tritone optimize` belong to the machine, not to a version, so the current ones stay.
-        beside = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
+        model_files = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
         ensembles = _working_ensembles(live, [model, *together])
-        result = _switch(live, folder / str(wanted), beside, None)
+        result = _switch(live, folder / str(wanted), model_files, None)
         (folder / str(found[-1]) / WITHDRAWN).touch()
         _check_ensembles(live, ensembles, [model], undo=f"tritone rollback {model} --version {found[-1]}")
         return result
@@ -240,7 +240,7 @@ def _refuse_mismatch(repository: Path, planned: Mapping[str, Path]) -> None:
         )
 
 
-def _beside(source: Path, folder: Path) -> dict[str, bytes]:
+def _model_files(source: Path, folder: Path) -> dict[str, bytes]:
     """Return the files of the source's model folder, with the settings that `tritone optimize` stored in `folder`."""
     return overridden(_contents(source), folder)
 
@@ -263,7 +263,7 @@ def _content(version: Path) -> Any:
     return checksums or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
 
-def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial | None) -> Published:
+def _switch(live: Live, source: Path, model_files: Mapping[str, bytes], trial: Trial | None) -> Published:
     """Add a version under the next number, load it and send a canary; undo everything if one of these fails."""
     begun_s = time.monotonic()
     model, bounds = source.parent.name, live.bounds
@@ -272,7 +272,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial 
     before = found[-1] if found else None
     kept = _contents(folder) if found else {}
     if before is not None:
-        _keep(folder / str(before) / BESIDE, kept)
+        _keep(folder / str(before) / MODEL_FILES, kept)
     card = read_card(source)
 
     def version_files(number: int) -> dict[str, bytes | Path]:
@@ -281,7 +281,7 @@ def _switch(live: Live, source: Path, beside: Mapping[str, bytes], trial: Trial 
             files[CARD_FILENAME] = card_bytes({**card, "model": model, "version": number})
         return files
 
-    placed = publish(folder, version_files=version_files, model_files=beside)
+    placed = publish(folder, version_files=version_files, model_files=model_files)
     try:
         check_files(placed)
         live.admin.load(model, timeout_s=_LOAD_TIMEOUT_S)

@@ -46,11 +46,13 @@ from tritone_export.lint.settings import (
     check_default_placement,
     check_limits,
     check_precision,
+    check_priorities,
     check_same_limits,
     check_settings,
+    check_shapes,
     check_tuned,
+    check_warmup,
 )
-from tritone_export.lint.tensors import check_priorities, check_shapes, check_warmup
 
 
 def lint_repository(path: Path) -> list[Finding]:

@@ -55,8 +55,12 @@ def read_config(path: Path, report: Findings) -> ConfigFile | None:
     except OSError as error:
         report.error(path, 1, f"cannot be read: {error.strerror}", "check its owner and permissions")
         return None
-    source = read_source(text)
     config = model_config_pb2.ModelConfig()
+    try:
+        source = read_source(text)
+    except RecursionError:
+        report.error(path, 1, "is nested too deeply", "export the model again")
+        return None
     try:
         text_format.Parse(text, config, allow_unknown_field=True)
     except text_format.ParseError as error:

@@ -147,7 +147,7 @@ def _width(output: Any, graph: OnnxGraph | None) -> int | None:
         if tensor.name == output.name and tensor.dims and tensor.dims[-1] > 0:
             return tensor.dims[-1]
     count = graph.metadata.get(f"tritone.n_labels.{output.name}", "")
-    return int(count) if count.isdigit() else None
+    return int(count) if count.isascii() and count.isdigit() else None
 
 
 CONFIG: Final = "config.pbtxt"
@@ -208,7 +208,7 @@ def read_folder(path: Path, report: Findings) -> ModelFolder:
             )
         elif _VERSION.fullmatch(child.name):
             found.append(int(child.name))
-        elif child.name.isdigit():
+        elif child.name.isascii() and child.name.isdigit():
             report.error(
                 child,
                 1,

@@ -147,12 +147,12 @@ def _keep_neighbours(model: onnx.ModelProto, single: set[str]) -> None:
     """
     read_by = readers(model.graph.node)
     made_by = {output: node for node in model.graph.node for output in node.output}
-    answers = {output.name for output in model.graph.output}
+    graph_outputs = {output.name for output in model.graph.output}
     for node in reversed(model.graph.node):
         after = [reader.name for output in node.output for reader in read_by.get(output, ())]
         before = [made_by[name].name for name in node.input if name in made_by]
-        is_answer = not answers.isdisjoint(node.output)
-        if node.op_type in _LIGHT and single.issuperset(after) and (not is_answer or single.issuperset(before)):
+        is_output = not graph_outputs.isdisjoint(node.output)
+        if node.op_type in _LIGHT and single.issuperset(after) and (not is_output or single.issuperset(before)):
             single.add(node.name)
 
 
@@ -231,19 +231,19 @@ def _join_single(model: onnx.ModelProto) -> None:
         for node in model.graph.node
         if is_cast(node, TensorProto.FLOAT) and node.input[0] in halved
     }
-    answers = {output.name for output in model.graph.output}
+    graph_outputs = {output.name for output in model.graph.output}
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             if name in restored:
                 node.input[index] = restored[name]
     # An output of the graph keeps its name, so its cast becomes an Identity of the unrounded tensor.
     for node in model.graph.node:
-        if is_cast(node, TensorProto.FLOAT) and node.output[0] in answers and node.input[0] in halved:
+        if is_cast(node, TensorProto.FLOAT) and node.output[0] in graph_outputs and node.input[0] in halved:
             node.input[0] = halved[node.input[0]]
             del node.attribute[:]
             node.op_type = "Identity"
     while True:
-        read = {name for node in model.graph.node for name in node.input} | answers
+        read = {name for node in model.graph.node for name in node.input} | graph_outputs
         dead = [n for n in model.graph.node if n.op_type == "Cast" and not read.intersection(n.output)]
         if not dead:
             return

@@ -165,11 +165,11 @@ def reduce_graph(
     reduced: bytes = converted.SerializeToString(deterministic=True)
     sessions = (open_session(content), open_session(reduced))
     check_signature(sessions[1], declaration)
-    judged = sessions[1]
+    evaluated = sessions[1]
     if precision == "fp16":
-        judged = open_session(as_rounded(model).SerializeToString())
-    differences = _differences((sessions[0], judged), declaration, draw, precision)
-    found = measure(judged, held_out, precision)
+        evaluated = open_session(as_rounded(model).SerializeToString())
+    differences = _differences((sessions[0], evaluated), declaration, draw, precision)
+    found = measure(evaluated, held_out, precision)
     losses = tuple(
         Loss(
             metric=metric.name,
@@ -207,16 +207,16 @@ def measure(session: Any, held_out: HeldOut, precision: str) -> Mapping[str, flo
 
     def run(inputs: Arrays) -> Arrays:
         with translating(f"running the {precision} graph on validation data"):
-            answers = dict(zip(names, session.run(names, dict(inputs)), strict=True))
-        _check_finite(answers, precision)
-        return answers
+            outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        _check_finite(outputs, precision)
+        return outputs
 
     return held_out.measure(run)
 
 
-def _check_finite(answers: Arrays, precision: str) -> None:
-    for name, answer in answers.items():
-        if answer.dtype.kind == "f" and not np.isfinite(answer).all():
+def _check_finite(outputs: Arrays, precision: str) -> None:
+    for name, output in outputs.items():
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
             raise PrecisionError(
                 f"output {name!r} in {precision} is not finite, because values inside the graph exceed the range of "
                 f"{precision}; export in fp32"

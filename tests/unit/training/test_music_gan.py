@@ -303,11 +303,11 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network
     batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
     with torch.inference_mode():
         (expected,) = network(*(torch.from_numpy(array) for array in batch.values()))
-    alone = np.concatenate([session.run(["lanes"], request)[0] for request in requests])
+    alone = np.concatenate([session.run(["voices"], request)[0] for request in requests])
     np.testing.assert_array_equal(alone, expected.numpy())
     for start in range(0, N_SEEDS, 8):
         strangers = {name: array[start : start + 8] for name, array in batch.items()}
-        np.testing.assert_array_equal(session.run(["lanes"], strangers)[0], expected[start : start + 8])
+        np.testing.assert_array_equal(session.run(["voices"], strangers)[0], expected[start : start + 8])
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 

@@ -394,7 +394,7 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
     assert {len(piece.notes) for piece in prepared.pieces["train"]} == {20}
     assert [len(piece.notes) for piece in prepared.pieces["valid"]] == [30, 35]  # whole, the first and the last
     valid = KIND.trainer(request, config, prepared)["metrics"]["valid"]
-    assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_portion"]) == (2, 65, 6)
+    assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_split"]) == (2, 65, 6)
 
 
 def test_evaluation_is_reproducible_and_by_split(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:

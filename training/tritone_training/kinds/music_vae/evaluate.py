@@ -236,7 +236,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         equal = []
         for start in range(0, len(voices), _BATCH):
             rows = slice(start, start + _BATCH)
-            mean = torch.from_numpy(run({"lanes": voices[rows]})["mean"])
+            mean = torch.from_numpy(run({"voices": voices[rows]})["mean"])
             with torch.inference_mode():
                 equal.append(decode(network, mean, noise[rows]) == voices[rows])
         return {"reconstruction_accuracy": float(np.concatenate(equal).mean()), "n": len(voices)}

@@ -119,7 +119,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
     info |= {
         "n_epochs": fitted.n_epochs,
         "metrics": {
-            "valid": {**evaluation.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
+            "valid": {**evaluation.metrics, "n_pieces_in_split": len(prepared.scores.split("valid"))},
         },
     }
     checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=best)
