@@ -228,6 +228,12 @@ class TritonServer:
         """Return the server's private folder, whose name is the prefix of its shared memory."""
         return self._folder
 
+    def runs_processes_of(self, backend: str) -> bool:
+        """Return whether the instances of a backend's models are Python processes, and not threads of the server."""
+        if backend == "python":
+            return True
+        return self._folder is not None and (self._folder / "backends" / backend / "model.py").is_file()
+
     def own_endpoint(self) -> Endpoint:
         """Return the endpoint for gRPC calls from this process, with key and TLS; see `access.own_endpoint`."""
         return own_endpoint(self.options, self.grpc_url)
