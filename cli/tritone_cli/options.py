@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from tritone_training.kind import ListeningFiles
+    from tritone_training.data.interactions import ListeningFiles
 
 # --- training -----------------------------------------------------------------------------------
 
@@ -338,6 +338,20 @@ def listening_files(given: Mapping[str, Any]) -> ListeningFiles:
     from tritone_training import ListeningFiles
 
     return ListeningFiles(**{each.name: given[each.name] for each in fields(ListeningFiles) if each.name in given})
+
+
+def request_data(given: Mapping[str, Any]) -> Path | ListeningFiles | None:
+    """Return the data of a request: --data, with the options about a listening log if there are any.
+
+    Args:
+        given: the command's parameters.
+
+    Raises:
+        DataError: both --data and --interactions are given.
+    """
+    from tritone_training.data.interactions import join_data
+
+    return join_data(given["data"], listening_files(given))
 
 
 def parse_pair(text: str, separator: str, option: str, example: str) -> tuple[int, int]:

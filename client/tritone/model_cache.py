@@ -88,11 +88,11 @@ SAMPLER: Final = Role(
 )
 COMPOSER: Final = Role("composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS)
 STREAMER: Final = Role("streams compositions", _COMPOSER_INPUTS, {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR})
-ENCODER: Final = Role("encodes two bars of four voices", {"lanes": _VOICES}, {"mean": _PER_FRAME})
+ENCODER: Final = Role("encodes two bars of four voices", {"voices": _VOICES}, {"mean": _PER_FRAME})
 DECODER: Final = Role(
     "decodes two bars of four voices",
     {"latent": _PER_FRAME, "attributes": (3,), "noise": _VOICES, **_SAMPLING},
-    {"lanes": _VOICES},
+    {"voices": _VOICES},
 )
 GENERATOR: Final = Role(
     "generates two bars of four voices from noise",
@@ -105,7 +105,7 @@ GENERATOR: Final = Role(
         "noise": _VOICES,
         **_SAMPLING,
     },
-    {"lanes": _VOICES},
+    {"voices": _VOICES},
 )
 ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR)  # the first that fits
 

@@ -5,7 +5,7 @@ from tritone_export import export_kind
 from tritone_training.registry import get_kind
 
 kind = get_kind("genre_cnn")
-for result in export_kind(kind.export(checkpoint, None), kind, repository=Path("model_repository")):
+for result in export_kind(kind.export(checkpoint), kind, repository=Path("model_repository")):
     print(result.model, result.version, result.parity.max_abs_difference)
 ```
 """

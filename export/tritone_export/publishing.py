@@ -36,7 +36,7 @@ from tritone_serving.canary import run_canary
 from tritone_serving.repository import filled_models, steps_of
 from tritone_serving.trial import Bounds, Trial, try_version
 
-BESIDE: Final = ".beside"
+MODEL_FILES: Final = ".beside"
 WITHDRAWN: Final = ".withdrawn"
 _LOCK: Final = ".publish.lock"
 _LOAD_TIMEOUT_S: Final = 120.0
@@ -174,7 +174,7 @@ def rollback(
             before = {name: _before(path, versions(path)) for name, path in others.items() if path.is_dir()}
             planned = {name: others[name] / str(number) for name, number in before.items() if number is not None}
             _refuse_mismatch(live.repository, {**planned, model: folder / str(wanted)})
-        kept = folder / str(wanted) / BESIDE
+        kept = folder / str(wanted) / MODEL_FILES
         # Settings of `tritone optimize` belong to the machine, not to a version, so the current ones stay.
         model_files = overridden(untuned(_contents(kept if kept.is_dir() else folder)), folder)
         ensembles = _working_ensembles(live, [model, *together])
@@ -272,7 +272,7 @@ def _switch(live: Live, source: Path, model_files: Mapping[str, bytes], trial: T
     before = found[-1] if found else None
     kept = _contents(folder) if found else {}
     if before is not None:
-        _keep(folder / str(before) / BESIDE, kept)
+        _keep(folder / str(before) / MODEL_FILES, kept)
     card = read_card(source)
 
     def version_files(number: int) -> dict[str, bytes | Path]:

@@ -102,8 +102,8 @@ class PerfAnalyzer:
         Raises:
             PerfAnalyzerMissingError: it is not installed or does not start; the message has the install command.
         """
-        beside = Path(sys.executable).with_name("perf_analyzer")
-        found = str(beside) if beside.is_file() else shutil.which("perf_analyzer")
+        sibling = Path(sys.executable).with_name("perf_analyzer")
+        found = str(sibling) if sibling.is_file() else shutil.which("perf_analyzer")
         if found is None:
             raise PerfAnalyzerMissingError(f"perf_analyzer is not installed; {_GET_IT}")
         environment = with_libraries(folder)

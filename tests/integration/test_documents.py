@@ -64,7 +64,7 @@ def build(folder: Path) -> None:
         }.items():
             train(name, out=folder / name, preset="tiny", progress=False, **given)  # type: ignore[arg-type]
             kind = get_kind(name)
-            export_kind(kind.export(folder / name, None), kind, repository=folder / "models")
+            export_kind(kind.export(folder / name), kind, repository=folder / "models")
 
 
 @pytest.fixture(scope="module")

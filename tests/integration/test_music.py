@@ -162,7 +162,7 @@ def ask(server: TritonServer, model: str, seeds: range, *, n_threads: int) -> li
 
 def check(exportable: Any, seen: list[tuple[InferRequest, InferResponse]]) -> None:
     """Hold the answers against ONNX Runtime, each alone, and against PyTorch, all together."""
-    output = "frames" if "frames" in seen[0][0].outputs else "lanes"
+    output = "frames" if "frames" in seen[0][0].outputs else "voices"
     run = in_process(seen[0][0].model)
     for request, response in seen:
         np.testing.assert_array_equal(response.outputs[output], run(request)[output])

@@ -37,7 +37,7 @@ from tritone import (
 from tritone.audio import iter_windows
 from tritone.endpoints import make_endpoint
 from tritone.transports import make_transport
-from tritone_serving import TritonServer
+from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = pytest.mark.triton
 PROTOCOLS = ("grpc", "http")
@@ -126,10 +126,24 @@ def test_the_answer_is_that_of_the_model_in_process(ask: Any, repository: Path, 
     assert result.model_version == "1"
 
 
-def test_health(ask: Any) -> None:
-    assert ask("server_ready") is True
+def test_models_are_ready_or_unknown(ask: Any) -> None:
     assert ask("model_ready", "genre_cnn") is True
     assert ask("model_ready", "no_such_model") is False
+
+
+async def test_a_server_is_ready_until_one_of_its_models_is_unloaded(repository: Path) -> None:
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    # Not the server that tests share: Triton counts models that were unloaded as not ready.
+    with TritonServer.start(ServerOptions(repository=repository, models=("genre_cnn",), **ports)) as server:
+        for protocol in PROTOCOLS:
+            with MusicClient(url_of(server, protocol)) as music:
+                assert music.server_ready() is True
+            async with AsyncMusicClient(url_of(server, protocol)) as music:
+                assert await music.server_ready() is True
+        server.unload_model("genre_cnn")
+        for protocol in PROTOCOLS:
+            with MusicClient(url_of(server, protocol)) as music:
+                assert music.server_ready() is False
 
 
 def test_an_unknown_model(ask: Any) -> None:

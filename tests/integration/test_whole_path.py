@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     learn = {"crops_per_recording": 8, "mixup_alpha": 0.0, "label_smoothing": 0.0}
     kind.train(TrainRequest(out=root / "run", data=data, preset="tiny", max_epochs=8, overrides=learn, progress=False))
     repository = root / "models"
-    export_model(kind.export(root / "run", None), kind, repository=repository)
+    export_model(kind.export(root / "run"), kind, repository=repository)
     options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         yield Whole(data, root / "run", repository, server)
@@ -116,7 +116,7 @@ def test_a_new_version_goes_live_without_a_restart(whole: Whole) -> None:
     kind = get_kind("genre_cnn")
     with MusicClient(whole.server.grpc_url) as music:
         before = music.classify(whole.data / "low" / "1.flac").model_version
-        result = export_model(kind.export(whole.checkpoint, None), kind, repository=whole.repository)
+        result = export_model(kind.export(whole.checkpoint), kind, repository=whole.repository)
         whole.server.load_model("genre_cnn")
         after = music.classify(whole.data / "low" / "2.flac").model_version
     assert int(after) == result.version == int(before) + 1

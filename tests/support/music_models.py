@@ -89,7 +89,7 @@ def trained(name: str) -> Path:
 def served(name: str) -> ServedMusicModel:
     """Return a kind's tiny checkpoint and what was exported of it, with its companions."""
     kind, checkpoint = get_kind(name), trained(name)
-    exportable = kind.export(checkpoint, None)
+    exportable = kind.export(checkpoint)
     repository, results_file = folder() / "model_repository", folder() / f"{name}.results"
 
     def export(made: Path) -> None:

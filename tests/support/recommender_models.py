@@ -15,8 +15,9 @@ import pytest
 
 from tritone_export import ExportResult, export_kind
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.data.interactions import ListeningFiles
 from tritone_training.data.interactions.simulated import SimulatedItem, SimulatedWorld, simulate
-from tritone_training.kind import Exportable, ListeningFiles, TrainRequest
+from tritone_training.kind import Exportable, TrainRequest
 from tritone_training.registry import get_kind
 
 KINDS = ("recommender", "taste_vae")
@@ -87,7 +88,7 @@ def files() -> ListeningFiles:
 def checkpoint() -> Path:
     """A tiny recommender, trained once."""
     path = folder() / "run"
-    get_kind("recommender").train(TrainRequest(out=path, preset="tiny", progress=False, listening=files()))
+    get_kind("recommender").train(TrainRequest(out=path, preset="tiny", progress=False, data=files()))
     return path
 
 
@@ -96,7 +97,7 @@ def served(name: str) -> ServedRecommender:
     """A kind that learns from listening, exported: the recommender, or the network that is trained with it."""
     kind = get_kind(name)
     path = checkpoint() if name == "recommender" else checkpoint() / name
-    exportable = kind.export(path, None)
+    exportable = kind.export(path)
     repository = folder() / f"models_{name}"
     with pytest.MonkeyPatch.context() as patch:  # export puts the users' key where this user's server looks
         patch.setenv("XDG_STATE_HOME", str(state_folder()))

@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tritone_training.data.interactions.files import ListeningFiles
     from tritone_training.evaluation import CrossValidationResult, EvaluationResult, Table, TuningResult
     from tritone_training.exceptions import (
         CheckpointError,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         UnknownKindError,
         UnsupportedOptionError,
     )
-    from tritone_training.kind import EvaluateRequest, ListeningFiles, ModelKind, TrainRequest
+    from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
     from tritone_training.local_model import LocalModel, load
     from tritone_training.python_api import train
     from tritone_training.registry import get_kind, kind_names
@@ -40,7 +41,7 @@ _MODULES = {
     "EvaluateRequest": "kind",
     "EvaluationResult": "evaluation",
     "HyperparameterError": "exceptions",
-    "ListeningFiles": "kind",
+    "ListeningFiles": "data.interactions.files",
     "LocalModel": "local_model",
     "ModelKind": "kind",
     "PretrainedWeightsError": "exceptions",

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import torch
 
 from tritone_training.artifact_export import ArtifactExport
+from tritone_training.data.interactions.files import ListeningFiles
 from tritone_training.declaration import Declaration, EnsembleDeclaration
 from tritone_training.evaluation import CrossValidationResult, EvaluationResult
-from tritone_training.exceptions import TrainingError, UnsupportedOptionError
+from tritone_training.exceptions import CheckpointError, TrainingError, UnsupportedOptionError
 from tritone_training.hyperparameters import Hyperparameters, from_preset
 from tritone_training.quality import Quality
 
@@ -50,50 +51,11 @@ class Exportable:
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]] | None = None
 
 
-@dataclass(frozen=True)
-class ListeningFiles:
-    """Paths of a listening log and its additional tables, and the names of their columns.
-
-    Attributes:
-        interactions: the log; None for the simulated log over the embedded corpus.
-        valid: held-out listens for validation; None splits them off `interactions`.
-        test: held-out listens for testing, used by `evaluate` only.
-        friends: pairs of users.
-        item_tags: tags of items, optionally with the users who gave them; `tag_names` maps ids of tags to names.
-        metadata: one row per item: title, artist and other text.
-        recordings: a folder with one recording per item, named by its id; `genre_checkpoint` embeds them.
-        *_column: names of columns; None finds the usual names.
-        key: file with the key for pseudonyms; None creates one next to the checkpoint.
-    """
-
-    interactions: Path | None = None
-    valid: Path | None = None
-    test: Path | None = None
-    friends: Path | None = None
-    item_tags: Path | None = None
-    tag_names: Path | None = None
-    metadata: Path | None = None
-    recordings: Path | None = None
-    genre_checkpoint: Path | None = None
-    user_column: str | None = None
-    item_column: str | None = None
-    plays_column: str | None = None
-    rating_column: str | None = None
-    time_column: str | None = None
-    friend_column: str | None = None
-    tag_column: str | None = None
-    key: Path | None = None
-
-
 # Fields of a request that only some kinds take.
 _REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start")
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
     {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
-)
-# Those that describe a listening log.
-LOG_OPTIONS: Final = frozenset(
-    {"data", "interactions", "valid", *(f"{name}_column" for name in ("user", "item", "plays", "rating", "time"))}
 )
 
 
@@ -102,7 +64,7 @@ class TrainRequest:
     """The request of one training.
 
     Attributes:
-        data: the user's data, or None for the embedded corpus.
+        data: the user's recordings, scores or listening log; None for the embedded corpus or simulated listening.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
         n_seeds: number of random splits in `crossvalidate` of a listening log, which has no folds.
@@ -114,7 +76,7 @@ class TrainRequest:
     """
 
     out: Path
-    data: Path | None = None
+    data: Path | ListeningFiles | None = None
     seed: int = 0
     preset: str = "default"
     fold: int | None = None
@@ -124,7 +86,6 @@ class TrainRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
     command: str = ""
-    listening: ListeningFiles | None = None
     n_seeds: int = 3
     resume: bool = False
     overwrite: bool = False
@@ -138,12 +99,26 @@ class EvaluateRequest:
     """The request of one evaluation; at most one of `fold` and `split` selects a part of the data."""
 
     checkpoint: Path
-    data: Path | None = None
+    data: Path | ListeningFiles | None = None
     fold: int | None = None
     split: str | None = None
     report: Path | None = None
     progress: bool = True
-    listening: ListeningFiles | None = None
+
+
+def data_path(request: TrainRequest | EvaluateRequest) -> Path | None:
+    """Return the file or folder of recordings or scores; None for the embedded corpus.
+
+    Raises:
+        UnsupportedOptionError: the data are a listening log with its columns and tables.
+    """
+    if isinstance(request.data, ListeningFiles):
+        raise UnsupportedOptionError(
+            "data: expected a path of recordings or scores, got listening files; give a path, or choose a kind that "
+            "reads listening logs",
+            options=("data",),
+        )
+    return request.data
 
 
 @dataclass(frozen=True)
@@ -174,9 +149,11 @@ class ModelKind:
         score: the metric of the validation split that `tune` maximises.
         suggest: draws overrides of the preset from the kind's search space for one Optuna trial.
         options: the elements of KIND_OPTIONS that the kind takes; requests with others are refused.
-        export: loads a checkpoint folder, or without one what can be served untrained.
+        exporter: loads what is served from a checkpoint folder.
         example_inputs: (n_batch, seed) -> realistic inputs by tensor name, for parity and warm-up.
         cross_validator: trains and evaluates once per fold (or seed); None if the kind has no cross-validation.
+        pretrained_exporter: loads what is served from a backbone, with or without a checkpoint folder; None if the kind
+            has no pretrained backbones.
         epochs_field: the hyper-parameter that `--max-epochs` sets.
         pretrained_changes: values that replace the preset's on a pretrained backbone.
         companions: further models that each checkpoint serves.
@@ -195,9 +172,10 @@ class ModelKind:
     score: str
     suggest: Callable[[optuna.Trial], Mapping[str, Any]]
     options: frozenset[str]
-    export: Callable[[Path | None, str | None], Exportable | ArtifactExport]
+    exporter: Callable[[Path], Exportable | ArtifactExport]
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]]
     cross_validator: Callable[[TrainRequest, Any], CrossValidationResult] | None = None
+    pretrained_exporter: Callable[[Path | None, str], Exportable] | None = None
     epochs_field: str = "max_epochs"
     pretrained_changes: Mapping[str, Any] = field(default_factory=dict)
     companions: Sequence[Companion] = ()
@@ -272,15 +250,43 @@ class ModelKind:
         self.check(request)
         return self.cross_validator(request, self.configure(request))
 
+    def export(self, folder: Path | None, pretrained: str | None = None) -> Exportable | ArtifactExport:
+        """Load a checkpoint for `tritone export`.
+
+        Args:
+            folder: the checkpoint; None for a pretrained backbone without training.
+            pretrained: the backbone; with a folder, it has to be the one trained on.
+
+        Raises:
+            CheckpointError: neither is given, the checkpoint cannot be used, it was trained on another backbone, or
+                this kind has no pretrained backbones.
+        """
+        if pretrained is not None:
+            if self.pretrained_exporter is None:
+                raise CheckpointError(f"{self.name} has no pretrained backbones; leave --pretrained out")
+            return self.pretrained_exporter(folder, pretrained)
+        if folder is None:
+            alternative = "" if self.pretrained_exporter is None else " or give --pretrained"
+            raise CheckpointError(f"nothing to export: train first (`tritone train {self.name}`){alternative}")
+        return self.exporter(folder)
+
     def check(self, request: TrainRequest | EvaluateRequest) -> None:
         """Refuse a request with options that this kind does not take.
 
         Raises:
             UnsupportedOptionError: with the names of these options.
         """
-        listening = request.listening or ListeningFiles()
         given = [name for name in _REQUEST_OPTIONS if getattr(request, name, None) is not None]
-        given += [each.name for each in fields(listening) if getattr(listening, each.name) is not None]
+        if isinstance(request.data, ListeningFiles):
+            given += request.data.given()
+        self.check_options(given)
+
+    def check_options(self, given: Iterable[str]) -> None:
+        """Refuse options that this kind does not take.
+
+        Raises:
+            UnsupportedOptionError: with the names of these options.
+        """
         if foreign := self.options_not_taken(given):
             raise UnsupportedOptionError(
                 f"{self.name} does not take {', '.join(foreign)}: it takes {', '.join(sorted(self.options))}; "

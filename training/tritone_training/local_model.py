@@ -157,7 +157,7 @@ def _kind_of(folder: Path) -> str:
 
 
 def _networks(kind: str, folder: Path) -> list[NetworkModel]:
-    exported = get_kind(kind).export(folder, None)
+    exported = get_kind(kind).export(folder)
     networks = exported.companions if isinstance(exported, ArtifactExport) else (exported, *exported.companions)
     return [NetworkModel(each) for each in networks if _runs_alone(each)]
 

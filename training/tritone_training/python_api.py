@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tritone_training.data.interactions.files import ListeningFiles, join_data
 from tritone_training.exceptions import TrainingError
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kind import TrainRequest
 from tritone_training.registry import get_kind
 from tritone_training.trained_checkpoint import TrainedCheckpoint
 
@@ -65,11 +66,13 @@ def train(
         if files.interactions is not None:
             raise TrainingError("interactions and listening.interactions are both given; expected one of them")
         files = replace(files, interactions=Path(interactions))
+    model_kind = get_kind(kind)
+    model_kind.check_options(files.given())
     folder = Path("runs") / kind if out is None else Path(out)
-    return get_kind(kind).train(
+    return model_kind.train(
         TrainRequest(
             out=folder,
-            data=None if data is None else Path(data),
+            data=join_data(None if data is None else Path(data), files),
             seed=seed,
             preset=preset,
             fold=fold,
@@ -79,7 +82,6 @@ def train(
             overrides=dict(settings or {}),
             progress=progress,
             command=f"tritone_training.train({kind!r}, ...)",
-            listening=files,
             resume=resume,
             overwrite=overwrite,
             warm_start=None if warm_start is None else Path(warm_start),

@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone import TritoneError
 from tritone.atomic import replacing
 from tritone_training import checkpoint, training_logs
+from tritone_training.data.interactions.files import ListeningFiles
 from tritone_training.exceptions import TrainingError
 from tritone_training.trained_checkpoint import TrainedCheckpoint
 
@@ -36,6 +37,7 @@ _ASKED: Final = "asked"
 # Allowed in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
 # `music_gan`, and what file systems put there.
 _IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "lost+found"})
+_EMBEDDED: Final = "embedded corpus"
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 
 
@@ -99,20 +101,15 @@ def _train(
 
 def asked_of(request: TrainRequest) -> dict[str, Any]:
     """Return what decides the result of a training, as plain values for JSON."""
-    listening = request.listening
-    files = (
-        {}
-        if listening is None
-        else {
-            each.name: _plain(getattr(listening, each.name))
-            for each in fields(listening)
-            if getattr(listening, each.name) is not None and each.name not in _NOT_COMPARED
-        }
-    )
-    source = {} if files.get("interactions") else {"data": _plain(request.data) or "embedded corpus"}
+    if isinstance(request.data, ListeningFiles):
+        files = request.data
+        source = {name: _plain(getattr(files, name)) for name in files.given() if name not in _NOT_COMPARED}
+        if files.interactions is None:
+            source["data"] = _EMBEDDED
+    else:
+        source = {"data": _plain(request.data) or _EMBEDDED}
     return {
         **source,
-        **files,
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "warm_start": _plain(request.warm_start),
         "settings": dict(request.overrides),
@@ -165,7 +162,11 @@ def _check_same(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
         raise TrainingError(
             f"{out}: expected a training of {now['kind']}, got one of {before.get('kind')}; give another --out"
         )
-    different = differences(before.get(_ASKED, {}), now.get(_ASKED, before.get(_ASKED, {})))
+    asked_before = dict(before.get(_ASKED, {}))
+    asked = now.get(_ASKED, asked_before)
+    if "interactions" in asked and asked_before.get("data") == asked["interactions"]:  # the same log, given by --data
+        asked_before["interactions"] = asked_before.pop("data")
+    different = differences(asked_before, asked)
     if different:
         command = f" (`{before['command']}`)" if before.get("command") else ""
         raise TrainingError(

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tritone_training.data.interactions.files import ListeningFiles
 from tritone_training.evaluation import TuningResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
@@ -62,7 +63,7 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     )
     n_before = len(study.trials)
     # Values of other data, splits or lengths of training could not be compared.
-    data = request.data or (request.listening and request.listening.interactions)
+    data = request.data.interactions if isinstance(request.data, ListeningFiles) else request.data
     asked = {
         "data": str(data.resolve()) if data else "embedded corpus",
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},

@@ -59,7 +59,7 @@ def crossvalidate(
 
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-folds",
-        data=data,
+        data=options.request_data(locals()),
         seed=seed,
         preset=preset,
         pretrained=pretrained,
@@ -68,7 +68,6 @@ def crossvalidate(
         overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
-        listening=options.listening_files(locals()),
         n_seeds=seeds,
     )
     if print_config:

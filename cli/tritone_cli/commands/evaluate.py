@@ -41,24 +41,13 @@ def evaluate(
 
     options.require_supported(context, kind)
 
-    listening = training.ListeningFiles(
-        interactions=interactions,
-        test=test,
-        user_column=user_column,
-        item_column=item_column,
-        plays_column=plays_column,
-        rating_column=rating_column,
-        time_column=time_column,
-        key=key,
-    )
     request = training.EvaluateRequest(
         checkpoint=checkpoint,
-        data=data,
+        data=options.request_data(locals()),
         fold=fold,
         split=split,
         report=report,
         progress=console.shows_progress(as_json=as_json),
-        listening=listening,
     )
     result = training.get_kind(kind).evaluate(request)
     if as_json:

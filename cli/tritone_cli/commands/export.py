@@ -15,7 +15,8 @@ from tritone_cli import console, options
 if TYPE_CHECKING:
     from tritone_export import ExportResult, Reduced, Reduction
     from tritone_training.artifact_export import ArtifactExport
-    from tritone_training.kind import Exportable, ListeningFiles
+    from tritone_training.data.interactions import ListeningFiles
+    from tritone_training.kind import Exportable
 
 
 _MAX_LATENCY_RATIO: Final = 0.95  # relative to fp32; larger ratios are within the noise
@@ -177,6 +178,7 @@ class _PrecisionOptions:
         """Return the precisions to export and how to evaluate them; None for fp32 alone."""
         from tritone_export import PrecisionError, Reduction
         from tritone_training import EvaluateRequest
+        from tritone_training.data.interactions import join_data
 
         wanted = tuple(each for each in self.precisions if each != "fp32")
         if not wanted:
@@ -186,7 +188,7 @@ class _PrecisionOptions:
                 f"the loss of {' and '.join(wanted)} cannot be measured: expected a checkpoint with validation data, "
                 f"got a pretrained backbone; train on top of the backbone first, or export in fp32"
             )
-        request = EvaluateRequest(checkpoint=folder, data=self.data, progress=False, listening=self.listening)
+        request = EvaluateRequest(checkpoint=folder, data=join_data(self.data, self.listening), progress=False)
         return Reduction(precisions=wanted, request=request, max_loss=self.max_loss)  # type: ignore[arg-type]
 
 

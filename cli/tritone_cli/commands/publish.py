@@ -129,7 +129,7 @@ def _exported(
     from tritone_training.registry import get_kind
 
     kind = get_kind(models[0])
-    exportable = kind.export(checkpoint_folder(models[0], checkpoint, None), None)
+    exportable = kind.export(checkpoint_folder(models[0], checkpoint, None))
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=repository) as path:
         folder = Path(path)
         own = [each.model for each in export_kind(exportable, kind, repository=folder, name=name, on_step=on_step)]

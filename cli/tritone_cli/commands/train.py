@@ -58,7 +58,7 @@ def train(
 
     request = training.TrainRequest(
         out=out or Path("runs") / kind,
-        data=data,
+        data=options.request_data(locals()),
         seed=seed,
         preset=preset,
         fold=fold,
@@ -68,7 +68,6 @@ def train(
         overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
-        listening=options.listening_files(locals()),
         resume=resume,
         overwrite=overwrite,
         warm_start=warm_start,
@@ -89,11 +88,10 @@ def train(
         evaluation = model_kind.evaluate(
             training.EvaluateRequest(
                 checkpoint=request.out,
-                data=data,
+                data=request.data,
                 split="valid",
                 report=report,
                 progress=console.shows_progress(as_json=as_json),
-                listening=request.listening,
             )
         )
         written = evaluation.report or ()

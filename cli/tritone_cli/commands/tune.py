@@ -57,7 +57,7 @@ def tune(
     listening = options.listening_files(locals())
     request = training.TrainRequest(
         out=out or Path("runs") / f"{kind}-tune",
-        data=data,
+        data=options.request_data(locals()),
         seed=seed,
         preset=preset,
         pretrained=pretrained,
@@ -66,7 +66,6 @@ def tune(
         overrides=options.parse_settings(settings, config),
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
-        listening=listening,
     )
     if print_config:
         console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())

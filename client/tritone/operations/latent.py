@@ -208,11 +208,11 @@ def decode(
 
 
 def infer_voices(known: CachedModel, inputs: Mapping[str, Array], n_rows: int) -> Flow[tuple[Array, str]]:
-    """Run a model with the output `lanes`; return (R, W, V) and the model version."""
-    request = InferRequest(known.name, next_request_id("lanes"), inputs, ("lanes",))
+    """Run a model with the output `voices`; return (R, W, V) and the model version."""
+    request = InferRequest(known.name, next_request_id("voices"), inputs, ("voices",))
     response = yield from infer(known, request)
     shape = (n_rows, SPAN_FRAMES, N_VOICES)
-    return checked_output(response, "lanes", shape, largest=N_VOICE_VALUES - 1), response.version
+    return checked_output(response, "voices", shape, largest=N_VOICE_VALUES - 1), response.version
 
 
 def _look_up(cache: ModelCache, models: tuple[str, str]) -> Flow[tuple[CachedModel, CachedModel]]:
@@ -244,7 +244,7 @@ def _encode(encoder: CachedModel, voices: npt.NDArray[np.int64]) -> Flow[FloatAr
     size = encoder.info.outputs["mean"][-1]
     means = []
     for part in _parts(encoder, len(voices)):
-        request = InferRequest(encoder.name, next_request_id("encode"), {"lanes": voices[part]}, ("mean",))
+        request = InferRequest(encoder.name, next_request_id("encode"), {"voices": voices[part]}, ("mean",))
         response = yield from infer(encoder, request)
         means.append(checked_output(response, "mean", (part.stop - part.start, size if size > 0 else None)))
     return np.concatenate(means)

@@ -46,7 +46,7 @@ from tritone_serving.supervision.cpu_pressure import CpuPressure, recent_pressur
 if TYPE_CHECKING:
     from tritone.endpoints import Endpoint
 
-POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, so this is cheap beside the second that a start takes
+POLL_S: Final = 0.03  # a refused connection costs 0.1 ms, cheap compared with the second that a start takes
 STOP_MARGIN_S: Final = 2.5  # the supervisor's own time after the server's: killing, removing shared memory
 START_ATTEMPTS: Final = 3
 # Triton's Python backend shares robust mutexes with its stubs: where a process or a thread ends while it holds one, the
@@ -227,6 +227,12 @@ class TritonServer:
     def runtime_folder(self) -> Path | None:
         """Return the server's private folder, whose name is the prefix of its shared memory."""
         return self._folder
+
+    def runs_processes_of(self, backend: str) -> bool:
+        """Return whether the instances of a backend's models are Python processes, and not threads of the server."""
+        if backend == "python":
+            return True
+        return self._folder is not None and (self._folder / "backends" / backend / "model.py").is_file()
 
     def own_endpoint(self) -> Endpoint:
         """Return the endpoint for gRPC calls from this process, with key and TLS; see `access.own_endpoint`."""

@@ -54,7 +54,7 @@ class ModelHealth:
         health_token: str,
         server_pid: int,
         on_check: OnCheck,
-        n_expected: int = 0,
+        n_expected: int,
     ) -> None:
         """Begin to watch.
 
@@ -62,7 +62,7 @@ class ModelHealth:
             config: from `Calls.config`.
             health_token: the server's.
             on_check: called with the model's name and `answered` or a `CanaryError.failure` after each check.
-            n_expected: how many processes the model had before; 0 if that is not known.
+            n_expected: as the attribute. Not counted, since a process may end before the first look.
         """
         self.model = model
         self.config = config
@@ -108,8 +108,6 @@ class ModelHealth:
     def _missing(self, stubs: Sequence[Stub], now_s: float) -> HealthProblem | None:
         n_stopped = sum(stub.stopped for stub in stubs)
         n_live = len(stubs) - n_stopped
-        if stubs:  # a model of a native backend has none
-            self.n_expected = sum(group.count for group in self.config.instance_group) or 1
         if n_live >= self.n_expected:
             self._missing_since_s = None
             return None

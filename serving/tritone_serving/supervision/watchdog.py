@@ -90,7 +90,6 @@ class Watchdog:
         self._pressure = CpuPressure()
         self._patience = 1.0
         self._reload_pauses: dict[str, Backoff] = {}
-        self._n_stubs: dict[str, int] = {}  # by model, so that missing processes are detected from the start
         self._restart_pause = Backoff(self._options, self._options.longest_restart_pause_s)
         self._pool = ThreadPoolExecutor(_N_THREADS, thread_name_prefix="watchdog")
         self._watch_server()
@@ -150,8 +149,6 @@ class Watchdog:
             if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
                 problem = health.look(own, self._n_runs.get(model, 0), patience=patience)
-                if own:
-                    self._n_stubs[model] = health.n_expected
                 if problem is not None and problem.reason == "hung":
                     self._raise_if_all_hang(model, problem)
                 if health.has_answered:
@@ -216,6 +213,7 @@ class Watchdog:
         if config.platform == "ensemble":
             return
         self._metrics.add_model(model)
+        n_processes = sum(group.count for group in config.instance_group) or 1
         self._models[model] = ModelHealth(
             model,
             config,
@@ -225,7 +223,7 @@ class Watchdog:
             health_token=self.server.health_token,
             server_pid=self.server.pid,
             on_check=self._metrics.checked,
-            n_expected=self._n_stubs.get(model, 0),
+            n_expected=n_processes if self.server.runs_processes_of(config.backend) else 0,
         )
 
     def _was_changed(self, health: ModelHealth) -> bool:

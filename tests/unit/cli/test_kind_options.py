@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tritone_training.data.interactions.listening import files_of
-from tritone_training.exceptions import TrainingError, UnsupportedOptionError
-from tritone_training.kind import KIND_OPTIONS, EvaluateRequest, ListeningFiles, TrainRequest
+from tritone_training.data.interactions import ListeningFiles, join_data
+from tritone_training.exceptions import CheckpointError, DataError, UnsupportedOptionError
+from tritone_training.kind import KIND_OPTIONS, EvaluateRequest, TrainRequest, data_path
+from tritone_training.python_api import train
 from tritone_training.registry import get_kind, kind_names
 from tritone_training.tuning import tune
 
@@ -86,7 +87,7 @@ def test_the_declared_options_exist() -> None:
 def test_unsupported_options_are_refused_in_python(name: str, tmp_path: Path) -> None:
     listening = ListeningFiles(**{name: tmp_path / "x" if not name.endswith("column") else "x"})
     with pytest.raises(UnsupportedOptionError) as caught:
-        get_kind("genre_cnn").train(TrainRequest(out=tmp_path / "run", listening=listening))
+        get_kind("genre_cnn").train(TrainRequest(out=tmp_path / "run", data=listening))
     assert caught.value.options == (name,)
     assert not (tmp_path / "run").exists()
 
@@ -131,10 +132,58 @@ def test_kinds_with_crossvalidation(run_tritone: Callable[..., Any], tmp_path: P
 
 
 def test_two_logs_are_refused(tmp_path: Path) -> None:
-    listening = ListeningFiles(interactions=tmp_path / "a.csv")
-    for request in (
-        TrainRequest(out=tmp_path, data=tmp_path / "b.csv", listening=listening),
-        EvaluateRequest(checkpoint=tmp_path, data=tmp_path / "b.csv", listening=listening),
-    ):
-        with pytest.raises(TrainingError, match="expected one of --data and --interactions"):
-            files_of(request)
+    with pytest.raises(DataError, match="expected one of --data and --interactions"):
+        join_data(tmp_path / "b.csv", ListeningFiles(interactions=tmp_path / "a.csv"))
+    with pytest.raises(DataError):
+        train("taste_vae", data=tmp_path / "b.csv", interactions=tmp_path / "a.csv", out=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "crossvalidate", "tune"])
+def test_two_logs_are_refused_on_the_command_line(
+    run_tritone: Callable[..., Any], verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    required = ("--checkpoint", "none") if verb == "evaluate" else ()
+    ended = run_tritone(verb, "recommender", *required, "--data", "b.csv", "--interactions", "a.csv")
+    assert ended.status == 1
+    assert "expected one of --data and --interactions" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_of_a_request(tmp_path: Path) -> None:
+    path, files = tmp_path / "a.csv", ListeningFiles(friends=tmp_path / "f.csv")
+    assert join_data(None, ListeningFiles()) is None
+    assert join_data(path, ListeningFiles()) == path
+    assert join_data(None, files) == files
+    assert join_data(path, files) == replace(files, interactions=path)
+
+
+def test_options_of_a_log_are_refused_with_a_path_in_python(tmp_path: Path) -> None:
+    files = ListeningFiles(friends=tmp_path / "f.csv")
+    with pytest.raises(UnsupportedOptionError) as caught:
+        train("genre_cnn", data=tmp_path, listening=files, out=tmp_path / "run")
+    assert caught.value.options == ("friends",)
+
+
+@pytest.mark.parametrize("kind", [name for name in kind_names() if "interactions" not in get_kind(name).options])
+def test_listening_files_without_entries_are_no_path(kind: str, tmp_path: Path) -> None:
+    request = TrainRequest(out=tmp_path / "run", data=ListeningFiles(), preset="tiny", progress=False)
+    with pytest.raises(UnsupportedOptionError) as caught:
+        get_kind(kind).train(request)
+    assert caught.value.options == ("data",)
+    with pytest.raises(UnsupportedOptionError):
+        data_path(request)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", kind_names())
+def test_pretrained_backbones_of_a_kind_are_declared(kind: str, tmp_path: Path) -> None:
+    model_kind = get_kind(kind)
+    assert (model_kind.pretrained_exporter is not None) == ("pretrained" in model_kind.options)
+    if model_kind.pretrained_exporter is None:
+        for folder in (None, tmp_path):
+            with pytest.raises(CheckpointError, match="has no pretrained backbones"):
+                model_kind.export(folder, "musicnn")
+    with pytest.raises(CheckpointError, match="train first"):
+        model_kind.export(None)

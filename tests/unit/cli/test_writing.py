@@ -178,7 +178,7 @@ def test_left_out_notes_are_reported(run: Any, tune: Path) -> None:
 def test_a_silent_piece_has_no_sound(run: Any, model: FakeWriters, tmp_path: Path) -> None:
     def hush(name: str, outputs: Any) -> None:
         if len(model.asked("music_gan")):
-            outputs["lanes"][0] = 0
+            outputs["voices"][0] = 0
 
     model.spoil = hush
     ended = run("sample", "-o", "x.wav", "-o", "x.mid", "--json")

@@ -39,7 +39,7 @@ def test_results_are_as_long_as_their_scores(connect: Any, model: FakeWriters, n
     np.testing.assert_array_equal(piece.grid.frames > 0, score.frames > 0)
     assert (piece.grid.meter, piece.grid.tempo_qpm) == (score.meter, 90)
     assert (piece.seed, piece.model, piece.model_version) == (4, "music_vae", "3")
-    sizes = [len(request.inputs["lanes"]) for request in model.asked("music_vae")]
+    sizes = [len(request.inputs["voices"]) for request in model.asked("music_vae")]
     assert sum(sizes) == -(-n_bars // 2)
     assert max(sizes) <= 8
     (first, *_) = model.asked("music_vae_decoder")
@@ -339,12 +339,12 @@ def test_unsuitable_models(connect: Any) -> None:
     assert (caught.value.model, caught.value.reason) == ("polyphony_rnn", "unsuitable_model")
 
 
-@pytest.mark.parametrize("lanes", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
-def test_invalid_responses(connect: Any, model: FakeWriters, lanes: Any) -> None:
-    model.spoil = lambda name, outputs: outputs.update(lanes=lanes) if name.endswith("decoder") else None
+@pytest.mark.parametrize("voices", [np.full((1, 32, 4), 90), np.full((1, 32, 4), -1), np.zeros((1, 16, 4), np.int64)])
+def test_invalid_responses(connect: Any, model: FakeWriters, voices: Any) -> None:
+    model.spoil = lambda name, outputs: outputs.update(voices=voices) if name.endswith("decoder") else None
     with pytest.raises(ServerError) as caught:
         connect()("reconstruct", melody())
-    assert (caught.value.reason, caught.value.output) == ("invalid_output", "lanes")
+    assert (caught.value.reason, caught.value.output) == ("invalid_output", "voices")
 
 
 def test_spans_contain_all_notes_of_the_score() -> None:

@@ -53,7 +53,7 @@ DTYPES: Final = {
     "meter": np.int64,
     "style": np.int64,
     "top_k": np.int64,
-    "lanes": np.int64,
+    "voices": np.int64,
     "key": np.int64,
     "mode": np.int64,
 }
@@ -84,7 +84,7 @@ def scored(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def encoded(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-    mean = inputs["lanes"].reshape(-1, Z).astype(np.float32)
+    mean = inputs["voices"].reshape(-1, Z).astype(np.float32)
     return {"mean": mean, "log_variance": np.zeros_like(mean)}
 
 
@@ -92,7 +92,7 @@ def decoded(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
     """Exactly what was encoded; the first attribute transposes by whole tones, the noise moves nothing."""
     voices = np.rint(inputs["latent"]).clip(0, 89).astype(np.int64).reshape(-1, 32, 4)
     moved = np.rint(2 * inputs["attributes"][:, :1, None]).astype(np.int64)
-    return {"lanes": np.where(voices >= 2, (voices + moved).clip(2, 89), voices)}
+    return {"voices": np.where(voices >= 2, (voices + moved).clip(2, 89), voices)}
 
 
 def dreamt(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
@@ -102,7 +102,7 @@ def dreamt(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         voices[:, step, 0] = 10 + np.rint(inputs[name][:, 0])
     voices[:, :G, 1] = 2 + (inputs["latent_noise"] * 88).astype(int)
     voices[:, :, 2] = 2 + (inputs["noise"][:, :, 0] * 88).astype(int)
-    return {"lanes": voices}
+    return {"voices": voices}
 
 
 @dataclass
@@ -132,9 +132,9 @@ class FakeWriters:
             "composer": (WRITING, {**both, "first_frame": (-1, 1)}, written),
             "polyphony_rnn": ({"frames": frames}, {"nll": nll, "probabilities": frames}, scored),
             "polyphony_rnn_sampler": ({"prompt": frames, "noise": frames, **CHOICE}, {"frames": frames}, sampled),
-            "music_vae": ({"lanes": voices}, {"mean": (-1, Z), "log_variance": (-1, Z)}, encoded),
-            "music_vae_decoder": (decoder, {"lanes": voices}, decoded),
-            "music_gan": ({**gan, "noise": voices, **CHOICE}, {"lanes": voices}, dreamt),
+            "music_vae": ({"voices": voices}, {"mean": (-1, Z), "log_variance": (-1, Z)}, encoded),
+            "music_vae_decoder": (decoder, {"voices": voices}, decoded),
+            "music_gan": ({**gan, "noise": voices, **CHOICE}, {"voices": voices}, dreamt),
         }
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:

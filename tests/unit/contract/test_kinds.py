@@ -85,7 +85,7 @@ def exported(request: pytest.FixtureRequest, recordings: Path, tmp_path_factory:
         return Exported(kind, shared.exportable, shared.repository, shared.results)
     folder = tmp_path_factory.mktemp(kind.name)
     kind.train(TrainRequest(out=folder / "run", data=recordings, preset="tiny", max_epochs=1, progress=False))
-    exportable = kind.export(folder / "run", None)
+    exportable = kind.export(folder / "run")
     results = export_kind(exportable, kind, repository=folder / "model_repository")
     return Exported(kind, exportable, folder / "model_repository", results)
 

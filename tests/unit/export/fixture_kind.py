@@ -92,7 +92,10 @@ def kind(
     def unused(*_: object) -> Any:
         raise NotImplementedError
 
-    def export(checkpoint: Path | None, pretrained: str | None) -> Exportable:
+    def exporter(checkpoint: Path) -> Exportable:
+        return exportable(declaration=declaration)
+
+    def pretrained_exporter(checkpoint: Path | None, pretrained: str) -> Exportable:
         return exportable(declaration=declaration)
 
     values: dict[str, Any] = {
@@ -102,7 +105,8 @@ def kind(
         "presets": ("tiny", "default"),
         "score": "accuracy",
         "options": frozenset({"data", "pretrained"}),
-        "export": export,
+        "exporter": exporter,
+        "pretrained_exporter": pretrained_exporter,
         "example_inputs": inputs,
         "quality": quality,
         "companions": (),

@@ -125,8 +125,6 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 @pytest.mark.slow  # trains
 def test_a_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "recommender"
-    get_kind("recommender").train(
-        TrainRequest(out=out, preset="tiny", progress=False, listening=recommender_models.files())
-    )
+    get_kind("recommender").train(TrainRequest(out=out, preset="tiny", progress=False, data=recommender_models.files()))
     check_closed(out, *PERSONAL, "checkpoint.json", "recommender.key", "taste_vae")
     shutil.rmtree(out)

@@ -66,7 +66,7 @@ def pool() -> Pool:
     return Pool()
 
 
-def watch(pool: Pool, **options: Any) -> ModelHealth:
+def watch(pool: Pool, *, n_expected: int = len(STUBS), **options: Any) -> ModelHealth:
     return ModelHealth(
         "model",
         config(),
@@ -76,6 +76,7 @@ def watch(pool: Pool, **options: Any) -> ModelHealth:
         health_token="token",  # noqa: S106
         server_pid=SERVER_PID,
         on_check=lambda model, result: None,
+        n_expected=n_expected,
     )
 
 
@@ -214,3 +215,19 @@ def test_pauses_double_and_begin_again_when_all_was_well() -> None:
 def test_limits_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(OptionsError):
         SupervisionOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_process_that_ends_before_the_first_look_is_missing(host: Host, pool: Pool) -> None:
+    health = watch(pool)
+    found = []
+    for _ in range(10):
+        host.now_s += 0.4
+        found.append(health.look([], 0, patience=1.0))
+    assert [each.reason for each in found if each is not None][:1] == ["dead"]
+
+
+def test_model_of_a_native_backend_misses_no_process(host: Host, pool: Pool) -> None:
+    health = watch(pool, n_expected=0, silent_s=60.0)
+    for _ in range(5):
+        host.now_s += 0.4
+        assert health.look([], 0, patience=1.0) is None

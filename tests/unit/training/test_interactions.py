@@ -11,6 +11,7 @@ import pytest
 from tritone_training.data.interactions import (
     CleaningRules,
     Columns,
+    ListeningFiles,
     held_out_counts,
     load_friends,
     load_listening,
@@ -21,7 +22,7 @@ from tritone_training.data.interactions import (
 )
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedItem, simulate
 from tritone_training.exceptions import DataError
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kind import TrainRequest
 
 ROWS = [("ann", "a b", 3), ("ann", "c", 1), ("bob", "c", 2), ("bob", "d", 5)]
 
@@ -208,7 +209,7 @@ def test_one_listen_with_a_time_cannot_be_split(tmp_path: Path) -> None:
 def test_what_is_learnt_from_is_not_chosen_by(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", ",", ROWS)
     valid = write(tmp_path / "valid.csv", ",", [("ann", "c", 1), ("ann", "d", 2), ("eve", "c", 1)])
-    request = TrainRequest(out=tmp_path, listening=ListeningFiles(interactions=log, valid=valid))
+    request = TrainRequest(out=tmp_path, data=ListeningFiles(interactions=log, valid=valid))
     listening = load_listening(request)
     assert pairs(listening.valid) == [("ann", "d", 2.0), ("eve", "c", 1.0)]
     assert listening.report["parts"]["valid"]["n_in_log_too"] == 1
@@ -226,7 +227,7 @@ def test_files_that_would_not_be_looked_at_are_refused(tmp_path: Path) -> None:
         (ListeningFiles(item_tags=log), "--item-tags belongs to a log: give --interactions too"),
     ):
         with pytest.raises(DataError, match=says):
-            load_listening(TrainRequest(out=tmp_path, listening=files))
+            load_listening(TrainRequest(out=tmp_path, data=files))
 
 
 def test_times_in_milliseconds_and_as_text(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_tags_of_held_out_pairs_do_not_tell(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", ",", rows)
     tags = write(tmp_path / "tags.csv", ",", [(u, i, "good") for u, i, _ in rows], ("user", "item", "tag"))
     files = ListeningFiles(interactions=log, item_tags=tags)
-    listening = load_listening(TrainRequest(out=tmp_path, listening=files))
+    listening = load_listening(TrainRequest(out=tmp_path, data=files))
     assert listening.test is not None
     held_out = {row[:2] for part in (listening.valid, listening.test) for row in pairs(part)}
     assert held_out

@@ -17,6 +17,7 @@ import pytest
 from tritone_cli.console import print_listening_report
 from tritone_training.data.interactions import (
     Columns,
+    ListeningFiles,
     load_friends,
     load_listening,
     load_log,
@@ -25,7 +26,7 @@ from tritone_training.data.interactions import (
 )
 from tritone_training.data.interactions.log import Log
 from tritone_training.exceptions import DataError
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.fitting import recording_embeddings
 
 LARGE = 1_152_921_504_606_846_976
@@ -303,7 +304,7 @@ def test_friends_tags_names_metadata_and_held_out_listens_share_the_ids(tmp_path
     names = written(tmp_path / "names.csv", f"tag,name\n5,{NFD} \n")
     metadata = written(tmp_path / "songs.csv", f"id,title,year\n{NFD},Hyperballad,1999.0\n b,B,\n")
     files = ListeningFiles(log, valid=valid, friends=friends, item_tags=tags, tag_names=names, metadata=metadata)
-    listening = load_listening(TrainRequest(out=tmp_path, listening=files))
+    listening = load_listening(TrainRequest(out=tmp_path, data=files))
     assert listening.train.users == ["1", "2"]
     assert listening.friends == [("1", "2")]
     assert list(zip(listening.tags.items, listening.tags.tags, strict=True)) == [("Jóga", "Jóga"), ("b", "Jóga")]
@@ -317,7 +318,7 @@ def test_the_printed_report_lists_what_was_read_and_changed(tmp_path: Path, caps
     log = written(tmp_path / "log.csv", "\n".join(["user,item,time", *rows]))
     friends = written(tmp_path / "friends.csv", "user,friend\nu1,u2 \n")
     files = ListeningFiles(interactions=log, friends=friends)
-    report = load_listening(TrainRequest(out=tmp_path, listening=files)).report
+    report = load_listening(TrainRequest(out=tmp_path, data=files)).report
     print_listening_report(report)
     captured = capsys.readouterr()
     text = captured.out + captured.err
@@ -340,7 +341,7 @@ def test_recordings_are_named_by_ids_in_either_form(tmp_path: Path, monkeypatch:
         (tmp_path / name).touch()
     monkeypatch.setattr(recording_embeddings, "embedding_network", lambda _: (lambda _: (np.ones(256), np.ones(9)), {}))
     listening = ListeningFiles(recordings=tmp_path, genre_checkpoint=tmp_path)
-    heard = recording_embeddings.embed_recordings(TrainRequest(out=tmp_path, listening=listening, progress=False))
+    heard = recording_embeddings.embed_recordings(TrainRequest(out=tmp_path, data=listening, progress=False))
     assert heard is not None
     assert sorted(heard.items) == ["Jóga", "b"]
     assert "is a second recording of 'Jóga'" in heard.problems[0]
@@ -458,7 +459,7 @@ def test_texts_with_zero_bytes_are_refused(tmp_path: Path, kind: str) -> None:
 def test_a_log_whose_listeners_follow_one_another_is_split_for_each(tmp_path: Path) -> None:
     rows = "".join(f"u{user},x{item},{1_700_000_000 + 10 * user + item}\n" for user in range(20) for item in range(10))
     path = written(tmp_path / "log.csv", f"user,item,timestamp\n{rows}")
-    listening = load_listening(TrainRequest(tmp_path, progress=False, listening=ListeningFiles(interactions=path)))
+    listening = load_listening(TrainRequest(tmp_path, progress=False, data=ListeningFiles(interactions=path)))
     assert len(np.unique(listening.train.user)) == 20
     assert len(np.unique(listening.valid.user)) > 10
     assert "at random" in listening.report["parts"]["valid"]["how"]

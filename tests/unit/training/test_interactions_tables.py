@@ -15,6 +15,8 @@ import pytest
 from tritone_serving.recommender.artifact import text_arrays
 from tritone_training.data.interactions import (
     Columns,
+    ListeningFiles,
+    join_data,
     load_friends,
     load_listening,
     load_log,
@@ -24,7 +26,7 @@ from tritone_training.data.interactions import (
 from tritone_training.data.interactions.log import Log
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.kind import TrainRequest
 
 
 def pairs(log: Log) -> list[tuple[str, str]]:
@@ -199,7 +201,7 @@ def test_dates_of_ambiguous_order_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["user_column", "item_column", "plays_column", "rating_column", "time_column"])
 def test_a_column_of_no_log_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=f"--{name.replace('_', '-')} names a column of a log"):
-        load_listening(TrainRequest(tmp_path, progress=False, listening=ListeningFiles(**{name: "x"})))
+        load_listening(TrainRequest(tmp_path, progress=False, data=ListeningFiles(**{name: "x"})))
 
 
 @pytest.mark.parametrize("name", ["tag_column", "friend_column"])
@@ -207,7 +209,7 @@ def test_a_column_of_no_table_is_refused(tmp_path: Path, name: str) -> None:
     log = tmp_path / "log.csv"
     log.write_text("user,item\n" + "".join(f"u{row % 5},x{row % 7}\n" for row in range(35)))
     with pytest.raises(DataError, match=f"--{name.replace('_', '-')}"):
-        load_listening(TrainRequest(tmp_path, listening=ListeningFiles(interactions=log, **{name: "x"})))
+        load_listening(TrainRequest(tmp_path, data=ListeningFiles(interactions=log, **{name: "x"})))
 
 
 def test_columns_and_tables_hold_for_a_log_given_as_data(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_columns_and_tables_hold_for_a_log_given_as_data(tmp_path: Path) -> None
     log.write_text("a,b\n" + "".join(f"u{row % 5},x{row % 7}\n" for row in range(35)))
     friends.write_text("a,friend\nu1,u2\n")
     files = ListeningFiles(friends=friends, user_column="a", item_column="b")
-    listening = load_listening(TrainRequest(tmp_path, data=log, listening=files))
+    listening = load_listening(TrainRequest(tmp_path, data=join_data(log, files)))
     assert listening.report["parts"]["log"]["columns"] == {"user": "a", "item": "b"}
     assert listening.friends == [("u1", "u2")]
 

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from tritone_cli.console import print_listening_report
-from tritone_training.data.interactions import load_listening, load_metadata, load_tags, words_of
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.data.interactions import ListeningFiles, load_listening, load_metadata, load_tags, words_of
+from tritone_training.kind import TrainRequest
 
 LYRICS = (
     "The rain is falling on the river and the river is running to the sea",
@@ -95,6 +95,6 @@ def test_the_report_names_what_is_not_read(tmp_path: Path, capsys: pytest.Captur
     log = metadata(tmp_path / "log.csv", "user,item", [f"u{n % 4},{n % 7}" for n in range(60)])
     songs = metadata(tmp_path / "m.csv", "id,title,cover", [f"{n},Song,{n}.jpg" for n in range(7)])
     files = ListeningFiles(interactions=log, metadata=songs)
-    print_listening_report(load_listening(TrainRequest(out=tmp_path, listening=files)).report)
+    print_listening_report(load_listening(TrainRequest(out=tmp_path, data=files)).report)
     captured = capsys.readouterr()
     assert "metadata: column 'cover' holds images and is not read" in captured.out + captured.err

@@ -303,11 +303,11 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network
     batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
     with torch.inference_mode():
         (expected,) = network(*(torch.from_numpy(array) for array in batch.values()))
-    alone = np.concatenate([session.run(["lanes"], request)[0] for request in requests])
+    alone = np.concatenate([session.run(["voices"], request)[0] for request in requests])
     np.testing.assert_array_equal(alone, expected.numpy())
     for start in range(0, N_SEEDS, 8):
         strangers = {name: array[start : start + 8] for name, array in batch.items()}
-        np.testing.assert_array_equal(session.run(["lanes"], strangers)[0], expected[start : start + 8])
+        np.testing.assert_array_equal(session.run(["voices"], strangers)[0], expected[start : start + 8])
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 
@@ -347,7 +347,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     assert metrics["measures"]["train"]["note_length"] > 3
     assert set(metrics["measures"]) == {"generated", "held_out", "train"}
     assert all(Path(path).stat().st_size > 1000 for path in metrics["report"])
-    served = exportable(trained, None)
+    served = exportable(trained)
     assert served.declaration == DECLARATION
     assert isinstance(served.network, MusicGan)
     for ours, theirs in zip(generate(served.network, 3, seed=0), generate(served.network, 5, seed=0), strict=False):
@@ -372,7 +372,7 @@ def test_a_vae_in_the_sibling_folder_is_used(trained: Path, chorales: Path) -> N
 
 def test_export_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError):
-        exportable(None, None)
+        KIND.export(None)
 
 
 def test_other_data_than_it_learnt_from_are_refused(trained: Path, chorales: Path, tmp_path: Path) -> None:
@@ -395,4 +395,4 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
         weights.pop("generator.mean")
     checkpoint.save(tmp_path / "run", kind="music_gan", info=info, weights=weights)
     with pytest.raises(CheckpointError):
-        exportable(tmp_path / "run", None)
+        exportable(tmp_path / "run")

@@ -56,7 +56,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 def test_training_learns_and_returns_its_metrics(trained: Trained) -> None:
     metrics = trained.summary["metrics"]["valid"]
-    assert (metrics["n_frames"], metrics["n"], metrics["n_in_portion"]) == (53, 2, 2)
+    assert (metrics["n_frames"], metrics["n"], metrics["n_in_split"]) == (53, 2, 2)
     # A new network of this size is at about 15 nats; one that knows no more than how often pitches come, at about 7.
     assert metrics["nll_per_frame"] < 5
     assert metrics["log_likelihood_per_frame"] == -metrics["nll_per_frame"]
@@ -70,7 +70,7 @@ def test_less_can_be_looked_at(data: Path, tmp_path: Path) -> None:
     overrides = {**OVERRIDES, "valid_frames": 30}
     request = TrainRequest(out=tmp_path, data=data, preset="tiny", max_epochs=1, overrides=overrides, progress=False)
     metrics = KIND.train(request).to_dict()["metrics"]["valid"]
-    assert (metrics["n_frames"], metrics["n"], metrics["n_in_portion"]) == (20, 1, 2)
+    assert (metrics["n_frames"], metrics["n"], metrics["n_in_split"]) == (20, 1, 2)
 
 
 def test_evaluate_repeats_what_training_measured(trained: Trained, data: Path, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_missing_split_is_refused(trained: Trained, data: Path) -> None:
 
 
 def test_a_checkpoint_becomes_two_models(trained: Trained) -> None:
-    whole = KIND.export(trained.folder, None)
+    whole = KIND.export(trained.folder)
     (composer,) = whole.companions
     assert (whole.declaration.name, composer.declaration.name) == ("music_transformer", "composer")
     for each in (whole, composer):
@@ -157,7 +157,7 @@ def test_a_checkpoint_becomes_two_models(trained: Trained) -> None:
 
 def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        KIND.export(None, None)
+        KIND.export(None)
     with pytest.raises(CheckpointError):
         KIND.export(trained.folder, "musicnn")
     saved = checkpoint.load(trained.folder, kind="music_transformer")
@@ -171,7 +171,7 @@ def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) ->
         checkpoint.save(tmp_path, kind="music_transformer", info={**saved.info, **info}, weights=saved.weights)
         checkpoint.update_info(tmp_path, {**checkpoint.load(tmp_path, kind="music_transformer").info, **info})
         with pytest.raises(TrainingError, match=message):
-            KIND.export(tmp_path, None)
+            KIND.export(tmp_path)
 
 
 # --- configuration ------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def latents(n: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((n, N_LATENT)).astype(np.float32))
 
 
-def lanes_of(network: MusicVae, n: int, seed: int = 0) -> npt.NDArray[np.int64]:
+def voices_of(network: MusicVae, n: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """Spans that a network writes: they obey the grammar."""
     return decode(network, latents(n, seed), uniform_noise(seed, n, 32, 4))
 
@@ -200,7 +200,7 @@ def test_styles_can_be_evened_out(scores: ScoreSet) -> None:
 
 
 def test_what_is_written_obeys_the_grammar_and_becomes_a_score(network: MusicVae) -> None:
-    voices = torch.from_numpy(lanes_of(network, 64))
+    voices = torch.from_numpy(voices_of(network, 64))
     sounding = sounding_of(voices)
     silent_before = torch.cat([torch.ones_like(voices[:, :1], dtype=torch.bool), sounding[:, :-1] == 0], dim=1)
     assert not ((voices == HOLD) & silent_before).any()
@@ -242,7 +242,7 @@ def test_hidden_steps_hide_what_was_written(network: MusicVae) -> None:
 
 
 def test_each_quarter_owns_a_part_of_the_latent(network: MusicVae) -> None:
-    voices = torch.from_numpy(lanes_of(network, 1))
+    voices = torch.from_numpy(voices_of(network, 1))
     changed = voices.clone()
     changed[:, -STEPS_PER_QUARTER:, 1] = HOLD
     moved = (network(voices)[0] - network(changed)[0]).abs()[0, :-1].view(8, -1).mean(1)
@@ -290,7 +290,7 @@ def test_levels_are_exact_at_the_mean_and_likely_around_it(network: MusicVae) ->
 
 
 def test_values_out_of_range_do_not_affect_other_rows(network: MusicVae) -> None:
-    voices = torch.from_numpy(lanes_of(network, 2))
+    voices = torch.from_numpy(voices_of(network, 2))
     wild = voices.clone()
     wild[1, 0, 0] = 10**9
     wild[1, 1, 0] = -5
@@ -299,7 +299,7 @@ def test_values_out_of_range_do_not_affect_other_rows(network: MusicVae) -> None
 
 
 def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
-    voices = torch.from_numpy(lanes_of(network, 8))
+    voices = torch.from_numpy(voices_of(network, 8))
     torch.manual_seed(0)
     reconstruction, divergence = elbo_parts(network, voices)
     mean, log_variance = network(voices)
@@ -318,7 +318,7 @@ def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
 
 
 def test_attribute_vectors_tell_attributes_apart(network: MusicVae) -> None:
-    voices = lanes_of(network, 300)
+    voices = voices_of(network, 300)
     voices[::3, :, 1:] = REST
     voices[::2, 1::4] = HOLD
     styles = np.arange(300) % 5
@@ -428,21 +428,21 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
     with torch.inference_mode():
         batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
         (expected,) = graph(*(torch.from_numpy(array) for array in batch.values()))
-    alone = np.concatenate([decoder_session.run(["lanes"], request)[0] for request in requests])
+    alone = np.concatenate([decoder_session.run(["voices"], request)[0] for request in requests])
     np.testing.assert_array_equal(alone, expected.numpy())
     for start in range(0, N_SEEDS, 8):
         strangers = {name: array[start : start + 8] for name, array in batch.items()}
-        np.testing.assert_array_equal(decoder_session.run(["lanes"], strangers)[0], expected[start : start + 8])
+        np.testing.assert_array_equal(decoder_session.run(["voices"], strangers)[0], expected[start : start + 8])
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 
 @pytest.mark.slow
 def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
     session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
-    voices = lanes_of(network, 9)
+    voices = voices_of(network, 9)
     with torch.inference_mode():
         expected = network(torch.from_numpy(voices))
-    for ours, theirs in zip(session.run(["mean", "log_variance"], {"lanes": voices}), expected, strict=True):
+    for ours, theirs in zip(session.run(["mean", "log_variance"], {"voices": voices}), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
@@ -488,7 +488,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
     assert KIND.evaluate(replace(request, split=None, report=None)).to_dict()["n_spans"] == 12 * 3
     with pytest.raises(DataError):
         KIND.evaluate(replace(request, split="test"))
-    served = exportable(trained, None)
+    served = exportable(trained)
     assert [each.declaration.name for each in (served, *served.companions)] == [d.name for d in KIND.declarations]
     vectors = np.array(served.card["attributes"]["vectors"])
     assert isinstance(served.network, MusicVae)
@@ -498,7 +498,7 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
 
 def test_export_without_a_checkpoint_is_refused() -> None:
     with pytest.raises(CheckpointError):
-        exportable(None, None)
+        KIND.export(None)
 
 
 @pytest.mark.parametrize("spoilt", ["config", "attributes", "weights"])
@@ -514,7 +514,7 @@ def test_a_checkpoint_that_does_not_fit_together_is_refused(trained: Path, tmp_p
         weights.pop(next(iter(weights)))
     checkpoint.save(tmp_path / "run", kind="music_vae", info=info, weights=weights)
     with pytest.raises(CheckpointError):
-        exportable(tmp_path / "run", None)
+        exportable(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -525,7 +525,7 @@ def test_training_learns_to_bring_spans_back(scores: ScoreSet, tmp_path: Path) -
     spans = cut_spans(scores, "train")
     prepared = dataset.TrainingData(scores, spans, cut_spans(scores, "valid"))
     KIND.trainer(request, KIND.configure(request), prepared)
-    network = exportable(tmp_path, None).network
+    network = exportable(tmp_path).network
     assert isinstance(network, MusicVae)
     metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
     assert metrics["reconstruction_accuracy"] > 0.7

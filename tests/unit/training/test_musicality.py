@@ -48,7 +48,7 @@ def random_voices(n: int, seed: int = 0) -> npt.NDArray[np.int64]:
     return np.where(random.random(voices.shape) < 0.6, 1, voices)
 
 
-def test_lanes_become_the_grids_that_the_client_makes_of_them() -> None:
+def test_voices_become_the_grids_that_the_client_makes_of_them() -> None:
     voices = random_voices(50)
     np.testing.assert_array_equal(spans_to_frames(voices), np.stack([voices_to_grid(each) for each in voices]))
     with pytest.raises(DataError):

@@ -394,7 +394,7 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
     assert {len(piece.notes) for piece in prepared.pieces["train"]} == {20}
     assert [len(piece.notes) for piece in prepared.pieces["valid"]] == [30, 35]  # whole, the first and the last
     valid = KIND.trainer(request, config, prepared)["metrics"]["valid"]
-    assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_portion"]) == (2, 65, 6)
+    assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_split"]) == (2, 65, 6)
 
 
 def test_evaluation_is_reproducible_and_by_split(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:
@@ -461,9 +461,9 @@ def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_p
         info = checkpoint.load(folder, kind="polyphony_rnn").info
         checkpoint.update_info(folder, {**info, **change})
         with pytest.raises(CheckpointError, match=message):
-            KIND.export(folder, None)
+            KIND.export(folder)
     with pytest.raises(CheckpointError):
-        KIND.export(None, None)
+        KIND.export(None)
     with pytest.raises(CheckpointError):
         KIND.export(out, "musicnn-mtt")
 
@@ -474,7 +474,7 @@ def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_p
 @pytest.fixture(scope="module")
 def repository(run: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     def export(made: Path) -> None:
-        results = export_kind(KIND.export(run[0], None), KIND, repository=made / "model_repository")
+        results = export_kind(KIND.export(run[0]), KIND, repository=made / "model_repository")
         assert [result.model for result in results] == ["polyphony_rnn", "polyphony_rnn_sampler"]
 
     folder = tmp_path_factory.mktemp("served")

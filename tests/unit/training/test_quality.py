@@ -51,7 +51,7 @@ def check(kind: ModelKind, quality: Quality, request: EvaluateRequest, exportabl
 
 def test_recordings(trained: Any, kind: ModelKind) -> None:
     request = EvaluateRequest(checkpoint=trained.folder, data=trained.data, progress=False)
-    exportable = kind.export(trained.folder, None)
+    exportable = kind.export(trained.folder)
     assert kind.quality is not None
     assert isinstance(exportable, Exportable)
     check(kind, kind.quality, request, exportable)
@@ -60,7 +60,7 @@ def test_recordings(trained: Any, kind: ModelKind) -> None:
 
 def test_spans() -> None:
     kind, checkpoint = get_kind("music_vae"), music_models.trained("music_vae")
-    exportable = kind.export(checkpoint, None)
+    exportable = kind.export(checkpoint)
     assert isinstance(exportable, Exportable)
     assert kind.quality is not None
     check(kind, kind.quality, EvaluateRequest(checkpoint, data=music_models.tunes(), progress=False), exportable)
@@ -81,8 +81,8 @@ def test_listening() -> None:
     kind, recommender = get_kind("taste_vae"), get_kind("recommender")
     checkpoint = recommender_models.checkpoint()
     listening = replace(recommender_models.files(), friends=None, friend_column=None)
-    request = EvaluateRequest(checkpoint / "taste_vae", progress=False, listening=listening)
-    exportable = kind.export(request.checkpoint, None)
+    request = EvaluateRequest(checkpoint / "taste_vae", progress=False, data=listening)
+    exportable = kind.export(request.checkpoint)
     assert isinstance(exportable, Exportable)
     assert kind.quality is not None
     check(kind, kind.quality, request, exportable)
@@ -91,7 +91,7 @@ def test_listening() -> None:
     inside = companion.quality.held_out(replace(request, checkpoint=checkpoint))
     assert inside.measure(as_run(exportable)) == kind.quality.held_out(request).measure(as_run(exportable))
     with pytest.raises(DataError, match="--interactions"):
-        kind.quality.held_out(replace(request, listening=None))
+        kind.quality.held_out(replace(request, data=None))
 
 
 def test_what_is_worse() -> None:

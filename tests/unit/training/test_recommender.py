@@ -19,10 +19,10 @@ from tests.unit.training.conftest import Trained
 from tritone_cli.console import print_listening_report
 from tritone_serving.recommender import RecommendRequest, open_artifact
 from tritone_serving.recommender.batch import weigh
-from tritone_training.data.interactions import Columns, load_listening, load_log
+from tritone_training.data.interactions import Columns, ListeningFiles, load_listening, load_log
 from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.hyperparameters import from_preset
-from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
+from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender.config import PRESETS
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
@@ -118,7 +118,7 @@ def test_plays_are_weighed_relative_to_the_user() -> None:
 def world() -> InteractionDataset:
     from tritone_training.data.interactions import load_listening
 
-    listening = load_listening(TrainRequest(out=Path(), listening=recommender_models.files(), progress=False))
+    listening = load_listening(TrainRequest(out=Path(), data=recommender_models.files(), progress=False))
     rng = np.random.default_rng(1)
     # The simulated listeners tag only what they play; here some tag what they know from elsewhere.
     more = [(f"listener-{rng.integers(80):04d}", f"piece/{rng.integers(90)}", "heard live") for _ in range(150)]
@@ -227,7 +227,7 @@ def test_tags_without_own_tags_equals_counting_without_them(world: InteractionDa
 def figures() -> dict[str, Any]:
     request = EvaluateRequest(
         checkpoint=recommender_models.checkpoint(),
-        listening=recommender_models.files(),
+        data=recommender_models.files(),
         report=recommender_models.folder() / "report",
         progress=False,
     )
@@ -327,10 +327,10 @@ def test_a_stored_history_and_the_same_history_given_agree(tmp_path: Path) -> No
 
 def test_same_seed_same_members(tmp_path: Path) -> None:
     request = TrainRequest(
-        out=tmp_path / "again", preset="tiny", progress=False, listening=recommender_models.files(), seed=0
+        out=tmp_path / "again", preset="tiny", progress=False, data=recommender_models.files(), seed=0
     )
     request = replace(
-        request, listening=replace(recommender_models.files(), key=recommender_models.checkpoint() / "recommender.key")
+        request, data=replace(recommender_models.files(), key=recommender_models.checkpoint() / "recommender.key")
     )
     KIND.train(request)
     for name in ("ease.values", "item_knn.columns", "users", "lists.a.columns"):
@@ -344,7 +344,7 @@ def test_same_seed_same_members(tmp_path: Path) -> None:
 def test_same_seed_same_weights_whatever_the_key(tmp_path: Path) -> None:
     """Users lie in the order of their pseudonyms; what is drawn must not follow it."""
     summary = KIND.train(
-        TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files(), seed=0)
+        TrainRequest(out=tmp_path, preset="tiny", progress=False, data=recommender_models.files(), seed=0)
     ).to_dict()
     assert (tmp_path / "recommender.key").read_bytes() != (
         recommender_models.checkpoint() / "recommender.key"
@@ -363,7 +363,7 @@ def test_a_validation_split_of_unknown_users_is_rejected(tmp_path: Path) -> None
     files = recommender_models.files()
     (tmp_path / "valid.csv").write_text("who,what,n\nstranger,piece/1,1\n")
     request = TrainRequest(
-        out=tmp_path / "run", preset="tiny", progress=False, listening=replace(files, valid=tmp_path / "valid.csv")
+        out=tmp_path / "run", preset="tiny", progress=False, data=replace(files, valid=tmp_path / "valid.csv")
     )
     with pytest.raises(DataError):
         KIND.train(request)
@@ -375,7 +375,7 @@ def test_evaluate_rejects_invalid_requests(tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("who,what,n\nlistener-0001,no such item,1\n")
     listening = replace(files, test=tmp_path / "test.csv")
     with pytest.raises(DataError):
-        KIND.evaluate(EvaluateRequest(checkpoint=checkpoint, listening=listening, progress=False))
+        KIND.evaluate(EvaluateRequest(checkpoint=checkpoint, data=listening, progress=False))
     with pytest.raises(CheckpointError):
         KIND.evaluate(EvaluateRequest(checkpoint=tmp_path, progress=False))
     with pytest.raises(CheckpointError):
@@ -383,13 +383,13 @@ def test_evaluate_rejects_invalid_requests(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.key"
     wrong.write_text("0" * 64)
     with pytest.raises(CheckpointError, match="made with another key"):
-        KIND.evaluate(EvaluateRequest(checkpoint=checkpoint, listening=replace(files, key=wrong), progress=False))
+        KIND.evaluate(EvaluateRequest(checkpoint=checkpoint, data=replace(files, key=wrong), progress=False))
 
 
 def test_recordings_need_a_network(tmp_path: Path) -> None:
     listening = replace(recommender_models.files(), recordings=tmp_path)
     with pytest.raises(DataError):
-        KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
+        KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, data=listening))
 
 
 def test_checkpoint_artifact_and_card_name_the_embedding_model(trained: Trained, tmp_path: Path) -> None:
@@ -397,20 +397,20 @@ def test_checkpoint_artifact_and_card_name_the_embedding_model(trained: Trained,
         sounds.write(tmp_path / "audio" / "piece" / f"{number}.wav", sounds.hum(number))
     listening = replace(recommender_models.files(), recordings=tmp_path / "audio", genre_checkpoint=trained.folder)
     out = tmp_path / "run"
-    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, listening=listening, overrides={"taste": 0}))
+    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=listening, overrides={"taste": 0}))
     weights = json.loads((trained.folder / "checkpoint.json").read_text())["weights_sha256"]
-    assert get_kind("genre_cnn").export(trained.folder, None).card["weights_sha256"] == weights
+    assert get_kind("genre_cnn").export(trained.folder).card["weights_sha256"] == weights
     expected = {"kind": "genre_cnn", "weights_sha256": weights}
     assert json.loads((out / "checkpoint.json").read_text())["embedding_model"] == expected
     assert open_artifact(out / "artifact").manifest["embedding_model"] == expected
-    assert KIND.export(out, None).card["embedding_model"] == expected
-    assert "embedding_model" not in KIND.export(recommender_models.checkpoint(), None).card
+    assert KIND.export(out).card["embedding_model"] == expected
+    assert "embedding_model" not in KIND.export(recommender_models.checkpoint()).card
 
 
 def test_a_network_needs_recordings(tmp_path: Path) -> None:
     listening = replace(recommender_models.files(), genre_checkpoint=tmp_path)
     with pytest.raises(DataError):
-        KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, listening=listening))
+        KIND.train(TrainRequest(out=tmp_path / "run", preset="tiny", progress=False, data=listening))
 
 
 @pytest.mark.parametrize("wrong", ["nan", "singular"])
@@ -422,7 +422,7 @@ def test_singular_or_infinite_tables_are_rejected(wrong: str, tmp_path: Path, mo
 
     monkeypatch.setattr("tritone_training.kinds.recommender.fitting.base_models.ease_table", ease)
     says = {"nan": "ease: .* not finite", "singular": "raise ease_l2 or graph_l2"}
-    request = TrainRequest(out=tmp_path, preset="tiny", progress=False, listening=recommender_models.files())
+    request = TrainRequest(out=tmp_path, preset="tiny", progress=False, data=recommender_models.files())
     with pytest.raises(TrainingError, match=says[wrong]):
         KIND.train(request)
 
@@ -430,7 +430,7 @@ def test_singular_or_infinite_tables_are_rejected(wrong: str, tmp_path: Path, mo
 def test_a_test_file_without_the_log_is_rejected(tmp_path: Path) -> None:
     listening = ListeningFiles(test=tmp_path / "later.csv")
     with pytest.raises(TrainingError):
-        KIND.evaluate(EvaluateRequest(checkpoint=recommender_models.checkpoint(), listening=listening, progress=False))
+        KIND.evaluate(EvaluateRequest(checkpoint=recommender_models.checkpoint(), data=listening, progress=False))
 
 
 def test_tables_of_other_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -438,7 +438,7 @@ def test_tables_of_other_ids_are_told(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "friends.csv").write_text("who,whom\nx,y\n")
     (tmp_path / "pieces.csv").write_text("id,title\nx,X\n")
     listening = replace(files, friends=tmp_path / "friends.csv", metadata=tmp_path / "pieces.csv")
-    report = load_listening(TrainRequest(out=tmp_path, listening=listening)).report
+    report = load_listening(TrainRequest(out=tmp_path, data=listening)).report
     assert {part: report["parts"][part]["n_in_log"] for part in ("friends", "metadata")} == {
         "friends": 0,
         "metadata": 0,

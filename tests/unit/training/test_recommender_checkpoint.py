@@ -31,7 +31,7 @@ def request(out: Path, **changes: Any) -> TrainRequest:
     files = replace(
         recommender_models.files(), friends=None, friend_column=None
     )  # another artifact than the one that is there
-    return TrainRequest(out=out, preset="tiny", progress=False, listening=files, overwrite=True, **changes)
+    return TrainRequest(out=out, preset="tiny", progress=False, data=files, overwrite=True, **changes)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -51,7 +51,7 @@ def test_an_interrupted_training_leaves_the_old_checkpoint_whole(
     with pytest.raises(KeyboardInterrupt):
         KIND.train(request(run, max_epochs=1))
     assert {path: digest for path, digest in contents(run).items() if not path.startswith("unfinished/")} == before
-    KIND.export(run, None)
+    KIND.export(run)
 
 
 def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -> None:
@@ -63,30 +63,30 @@ def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -
     assert (run / "recommender.key").read_bytes() == key
     assert not (run / "artifact" / "social.values.npy").exists()
     assert "taste_vae" not in json.loads((run / "checkpoint.json").read_text())["base_models"]
-    assert KIND.export(run, None).companions == ()
+    assert KIND.export(run).companions == ()
 
 
 def test_an_artifact_of_another_fit_is_refused(run: Path) -> None:
     info = json.loads((run / "checkpoint.json").read_text())
     (run / "checkpoint.json").write_text(json.dumps({**info, "fit": "0" * 16}))
     with pytest.raises(CheckpointError, match="its artifact is not the one that"):
-        KIND.export(run, None)
+        KIND.export(run)
     with pytest.raises(CheckpointError, match="its artifact is not the one that"):
-        KIND.evaluate(EvaluateRequest(checkpoint=run, listening=recommender_models.files(), progress=False))
+        KIND.evaluate(EvaluateRequest(checkpoint=run, data=recommender_models.files(), progress=False))
 
 
 def test_a_checkpoint_that_forgot_somebody_is_still_one(run: Path) -> None:
     user = recommender_models.world().log.users[3]
     assert forget_in_checkpoint(user, run)
-    KIND.export(run, None)
+    KIND.export(run)
 
 
 def test_a_key_that_lies_elsewhere_is_remembered_and_none_other_is_taken_for_it(run: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.key"
     elsewhere.write_text("f" * 64)
     files = replace(recommender_models.files(), key=elsewhere)
-    KIND.train(replace(request(run, overrides={"taste": 0}), listening=files))
-    exported = KIND.export(run, None)
+    KIND.train(replace(request(run, overrides={"taste": 0}), data=files))
+    exported = KIND.export(run)
     assert isinstance(exported, ArtifactExport)
     assert exported.key is None  # run/recommender.key is of the training before
     assert exported.key_wanted is not None

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tritone_serving.recommender import Recommender, RecommendRequest, read_key
-from tritone_training.kind import ListeningFiles, TrainRequest
+from tritone_training.data.interactions import ListeningFiles
+from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.registry import get_kind
 
@@ -54,7 +55,7 @@ def _write(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
 def train(folder: Path, *, is_tagged: bool) -> Path:
     listening = simulate(folder, is_tagged=is_tagged)
     get_kind("recommender").train(
-        TrainRequest(out=folder / "run", preset="tiny", progress=False, listening=listening, overrides={"taste": 0})
+        TrainRequest(out=folder / "run", preset="tiny", progress=False, data=listening, overrides={"taste": 0})
     )
     return folder / "run"
 

@@ -61,7 +61,7 @@ def request_for(folders: Path, scores: Path, listening: Path) -> Callable[..., T
         known: dict[str, Any] = {"out": out, "preset": "tiny", "max_epochs": 4, "seed": 3, "progress": False}
         known["overrides"] = settings.get(kind, {})
         if kind in ("taste_vae", "recommender"):
-            known["listening"] = ListeningFiles(interactions=listening)
+            known["data"] = ListeningFiles(interactions=listening)
         else:
             known["data"] = folders if kind == "genre_cnn" else scores
         return TrainRequest(**{**known, **changes})
@@ -186,7 +186,7 @@ def test_a_killed_training_leaves_its_best_epoch_and_is_resumed(
         checkpoint.load(out, kind="polyphony_rnn")
     best = out / "unfinished" / "best"
     assert "best epoch so far" in checkpoint.load(best, kind="polyphony_rnn").info["unfinished"]
-    assert kind.export(best, None).card["n_epochs"] >= 1
+    assert kind.export(best).card["n_epochs"] >= 1
     evaluated = kind.evaluate(evaluate_request(best, request)).to_dict()
     assert np.isfinite(evaluated["nll_per_frame"])
 
@@ -207,7 +207,7 @@ def test_a_killed_training_leaves_its_best_epoch_and_is_resumed(
 
 
 def evaluate_request(folder: Path, request: TrainRequest) -> Any:
-    return EvaluateRequest(folder, data=request.data, split="valid", progress=False, listening=request.listening)
+    return EvaluateRequest(folder, data=request.data, split="valid", progress=False)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -219,7 +219,7 @@ def test_the_best_epoch_so_far_of_every_kind_can_be_exported(
     interrupt_after(1)
     with pytest.raises(InterruptedTraining):
         get_kind(name).train(request_for(name, tmp_path / "run"))
-    made = get_kind(name).export(tmp_path / "run" / "unfinished" / "best", None)
+    made = get_kind(name).export(tmp_path / "run" / "unfinished" / "best")
     assert "best epoch so far" in made.card["unfinished"]
 
 
@@ -313,8 +313,8 @@ def test_a_recommender_keeps_what_was_trained(
 
     kind, key = get_kind("recommender"), tmp_path / "key"
     request = request_for("recommender", tmp_path / "parts")
-    assert request.listening is not None
-    request = replace(request, listening=replace(request.listening, key=key))
+    assert isinstance(request.data, ListeningFiles)
+    request = replace(request, data=replace(request.data, key=key))
     whole = kind.train(replace(request, out=tmp_path / "whole")).to_dict()
 
     def killed(*_: Any, **__: Any) -> None:
@@ -348,7 +348,7 @@ def test_an_unfinished_recommender_is_not_resumed_with_another_log(
 
     log = tmp_path / "plays.csv"
     shutil.copy(listening, log)
-    request = request_for("recommender", tmp_path / "run", listening=ListeningFiles(interactions=log))
+    request = request_for("recommender", tmp_path / "run", data=ListeningFiles(interactions=log))
 
     def killed(*_: Any, **__: Any) -> None:
         raise InterruptedTraining
@@ -412,6 +412,23 @@ def test_a_log_whose_name_is_not_text_is_trained_on(tmp_path: Path) -> None:
     log = write_log(tmp_path).rename(tmp_path / os.fsdecode(b"caf\xe9.csv"))
     out = tmp_path / "run"
     get_kind("taste_vae").train(
-        TrainRequest(out, preset="tiny", max_epochs=1, progress=False, listening=ListeningFiles(interactions=log))
+        TrainRequest(out, preset="tiny", max_epochs=1, progress=False, data=ListeningFiles(interactions=log))
     )
     assert r"caf\xe9.csv" in json.dumps(checkpoint.read_info(out), ensure_ascii=False).replace("\\\\", "\\")
+
+
+def test_a_training_recorded_with_its_log_as_data_is_resumed(listening: Path, tmp_path: Path) -> None:
+    """Earlier versions recorded a log given by --data with named columns as `data`, not as `interactions`."""
+    kind, out = get_kind("taste_vae"), tmp_path / "run"
+    files = ListeningFiles(interactions=listening, user_column="user")
+    request = TrainRequest(out, preset="tiny", max_epochs=1, progress=False, data=files)
+    kind.train(request)
+    info = dict(checkpoint.read_info(out) or {})
+    asked = dict(info["asked"])
+    assert asked["interactions"] == str(listening.resolve())
+    assert "data" not in asked
+    asked["data"] = asked.pop("interactions")
+    checkpoint.update_info(out, {**info, "asked": asked})
+    assert kind.train(replace(request, resume=True)).finished
+    with pytest.raises(TrainingError, match="data was"):
+        kind.train(replace(request, resume=True, data=replace(files, interactions=tmp_path / "other.csv")))

@@ -168,7 +168,7 @@ def test_data_without_emotions_is_recorded(train: Callable[..., Any], tmp_path: 
     summary = train(tmp_path)
     assert summary["emotions_trained"] is False
     assert "emotion_correlation_mean" not in summary["metrics"]["test"]
-    exportable = kind.export(tmp_path, None)
+    exportable = kind.export(tmp_path)
     assert exportable.metadata["emotions_trained"] == "false"
     with torch.inference_mode():
         assert (exportable.network(torch.zeros(1, 66_150))[1] == -1).all()

@@ -8,6 +8,8 @@ therefore generalises over keys, quarters and voices, and can be trained on a fe
 quarters and the mixing of voices connect each part with its neighbours.
 
 Shapes: B batch, N = 32 time steps, V = 4 voices, Q = 8 quarters, D width of a quarter, E width of a step, Z latent.
+
+The names of parameters are part of checkpoints, so the parameters of each voice keep their earlier name `lane`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tritone.sampling import uniform_noise
 from tritone_training.declaration import TEMPERATURE_LIMITS, TOP_K_LIMITS, TOP_P_LIMITS, UNIFORM, Axis, Tensor
 
 STEP: Final = Axis("step", SPAN_FRAMES)
-VOICE: Final = Axis("lane", N_VOICES)
+VOICE: Final = Axis("voice", N_VOICES)
 
 # The same for every training, so that clients and other models can rely on it.
 N_LATENT: Final = 193  # the level, and 6 for each quarter of each voice
@@ -23,7 +23,7 @@ VOICES_TEXT: Final = (
 )
 
 # The sampled voices: whole numbers, and equal to PyTorch's or the export fails.
-SAMPLED_VOICES: Final = Tensor("lanes", "INT64", (STEP, VOICE), VOICES_TEXT, tolerance=0.0)
+SAMPLED_VOICES: Final = Tensor("voices", "INT64", (STEP, VOICE), VOICES_TEXT, tolerance=0.0)
 
 NOISE: Final = Tensor(
     "noise", "FP32", (STEP, VOICE), "uniform random numbers; equal noise gives equal notes", limits=UNIFORM

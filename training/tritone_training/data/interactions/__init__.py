@@ -8,7 +8,8 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 """
 
 from tritone_training.data.interactions.columns import Columns
-from tritone_training.data.interactions.listening import ListeningData, columns_of, files_of, load_listening
+from tritone_training.data.interactions.files import LOG_OPTIONS, ListeningFiles, files_of, join_data
+from tritone_training.data.interactions.listening import ListeningData, columns_of, load_listening
 from tritone_training.data.interactions.log import (
     CleaningRules,
     Log,
@@ -21,10 +22,12 @@ from tritone_training.data.interactions.reading import load_friends, load_log, l
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 
 __all__ = [
+    "LOG_OPTIONS",
     "SIMULATED",
     "CleaningRules",
     "Columns",
     "ListeningData",
+    "ListeningFiles",
     "Log",
     "MetadataTable",
     "SimulatedWorld",
@@ -32,6 +35,7 @@ __all__ = [
     "columns_of",
     "files_of",
     "held_out_counts",
+    "join_data",
     "load_friends",
     "load_listening",
     "load_log",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tritone_training.data.interactions.columns import Columns
+from tritone_training.data.interactions.files import ListeningFiles, files_of
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
 from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.exceptions import DataError
-from tritone_training.kind import EvaluateRequest, ListeningFiles, TrainRequest
+
+if TYPE_CHECKING:
+    from tritone_training.kind import TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
 _NO_TAGS: Final = TagTable((), (), ())
@@ -56,21 +59,6 @@ class ListeningData:
         return found
 
 
-def files_of(request: TrainRequest | EvaluateRequest) -> ListeningFiles | None:
-    """Return the listening files of a request, or --data as a log; None for simulated listening.
-
-    Raises:
-        DataError: both are given.
-    """
-    if request.listening is not None and request.listening.interactions is not None:
-        if request.data is not None:
-            raise DataError("two listening logs: expected one of --data and --interactions, got both; leave one out")
-        return request.listening
-    if request.data is not None:
-        return replace(request.listening or ListeningFiles(), interactions=request.data)
-    return None
-
-
 def columns_of(files: ListeningFiles) -> Columns:
     """Return the column names of a request."""
     return Columns(
@@ -90,9 +78,9 @@ def load_listening(request: TrainRequest) -> ListeningData:
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.
     """
-    files = files_of(request)
-    _check_needs(request.listening, files)
-    if files is None or files.interactions is None:
+    files = files_of(request.data)
+    _check_needs(files)
+    if files.interactions is None:
         return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
@@ -125,19 +113,17 @@ def load_listening(request: TrainRequest) -> ListeningData:
     return ListeningData(train, valid, test, friends, tags, metadata.rows, _report(train, reports))
 
 
-def _check_needs(given: ListeningFiles | None, files: ListeningFiles | None) -> None:
+def _check_needs(given: ListeningFiles) -> None:
     """Check that no option would be ignored.
 
     Raises:
         DataError: an option is given without the file that it belongs to.
     """
-    if given is None:
-        return
     for name in ("valid", "friends", "item_tags", "metadata"):
-        if getattr(given, name) is not None and files is None:
+        if getattr(given, name) is not None and given.interactions is None:
             raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
     for name in ("user", "item", "plays", "rating", "time"):
-        if getattr(given, f"{name}_column") is not None and files is None:
+        if getattr(given, f"{name}_column") is not None and given.interactions is None:
             raise DataError(f"--{name}-column names a column of a log: give --interactions too, or leave it out")
     if given.tag_names is not None and given.item_tags is None:
         raise DataError("--tag-names holds the names of --item-tags: give these too, or leave it out")

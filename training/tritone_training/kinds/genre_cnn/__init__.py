@@ -10,7 +10,7 @@ from tritone_training.kind import ModelKind
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, suggest
 from tritone_training.kinds.genre_cnn.declaration import DECLARATION
 from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
-from tritone_training.kinds.genre_cnn.export import exportable
+from tritone_training.kinds.genre_cnn.export import exportable, pretrained_exportable
 from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train_prepared
 
 
@@ -39,7 +39,8 @@ KIND = ModelKind(
     score="accuracy",
     suggest=suggest,
     options=frozenset({"data", "devices", "report", "fold", "pretrained", "warm_start"}),
-    export=exportable,
+    exporter=exportable,
+    pretrained_exporter=pretrained_exportable,
     example_inputs=example_inputs,
     quality=QUALITY,
 )

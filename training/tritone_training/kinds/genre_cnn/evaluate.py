@@ -22,7 +22,7 @@ from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, assign_folds, printable
 from tritone_training.evaluation import EvaluationResult, Table, problem_lines
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.kind import EvaluateRequest
+from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.genre_cnn.metrics import (
     FloatMatrix,
     calibration,
@@ -178,8 +178,8 @@ def recordings_of(request: EvaluateRequest, info: Mapping[str, Any]) -> Recordin
 
 
 def _load(request: EvaluateRequest, info: Mapping[str, Any]) -> RecordingSet:
-    if request.data is not None:
-        return load_recordings(request.data)
+    if (path := data_path(request)) is not None:
+        return load_recordings(path)
     return embedded_recordings(n_variants=int(info["config"]["variants"]), progress=request.progress)
 
 
@@ -230,7 +230,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         DataError: the data are missing, or differ from those that the checkpoint was trained on.
     """
     _, info = load_network(request.checkpoint)
-    request = replace(request, data=recorded_data(request.data, info, request.checkpoint))
+    request = replace(request, data=recorded_data(data_path(request), info, request.checkpoint))
     labels = list(info["labels"])
     valid = recordings_of(replace(request, split="valid"), info)
     train = recordings_of(replace(request, split="train"), info)

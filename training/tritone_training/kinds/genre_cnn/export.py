@@ -22,10 +22,7 @@ from tritone_training.kinds.genre_cnn.declaration import (
     TAG_FILE,
 )
 from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures
-from tritone_training.kinds.genre_cnn.network import (
-    load_network,
-    unit_length,
-)
+from tritone_training.kinds.genre_cnn.network import GenreNetwork, load_network, unit_length
 from tritone_training.pretrained.musicnn import N_PENULTIMATE
 from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
 
@@ -39,22 +36,35 @@ _GENRE_TAGS: Final = frozenset(
 )  # fmt: skip
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
-    """Return what `tritone export` needs, from a checkpoint or from a pretrained backbone alone.
+def exportable(folder: Path) -> Exportable:
+    """Return what `tritone export` needs.
 
     Raises:
-        CheckpointError: neither is given, or both and they disagree.
+        CheckpointError: the checkpoint cannot be used.
+    """
+    network, info = load_network(folder)
+    return _trained(network, info)
+
+
+def pretrained_exportable(folder: Path | None, pretrained: str) -> Exportable:
+    """Return what `tritone export` needs from a checkpoint trained on a backbone, or from the backbone alone.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or was not trained on this backbone.
+        PretrainedWeightsError: there is no such backbone.
     """
     if folder is None:
-        if pretrained is None:
-            raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`) or give --pretrained")
         return _untrained(get_pretrained(pretrained))
     network, info = load_network(folder)
-    if pretrained not in (None, info["pretrained"]):
+    if pretrained != info["pretrained"]:
         raise CheckpointError(
             f"{folder}: was trained on {info['pretrained'] or 'no backbone'}, not on {pretrained}; "
             f"leave --pretrained out when exporting a checkpoint"
         )
+    return _trained(network, info)
+
+
+def _trained(network: GenreNetwork, info: Mapping[str, Any]) -> Exportable:
     backbone = get_pretrained(info["pretrained"]) if info["pretrained"] else None
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
     return _describe(

@@ -16,7 +16,7 @@ from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
 from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.exceptions import DataError
-from tritone_training.kind import TrainRequest
+from tritone_training.kind import TrainRequest, data_path
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import (
     CropDataset,
@@ -58,10 +58,10 @@ def prepare(request: TrainRequest, config: GenreConfig) -> TrainingData:
     Raises:
         DataError: fewer than two labels are left, or a label has too few artists to split.
     """
-    if request.data is None:
+    if (path := data_path(request)) is None:
         recordings = embedded_recordings(n_variants=config.variants, progress=request.progress)
     else:
-        recordings = load_recordings(request.data)
+        recordings = load_recordings(path)
     _require_labels(recordings)
     recordings = assign_folds(recordings, n_folds=N_FOLDS)
     frontend = build_frontend(request.pretrained)

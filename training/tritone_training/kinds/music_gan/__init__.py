@@ -43,6 +43,6 @@ KIND = ModelKind(
     score="likeness",
     suggest=suggest,
     options=frozenset({"data", "report", "warm_start"}),
-    export=exportable,
+    exporter=exportable,
     example_inputs=example_inputs,
 )

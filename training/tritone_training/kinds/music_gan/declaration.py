@@ -65,5 +65,5 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_VOICES), "frames_per_quarter": "4"},
+    parameters={"span_frames": str(SPAN_FRAMES), "n_voices": str(N_VOICES), "frames_per_quarter": "4"},
 )

@@ -21,7 +21,7 @@ from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.kind import EvaluateRequest
+from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.music_gan.dataset import draw_spans
 from tritone_training.kinds.music_gan.declaration import N_LATENT_NOISE
 from tritone_training.kinds.music_gan.network import MusicGan, load_network
@@ -221,7 +221,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """
     split = request.split or "valid"
     network, info = load_network(request.checkpoint)
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     shares = info["style_shares"]
     if set(scores.styles) != set(shares):
         raise DataError(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.music_gan.declaration import DECLARATION, KIND_NAME
+from tritone_training.kinds.music_gan.declaration import DECLARATION
 from tritone_training.kinds.music_gan.network import load_network
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+def exportable(folder: Path) -> Exportable:
     """Return what `tritone export` needs.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a backbone is.
+        CheckpointError: the checkpoint cannot be used.
     """
-    if folder is None or pretrained is not None:
-        raise CheckpointError(f"{KIND_NAME} has no pretrained form: train first (`tritone train {KIND_NAME}`)")
     network, info = load_network(folder)
     return Exportable(
         network=network.requires_grad_(False),

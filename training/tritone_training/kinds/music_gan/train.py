@@ -17,7 +17,7 @@ from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, load_scores
 from tritone_training.exceptions import CheckpointError, TrainingError
-from tritone_training.kind import TrainRequest
+from tritone_training.kind import TrainRequest, data_path
 from tritone_training.kinds.music_gan.conditions import measure_conditions
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.dataset import as_tensors, draw_pool, draw_spans, style_shares
@@ -59,7 +59,7 @@ def prepare(request: TrainRequest) -> TrainingData:
     Raises:
         DataError: the split `train` or `valid` has no two bars of 4/4.
     """
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     with progress_bar("cutting spans", shown=request.progress) as on_progress:
         train = cut_spans(scores, "train", on_progress=on_progress)
     with progress_bar("cutting held-out spans", shown=request.progress) as on_progress:

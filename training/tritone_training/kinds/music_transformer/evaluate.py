@@ -23,7 +23,7 @@ from tritone.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone_training.data.scores import ScorePiece, ScoreSet, load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.kind import EvaluateRequest
+from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.music_transformer.dataset import WholePieces
 from tritone_training.kinds.music_transformer.generator import PieceGenerator
 from tritone_training.kinds.music_transformer.module import frame_nll
@@ -119,7 +119,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         DataError: there is no such split.
     """
     network, _, info = load_network(request.checkpoint)
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     pieces = _selected(scores, request)
     with progress_bar("evaluating pieces", shown=request.progress) as on_progress:
         evaluation = evaluate_network(network, pieces, info["styles"], on_progress=on_progress)

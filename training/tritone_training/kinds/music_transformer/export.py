@@ -16,13 +16,11 @@ import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.declaration import Declaration
-from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import (
     COMPOSER,
     DECLARATION,
-    KIND_NAME,
     LOOK_AHEAD,
     N_STYLES,
     STATE,
@@ -97,16 +95,12 @@ def default_chunk_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.ge
     return chunk_inputs(chunk_graph(PRESETS["default"]), n_batch, seed)
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+def exportable(folder: Path) -> Exportable:
     """Return what `tritone export` needs.
 
     Raises:
-        CheckpointError: no checkpoint is given, or it cannot be used.
+        CheckpointError: the checkpoint cannot be used.
     """
-    if pretrained is not None:
-        raise CheckpointError(f"{KIND_NAME} has no pretrained weights; leave --pretrained out")
-    if folder is None:
-        raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`)")
     network, config, info = load_network(folder)
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
     return describe(

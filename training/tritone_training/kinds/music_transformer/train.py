@@ -88,7 +88,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     network.load_state_dict(best)
     with progress_bar("evaluating held-out pieces", shown=request.progress) as on_progress:
         metrics = evaluate_network(network.eval(), valid, styles, on_progress=on_progress).metrics
-    headline = {**{name: metrics[name] for name in _HEADLINE}, "n_in_portion": len(held_out)}
+    headline = {**{name: metrics[name] for name in _HEADLINE}, "n_in_split": len(held_out)}
     info |= {"n_epochs": fitted.n_epochs, "metrics": {"valid": headline}}
     checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=best)
     return {

@@ -22,7 +22,7 @@ def example_inputs(n_batch: int, seed: int) -> Inputs:
     """Return spans of four voices that strike, hold and rest: (n_batch, 32, 4) int64."""
     random = np.random.default_rng(seed)
     values = random.integers(FIRST_STRIKE, N_VOICE_VALUES, (n_batch, SPAN_FRAMES, N_VOICES))
-    return {"lanes": np.where(random.random(values.shape) < 0.3, values, random.integers(0, 2, values.shape))}
+    return {"voices": np.where(random.random(values.shape) < 0.3, values, random.integers(0, 2, values.shape))}
 
 
 def decoder_example_inputs(n_batch: int, seed: int) -> Inputs:
@@ -46,7 +46,7 @@ KIND = ModelKind(
     score="reconstruction_accuracy",
     suggest=suggest,
     options=frozenset({"data", "devices", "report", "warm_start"}),
-    export=exportable,
+    exporter=exportable,
     example_inputs=example_inputs,
     companions=(Companion(DECODER, decoder_example_inputs),),
     quality=QUALITY,

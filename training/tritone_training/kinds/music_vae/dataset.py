@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.data.scores import ScoreSet, load_scores
-from tritone_training.kind import TrainRequest
+from tritone_training.kind import TrainRequest, data_path
 from tritone_training.progress import progress_bar
 
 
@@ -25,7 +25,7 @@ def prepare(request: TrainRequest) -> TrainingData:
     Raises:
         DataError: the splits `train` and `valid` do not both hold two bars of 4/4.
     """
-    return prepare_scores(load_scores(request.data, progress=request.progress), progress=request.progress)
+    return prepare_scores(load_scores(data_path(request), progress=request.progress), progress=request.progress)
 
 
 def prepare_scores(scores: ScoreSet, *, progress: bool) -> TrainingData:

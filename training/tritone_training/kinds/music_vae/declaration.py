@@ -20,7 +20,7 @@ from tritone_training.musicality import ATTRIBUTES
 KIND_NAME: Final = "music_vae"
 
 VOICES: Final = Tensor(
-    "lanes", "INT64", (STEP, VOICE), VOICES_TEXT, limits=Limits(minimum=0, maximum=N_VOICE_VALUES - 1)
+    "voices", "INT64", (STEP, VOICE), VOICES_TEXT, limits=Limits(minimum=0, maximum=N_VOICE_VALUES - 1)
 )
 
 # In standard deviations of the prior; encoded music stays below 10.
@@ -40,7 +40,7 @@ DECLARATION: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={"span_frames": str(SPAN_FRAMES), "n_lanes": str(N_VOICES), "frames_per_quarter": "4"},
+    parameters={"span_frames": str(SPAN_FRAMES), "n_voices": str(N_VOICES), "frames_per_quarter": "4"},
 )
 
 DECODER: Final = Declaration(

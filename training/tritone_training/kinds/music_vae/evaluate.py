@@ -22,7 +22,7 @@ from tritone_training.bars.spans import SpanSet, cut_spans, to_absolute, to_rela
 from tritone_training.data.scores import load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import DataError, TrainingError
-from tritone_training.kind import EvaluateRequest
+from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.music_vae.attributes import attribute_control
 from tritone_training.kinds.music_vae.module import elbo_parts
 from tritone_training.kinds.music_vae.network import load_network
@@ -199,7 +199,7 @@ def _interpolation(
 def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """Evaluate a checkpoint on every span of two bars."""
     network, info = load_network(request.checkpoint)
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     with progress_bar("cutting spans", shown=request.progress) as on_progress:
         spans = cut_spans(scores, request.split, on_progress=on_progress)
     with progress_bar("evaluating spans", shown=request.progress) as on_progress:
@@ -224,7 +224,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         DataError: they are not at hand, or are others than it was trained on.
     """
     network, info = load_network(request.checkpoint)
-    scores = load_scores(recorded_data(request.data, info, request.checkpoint), progress=request.progress)
+    scores = load_scores(recorded_data(data_path(request), info, request.checkpoint), progress=request.progress)
     if scores.fingerprint != info["data"].get("fingerprint"):
         raise DataError(
             f"{scores.source}: is not the data that {request.checkpoint} was trained on; give it with --data"
@@ -236,7 +236,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
         equal = []
         for start in range(0, len(voices), _BATCH):
             rows = slice(start, start + _BATCH)
-            mean = torch.from_numpy(run({"lanes": voices[rows]})["mean"])
+            mean = torch.from_numpy(run({"voices": voices[rows]})["mean"])
             with torch.inference_mode():
                 equal.append(decode(network, mean, noise[rows]) == voices[rows])
         return {"reconstruction_accuracy": float(np.concatenate(equal).mean()), "n": len(voices)}

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER, KIND_NAME
+from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.network import DecoderGraph, load_network
 from tritone_training.musicality import ATTRIBUTES
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+def exportable(folder: Path) -> Exportable:
     """Return what `tritone export` needs: the encoder, and the decoder as its companion.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a backbone is.
+        CheckpointError: the checkpoint cannot be used.
     """
-    if folder is None or pretrained is not None:
-        raise CheckpointError(f"{KIND_NAME} has no pretrained form: train first (`tritone train {KIND_NAME}`)")
     network, info = load_network(folder)
     card = {key: value for key, value in info.items() if key not in ("format", "weights")}
     metadata = {"attributes": ",".join(ATTRIBUTES), "n_latent": str(network.n_latent)}

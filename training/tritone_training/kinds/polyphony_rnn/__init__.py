@@ -54,7 +54,7 @@ KIND = ModelKind(
     score="log_likelihood_per_frame",
     suggest=suggest,
     options=frozenset({"data", "devices", "report", "warm_start"}),
-    export=exportable,
+    exporter=exportable,
     example_inputs=example_inputs,
     companions=(Companion(SAMPLER, example_sampler_inputs),),
 )

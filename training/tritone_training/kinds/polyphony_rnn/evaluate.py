@@ -19,7 +19,7 @@ from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scores
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import TrainingError
-from tritone_training.kind import EvaluateRequest
+from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
 from tritone_training.kinds.polyphony_rnn.features import FrameHistory
 from tritone_training.kinds.polyphony_rnn.network import NetworkState, PolyphonyNetwork, frame_nll, load_network
@@ -158,7 +158,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         DataError: the data cannot be used, or have no such split.
     """
     network, info = load_network(request.checkpoint)
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     wanted = frames_per_quarter_of(scores, info["frames_per_quarter"])
     chosen = scores.split(request.split) if request.split is not None else scores.pieces
     pieces = pieces_of(chosen, own=scores.frames_per_quarter, wanted=wanted)

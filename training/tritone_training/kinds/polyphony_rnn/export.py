@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tritone_training.declaration import Declaration
-from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, KIND_NAME, SAMPLER
+from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER
 from tritone_training.kinds.polyphony_rnn.network import (
     PieceScorer,
     Sampler,
@@ -16,16 +15,12 @@ from tritone_training.kinds.polyphony_rnn.network import (
 )
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+def exportable(folder: Path) -> Exportable:
     """Return what `tritone export` needs: the scorer, and the sampler as its companion.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a pretrained backbone, which this kind does not support.
+        CheckpointError: the checkpoint cannot be used.
     """
-    if pretrained is not None:
-        raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if folder is None:
-        raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`)")
     network, info = load_network(folder)
     frames_per_quarter = str(info["frames_per_quarter"])
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}

@@ -13,7 +13,7 @@ from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen, load_scores
 from tritone_training.exceptions import DataError
-from tritone_training.kind import TrainRequest
+from tritone_training.kind import TrainRequest, data_path
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.dataset import (
     Excerpts,
@@ -61,7 +61,7 @@ def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     Raises:
         DataError: the data cannot be used, or lack a split.
     """
-    scores = load_scores(request.data, progress=request.progress)
+    scores = load_scores(data_path(request), progress=request.progress)
     own, wanted = scores.frames_per_quarter, frames_per_quarter_of(scores)
     step = own // wanted if own else 1
     learnt = pieces_of(scores.split("train"), own=own, wanted=wanted)
@@ -119,7 +119,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
     info |= {
         "n_epochs": fitted.n_epochs,
         "metrics": {
-            "valid": {**evaluation.metrics, "n_pieces_in_portion": len(prepared.scores.split("valid"))},
+            "valid": {**evaluation.metrics, "n_pieces_in_split": len(prepared.scores.split("valid"))},
         },
     }
     checkpoint.save(request.out, kind=KIND_NAME, info=info, weights=best)

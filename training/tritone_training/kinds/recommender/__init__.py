@@ -26,7 +26,7 @@ KIND = ModelKind(
     score="ndcg@10",
     suggest=suggest,
     options=KIND_OPTIONS - {"fold", "pretrained", "warm_start"},
-    export=exportable,
+    exporter=exportable,
     example_inputs=example_inputs,
     companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),
     ensembles=(RECORDING_RECOMMENDER,),

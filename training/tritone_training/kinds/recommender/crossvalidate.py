@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from tritone_training.data.interactions import ListeningData, split_log
+from tritone_training.data.interactions import ListeningData, files_of, split_log
 from tritone_training.data.interactions.listening import without_pairs
 from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
 from tritone_training.kind import TrainRequest
@@ -67,7 +67,7 @@ def _fold(request: TrainRequest, prepared: TrainingData, config: RecommenderConf
     )
     fold = ListeningData(inside, listening.valid, None, listening.friends, tags, listening.metadata, listening.report)
     train_prepared(request, config, TrainingData(fold, prepared.sounds))
-    recommender, taste = open_recommender(request.out, request.listening.key if request.listening else None)
+    recommender, taste = open_recommender(request.out, files_of(request.data).key)
     with progress_bar(f"evaluating seed {request.seed}", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(
             recommender, taste, evaluation_users(recommender, rest, held_out), on_progress=on_progress

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_training.data.interactions import Log, columns_of, held_out_counts, load_listening, load_log
+from tritone_training.data.interactions import Log, columns_of, files_of, held_out_counts, load_listening, load_log
 from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
@@ -42,8 +42,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     """
     info = load_info(request.checkpoint)
     log, held_out, which = _data(request, int(info["seed"]))
-    key = request.listening.key if request.listening is not None else None
-    recommender, taste = open_recommender(request.checkpoint, key)
+    recommender, taste = open_recommender(request.checkpoint, files_of(request.data).key)
     check_together(request.checkpoint, info, recommender.artifact.manifest)
     people = evaluation_users(recommender, log, held_out)
     with progress_bar("ranking", shown=request.progress) as on_progress:
@@ -59,8 +58,8 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
 
 
 def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
-    files = request.listening
-    if files is not None and files.test is not None:
+    files = files_of(request.data)
+    if files.test is not None:
         if files.interactions is None:
             raise TrainingError("--test FILE needs the log used in training: give --interactions LOG, too")
         if request.split is not None:
@@ -68,7 +67,7 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
         columns = columns_of(files)
         return load_log(files.interactions, columns), load_log(files.test, columns), files.test.name
     listening = load_listening(
-        TrainRequest(out=request.checkpoint, data=request.data, listening=files, seed=seed, progress=request.progress)
+        TrainRequest(out=request.checkpoint, data=request.data, seed=seed, progress=request.progress)
     )
     part = request.split or ("test" if listening.test is not None else "valid")
     return listening.train, listening.part(part), part

@@ -47,20 +47,18 @@ _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of
 _SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> ArtifactExport:
+def exportable(folder: Path) -> ArtifactExport:
     """Return the export of a checkpoint folder.
 
     Raises:
-        CheckpointError: it is missing or damaged, or a pretrained backbone is given.
+        CheckpointError: it is missing or damaged.
     """
     from tritone_training.registry import get_kind
 
-    if folder is None or pretrained is not None:
-        raise CheckpointError("a recommender is trained on a listening log; there is no pretrained one to export")
     artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
     check_together(folder, info, artifact.manifest)
     taste = folder / TASTE_FOLDER
-    companions = (get_kind("taste_vae").export(taste, None),) if taste.is_dir() else ()
+    companions = (get_kind("taste_vae").export(taste),) if taste.is_dir() else ()
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,

@@ -17,7 +17,7 @@ from scipy import sparse
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
-from tritone_training.data.interactions import ListeningData, load_listening
+from tritone_training.data.interactions import ListeningData, files_of, load_listening
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
@@ -71,7 +71,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
     Raises:
         TrainingError: training `taste_vae` diverged, or the key cannot be used.
     """
-    key_path = request.listening.key if request.listening and request.listening.key else request.out / KEY_FILENAME
+    key_path = files_of(request.data).key or request.out / KEY_FILENAME
     try:
         key = make_key(key_path)
     except KeyFileError as error:
@@ -148,7 +148,7 @@ def _fit(
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
         **embedding_model,
-        **({} if request.listening is None or request.listening.key is None else {"key": str(key_path.absolute())}),
+        **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
         "data": listening.report,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tritone_training.data.interactions import load_listening
-from tritone_training.kind import LOG_OPTIONS, ModelKind
+from tritone_training.data.interactions import LOG_OPTIONS, load_listening
+from tritone_training.kind import ModelKind
 from tritone_training.kinds.taste_vae.config import PRESETS, suggest
 from tritone_training.kinds.taste_vae.declaration import DECLARATION
 from tritone_training.kinds.taste_vae.evaluate import QUALITY, evaluate
@@ -21,7 +21,7 @@ KIND = ModelKind(
     score="ndcg@40",
     suggest=suggest,
     options=LOG_OPTIONS | {"devices", "item_tags", "tag_names", "tag_column", "metadata", "warm_start"},
-    export=exportable,
+    exporter=exportable,
     example_inputs=example_inputs,
     quality=QUALITY,
 )

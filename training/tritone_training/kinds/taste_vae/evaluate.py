@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from tritone_training.data.interactions import ListeningData, Log, held_out_counts, load_listening
+from tritone_training.data.interactions import ListeningData, Log, files_of, held_out_counts, load_listening
 from tritone_training.evaluation import EvaluationResult, Table
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
@@ -41,9 +41,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
 
 def listening_of(request: EvaluateRequest, info: Mapping[str, Any]) -> ListeningData:
     """Return the log of a request, split as in training."""
-    return load_listening(
-        TrainRequest(out=request.checkpoint, data=request.data, listening=request.listening, seed=info["seed"])
-    )
+    return load_listening(TrainRequest(out=request.checkpoint, data=request.data, seed=info["seed"]))
 
 
 def evaluate_network(
@@ -108,8 +106,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
     """
     _, info = load_network(request.checkpoint)
     source = str((info.get("data") or {}).get("source") or "")
-    named = request.listening is not None and request.listening.interactions is not None
-    if not named and not source.startswith(_SIMULATED):
+    if files_of(request.data).interactions is None and not source.startswith(_SIMULATED):
         raise DataError(
             f"{request.checkpoint}: precisions are compared on the validation data; give the log used in training, "
             f"{source or 'which is not recorded in the checkpoint'}, by --interactions and its columns"

@@ -45,16 +45,12 @@ def load_network(folder: Path) -> tuple[TasteNetwork, Mapping[str, Any]]:
     return network.eval(), saved.info
 
 
-def exportable(folder: Path | None, pretrained: str | None) -> Exportable:
+def exportable(folder: Path) -> Exportable:
     """Return the network for export by `tritone export`.
 
     Raises:
-        CheckpointError: no checkpoint is given, or a pretrained backbone, which this kind does not have.
+        CheckpointError: the checkpoint cannot be used.
     """
-    if pretrained is not None:
-        raise CheckpointError(f"{KIND_NAME} has no pretrained backbones; leave --pretrained out")
-    if folder is None:
-        raise CheckpointError(f"nothing to export: train first (`tritone train {KIND_NAME}`)")
     network, info = load_network(folder)
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "items")}
     n_items = len(info["items"])

@@ -56,8 +56,8 @@ def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
     Raises:
         DataError: only one of recordings and network is given, or no file can be read.
     """
-    given = request.listening
-    if given is None or (given.recordings is None and given.genre_checkpoint is None):
+    given = files_of(request.data)
+    if given.recordings is None and given.genre_checkpoint is None:
         return None
     if given.genre_checkpoint is None:
         raise DataError(
@@ -71,7 +71,7 @@ def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
             )
             for file in visible_files(given.recordings)
         ]
-    elif files_of(request) is None:
+    elif given.interactions is None:
         recordings = _bundled_recordings(request.progress)
     else:
         raise DataError("--genre-checkpoint embeds recordings: give --recordings too, or leave it out")
@@ -116,7 +116,7 @@ def embedding_network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Flo
     from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
     from tritone_training.kinds.genre_cnn.export import exportable
 
-    made = exportable(checkpoint, None)
+    made = exportable(checkpoint)
     names = [tensor.name for tensor in made.declaration.outputs]
 
     def run(recording: Recording) -> tuple[Floats, Floats]:
