@@ -7,7 +7,7 @@ import importlib.metadata
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -59,6 +59,15 @@ def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
 
 
+def _traces(otlp_url: str | None) -> AbstractContextManager[object]:
+    """Send spans to a collector, if there is one; OpenTelemetry's SDK is imported only then."""
+    if otlp_url is None:
+        return nullcontext()
+    from tritone_gateway.tracing import exporting
+
+    return exporting(otlp_url)
+
+
 def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClient | None = None) -> FastAPI:
     """Return the gateway as an ASGI application.
 
@@ -88,7 +97,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         )
         async with client:
             gateway.music = client
-            with draining_before_stop(gateway.load, settings.drain_s):
+            with _traces(settings.otlp_url), draining_before_stop(gateway.load, settings.drain_s):
                 yield {"header_timeout_s": settings.header_timeout_s}
             gateway.music = None
 

@@ -20,11 +20,12 @@ import pytest
 import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.integration.collector import collecting
 from tests.integration.gateway import gateway_process, music_repository
 from tests.support.recommender_artifacts import item_id
 
 from tritone import MusicClient, to_grid
-from tritone_serving import TritonServer
+from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(600)]
 
@@ -232,3 +233,22 @@ def test_readiness_and_routes_say_when_the_server_is_gone(tmp_path: Path) -> Non
     assert status == 503
     assert body["type"] == "urn:tritone:problem:unreachable"
     assert headers["retry-after"] == "1"
+
+
+def test_one_trace_goes_from_http_to_the_server(repository: Path, tmp_path: Path) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
+    with collecting() as collector:
+        options = ServerOptions(repository=repository, models=("genre_cnn",), otlp_url=collector.url, **ports)
+        with (
+            TritonServer.start(options) as server,
+            gateway_process(server.grpc_url, tmp_path / "keys.json", "--otlp-url", collector.url) as url,
+        ):
+            headers = {"Content-Type": "audio/ogg", "traceparent": parent}
+            assert call(f"{url}/v1/classify", ogg(), **headers)[0] == 200
+            spans = collector.of_trace(parent.split("-")[1], n_spans=3)
+    by_id = {span["spanId"]: span for span in spans}
+    (call_span,) = [span for span in spans if span["name"] == "tritone.classify"]
+    http_span = by_id[call_span["parentSpanId"]]
+    assert http_span["parentSpanId"] == parent.split("-")[2]
+    assert any(span.get("parentSpanId") == call_span["spanId"] for span in spans)  # Triton's own
