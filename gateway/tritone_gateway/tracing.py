@@ -1,7 +1,7 @@
 """OpenTelemetry traces, from the HTTP request through the SDK's call to the model on the server.
 
-FastAPI makes the span of the HTTP request and continues a trace that the caller sends as `traceparent`; the SDK's span of
-the call becomes its child, and is propagated to Triton, which continues the trace if it runs with `--otlp-url`.
+FastAPI makes the span of the HTTP request and continues a trace that the caller sends as `traceparent`; the span of the
+SDK's call becomes its child, and is propagated to Triton, which continues the trace if it runs with `--otlp-url`.
 """
 
 from __future__ import annotations
