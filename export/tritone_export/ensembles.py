@@ -20,6 +20,7 @@ from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
 from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
 from tritone_export.dtypes import config_type
+from tritone_export.renderer import RENDERER_MODEL, publish_renderer, renderer_configs
 from tritone_export.repository import publish, update, versions
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def publish_ensemble(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> Path:
-    """Add the next version of an ensemble, and the pooling graph if a step needs it and it is missing.
+    """Add the next version of an ensemble, and the models without weights that its steps need and that are missing.
 
     Args:
         rename: returns the name of a step's model in this repository.
@@ -51,8 +52,11 @@ def publish_ensemble(
     """
     name = name or declaration.name
     check_model_name(name)
-    if any(step.model == POOLING_MODEL for step in declaration.steps):
+    steps = {step.model for step in declaration.steps}
+    if POOLING_MODEL in steps:
         _publish_pooling(repository)
+    if RENDERER_MODEL in steps:
+        publish_renderer(repository)
     declaration = _renamed(declaration, rename)
 
     def version_files(version: int) -> dict[str, bytes]:
@@ -69,20 +73,25 @@ def write_ensemble_configs(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> list[Path]:
-    """Write the configs of an ensemble and of its pooling graph, if they differ from the existing ones.
+    """Write the configs of an ensemble and of its steps without weights, if they differ from the existing ones.
 
     Returns:
         the files that were written.
     """
     name = name or declaration.name
-    files = {name: ensemble_configs(_renamed(declaration, rename), name=name)}
-    if any(step.model == POOLING_MODEL for step in declaration.steps):
-        files[POOLING_MODEL] = pooling_configs()
+    files = {name: ensemble_configs(_renamed(declaration, rename), name=name), **step_configs(declaration)}
     return [
         path
         for model, texts in files.items()
         for path in update(repository / model, {file: text.encode() for file, text in texts.items()})
     ]
+
+
+def step_configs(declaration: EnsembleDeclaration) -> dict[str, dict[str, str]]:
+    """Return the configs of the steps that have no weights and belong to no model kind, by model."""
+    made = {POOLING_MODEL: pooling_configs, RENDERER_MODEL: renderer_configs}
+    steps = {step.model for step in declaration.steps}
+    return {model: configs() for model, configs in made.items() if model in steps}
 
 
 def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = None) -> dict[str, str]:
@@ -99,6 +108,8 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
             item.input_map[key] = value
         for key, value in step.outputs.items():
             item.output_map[key] = value
+    for key, model in declaration.model_parameters.items():
+        config.parameters[key].string_value = model
     return dict.fromkeys(CONFIG_FILES, config_text(config))
 
 
@@ -167,7 +178,11 @@ def _publish_pooling(repository: Path) -> None:
 
 
 def _renamed(declaration: EnsembleDeclaration, rename: Callable[[str], str]) -> EnsembleDeclaration:
-    return replace(declaration, steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps))
+    return replace(
+        declaration,
+        steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps),
+        model_parameters={key: rename(model) for key, model in declaration.model_parameters.items()},
+    )
 
 
 def _add_tensor(tensors: Any, tensor: Tensor) -> None:

@@ -143,8 +143,12 @@ def test_an_edit_of_the_source_installs_no_dependency_again(path: Path, checkout
 @pytest.mark.parametrize(
     ("extras", "wanted", "unwanted"),
     [
-        (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client"}, {"torch", "onnx", "fastapi"}),
-        (["backends"], {"onnxruntime", "usearch"}, {"nvidia-pytriton", "torch"}),
+        (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client", "symusic"}, {"torch", "onnx", "fastapi"}),
+        (
+            ["backends"],
+            {"onnxruntime", "usearch", "symusic", "pretty-midi"},
+            {"nvidia-pytriton", "torch", "matplotlib"},
+        ),
         (["train", "export"], {"torch", "onnx", "symusic", "duckdb"}, {"nvidia-pytriton", "pytest"}),
     ],
 )
