@@ -129,7 +129,7 @@ def test_the_result_goes_through_json(inspire: Any) -> None:
     assert again.mood == "calmness"
     html = result._repr_html_()
     assert "rock" in html
-    assert "reel-1" in html
+    assert "The Reel" in html
 
 
 # --- moods --------------------------------------------------------------------------------------------------

@@ -56,9 +56,9 @@ def test_a_score_is_continued(gateway: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "argument"),
     [
-        ({"mood": "grumpy"}, 400, "mood"),
+        ({"mood": "grumpy"}, 422, "mood"),
         ({"bars": 0}, 422, "bars"),
-        ({"bars": 200}, 400, "bars"),
+        ({"bars": 200}, 422, "bars"),
         ({"n": 0}, 422, "n"),
         ({"model": "nobody"}, 404, None),
     ],
