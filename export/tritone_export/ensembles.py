@@ -17,9 +17,8 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone.arguments import check_model_name
 from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
-from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
+from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, add_tensor, config_text, limits_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
-from tritone_export.dtypes import config_type
 from tritone_export.renderer import RENDERER_MODEL, publish_renderer, renderer_configs
 from tritone_export.repository import publish, update, versions
 
@@ -98,9 +97,9 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
     """Return the texts of both configuration files, which are equal, by path inside the model's folder."""
     config = model_config_pb2.ModelConfig(name=name or declaration.name, platform="ensemble", max_batch_size=0)
     for tensor in declaration.inputs:
-        _add_tensor(config.input, tensor)
+        add_tensor(config.input, tensor)
     for tensor in declaration.outputs:
-        _add_tensor(config.output, tensor)
+        add_tensor(config.output, tensor)
     config.version_policy.latest.num_versions = 1
     for step in declaration.steps:
         item = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
@@ -182,16 +181,6 @@ def _renamed(declaration: EnsembleDeclaration, rename: Callable[[str], str]) -> 
         declaration,
         steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps),
         model_parameters={key: rename(model) for key, model in declaration.model_parameters.items()},
-    )
-
-
-def _add_tensor(tensors: Any, tensor: Tensor) -> None:
-    data_type = model_config_pb2.DataType.Value(config_type(tensor.dtype))
-    tensors.add(
-        name=tensor.name,
-        data_type=data_type,
-        dims=[-1 if axis.size is None else axis.size for axis in tensor.axes],
-        **({"label_filename": tensor.label_file} if tensor.label_file else {}),
     )
 
 

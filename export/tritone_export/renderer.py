@@ -14,8 +14,7 @@ from tritonclient.grpc import model_config_pb2
 from tritone.constants import WINDOW_SAMPLES
 from tritone.music.grid import MAX_FRAMES, N_PITCHES, STRUCK
 from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
-from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
-from tritone_export.dtypes import config_type
+from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, add_tensor, config_text, limits_text
 from tritone_export.repository import publish, update, versions
 
 if TYPE_CHECKING:
@@ -29,13 +28,10 @@ FRAME_S_RANGE: Final = (0.0025, 15.0)  # what scores at 4 to 1,000 quarter notes
 def renderer_configs() -> dict[str, str]:
     """Return the texts of both configuration files; the model runs on the CPU in both profiles."""
     config: ModelConfig = model_config_pb2.ModelConfig(name=RENDERER_MODEL, backend=RENDERER_BACKEND, max_batch_size=0)
-    for tensors, declared in ((config.input, renderer_inputs()), (config.output, _outputs())):
-        for tensor in declared:
-            tensors.add(
-                name=tensor.name,
-                data_type=model_config_pb2.DataType.Value(config_type(tensor.dtype)),
-                dims=[-1 if axis.size is None else axis.size for axis in tensor.axes],
-            )
+    for tensor in renderer_inputs():
+        add_tensor(config.input, tensor)
+    for tensor in _outputs():
+        add_tensor(config.output, tensor)
     config.version_policy.latest.num_versions = 1
     config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_CPU, count=1)
     config.parameters[LIMITS_PARAMETER].string_value = limits_text(renderer_inputs())
