@@ -125,10 +125,10 @@ def _piece(response: InferResponse, plan: CompositionPlan, composer: CachedModel
 
 def _windows(response: InferResponse, request_s: float) -> WindowResponses:
     """Return the outputs of the classifier, checked."""
-    starts_s = checked_output(response, "window_start_s", (None,))
-    n_windows = max(1, len(starts_s))  # no sound is without a window
+    n_windows = max(1, len(checked_output(response, "probabilities", (None, None))))  # no sound is without a window
     for name in ("probabilities", "emotions"):
         checked_output(response, name, (n_windows, None))
+    starts_s = checked_output(response, "window_start_s", (n_windows,))
     checked_output(response, "embedding", (1, None))
     duration_s = float(checked_output(response, "duration_s", (1,))[0])
     return WindowResponses(starts_s.tolist(), duration_s, [response], request_s=request_s)
