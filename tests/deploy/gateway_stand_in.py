@@ -2,7 +2,7 @@
 
     python gateway_stand_in.py HOST PORT KEYS_FILE UNREADY_FILE
 
-The process is a real gateway (`tritone_gateway.server.serve`); only its client has no server. While UNREADY_FILE exists,
+It is a real gateway (`tritone_gateway.server.serve`); only its client has no server. While UNREADY_FILE exists,
 no model is ready.
 """
 
