@@ -305,7 +305,8 @@ def test_headers_that_reach_a_gateway(
         rest = balancer.ports["REST"]
         kept = ask(rest, "GET", "/a", X_Request_ID="shop-42:a.b_c", X_Forwarded_For="8.8.8.8",
                    X_Forwarded_Proto="https", X_Forwarded_Host="evil.example", X_Forwarded_Prefix="/admin",
-                   X_Real_IP="8.8.8.8", Forwarded="for=8.8.8.8", Upgrade="websocket", Authorization="Bearer sesame")  # fmt: skip
+                   X_Real_IP="8.8.8.8", Forwarded="for=8.8.8.8", Upgrade="websocket",
+                   Authorization="Bearer sesame")  # fmt: skip
         assert kept.headers["x-request-id"] == "shop-42:a.b_c"
         for unsafe in ("a b", "<script>", "a" * 129, "a,b", ""):
             made = ask(rest, "GET", "/b", X_Request_ID=unsafe).headers["x-request-id"]
