@@ -2,7 +2,7 @@
 # The REST gateway with the studio page, in front of servers in other containers.
 #   docker build -f docker/gateway.Dockerfile -t tritone/gateway:0.2.0 .
 # Give NODE and BASE digests (python:...@sha256:...) where builds must be the same to the byte.
-ARG NODE=node:22.12.0-bookworm-slim
+ARG NODE=node:22.14.0-bookworm-slim
 ARG BASE=python:3.11.14-slim-bookworm
 
 # The page is built here rather than copied, because git ignores it: a checkout may have none, or that of another version.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-BAR_S = 0.3
+BAR_S = 0.2
 DRAIN_S = 3.0
 MAX_BODY_MB = 2
 

@@ -230,6 +230,7 @@ def test_a_large_body_of_unknown_length_is_refused_by_the_gateway(balancer: Bala
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
+@pytest.mark.slow
 def test_slow_headers_end_the_connection(balancer: Balancer) -> None:
     with socket.create_connection(("127.0.0.1", balancer.ports["REST"]), 30) as connection:
         started_at = time.monotonic()

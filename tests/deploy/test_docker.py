@@ -87,7 +87,8 @@ def layers(path: Path, root: Path, n: int | None = None) -> list[tuple[str, str]
     A key covers the instruction, the content of the files that it copies, or the stage, and the layer below.
     """
     found: list[tuple[str, str]] = []
-    key, stage, stages = "", "", {}
+    key, stage = "", ""
+    stages: dict[str, str] = {}
     for line in path.read_text().replace("\\\n", " ").splitlines():
         instruction, _, rest = line.partition(" ")
         if not re.fullmatch("[A-Z]+", instruction):
@@ -162,7 +163,7 @@ def test_an_edit_of_the_page_builds_it_again_without_its_packages(checkout: Path
     source.write_bytes(content + b"\n")
     after = dict(layers(path, checkout))
     source.write_bytes(content)
-    rebuilt = {line.split()[2:4][1] for line in before if line.startswith("RUN") and after[line] != before[line]}
+    rebuilt = {line.split()[3] for line in before if line.startswith("RUN") and after[line] != before[line]}
     assert rebuilt == {"page", "application"}
     assert any(line.startswith("COPY --from=page") and after[line] != before[line] for line in before)
 
