@@ -44,6 +44,8 @@ class Gateways:
     def start(self, host: str) -> None:
         """Start a gateway; `wait` returns when it responds."""
         command = [sys.executable, STAND_IN, host, str(self.port), self.folder / "keys.json", self.unready]
+        if host in self.processes:
+            self.processes[host].communicate()
         with (self.folder / "log").open("ab") as log:
             self.processes[host] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 
@@ -60,7 +62,7 @@ class Gateways:
     def stop(self) -> None:
         for process in self.processes.values():
             process.kill()
-            process.wait(10)
+            process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -157,7 +157,7 @@ def test_another_namespace_and_registry() -> None:
     command: list[str | Path] = [tool("helm"), "template", "other", CHART, "-n", "music", "--set",
                "images.registry=registry.example/tritone,images.tag=2.0,clusterDomain=corp.local,"
                "images.pullSecrets[0].name=my-registry,balancer.replicas=3,"
-               "gateway.keysSecretName=my-keys,gateway.inFlight=8,gateway.extraArgs={--max-body-mb,128},"
+               "gateway.keysSecretName=my-keys,gateway.inFlight=8,gateway.extraArgs={--cors-origin,https://app.example},"
                "pools.cpu.args={serve,--require-all}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "tritone.svc" not in done.stdout
@@ -172,7 +172,7 @@ def test_another_namespace_and_registry() -> None:
     assert server["imagePullSecrets"] == [{"name": "my-registry"}]
     assert server["containers"][0]["args"] == ["serve", "--require-all"]
     gateway = deployments["tritone-gateway"]["template"]["spec"]
-    assert gateway["containers"][0]["args"][-2:] == ["--max-body-mb", "128"]
+    assert gateway["containers"][0]["args"][-2:] == ["--cors-origin", "https://app.example"]
     assert "my-keys" in {volume["secret"]["secretName"] for volume in gateway["volumes"] if "secret" in volume}
     assert 'averageValue: "8"' in done.stdout
 

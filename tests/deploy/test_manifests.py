@@ -508,15 +508,15 @@ def test_the_arguments_of_the_gateway_are_understood() -> None:
     """Those of the manifests, of Compose and of the image, by the command itself."""
     import typer.testing
 
-    from tritone_cli.main import app
+    from tritone_cli.main import build_app
 
     (container,) = [item for _, _, item in containers("cpu") if item["name"] == "gateway"]
     compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["gateway"]["command"]
     (image,) = re.findall(r"^CMD (\[.*\])$", (ROOT / "docker/gateway.Dockerfile").read_text(), re.M)
     for arguments in (container["args"], compose, json.loads(image)):
-        result = typer.testing.CliRunner().invoke(app, [*map(str, arguments), "--print-openapi"])
+        result = typer.testing.CliRunner().invoke(build_app(), [*map(str, arguments), "--print-openapi"])
         assert result.exit_code == 0, result.output
-    result = typer.testing.CliRunner().invoke(app, [*container["args"], "--drain", "-1", "--print-openapi"])
+    result = typer.testing.CliRunner().invoke(build_app(), [*container["args"], "--drain", "-1", "--print-openapi"])
     assert result.exit_code == 2
 
 

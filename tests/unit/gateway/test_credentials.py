@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import tritone_gateway.server
-from tritone_cli.main import app
+from tritone_cli.main import build_app
 from tritone_gateway import GatewaySettings
 
 SERVICE_KEY, API_KEY = "5e" * 32, "sesame-open"
@@ -24,7 +24,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., GatewaySetting
     def run(*options: str, **environment: str) -> GatewaySettings:
         served: list[GatewaySettings] = []
         monkeypatch.setattr(tritone_gateway.server, "serve", lambda settings, **_: served.append(settings))
-        result = CliRunner().invoke(app, ["gateway", *options], env=environment)
+        result = CliRunner().invoke(build_app(), ["gateway", *options], env=environment)
         assert result.exit_code == 0, result.output
         return served[0]
 
@@ -69,12 +69,12 @@ def test_files_of_options_must_have_a_secret(option: str, content: str | None, t
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
-    result = CliRunner().invoke(app, ["gateway", option, str(file)])
+    result = CliRunner().invoke(build_app(), ["gateway", option, str(file)])
     assert result.exit_code == 2
 
 
 def test_an_empty_file_of_the_environment_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "service.key"
     file.write_text("")
-    result = CliRunner().invoke(app, ["gateway"], env={"TRITONE_SERVICE_KEY_FILE": str(file)})
+    result = CliRunner().invoke(build_app(), ["gateway"], env={"TRITONE_SERVICE_KEY_FILE": str(file)})
     assert result.exit_code == 2
