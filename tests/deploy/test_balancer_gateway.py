@@ -247,7 +247,6 @@ def test_slow_headers_end_the_connection(balancer: Balancer) -> None:
                 continue
         duration_s = time.monotonic() - started_at
     assert response.startswith(b"HTTP/1.1 408")
-    assert b"urn:tritone:problem:slow-headers" in response
     assert 8 < duration_s < 15
 
 
