@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from playwright.sync_api import expect, sync_playwright
 from tests.integration.gateway import gateway_process, music_repository
 from tests.support.recommender_artifacts import item_id
 
@@ -20,6 +19,8 @@ from tritone import to_grid
 from tritone_gateway.routers.studio import PAGE
 from tritone_serving import TritonServer
 
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+expect = playwright.expect
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "studio" / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = [
@@ -61,8 +62,8 @@ def url(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with playwright.sync_playwright() as started:
+        running = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield running
         running.close()
 
