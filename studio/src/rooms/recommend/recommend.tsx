@@ -20,11 +20,9 @@ export function Recommend() {
   }, []);
   return (
     <div class="room two">
-      <div class="side">
-        <ListenerPanel />
-        <MixPanel />
-      </div>
+      <ListenerPanel />
       <Tracks />
+      <MixPanel />
     </div>
   );
 }

@@ -20,15 +20,13 @@ export function Write() {
   }, []);
   return (
     <div class="room two">
-      <div class="side">
-        <SettingsPanel />
-        <ToolsPanel />
-      </div>
+      <SettingsPanel />
       <div class="stack">
         <ScorePanel />
         <Choices />
         <Files />
       </div>
+      <ToolsPanel />
     </div>
   );
 }
