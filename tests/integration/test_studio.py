@@ -192,7 +192,7 @@ def test_a_piece_is_composed_edited_infilled_and_downloaded(visit: Callable[...,
     page.get_by_label("Seed").fill("7")
     page.get_by_role("button", name="Compose", exact=True).click()
     page.locator("[data-first-bar-ms]").wait_for()
-    page.get_by_text("Composing", exact=False).wait_for(state="detached")
+    page.locator(".busy").wait_for(state="detached")
     code = page.locator("code").text_content()
     assert code.startswith("music.compose(bars=8")
     assert "seed=7" in code
@@ -226,6 +226,7 @@ def test_the_model_is_chosen_and_composes_what_it_streams(visit: Callable[..., V
     page.get_by_label("Seed").fill("7")
     roll = page.locator("rect.roll-note")
     models = page.get_by_label("Model", exact=True)
+    models.wait_for()
     assert {"composer", "music_transformer", "polyphony_rnn"} <= set(
         models.locator("option").evaluate_all("each => each.map(one => one.value)")
     )

@@ -19,7 +19,13 @@ function settled<T>(request: IDBRequest<T>): Promise<T> {
 async function within<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
   const database = await open();
   try {
-    return await settled(work(database.transaction(STORE, mode).objectStore(STORE)));
+    const transaction = database.transaction(STORE, mode);
+    const complete = new Promise<void>((resolve, reject) => {
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => reject(transaction.error ?? new Error("the browser's storage failed"));
+    });
+    const [result] = await Promise.all([settled(work(transaction.objectStore(STORE))), complete]);
+    return result;
   } finally {
     database.close();
   }

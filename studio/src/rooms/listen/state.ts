@@ -40,12 +40,12 @@ export async function analyse(file: Blob, name: string): Promise<void> {
 /** Forget the recording, here and in the browser's storage. */
 export async function discard(): Promise<void> {
   analysis.abort();
+  await forget(NAME);
   analysis.error.value = null;
   recording.value = null;
   result.value = null;
   seek.value = null;
   isFleeting.value = false;
-  await forget(NAME);
 }
 
 /** Return to the recording of the last visit; one that was not analysed to the end is analysed again. */
