@@ -30,7 +30,7 @@ ALERTS = ROOT / "docker/prometheus/alerts.yaml"
 RULE = "components/monitoring/prometheus-rule.yaml"
 
 # In every render; `conditions` says with which values each of these resources is part of a release.
-RESOURCES = ("../../base", "../../pools/cpu", "../../pools/gpu", "../../loader")
+RESOURCES = ("../../base", "../../pools/cpu", "../../pools/gpu", "../../gateway", "../../loader")
 COMPONENTS = ("images", "monitoring")
 # Components that the values turn on, with the condition for each. The order is that of the blocks in the templates.
 OPTIONAL = {
@@ -42,6 +42,7 @@ OPTIONAL = {
     "cpu-scaling": "(not .Values.autoscaling.queueMetric)",
     "openshift": ".Values.openshift",
 }
+GATEWAY_NAMES = ("tritone-gateway", "gateway", "tritone-rest")  # the last is that of its routes
 MONITORING_KINDS = ("ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap")
 HEADER = (
     "{{- /* Generated from deploy/kubernetes by deploy/generate.py; edit the kustomization, then run it again. */}}\n"
@@ -137,6 +138,9 @@ def set_values(kind: str, name: str, document: Document, placeholders: Placehold
     if kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule"):
         labels[placeholders.optional(".Values.monitoring.labels")] = None
     spec = document.get("spec", {})
+    if (kind, name) == ("PodMonitor", "tritone-gateway"):
+        credentials = spec["podMetricsEndpoints"][0]["authorization"]["credentials"]
+        credentials["name"] = placeholders.scalar(".Values.gateway.metricsSecretName")
     if kind == "Deployment":
         _set_pod(name, spec["template"]["spec"], placeholders)
         if name == "tritone-balancer":
@@ -152,8 +156,7 @@ def set_values(kind: str, name: str, document: Document, placeholders: Placehold
         spec[placeholders.lines(template)] = None
     elif kind in ("HTTPRoute", "GRPCRoute"):
         spec["parentRefs"] = placeholders.block(".Values.gatewayApi.parentRefs")
-        host = "httpHost" if kind == "HTTPRoute" else "grpcHost"
-        spec["hostnames"] = [placeholders.scalar(f".Values.gatewayApi.{host}")]
+        spec["hostnames"] = [placeholders.scalar(f".Values.gatewayApi.{name.rpartition('-')[2]}Host")]
     elif kind == "Ingress":
         host = placeholders.scalar(f".Values.ingress.{name.rpartition('-')[2]}Host")
         spec["ingressClassName"] = placeholders.scalar(".Values.ingress.className")
@@ -163,21 +166,21 @@ def set_values(kind: str, name: str, document: Document, placeholders: Placehold
 
 
 def _set_scaling(name: str, spec: Document, placeholders: Placeholders) -> None:
-    pool = f".Values.pools.{name.rpartition('-')[2]}"
+    is_gateway = name == "tritone-gateway"
+    pool = ".Values.gateway" if is_gateway else f".Values.pools.{name.rpartition('-')[2]}"
+    target = ".Values.gateway.inFlight" if is_gateway else ".Values.autoscaling.queueMilliseconds"
     spec["minReplicas"] = placeholders.scalar(f"{pool}.minReplicas")
     spec["maxReplicas"] = placeholders.scalar(f"{pool}.maxReplicas")
     for metric in spec["metrics"]:
         if metric["type"] == "Pods":
-            metric["pods"]["target"]["averageValue"] = placeholders.scalar(
-                ".Values.autoscaling.queueMilliseconds | quote"
-            )
+            metric["pods"]["target"]["averageValue"] = placeholders.scalar(f"{target} | quote")
         else:
             metric["resource"]["target"]["averageUtilization"] = placeholders.scalar(".Values.autoscaling.cpuPercent")
 
 
 def _set_pod(name: str, pod: Document, placeholders: Placeholders) -> None:
     pod[placeholders.optional_key("imagePullSecrets", ".Values.images.pullSecrets")] = None
-    values = ".Values.balancer"
+    values = ".Values.gateway" if name == "tritone-gateway" else ".Values.balancer"
     if name.startswith("tritone-server-"):
         values = f".Values.pools.{name.rpartition('-')[2]}"
         pod["nodeSelector"] = placeholders.block(f"{values}.nodeSelector")
@@ -191,18 +194,25 @@ def _set_pod(name: str, pod: Document, placeholders: Placeholders) -> None:
             container["resources"] = placeholders.block(f"{values}.resources")
             _set_variables(container["env"], placeholders)
             container["env"].append(placeholders.optional(f"{values}.extraEnv"))
-        if name.startswith("tritone-server-"):
+        if name == "tritone-gateway":
+            container["args"].append(placeholders.optional(f"{values}.extraArgs"))
+        elif name.startswith("tritone-server-"):
             container[placeholders.optional_key("args", f"{values}.args")] = None
     for container in pod.get("initContainers", []):
         container["image"] = placeholders.scalar(".Values.objectStore.image")
         container["envFrom"][0]["secretRef"]["name"] = placeholders.scalar(".Values.objectStore.secretName")
-    secrets = {"tls": "tls", "recommender-keys": "recommenderKeys", "service-key": "serviceKey"}
+    secrets = {
+        "tls": ".Values.tls.secretName",
+        "recommender-keys": ".Values.recommenderKeys.secretName",
+        "service-key": ".Values.serviceKey.secretName",
+        "gateway-keys": ".Values.gateway.keysSecretName",
+    }
     for volume in pod.get("volumes", []):
         if "persistentVolumeClaim" in volume:
             claim = '.Values.models.existingClaim | default "tritone-models"'
             volume["persistentVolumeClaim"]["claimName"] = placeholders.scalar(claim)
         elif "secret" in volume:
-            volume["secret"]["secretName"] = placeholders.scalar(f".Values.{secrets[volume['name']]}.secretName")
+            volume["secret"]["secretName"] = placeholders.scalar(secrets[volume["name"]])
 
 
 def _set_variables(env: list[Document], placeholders: Placeholders) -> None:
@@ -219,6 +229,8 @@ def conditions(kind: str, name: str) -> Iterator[str]:
     for pool in ("cpu", "gpu"):
         if name == f"tritone-server-{pool}":
             yield f".Values.pools.{pool}.enabled"
+    if name in GATEWAY_NAMES or (kind, name) == ("Service", "tritone-balancer"):
+        yield ".Values.gateway.enabled"
     if kind == "NetworkPolicy":
         yield ".Values.networkPolicy.enabled"
     if kind in MONITORING_KINDS:

@@ -15,8 +15,8 @@ application() {
     install -d /opt/tritone
     install -m 755 "$source_folder/docker/run-balancer.sh" /opt/tritone/
     install -m 644 "$source_folder/docker/haproxy.cfg" "$source_folder/docker/haproxy-tls.cfg" \
-        "$source_folder/docker/inspect_requests.lua" "$source_folder/docker/renew_certificate.lua" /opt/tritone/
-    TRITONE_REPLICAS=localhost /opt/tritone/run-balancer.sh validate
+        "$source_folder/docker/haproxy-gateway.cfg" "$source_folder/docker/inspect_requests.lua" "$source_folder/docker/renew_certificate.lua" /opt/tritone/
+    TRITONE_REPLICAS=localhost TRITONE_GATEWAYS=localhost /opt/tritone/run-balancer.sh validate
 }
 
 run_step "$1"

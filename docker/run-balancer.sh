@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs HAProxy on docker/haproxy.cfg: `run`, `validate` the configuration, or `check` that it answers.
 # Variables: TRITONE_REPLICAS (a name whose addresses are the replicas; needed), TRITONE_TLS_PEM (certificate and key
-# in one file, absolute path; adds TLS), TRITONE_DNS and those at the head of haproxy.cfg and haproxy-tls.cfg.
+# in one file, absolute path; adds TLS), TRITONE_GATEWAYS (a name whose addresses are the gateways; adds REST), TRITONE_DNS
+# and those at the head of haproxy.cfg, haproxy-tls.cfg and haproxy-gateway.cfg.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -17,6 +18,11 @@ if [ -n "${TRITONE_TLS_PEM:-}" ]; then
         { echo "TRITONE_TLS_PEM: expected an absolute path, got $TRITONE_TLS_PEM" >&2; exit 2; }
     export TRITONE_TLS_TRIAL="abns@tritone-certificate-$$"  # for renew_certificate.lua
     files+=(-f "$here/haproxy-tls.cfg")
+else
+    unset TRITONE_TLS_PEM  # empty is the same as not set
+fi
+if [ -n "${TRITONE_GATEWAYS:-}" ]; then
+    files+=(-f "$here/haproxy-gateway.cfg")
 fi
 
 case "${1:-run}" in

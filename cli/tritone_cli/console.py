@@ -147,10 +147,10 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], *, n_keys: int = 1
 
 def print_summary(summary: Summary) -> None:
     """Print the lines and tables of a result."""
-    from tritone_training.evaluation import Table
+    from tritone_training.evaluation import SummaryTable
 
     for each in summary:
-        if isinstance(each, Table):
+        if isinstance(each, SummaryTable):
             print_rows(each.title, each.rows)
         else:
             say(each)

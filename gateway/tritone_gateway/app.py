@@ -93,6 +93,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
             timeout_s=settings.timeout_s,
             retries=settings.retries,
             service_key=settings.service_key,
+            api_key=settings.api_key,
             genre_model=settings.genre_model,
         )
         async with client:

@@ -30,6 +30,7 @@ class GatewaySettings(BaseModel):
     service_key: str | None = Field(
         None, repr=False, description="Service key for stored users; None for this user's own key, as in the SDK."
     )
+    api_key: str | None = Field(None, repr=False, description="API key of Triton's server; None if it has none.")
     timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit of one call to a model.")
     retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
     body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
@@ -91,4 +92,4 @@ class GatewaySettings(BaseModel):
 
     def public(self) -> dict[str, Any]:
         """Return the settings without secrets, for the log."""
-        return self.model_dump(mode="json", exclude={"service_key"})
+        return self.model_dump(mode="json", exclude={"service_key", "api_key"})

@@ -68,7 +68,7 @@ def _document(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
 
 
 def _span(span: ReadableSpan) -> dict[str, Any]:
-    context = span.get_span_context()
+    context: Any = span.get_span_context()  # a span that has ended has one
     parent = {} if span.parent is None else {"parentSpanId": f"{span.parent.span_id:016x}"}
     return {
         "traceId": f"{context.trace_id:032x}",

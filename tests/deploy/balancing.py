@@ -36,11 +36,15 @@ class Balancer:
     def grpc(self) -> str:
         return f"127.0.0.1:{self.ports['GRPC']}"
 
+    @property
+    def rest(self) -> str:
+        return f"http://127.0.0.1:{self.ports['REST']}"
+
     def servers_up(self, backend: str) -> int:
-        """How many replicas it sends requests to."""
+        """How many replicas or gateways it sends requests to."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['STATS']}/metrics", timeout=5) as reply:
             lines = reply.read().decode().splitlines()
-        wanted = f'haproxy_server_status{{proxy="{backend}",server="replica'
+        wanted = f'haproxy_server_status{{proxy="{backend}",server="'
         return sum(line.startswith(wanted) and 'state="UP"} 1' in line for line in lines)
 
     def serves(self) -> bool:
@@ -64,6 +68,7 @@ def start_haproxy(
     *,
     ports: dict[str, int] | None = None,
     folder: Path = ROOT / "docker",
+    serves: Callable[[Balancer], bool] = Balancer.serves,
     **given: str,
 ) -> Balancer:
     """Start a balancer and wait until it knows its replicas.
@@ -73,10 +78,11 @@ def start_haproxy(
         replica_ports: their HTTP and gRPC ports.
         ports: where to listen, as `Balancer.ports`; free ones by default.
         folder: where run-balancer.sh and its configuration are.
+        serves: tells when the balancer has started; by default, once it knows all replicas.
         given: settings beside these, as `TRITONE_MAX_BODY_BYTES`.
     """
     if ports is None:
-        wanted = ("HTTP", "GRPC", "STATS", "HTTPS", "GRPCS")
+        wanted = ("HTTP", "GRPC", "STATS", "HTTPS", "GRPCS", "REST", "REST_TLS")
         ports = dict(zip(wanted, free_ports(len(wanted)), strict=True))
     environment = {
         **os.environ,
@@ -94,7 +100,7 @@ def start_haproxy(
             [folder / "run-balancer.sh", "run"], env=environment, stdout=out, stderr=subprocess.STDOUT
         )
     balancer = Balancer(process, ports, log)
-    if not wait_until(balancer.serves, 10):
+    if not wait_until(lambda: serves(balancer), 10):
         balancer.stop()
         raise RuntimeError(f"the balancer does not serve: {log.read_text()}")
     return balancer

@@ -21,7 +21,8 @@ from tests.deploy.test_manifests import KUBERNETES_VERSIONS, validated
 
 CHART = ROOT / "deploy/helm/tritone"
 HELM_LABELS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart"}
-CPU, GPU, MIXED = ["../../base", "../../pools/cpu"], ["../../base", "../../pools/gpu"], ["../mixed"]
+CPU = ["../../base", "../../pools/cpu", "../../gateway"]
+GPU = ["../../base", "../../pools/gpu", "../../gateway"]
 GPU_ONLY = ["pools.cpu.enabled=false", "pools.gpu.enabled=true"]
 BOTH = ["pools.gpu.enabled=true"]
 SECRETS = {"object-store": "tritone-object-store", "tls": "tritone-tls", "api-key": "tritone-api-key"}
@@ -115,6 +116,10 @@ def test_components_that_change_the_same_lines_are_refused() -> None:
     [
         pytest.param(CPU, [], [], id="cpu"),
         pytest.param(GPU, [], GPU_ONLY, id="gpu"),
+        pytest.param(
+            CPU[:2], ["monitoring", "openshift"],
+            ["gateway.enabled=false", *OPTIONS["monitoring"], *OPTIONS["openshift"]], id="no gateway",
+        ),
         *(pytest.param(CPU, [name], values, id=f"cpu-{name}") for name, values in OPTIONS.items()),
         pytest.param(
             [*CPU, "../../pools/gpu"],
@@ -132,6 +137,8 @@ def test_components_that_change_the_same_lines_are_refused() -> None:
 )  # fmt: skip
 def test_chart_and_kustomization_are_equal(resources: list[str], components: list[str], values: list[str]) -> None:
     ours, theirs = charted(*values), kustomized(resources, components)
+    if "gateway.enabled=false" in values:
+        del theirs["PodMonitor", "tritone-gateway"]  # of the component, which does not know whether there are gateways
     assert ours.keys() == theirs.keys()
     for key, resource in theirs.items():
         assert ours[key] == resource, key
@@ -150,6 +157,7 @@ def test_another_namespace_and_registry() -> None:
     command: list[str | Path] = [tool("helm"), "template", "other", CHART, "-n", "music", "--set",
                "images.registry=registry.example/tritone,images.tag=2.0,clusterDomain=corp.local,"
                "images.pullSecrets[0].name=my-registry,balancer.replicas=3,"
+               "gateway.keysSecretName=my-keys,gateway.inFlight=8,gateway.extraArgs={--cors-origin,https://app.example},"
                "pools.cpu.args={serve,--require-all}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "tritone.svc" not in done.stdout
@@ -163,6 +171,10 @@ def test_another_namespace_and_registry() -> None:
     server = deployments["tritone-server-cpu"]["template"]["spec"]
     assert server["imagePullSecrets"] == [{"name": "my-registry"}]
     assert server["containers"][0]["args"] == ["serve", "--require-all"]
+    gateway = deployments["tritone-gateway"]["template"]["spec"]
+    assert gateway["containers"][0]["args"][-2:] == ["--cors-origin", "https://app.example"]
+    assert "my-keys" in {volume["secret"]["secretName"] for volume in gateway["volumes"] if "secret" in volume}
+    assert 'averageValue: "8"' in done.stdout
 
 
 def test_the_installation_of_the_page() -> None:
@@ -176,6 +188,7 @@ def test_the_installation_of_the_page() -> None:
     assert deployments == {
         "tritone-server-gpu": "registry.example/tritone/server-gpu:0.2.0",
         "tritone-balancer": "registry.example/tritone/balancer:0.2.0",
+        "tritone-gateway": "registry.example/tritone/gateway:0.2.0",
     }
 
 
@@ -229,6 +242,10 @@ def test_every_option_gives_valid_resources(version: str, tmp_path: Path) -> Non
         "pools.cpu.maxReplicas=many",
         "pools.cpu.enabled=false",
         "balancer.replicas=1",
+        "gateway.minReplicas=1",
+        "gateway.inFlight=0",
+        "gateway.keysSecretName=",
+        "gateway.replicas=2",
         "balancer.resources.limits.memory=1GB",
         "images.registry=",
         "models.accessModes={ReadWriteAll}",

@@ -53,9 +53,17 @@ def unset(value: str) -> str:
 def test_each_image_is_pinned_and_installed_by_its_one_script(path: Path) -> None:
     (base,) = [line for line in lines(path, "ARG") if line.startswith("BASE=")]
     assert re.fullmatch(r"BASE=[\w./-]+:[\w.-]*\d+\.?\d+[\w.-]*", base), base
-    assert lines(path, "FROM") == ["${BASE}"]
     script = DOCKER / f"install-{path.stem}.sh"
-    dependencies, application = lines(path, "RUN")
+    *before, base_image = lines(path, "FROM")
+    *built, dependencies, application = lines(path, "RUN")
+    assert base_image == "${BASE}"
+    if path.stem == "gateway":
+        (node,) = [line for line in lines(path, "ARG") if line.startswith("NODE=")]
+        assert re.fullmatch(r"NODE=node:\d+\.\d+\.\d+[\w.-]*", node), node
+        assert before == ["${NODE} AS page"]
+        assert built == [f"bash /src/docker/{script.name} {step} /src" for step in ("packages", "page")]
+    else:
+        assert before == built == []
     assert re.search(rf"\bbash /src/docker/{script.name} dependencies /src$", dependencies)
     assert re.search(rf"\bbash /src/docker/{script.name} application /src && rm -rf /src$", application)
     assert lines(path, "USER")[-1] == "10001:10001"
@@ -76,16 +84,22 @@ DEPENDENCY_FILES = {"pyproject.toml", "constraints.txt", "docker/common.sh", "do
 def layers(path: Path, root: Path, n: int | None = None) -> list[tuple[str, str]]:
     """Return instruction and cache key of the first n layers, or of all, as a builder computes them.
 
-    A key covers the instruction, the content of the files that it copies, and the layer below.
+    A key covers the instruction, the content of the files that it copies, or the stage, and the layer below.
     """
     found: list[tuple[str, str]] = []
-    key = ""
+    key, stage = "", ""
+    stages: dict[str, str] = {}
     for line in path.read_text().replace("\\\n", " ").splitlines():
         instruction, _, rest = line.partition(" ")
         if not re.fullmatch("[A-Z]+", instruction):
             continue
+        if instruction == "FROM":
+            stages[stage] = key
+            key, stage = "", rest.partition(" AS ")[2]
         digest = hashlib.sha256(f"{key} {line}".encode())
-        if instruction == "COPY":
+        if instruction == "COPY" and rest.startswith("--from="):
+            digest.update(stages[rest.split()[0].removeprefix("--from=")].encode())
+        elif instruction == "COPY":
             for source in rest.split()[:-1]:
                 place = root / source
                 for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
@@ -105,7 +119,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         place = ROOT / line.removeprefix("!")
         if line.startswith("!") and place.is_dir():
-            shutil.copytree(place, root / place.name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__", "node_modules", "static")
+            shutil.copytree(place, root / place.name, ignore=ignored)
         elif line.startswith("!"):
             shutil.copy(place, root)
     return root
@@ -140,10 +155,24 @@ def test_an_edit_of_the_source_installs_no_dependency_again(path: Path, checkout
         source.write_bytes(content)
 
 
+def test_an_edit_of_the_page_builds_it_again_without_its_packages(checkout: Path) -> None:
+    path = DOCKER / "gateway.Dockerfile"
+    before = dict(layers(path, checkout))
+    source = checkout / "studio/src/main.tsx"
+    content = source.read_bytes()
+    source.write_bytes(content + b"\n")
+    after = dict(layers(path, checkout))
+    source.write_bytes(content)
+    rebuilt = {line.split()[3] for line in before if line.startswith("RUN") and after[line] != before[line]}
+    assert rebuilt == {"page", "application"}
+    assert any(line.startswith("COPY --from=page") and after[line] != before[line] for line in before)
+
+
 @pytest.mark.parametrize(
     ("extras", "wanted", "unwanted"),
     [
         (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client"}, {"torch", "onnx", "fastapi"}),
+        (["gateway"], {"fastapi", "uvicorn", "limits", "music21"}, {"nvidia-pytriton", "onnxruntime", "torch"}),
         (["backends"], {"onnxruntime", "usearch"}, {"nvidia-pytriton", "torch"}),
         (["train", "export"], {"torch", "onnx", "symusic", "duckdb"}, {"nvidia-pytriton", "pytest"}),
     ],
@@ -180,7 +209,24 @@ def test_servers_are_judged_by_what_their_models_answer(name: str) -> None:
     assert within < float(re.search(r"--timeout=(\d+)s", check)[1])  # type: ignore[index]  # else Docker cuts it short
 
 
-@pytest.mark.parametrize("name", SERVERS)
+def test_the_gateway_is_judged_by_its_readiness() -> None:
+    (check,) = lines(DOCKER / "gateway.Dockerfile", "HEALTHCHECK")
+    command = json.loads(check.partition("CMD ")[2])
+    assert command[0] == "python3"
+    assert ":8080/readyz" in command[-1]
+    within = float(re.search(r"timeout=(\d+)\)", command[-1])[1])  # type: ignore[index]
+    assert 2 < within < float(re.search(r"--timeout=(\d+)s", check)[1])  # type: ignore[index]  # the models have 2 s
+    assert lines(DOCKER / "gateway.Dockerfile", "EXPOSE") == ["8080"]
+
+
+def test_the_gateways_script_refuses_a_checkout_without_the_page(tmp_path: Path) -> None:
+    command: list[str | Path] = ["bash", DOCKER / "install-gateway.sh", "application", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the page is not built" in done.stderr
+
+
+@pytest.mark.parametrize("name", [*SERVERS, "gateway"])
 def test_servers_log_json(name: str) -> None:
     (command,) = lines(DOCKER / f"{name}.Dockerfile", "CMD")
     words = json.loads(command)
@@ -196,6 +242,9 @@ def test_server_images_install_what_the_supervisor_imports(extra: str) -> None:
 
 def test_the_balancers_image_has_all_that_its_configuration_loads() -> None:
     texts = [path.read_text() for path in sorted(DOCKER.glob("haproxy*.cfg"))]
+    for path in DOCKER.glob("haproxy*.cfg"):
+        assert f"docker/{path.name}" in (DOCKER / "balancer.Dockerfile").read_text()
+        assert f"docker/{path.name}" in (DOCKER / "install-balancer.sh").read_text()
     loaded = [name for text in texts for name in re.findall(r"^ *lua-load.*/([\w.]+)\"", text, re.M)]
     assert set(loaded) == {path.name for path in DOCKER.glob("*.lua")}
     for name in loaded:
@@ -234,9 +283,18 @@ def test_nothing_but_code_reaches_a_build() -> None:
     said = (ROOT / ".dockerignore").read_text().splitlines()
     assert "**" in said
     admitted = {line[1:] for line in said if line.startswith("!")}
+    for hidden in (
+        "docker/.env",
+        "docker/prometheus/gateway.key",
+        "studio/node_modules",
+        "gateway/tritone_gateway/static",
+    ):
+        assert said.index(hidden) > said.index(f"!{hidden.partition('/')[0]}")
     assert admitted.isdisjoint({"model_repository", "runs", "demo", ".git", ".venv", "tests"})
     for path in DOCKERFILES:
         for copied in lines(path, "COPY"):
+            if copied.startswith("--from="):  # from another stage
+                continue
             *sources, _ = copied.split()
             assert all(source == "." or source.split("/")[0] in admitted for source in sources), copied
 
@@ -254,7 +312,7 @@ def test_compose_follows_the_specification(name: str) -> None:
 
 def test_compose_services_are_locked_in() -> None:
     services = compose("compose.yaml")
-    assert set(services) == {"server", "balancer", "prometheus", "grafana"}
+    assert set(services) == {"server", "balancer", "gateway", "prometheus", "grafana"}
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -297,6 +355,24 @@ def test_compose_servers_find_the_keys_and_start_without(names: tuple[str, ...],
     assert target == f"{folder}:ro"
     assert volume in yaml.safe_load((DOCKER / "compose.yaml").read_text())["volumes"]  # no folder: an empty volume
     assert "TRITONE_USER" in server["user"]  # the keys' owner alone may read them
+
+
+def test_compose_puts_the_gateway_between_balancer_and_clients() -> None:
+    services = compose("compose.yaml")
+    gateway, balancer = services["gateway"], services["balancer"]
+    assert "ports" not in gateway  # the balancer's alone is published
+    assert gateway["networks"] == ["inside"]  # which has no way out
+    assert balancer["environment"]["TRITONE_GATEWAYS"] == "gateway"
+    assert "127.0.0.1:8080:8080" in balancer["ports"]
+    assert gateway["command"][gateway["command"].index("--server") + 1] == "balancer:8001"
+    # The gateways' own API keys: a folder of this machine, else an empty volume, and then callers need none.
+    folder, _, name = gateway["environment"]["TRITONE_GATEWAY_KEYS"].rpartition("/")
+    assert name == "keys.json"
+    assert f"${{TRITONE_GATEWAY_KEYS_FOLDER:-gateway-keys}}:{folder}:ro" in gateway["volumes"]
+    assert "gateway-keys" in yaml.safe_load((DOCKER / "compose.yaml").read_text())["volumes"]
+    assert "--allow-anonymous" in gateway["command"]
+    assert all(port.startswith("127.0.0.1:") for port in balancer["ports"])
+    assert gateway["environment"]["TRITONE_API_KEY"] == services["server"]["environment"]["TRITONE_API_KEY"]
 
 
 def test_compose_hands_on_an_api_key_and_keeps_it_out_of_images() -> None:

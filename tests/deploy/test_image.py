@@ -109,7 +109,7 @@ def debian() -> Iterator[Path]:
         install(root, "install-server-cpu.sh", "dependencies")
         for part in ("README.md", "LICENSE"):
             shutil.copy(ROOT / part, root / "src")
-        for part in ("cli", "client", "docker", "export", "serving", "training"):
+        for part in ("cli", "client", "docker", "export", "gateway", "serving", "training"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / part, root / "src" / part, ignore=ignored, dirs_exist_ok=True)
         install(root, "install-server-cpu.sh", "application")

@@ -32,6 +32,9 @@ KSERVE = json.loads((Path(__file__).parent / "kserve.schema.json").read_text())
 OPERATORS = json.loads((Path(__file__).parent / "operators.schema.json").read_text())
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
 SERVERS = {"app.kubernetes.io/name": "tritone-server"}
+BALANCERS = {"app.kubernetes.io/name": "tritone-balancer"}
+GATEWAYS = {"app.kubernetes.io/name": "tritone-gateway"}
+WITH_GATEWAY = ["cpu", "gpu", "mixed"]
 
 
 def is_kserve(resource: dict[str, Any]) -> bool:
@@ -111,6 +114,7 @@ def test_the_schemas_find_what_is_wrong(overlay: str, kind: str, path: tuple[str
         ("monitoring", "ServiceMonitor", ("spec", "endpoints", 0, "intervall"), "15s"),
         ("monitoring", "ServiceMonitor", ("spec", "endpoints", 0, "interval"), "15 s"),
         ("monitoring", "PodMonitor", ("spec", "endpoints"), []),
+        ("monitoring", "PodMonitor", ("spec", "podMetricsEndpoints", 0, "authorization"), {"credential": {}}),
         ("monitoring", "PrometheusRule", ("spec", "groups", 0, "rules", 0, "for"), "long"),
         ("gateway-api", "HTTPRoute", ("spec", "hostnames", 0), "https://tritone.example.com"),
         ("gateway-api", "HTTPRoute", ("spec", "rules", 0, "matches", 0, "path", "type"), "Prefix"),
@@ -165,7 +169,7 @@ def test_every_server_can_be_judged_and_has_room(overlay: str) -> None:
     for _, pod in pods(overlay):
         for container in pod["containers"]:
             assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
-            if "balancer" in container["image"]:
+            if "balancer" in container["image"] or "gateway" in container["image"]:
                 continue
             found += 1
             probe = container["readinessProbe"]["httpGet"]
@@ -184,7 +188,7 @@ def test_every_server_can_be_judged_and_has_room(overlay: str) -> None:
 @pytest.mark.parametrize("secret", ["tritone-recommender-keys", "tritone-service-key"])
 def test_every_server_finds_the_keys_and_starts_without(overlay: str, secret: str) -> None:
     for name, pod in pods(overlay):
-        if name.endswith("balancer"):
+        if name.endswith(("balancer", "gateway")):
             continue
         (container,) = pod["containers"]
         variables = {pair["name"]: pair.get("value", "") for pair in container["env"]}
@@ -253,16 +257,16 @@ def test_an_api_key_reaches_servers_and_probes(overlay: str, own_copy: Path) -> 
         found += 1
         secret = given["TRITONE_API_KEY"]["valueFrom"]["secretKeyRef"]
         assert secret == {"name": "tritone-api-key", "key": "key"}  # not optional: without it the server stays closed
-        assert KEY_VARIABLE in given
+        assert (KEY_VARIABLE in given) is ("gateway" not in resource["metadata"]["name"])
     assert found
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu", "mixed"])
 def test_the_parts_mean_each_other(overlay: str) -> None:
     deployments = {resource["metadata"]["name"]: resource for resource in of_kind(overlay, "Deployment")}
-    servers = {name: item for name, item in deployments.items() if name != "tritone-balancer"}
+    servers = {name: item for name, item in deployments.items() if name.startswith("tritone-server-")}
     scaled = of_kind(overlay, "HorizontalPodAutoscaler")
-    assert {item["spec"]["scaleTargetRef"]["name"] for item in scaled} == set(servers)
+    assert {item["spec"]["scaleTargetRef"]["name"] for item in scaled} == {*servers, "tritone-gateway"}
     for budget in of_kind(overlay, "PodDisruptionBudget"):
         name = budget["metadata"]["name"]
         wanted = budget["spec"]["selector"]["matchLabels"].items()
@@ -297,7 +301,7 @@ def test_the_network_is_closed_but_for_what_is_named(overlay: str) -> None:
                if "podSelector" in source]  # fmt: skip
     assert callers == [{"app.kubernetes.io/name": "tritone-balancer"}]
     assert bool(server["egress"]) is (overlay == "mixed")  # an object store has to be called
-    resolving = {"tritone-balancer", "tritone-server"} if overlay == "mixed" else {"tritone-balancer"}
+    resolving = {"tritone-balancer", "tritone-gateway"} | ({"tritone-server"} if overlay == "mixed" else set())
     (chosen,) = policies["dns"]["podSelector"]["matchExpressions"]
     assert set(chosen["values"]) == resolving
     for name, policy in policies.items():
@@ -372,7 +376,7 @@ def test_openshift_chooses_the_users(overlay: str) -> None:
                 assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
                 n_contexts += 1
     assert n_contexts >= 3
-    for name in ("server-cpu", "server-gpu", "balancer"):  # a number: runAsNonRoot cannot check a name
+    for name in ("server-cpu", "server-gpu", "balancer", "gateway"):  # a number: runAsNonRoot cannot check a name
         assert "\nUSER 10001:10001\n" in (ROOT / f"docker/{name}.Dockerfile").read_text()
 
 
@@ -387,17 +391,19 @@ def test_monitors_find_every_port_that_has_metrics() -> None:
     for endpoint in monitor["endpoints"]:
         assert endpoint["port"] in ports
         jobs[endpoint["port"]] = endpoint["relabelings"][0]["replacement"]
-    (pod_monitor,) = [item["spec"] for item in resources if item["kind"] == "PodMonitor"]
-    (balancer,) = [item for item in of_kind("cpu", "Deployment") if item["metadata"]["name"] == "tritone-balancer"]
-    template = balancer["spec"]["template"]
-    assert pod_monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
-    (endpoint,) = pod_monitor["podMetricsEndpoints"]
-    assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
-    jobs[endpoint["port"]] = endpoint["relabelings"][0]["replacement"]
+    deployments = {item["metadata"]["name"]: item for item in of_kind("cpu", "Deployment")}
+    for item in resources:
+        if item["kind"] == "PodMonitor":
+            template = deployments[item["metadata"]["name"]]["spec"]["template"]
+            assert item["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+            (endpoint,) = item["spec"]["podMetricsEndpoints"]
+            assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+            assert ("authorization" in endpoint) is (endpoint["port"] == "rest")  # with keys, /metrics needs one
+            jobs[endpoint["port"]] = endpoint["relabelings"][0]["replacement"]
     # Alerts and dashboard use the label `job` of docker/prometheus.
     scraped = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yaml").read_text())["scrape_configs"]
     assert set(jobs.values()) == {job["job_name"] for job in scraped}
-    assert jobs == {"metrics": "tritone", "supervisor": "supervisor", "stats": "balancer"}
+    assert jobs == {"metrics": "tritone", "supervisor": "supervisor", "stats": "balancer", "rest": "gateway"}
 
 
 def test_grafana_finds_the_dashboard() -> None:
@@ -409,26 +415,34 @@ def test_grafana_finds_the_dashboard() -> None:
 
 
 @pytest.mark.parametrize("component", ["gateway-api", "ingress"])
-def test_routes_lead_to_the_balancers_ports(component: str) -> None:
+def test_routes_lead_to_the_ports_of_balancer_and_gateway(component: str) -> None:
     resources = with_component(component)
-    (service,) = [
-        item["spec"] for item in resources if item["kind"] == "Service" and item["metadata"]["name"] == "tritone"
-    ]
-    numbers = {port["name"]: port["port"] for port in service["ports"]}
+    numbers = {
+        (item["metadata"]["name"], port["name"]): port["port"]
+        for item in resources
+        if item["kind"] == "Service"
+        for port in item["spec"]["ports"]
+    }
     found = {}
     for item in resources:
         if item["kind"] in ("HTTPRoute", "GRPCRoute"):
             (rule,), (host,) = item["spec"]["rules"], item["spec"]["hostnames"]
             (backend,) = rule["backendRefs"]
+            assert (backend["name"], backend["port"]) in {(name, number) for (name, _), number in numbers.items()}
             found[item["metadata"]["name"]] = (host, backend["name"], backend["port"])
         elif item["kind"] == "Ingress":
             (rule,) = item["spec"]["rules"]
             backend = rule["http"]["paths"][0]["backend"]["service"]
             assert item["spec"]["tls"][0]["hosts"] == [rule["host"]]
-            found[item["metadata"]["name"]] = (rule["host"], backend["name"], numbers[backend["port"]["name"]])
+            found[item["metadata"]["name"]] = (
+                rule["host"],
+                backend["name"],
+                numbers[backend["name"], backend["port"]["name"]],
+            )
     assert found == {
         "tritone-http": ("tritone.example.com", "tritone", 8000),
         "tritone-grpc": ("grpc.tritone.example.com", "tritone", 8001),
+        "tritone-rest": ("api.tritone.example.com", "tritone-gateway", 8080),
     }
 
 
@@ -437,6 +451,105 @@ def test_with_tls_the_plain_ports_are_closed() -> None:
     assert [port["targetPort"] for port in service["spec"]["ports"]] == ["https", "grpcs"]
     (policy,) = [item for item in of_kind("mixed", "NetworkPolicy") if item["metadata"]["name"] == "balancer"]
     assert [port["port"] for port in policy["spec"]["ingress"][0]["ports"]] == ["https", "grpcs"]
+    plain = [rule for rule in policy["spec"]["ingress"] if {port["port"] for port in rule["ports"]} & {"http", "grpc"}]
+    assert [rule["from"] for rule in plain] == [[{"podSelector": {"matchLabels": GATEWAYS}}]]
+
+
+@pytest.mark.parametrize("overlay", WITH_GATEWAY)
+def test_gateways_reach_the_balancer_and_nothing_else(overlay: str) -> None:
+    policies = {item["metadata"]["name"]: item["spec"] for item in of_kind(overlay, "NetworkPolicy")}
+    (egress,) = policies["gateway"]["egress"]
+    assert policies["gateway"]["podSelector"]["matchLabels"] == GATEWAYS
+    assert egress == {"to": [{"podSelector": {"matchLabels": BALANCERS}}], "ports": [{"protocol": "TCP", "port": 8001}]}
+    (ingress,) = policies["gateway"]["ingress"]
+    assert ingress["ports"] == [{"protocol": "TCP", "port": "rest"}]
+    assert all("namespaceSelector" in source for source in ingress["from"])  # no pod of this namespace calls it
+    services = {item["metadata"]["name"]: item["spec"] for item in of_kind(overlay, "Service")}
+    (gateway,) = [item for item in of_kind(overlay, "Deployment") if item["metadata"]["name"] == "tritone-gateway"]
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    server = container["args"][container["args"].index("--server") + 1]
+    assert server == f"tritone-balancer:{services['tritone-balancer']['ports'][0]['port']}"
+    assert services["tritone-balancer"]["selector"] == BALANCERS
+    (balancer,) = [item for item in of_kind(overlay, "Deployment") if item["metadata"]["name"] == "tritone-balancer"]
+    (port,) = [
+        port for port in balancer["spec"]["template"]["spec"]["containers"][0]["ports"] if port["name"] == "grpc"
+    ]
+    assert port["containerPort"] == egress["ports"][0]["port"]
+    assert services["tritone-gateway"]["selector"] == GATEWAYS
+    assert services["tritone-gateway"]["ports"][0]["targetPort"] == container["ports"][0]["name"] == "rest"
+    assert not any("nodePort" in port or spec.get("type", "ClusterIP") != "ClusterIP"
+                   for spec in services.values() for port in spec["ports"])  # fmt: skip
+
+
+@pytest.mark.parametrize("overlay", WITH_GATEWAY)
+def test_gateways_read_their_keys_and_start_only_with_them(overlay: str) -> None:
+    (name,) = [name for name, _ in pods(overlay) if name.endswith("tritone-gateway")]
+    pod = dict(pods(overlay))[name]
+    (container,) = pod["containers"]
+    variables = {pair["name"]: pair.get("value", "") for pair in container["env"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    folder, _, file = variables["TRITONE_GATEWAY_KEYS"].rpartition("/")
+    assert file == "keys.json"
+    assert mounts[folder]["readOnly"] is True
+    secret = volumes[mounts[folder]["name"]]["secret"]
+    assert secret["secretName"] == "tritone-gateway-keys"
+    assert not secret.get("optional", False)
+    assert secret["defaultMode"] & 0o777 == 0o440
+    folder, _, file = variables["TRITONE_SERVICE_KEY_FILE"].rpartition("/")
+    assert file == "service.key"
+    assert volumes[mounts[folder]["name"]]["secret"]["optional"] is True
+    assert "--allow-anonymous" not in container["args"]
+    kustomization = (KUBERNETES / "gateway/kustomization.yaml").read_text()
+    assert "create secret generic tritone-gateway-keys --from-file=keys.json" in kustomization
+
+
+def test_the_arguments_of_the_gateway_are_understood() -> None:
+    """Those of the manifests, of Compose and of the image, by the command itself."""
+    import typer.testing
+
+    from tritone_cli.main import build_app
+
+    (container,) = [item for _, _, item in containers("cpu") if item["name"] == "gateway"]
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["gateway"]["command"]
+    (image,) = re.findall(r"^CMD (\[.*\])$", (ROOT / "docker/gateway.Dockerfile").read_text(), re.M)
+    for arguments in (container["args"], compose, json.loads(image)):
+        result = typer.testing.CliRunner().invoke(build_app(), [*map(str, arguments), "--print-openapi"])
+        assert result.exit_code == 0, result.output
+    result = typer.testing.CliRunner().invoke(build_app(), [*container["args"], "--drain", "-1", "--print-openapi"])
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize("overlay", WITH_GATEWAY)
+def test_a_gateway_that_stops_has_time_to_finish(overlay: str) -> None:
+    """It serves for --drain seconds, while Kubernetes takes its address out of use, and then finishes its requests."""
+    from tritone_gateway import GatewaySettings
+
+    pod = next(pod for name, pod in pods(overlay) if name.endswith("tritone-gateway"))
+    (container,) = pod["containers"]
+    drain_s = float(container["args"][container["args"].index("--drain") + 1])
+    defaults = GatewaySettings()
+    longest_s = defaults.body_timeout_s + (1 + defaults.retries) * defaults.timeout_s
+    assert pod["terminationGracePeriodSeconds"] >= drain_s + longest_s
+    assert "lifecycle" not in container  # a preStop would delay SIGTERM, with which the drain begins
+    assert drain_s >= 5
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["gateway"]
+    assert int(compose["stop_grace_period"].removesuffix("s")) >= drain_s + longest_s
+    assert float(compose["command"][compose["command"].index("--drain") + 1]) == drain_s
+
+
+@pytest.mark.parametrize("overlay", WITH_GATEWAY)
+def test_probes_of_the_gateway(overlay: str) -> None:
+    """A gateway whose models are away is not restarted, but gets no requests."""
+    pod = next(pod for name, pod in pods(overlay) if name.endswith("tritone-gateway"))
+    (container,) = pod["containers"]
+    probes = {name: container[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+    assert {name: probe["httpGet"] for name, probe in probes.items()} == {
+        "startup": {"path": "/livez", "port": "rest"},
+        "liveness": {"path": "/livez", "port": "rest"},
+        "readiness": {"path": "/readyz", "port": "rest"},
+    }
+    assert probes["readiness"]["timeoutSeconds"] > 2  # as long as /readyz waits for the models
 
 
 def test_the_metric_of_the_autoscaler_is_made() -> None:
@@ -444,6 +557,8 @@ def test_the_metric_of_the_autoscaler_is_made() -> None:
     for overlay in ("cpu", "gpu", "mixed"):
         for item in of_kind(overlay, "HorizontalPodAutoscaler"):
             (metric,) = [metric for metric in item["spec"]["metrics"] if metric["type"] == "Pods"]
+            expected = "gateway_requests_in_flight" if "gateway" in item["metadata"]["name"] else "queue_milliseconds"
+            assert metric["pods"]["metric"]["name"] == f"tritone_{expected}"
             assert f"as: {metric['pods']['metric']['name']}\n" in rules
 
 
@@ -460,8 +575,10 @@ def test_the_autoscaler_also_goes_by_cpu(overlay: str) -> None:
 
 
 def test_scaling_by_cpu_alone() -> None:
-    (item,) = [item for item in with_component("cpu-scaling") if item["kind"] == "HorizontalPodAutoscaler"]
-    assert [metric["type"] for metric in item["spec"]["metrics"]] == ["Resource"]
+    scaled = [item for item in with_component("cpu-scaling") if item["kind"] == "HorizontalPodAutoscaler"]
+    assert len(scaled) == 2
+    for item in scaled:
+        assert [metric["type"] for metric in item["spec"]["metrics"]] == ["Resource"]
 
 
 def test_kserve_names_a_runtime_that_is_there() -> None:

@@ -16,6 +16,7 @@ from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.integration.conftest import make_repository
 from tests.integration.test_response_cache import write_model
 
+from tritone_gateway.metrics import Metrics
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.server.command import LATENCY_QUANTILES
 from tritone_serving.server.options import RESPONSE_CACHE_BYTES
@@ -38,6 +39,9 @@ WANTED = [
     "coverage",
     "Notes per second",
     "Errors",
+    "Gateway: requests",
+    "Gateway: latency, 99th",
+    "Gateway: requests by caller",
 ]
 
 
@@ -50,9 +54,9 @@ def expressions() -> dict[str, str]:
     found["alerts"] = "\n".join(
         line for line in (ROOT / "docker/prometheus/alerts.yaml").read_text().splitlines() if "summary" not in line
     )
-    # Its last metric is the one that it makes.
+    # The metric that a rule makes has no braces.
     rule = (KUBERNETES / "monitoring/prometheus-adapter.yaml").read_text()
-    found["adapter"] = "\n".join(line for line in rule.splitlines() if "nv_" in line)
+    found["adapter"] = "\n".join(line for line in rule.splitlines() if re.search(r"\b(nv|tritone_gateway)_\w+{", line))
     return found
 
 
@@ -156,7 +160,7 @@ def test_our_backends_metrics_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     recommender.Reporter(utils, recommender.MetricCounts(), coverage, {}).close()
     asked = named("tritone_")
     assert {"tritone_composer_notes_total", "tritone_recommender_answers_total"} <= set(asked)
-    backends = {name for name in asked if not name.startswith("tritone_supervisor_")}
+    backends = {name for name in asked if not name.startswith(("tritone_supervisor_", "tritone_gateway_"))}
     assert backends <= set(Families.names)
 
 
@@ -170,6 +174,15 @@ def test_the_supervisors_metrics_exist_and_are_documented() -> None:
     documented = set(re.findall(r"`(tritone_supervisor_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
     assert documented == {name for name in exist if not name.endswith("_created")}
     assert {name for name in named("tritone_") if name.startswith("tritone_supervisor_")} <= exist
+
+
+def test_the_gateways_metrics_exist_and_are_documented() -> None:
+    exist = set(re.findall(r"^# TYPE (\S+)", Metrics().text().decode(), re.M))
+    documented = set(re.findall(r"`(tritone_gateway_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
+    assert documented == {name for name in exist if not name.endswith("_created")}
+    asked = {name.removesuffix("_bucket") for name in named("tritone_gateway_")}
+    assert len(asked) >= 6
+    assert asked <= set(exist)
 
 
 @pytest.mark.balancer

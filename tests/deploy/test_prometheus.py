@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import yaml
 from tests.deploy.balancing import BINARIES, HOSTS, Balancer, free_ports, wait_until
 from tests.deploy.conftest import Replicas
 from tests.deploy.rendering import KUBERNETES, ROOT
+from tests.deploy.test_balancer import asked as fetched
 from tests.deploy.test_balancer import sound
+from tests.integration.gateway import gateway_process
 
 from tritone import MusicClient
 from tritone_serving.supervision.metrics import SupervisorMetrics
@@ -40,18 +45,20 @@ def tool(name: str) -> str:
 def prometheus(
     start_balancer: Callable[..., Balancer], replicas: Replicas, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Prometheus with docker/prometheus, its targets named by address."""
+    """Prometheus with docker/prometheus, its targets named by address; a gateway in front of the balancer."""
     binary = tool("prometheus")
-    balancer = start_balancer()
     folder = tmp_path_factory.mktemp("prometheus")
+    (gateway_port,) = free_ports(1)
+    balancer = start_balancer(TRITONE_GATEWAYS="gateways.tritone.test", TRITONE_GATEWAY_PORT=str(gateway_port))
     said = yaml.safe_load((CONFIGURATION / "prometheus.yaml").read_text())
     said["global"]["scrape_interval"] = "1s"
     said["rule_files"] = [str(CONFIGURATION / name) for name in said["rule_files"]]
-    supervisors = [SupervisorMetrics() for _ in HOSTS]
+    supervisors, stack = [SupervisorMetrics() for _ in HOSTS], ExitStack()
     targets = {
         "supervisor": [f"127.0.0.1:{each.serve('127.0.0.1', 0)}" for each in supervisors],
         "tritone": [f"{host}:{replicas.ports[2]}" for host in HOSTS],
         "balancer": [f"127.0.0.1:{balancer.ports['STATS']}"],
+        "gateway": [f"127.0.0.1:{gateway_port}"],
     }
     for job in said["scrape_configs"]:
         del job["dns_sd_configs"]
@@ -65,21 +72,37 @@ def prometheus(
             stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
+    gateway = gateway_process(balancer.grpc, folder / "keys.json", "--port", str(gateway_port))
     try:
-        assert wait_until(lambda: len(asked(url, "up == 1")) == 5, 20), (folder / "log").read_text()
+        stack.enter_context(gateway)
+        assert wait_until(lambda: len(asked(url, "up == 1")) == 6, 20), (folder / "log").read_text()
+        assert wait_until(lambda: balancer.servers_up("gateways") == 1, 10)
         with MusicClient(balancer.grpc) as music:
             for seed in range(100, 130):
                 music.classify(sound(seed))
+        for _ in range(5):
+            assert (
+                fetched(balancer.rest, "POST", "/v1/classify", recording(), **{"Content-Type": "audio/wav"})[0] == 200
+            )
+        assert fetched(balancer.rest, "GET", "/v1/nothing")[0] == 404
         # A rate takes two samples, and each replica has to have some requests between its.
         wanted = 'sum by (instance) (rate(nv_inference_request_success{model="genre_cnn"}[1m])) > 0'
         several = "count_over_time(up[1m]) >= 4"
-        assert wait_until(lambda: len(asked(url, wanted)) == 2 and len(asked(url, several)) == 5, 30)
+        assert wait_until(lambda: len(asked(url, wanted)) == 2 and len(asked(url, several)) == 6, 30)
         yield url
     finally:
         process.terminate()
         process.wait(10)
+        stack.close()
         for each in supervisors:
             each.close()
+
+
+def recording() -> bytes:
+    """Some noise as a WAV file."""
+    file = io.BytesIO()
+    soundfile.write(file, *sound(1), format="WAV")
+    return file.getvalue()
 
 
 def told(url: str) -> Any:
@@ -110,13 +133,19 @@ def test_every_panel_is_drawn(prometheus: str) -> None:
     assert empty == []
 
 
-def test_the_autoscalers_metric(prometheus: str) -> None:
-    (rule,) = yaml.safe_load((KUBERNETES / "monitoring/prometheus-adapter.yaml").read_text())["rules"]["custom"]
-    # What the adapter puts in; `instance` stands for the pod.
-    query = rule["metricsQuery"].replace("<<.LabelMatchers>>", "").replace("<<.GroupBy>>", "instance")
-    values = [float(item["value"][1]) for item in asked(prometheus, query)]
-    assert len(values) == len(HOSTS)
-    assert all(0 < value < 1000 for value in values)  # milliseconds in a queue
+def test_the_autoscalers_metrics(prometheus: str) -> None:
+    rules = yaml.safe_load((KUBERNETES / "monitoring/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    found = {}
+    for rule in rules:
+        # What the adapter puts in; `instance` stands for the pod.
+        query = rule["metricsQuery"].replace("<<.LabelMatchers>>", "").replace("<<.GroupBy>>", "instance")
+        found[rule["name"]["as"]] = [float(item["value"][1]) for item in asked(prometheus, query)]
+    waits = found.pop("tritone_queue_milliseconds")
+    assert len(waits) == len(HOSTS)
+    assert all(0 < value < 1000 for value in waits)
+    assert found.keys() == {"tritone_gateway_requests_in_flight"}
+    (n_requests,) = found["tritone_gateway_requests_in_flight"]
+    assert 1 <= n_requests < 10  # the scrape itself is one
 
 
 def test_the_alerts_are_quiet_while_all_is_well(prometheus: str) -> None:
@@ -190,6 +219,58 @@ def test_alerts_of_percentiles_and_gpus(tmp_path: Path) -> None:
         fires("TritoneQueueTailHigh", "one in a hundred requests to music_vae waits more than 1 s", model="music_vae"),
         fires("TritoneGpuMemoryHigh", "more than 95 % of the memory of GPU one is used", gpu_uuid="one"),
     ]
+    file = {"rule_files": [str(CONFIGURATION / "alerts.yaml")], "evaluation_interval": "1m",
+            "tests": [{"interval": "1m", "input_series": given, "alert_rule_test": tests}]}  # fmt: skip
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump(file))
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_of_the_gateway(tmp_path: Path) -> None:
+    """Errors count by route, and readiness that says no is none; refusals of keys and a full gateway are told apart."""
+
+    def counter(per_minute: int, **labels: str) -> dict[str, str]:
+        said = ",".join(f'{key}="{label}"' for key, label in labels.items())
+        return {"series": f"tritone_gateway_requests_total{{{said}}}", "values": f"0+{per_minute}x20"}
+
+    def bucket(route: str, le: str, per_minute: int) -> dict[str, str]:
+        name = "tritone_gateway_request_duration_seconds_bucket"
+        return {"series": f'{name}{{route="{route}",le="{le}"}}', "values": f"0+{per_minute}x20"}
+
+    given = [
+        counter(1000, route="/v1/classify", status="200"),
+        counter(20, route="/v1/classify", status="500", instance="b"),
+        counter(1000, route="/v1/embed", status="200"),
+        counter(5, route="/v1/embed", status="502"),
+        counter(1000, route="/v1/compose", status="422"),  # the callers' faults
+        counter(60, route="/readyz", status="503"),
+        counter(90, route="unmatched", status="401"),
+        *(bucket("/v1/recommend", le, n) for le, n in (("1.0", 980), ("5.0", 1000), ("+Inf", 1000))),
+        *(bucket("/v1/similar", le, n) for le, n in (("1.0", 995), ("5.0", 1000), ("+Inf", 1000))),
+        *(bucket("/v1/compose", le, n) for le, n in (("1.0", 0), ("5.0", 1000), ("+Inf", 1000))),
+        {"series": 'tritone_gateway_requests_in_flight{instance="a"}', "values": "201x20"},
+        {"series": 'tritone_gateway_requests_in_flight{instance="b"}', "values": "199x20"},
+        {"series": 'up{job="gateway",instance="a"}', "values": "1x20"},
+        {"series": 'up{job="gateway",instance="c"}', "values": "0x20"},
+        {"series": 'haproxy_backend_active_servers{proxy="gateways",instance="x"}', "values": "0x20"},
+        {"series": 'haproxy_backend_active_servers{proxy="http_replicas"}', "values": "2x20"},
+    ]
+
+    def fires(name: str, summary: str, severity: str = "warning", **labels: str) -> dict[str, object]:
+        alert = {"exp_labels": {"severity": severity, **labels}, "exp_annotations": {"summary": summary}}
+        return {"alertname": name, "eval_time": "15m", "exp_alerts": [alert]}
+
+    tests = [
+        fires("TritoneGatewayRequestsFail", "more than 1 % of the requests to /v1/classify fail", "critical",
+              route="/v1/classify"),
+        fires("TritoneGatewayLatencyHigh", "one in a hundred requests to /v1/recommend takes more than 1 s",
+              route="/v1/recommend"),
+        fires("TritoneGatewayBusy", "a serves more than 200 requests at once; a worker refuses more than 256",
+              instance="a"),
+        fires("TritoneGatewayKeysRefused", "callers use missing or invalid API keys, more than one a second"),
+        fires("TritoneGatewayDown", "c does not show its metrics", job="gateway", instance="c"),
+        fires("TritoneNoGateway", "the balancer has no gateway that is ready", "critical", proxy="gateways"),
+    ]  # fmt: skip
     file = {"rule_files": [str(CONFIGURATION / "alerts.yaml")], "evaluation_interval": "1m",
             "tests": [{"interval": "1m", "input_series": given, "alert_rule_test": tests}]}  # fmt: skip
     (tmp_path / "test.yaml").write_text(yaml.safe_dump(file))

@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +265,10 @@ async def test_cancelling_the_task_stops_the_writing(composer: TritonServer, qui
     try:
         while n_heard < 2:
             await asyncio.sleep(0.01)
-        task.cancel()
+        cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+        await asyncio.to_thread(check_stops_writing, composer, cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.to_thread(check_stops_writing, composer, lambda: None)
     finally:
         await transport.close()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tritone_training.data.interactions.files import ListeningFiles
-    from tritone_training.evaluation import CrossValidationResult, EvaluationResult, Table, TuningResult
+    from tritone_training.evaluation import CrossValidationResult, EvaluationResult, SummaryTable, TuningResult
     from tritone_training.exceptions import (
         CheckpointError,
         DataError,
@@ -45,7 +45,7 @@ _MODULES = {
     "LocalModel": "local_model",
     "ModelKind": "kind",
     "PretrainedWeightsError": "exceptions",
-    "Table": "evaluation",
+    "SummaryTable": "evaluation",
     "TrainRequest": "kind",
     "TrainedCheckpoint": "trained_checkpoint",
     "TrainingError": "exceptions",
@@ -69,7 +69,7 @@ __all__ = [
     "LocalModel",
     "ModelKind",
     "PretrainedWeightsError",
-    "Table",
+    "SummaryTable",
     "TrainRequest",
     "TrainedCheckpoint",
     "TrainingError",

@@ -15,14 +15,14 @@ _N_PROBLEMS_SHOWN: Final = 10
 
 
 @dataclass(frozen=True)
-class Table:
+class SummaryTable:
     """A table for people; all rows have the same keys, the names of the columns."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
 
 
-Summary: TypeAlias = Sequence[str | Table]
+Summary: TypeAlias = Sequence[str | SummaryTable]
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,22 @@ class TuningResult:
         return {**vars(self), "trials": list(self.trials), "out": str(self.out)}
 
 
-def summarize(values: Mapping[str, Any]) -> list[str | Table]:
+def summarize(values: Mapping[str, Any]) -> list[str | SummaryTable]:
     """Return a summary of nested values: the numbers in one line, and each group of numbers as a table."""
     numbers = {name: value for name, value in values.items() if _is_number(value)}
-    found: list[str | Table] = [", ".join(f"{in_words(name)} {format_cell(value)}" for name, value in numbers.items())]
+    found: list[str | SummaryTable] = [
+        ", ".join(f"{in_words(name)} {format_cell(value)}" for name, value in numbers.items())
+    ]
     for name, group in values.items():
         if isinstance(group, Mapping):
             found += _tables(in_words(name), group)
     return found
 
 
-def _tables(title: str, group: Mapping[str, Any]) -> Iterator[Table]:
+def _tables(title: str, group: Mapping[str, Any]) -> Iterator[SummaryTable]:
     """Yield a table of the group's own numbers, and a table with a row for each of its sub-groups."""
     if plain := {name: value for name, value in group.items() if _is_number(value)}:
-        yield Table(title, [plain])
+        yield SummaryTable(title, [plain])
     rows = [
         {"": in_words(name), **{column: number for column, number in part.items() if _is_number(number)}}
         for name, part in group.items()
@@ -152,7 +154,7 @@ def _tables(title: str, group: Mapping[str, Any]) -> Iterator[Table]:
     ]
     if rows:
         columns = dict.fromkeys(column for row in rows for column in row)
-        yield Table(title, [{column: row.get(column) for column in columns} for row in rows])
+        yield SummaryTable(title, [{column: row.get(column) for column in columns} for row in rows])
 
 
 def problem_lines(what: str, problems: Sequence[Mapping[str, Any]]) -> list[str]:

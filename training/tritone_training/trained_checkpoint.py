@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from tritone_training.evaluation import Table
+    from tritone_training.evaluation import SummaryTable
     from tritone_training.local_model import LocalModel
 
 
@@ -39,7 +39,7 @@ class TrainedCheckpoint(os.PathLike[str]):
     finished: bool = False
     key: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    tables: Sequence[Table] = field(default=(), repr=False)
+    tables: Sequence[SummaryTable] = field(default=(), repr=False)
 
     @classmethod
     def from_summary(cls, kind: str, summary: Mapping[str, Any]) -> Self:

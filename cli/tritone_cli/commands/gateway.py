@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tritone_cli import console, options
-from tritone_cli.connections import model_address, read_secret
+from tritone_cli.connections import api_key_from, model_address, read_secret
 
 if TYPE_CHECKING:
     from tritone_gateway import GatewaySettings
@@ -39,6 +40,7 @@ def gateway(
         ),
     ] = False,
     service_key_file: options.ServiceKeyFile = None,
+    api_key_file: options.ApiKeyFile = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a call to a model in seconds.")] = 30.0,
     body_timeout: Annotated[float, typer.Option(min=0.001, help="Time limit for receiving a body in seconds.")] = 30.0,
     header_timeout: Annotated[
@@ -114,7 +116,8 @@ def gateway(
         workers=workers,
         keys_file=keys_file,
         allow_anonymous=allow_anonymous,
-        service_key=None if service_key_file is None else read_secret(service_key_file, "--service-key-file"),
+        service_key=_service_key(service_key_file),
+        api_key=api_key_from(api_key_file),
         timeout_s=timeout,
         body_timeout_s=body_timeout,
         header_timeout_s=header_timeout,
@@ -146,6 +149,17 @@ def gateway(
             console.say(f"gateway at {url} (documentation: {url}/docs) for the models at {settings.server}")
 
     serve(settings, on_ready=report)
+
+
+def _service_key(file: Path | None) -> str | None:
+    """Return the service key from a file, or else from the one that TRITONE_SERVICE_KEY_FILE names.
+
+    As for the servers, that one need not exist: a deployment mounts the folder before it has a key.
+    """
+    if file is not None:
+        return read_secret(file, "--service-key-file")
+    path = os.environ.get("TRITONE_SERVICE_KEY_FILE")
+    return read_secret(Path(path), "TRITONE_SERVICE_KEY_FILE") if path and Path(path).is_file() else None
 
 
 def _settings(**values: Any) -> GatewaySettings:

@@ -11,7 +11,7 @@ from tritone_training.evaluation import (
     CrossValidationResult,
     EvaluationResult,
     MeanStd,
-    Table,
+    SummaryTable,
     TuningResult,
     problem_lines,
     summarize,
@@ -56,8 +56,8 @@ def test_the_summary_shows_numbers_in_a_line_and_groups_in_tables() -> None:
     }
     assert summarize(values) == [
         "n pieces 3, nll per frame 0.0123",
-        Table("elbo", [{"kl_nats": 2.0}]),
-        Table("splits", [{"": "train", "n": 2, "nll": 1.0}, {"": "valid", "n": 1, "nll": None}]),
+        SummaryTable("elbo", [{"kl_nats": 2.0}]),
+        SummaryTable("splits", [{"": "train", "n": 2, "nll": 1.0}, {"": "valid", "n": 1, "nll": None}]),
     ]
 
 

@@ -20,7 +20,7 @@ from tritone.constants import EMOTIONS
 from tritone.exceptions import InvalidAudioError
 from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, assign_folds, printable
-from tritone_training.evaluation import EvaluationResult, Table, problem_lines
+from tritone_training.evaluation import EvaluationResult, SummaryTable, problem_lines
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.genre_cnn.metrics import (
@@ -277,10 +277,10 @@ def write_report(folder: Path, evaluation: Evaluation, labels: Sequence[str]) ->
     return [str(folder / name) for name in (*files, "predictions.csv")]
 
 
-def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[str | Table]:
+def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[str | SummaryTable]:
     """Return the main metrics, those per class, the confusion matrix and the correlation of emotions."""
     window = metrics["window"]
-    found: list[str | Table] = [
+    found: list[str | SummaryTable] = [
         f"tracks:  accuracy {metrics['accuracy']:.3f}, macro-F1 {metrics['macro_f1']:.3f}, "
         f"calibration error {metrics['calibration_error']:.3f}, n {metrics['n']}",
         f"windows: accuracy {window['accuracy']:.3f}, macro-F1 {window['macro_f1']:.3f}, n {window['n']}",
@@ -291,14 +291,14 @@ def summarize(metrics: Mapping[str, Any], details: Mapping[str, Any]) -> list[st
         found.append(f"note: {n} of these recordings were used for early stopping")
     labels, counts = details["labels"], metrics["confusion_matrix"]
     found += [
-        Table("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()]),
-        Table(
+        SummaryTable("per class", [{"label": label, **values} for label, values in metrics["per_class"].items()]),
+        SummaryTable(
             "confusion matrix (rows: true, columns: predicted)",
             [{"true": label, **dict(zip(labels, row, strict=True))} for label, row in zip(labels, counts, strict=True)],
         ),
     ]
     if metrics["emotion_correlation"]:
-        found.append(Table("emotions (correlation)", [metrics["emotion_correlation"]]))
+        found.append(SummaryTable("emotions (correlation)", [metrics["emotion_correlation"]]))
     if metrics["emotion_correlation_mean"] is not None:
         found.append(f"mean emotion correlation {metrics['emotion_correlation_mean']:.3f}")
     return found + problem_lines("not evaluated", metrics["problems"])

@@ -14,7 +14,7 @@ from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import Recording, RecordingSet, assign_folds, held_out_split
-from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
+from tritone_training.evaluation import CrossValidationResult, MeanStd, SummaryTable
 from tritone_training.exceptions import DataError
 from tritone_training.kind import TrainRequest, data_path
 from tritone_training.kinds.genre_cnn.config import GenreConfig
@@ -275,8 +275,8 @@ def crossvalidate(request: TrainRequest, config: GenreConfig) -> CrossValidation
         for fold, j in zip(folds, evaluations, strict=True)
     ]
     accuracy, macro_f1, correlation = metrics["accuracy"], metrics["macro_f1"], pooled["emotion_correlation_mean"]
-    summary: list[str | Table] = [
-        Table("folds", rows),
+    summary: list[str | SummaryTable] = [
+        SummaryTable("folds", rows),
         f"accuracy {accuracy.mean:.3f} ± {accuracy.std:.3f}, macro-F1 {macro_f1.mean:.3f} ± {macro_f1.std:.3f} "
         f"(mean ± standard deviation over {len(folds)} folds, {len(truth)} tracks)",
         *([] if correlation is None else [f"emotion correlation over all tracks: {correlation:.3f}"]),

@@ -9,7 +9,7 @@ import numpy as np
 
 from tritone_training.data.interactions import ListeningData, files_of, split_log
 from tritone_training.data.interactions.listening import without_pairs
-from tritone_training.evaluation import CrossValidationResult, MeanStd, Table
+from tritone_training.evaluation import CrossValidationResult, MeanStd, SummaryTable
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
@@ -42,7 +42,7 @@ def crossvalidate(request: TrainRequest, config: RecommenderConfig) -> CrossVali
         folds=folds,
         data=prepared.listening.report,
         summary=[
-            Table("folds", folds),
+            SummaryTable("folds", folds),
             ", ".join(main) + f" (mean ± standard deviation over {len(folds)} seeds)",
             f"cold-start users reach {ratio:.0%} of the NDCG@10 of users in training",
         ],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tritone_serving.recommender.ensemble import SEGMENTS
-from tritone_training.evaluation import Table
+from tritone_training.evaluation import SummaryTable
 from tritone_training.plots import saved_figure
 from tritone_training.ranking_metrics import MAIN_METRICS
 
@@ -29,16 +29,16 @@ _BEYOND: Final = {
 _SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history"}
 
 
-def summarize(metrics: Mapping[str, Any], *, split: str) -> list[str | Table]:
+def summarize(metrics: Mapping[str, Any], *, split: str) -> list[str | SummaryTable]:
     """Return the metrics of the ensemble, the base models, by length of history, and of cold-start users and items."""
     ensemble = metrics["ensemble"]
     shown = ("n_items_listened", "n_users", "ndcg@10", "recall@40")
-    found: list[str | Table] = [
+    found: list[str | SummaryTable] = [
         f"{split}: {metrics['n_users']} users, {metrics['n_held_out']} held-out listens",
         "ensemble: " + ", ".join(f"{name} {ensemble[name]:.4f}" for name in MAIN_METRICS),
         ", ".join(f"{name}@10 {ensemble[name + '@10']:.3f}" for name in ("coverage", "novelty", "diversity")),
         base_models_table(metrics["base_models"]),
-        Table("by history", [{name: row[name] for name in shown} for row in metrics["segments"]]),
+        SummaryTable("by history", [{name: row[name] for name in shown} for row in metrics["segments"]]),
     ]
     if by_friends := metrics["cold_users"]["by_friends"]:
         ratio = by_friends["times_popularity"]
@@ -48,13 +48,13 @@ def summarize(metrics: Mapping[str, Any], *, split: str) -> list[str | Table]:
     return found
 
 
-def base_models_table(base_models: Mapping[str, Mapping[str, float]]) -> Table:
+def base_models_table(base_models: Mapping[str, Mapping[str, float]]) -> SummaryTable:
     """Return a table of the base models, the best first."""
     rows = sorted(base_models.items(), key=lambda entry: -entry[1]["ndcg@10"])
     shown = [
         {"base model": name, **{key: each[key] for key in _BASE_MODEL_METRICS if key in each}} for name, each in rows
     ]
-    return Table("base models", shown)
+    return SummaryTable("base models", shown)
 
 
 def write(folder: Path, metrics: Mapping[str, Any], *, data: str, split: str) -> list[str]:

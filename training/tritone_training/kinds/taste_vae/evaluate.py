@@ -11,7 +11,7 @@ import torch
 from scipy import sparse
 
 from tritone_training.data.interactions import ListeningData, Log, files_of, held_out_counts, load_listening
-from tritone_training.evaluation import EvaluationResult, Table
+from tritone_training.evaluation import EvaluationResult, SummaryTable
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.taste_vae.dataset import Histories, collate
@@ -35,7 +35,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     listening = listening_of(request, info)
     part = request.split or ("test" if listening.test is not None else "valid")
     metrics = evaluate_network(network, listening, listening.part(part), info)
-    table = Table("held-out listens", [{name: metrics[name] for name in MAIN_METRICS}])
+    table = SummaryTable("held-out listens", [{name: metrics[name] for name in MAIN_METRICS}])
     return EvaluationResult(request.checkpoint, listening.train.source, metrics=metrics, summary=[table])
 
 
