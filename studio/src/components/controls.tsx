@@ -70,10 +70,12 @@ interface TextFieldProps {
   value: string;
   type?: "text" | "search" | "number" | "password";
   placeholder?: string;
+  /** The least value of a number. */
+  min?: number;
   onInput: (value: string) => void;
 }
 
-export function TextField({ label, value, type = "text", placeholder, onInput }: TextFieldProps) {
+export function TextField({ label, value, type = "text", placeholder, min, onInput }: TextFieldProps) {
   const id = useId();
   return (
     <div class="field">
@@ -83,6 +85,8 @@ export function TextField({ label, value, type = "text", placeholder, onInput }:
         type={type}
         value={value}
         placeholder={placeholder}
+        min={min}
+        step={type === "number" ? 1 : undefined}
         autocomplete="off"
         onInput={(event) => onInput(event.currentTarget.value)}
       />
@@ -94,17 +98,18 @@ interface ButtonProps {
   children: ComponentChildren;
   onClick: () => void;
   primary?: boolean;
+  small?: boolean;
   disabled?: boolean;
   pressed?: boolean;
   label?: string;
   title?: string;
 }
 
-export function Button({ children, onClick, primary, disabled, pressed, label, title }: ButtonProps) {
+export function Button({ children, onClick, primary, small, disabled, pressed, label, title }: ButtonProps) {
   return (
     <button
       type="button"
-      class={primary ? "button primary" : "button"}
+      class={`button${primary ? " primary" : ""}${small ? " small" : ""}`}
       disabled={disabled}
       aria-pressed={pressed}
       aria-label={label}

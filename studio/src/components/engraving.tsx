@@ -10,6 +10,8 @@ import { messageOf } from "./status";
 
 const MUSIC_XML = "application/vnd.recordare.musicxml+xml";
 const DELAY_MS = 250;
+const NARROW_PX = 600;
+const NARROW_ZOOM = 0.7;
 
 export function Engraving({ score, label }: { score: Score; label: string }) {
   const box = useRef<HTMLDivElement>(null);
@@ -18,7 +20,11 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
   const [busy, setBusy] = useState(false);
 
   useEffect(() => {
-    if (!score.notes.length) return;
+    if (!score.notes.length) {
+      display.current?.clear();
+      setError(null);
+      return;
+    }
     const controller = new AbortController();
     const timer = setTimeout(() => {
       setBusy(true);
@@ -27,7 +33,9 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
         .catch((raised: unknown) => {
           if (!controller.signal.aborted) setError(messageOf(raised));
         })
-        .finally(() => setBusy(false));
+        .finally(() => {
+          if (!controller.signal.aborted) setBusy(false);
+        });
     }, DELAY_MS);
     return () => {
       clearTimeout(timer);
@@ -50,6 +58,7 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
       drawingParameters: "compacttight",
     });
     await display.current.load(text);
+    display.current.zoom = box.current.clientWidth < NARROW_PX ? NARROW_ZOOM : 1;
     display.current.render();
   };
 
@@ -58,7 +67,8 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
       <figcaption class="visually-hidden">{label}</figcaption>
       {error && <p class="error">{error}</p>}
       {!score.notes.length && <p class="hint">{t("write.empty")}</p>}
-      <div ref={box} class="engraving-paper" role="img" aria-label={label} />
+      {busy && <p class="hint">{t("write.engraving")}</p>}
+      <div ref={box} class="engraving-paper" role="img" aria-label={label} hidden={!score.notes.length} />
     </figure>
   );
 }

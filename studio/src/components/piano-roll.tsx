@@ -5,60 +5,75 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { t } from "../i18n";
 import { barStarts, HIGHEST_PITCH, LOWEST_PITCH, pitchName, toggled, type Score } from "../music/notes";
 
-const ROW = 9;
 const STEP = 11;
+const ROW = 9;
+const MIDDLE_C = 60;
 const MIN_ROWS = 25;
+const COMPACT_ROW = 5;
+const KEYS_WIDTH = 34;
 const MARGIN_ROWS = 3;
 
 interface Props {
   score: Score;
-  position: number;
-  selection: [number, number] | null;
+  /** Where the music is, in time steps; 0 if it does not play. */
+  position?: number;
+  selection?: [number, number] | null;
   label: string;
+  /** The length of new notes in time steps. */
+  noteLength?: number;
+  /** Low rows and no keyboard, for a list of scores. */
+  compact?: boolean;
+  /** Keep the end in view while the score grows. */
+  follow?: boolean;
   onChange?: (score: Score, pitch: number) => void;
   onSelect?: (bars: [number, number] | null) => void;
   onSeek?: (frame: number) => void;
 }
 
-export function PianoRoll({ score, position, selection, label, onChange, onSelect, onSeek }: Props) {
-  const [low, high] = useMemo(() => pitchRange(score), [score]);
-  const [cursor, setCursor] = useState<[frame: number, pitch: number]>([0, 60]);
+export function PianoRoll(props: Props) {
+  const { score, position = 0, selection = null, label, noteLength, compact = false, follow = false, onChange } = props;
+  const [cursor, setCursor] = useState<[frame: number, pitch: number]>([0, MIDDLE_C]);
   const [focused, setFocused] = useState(false);
+  const pitchInView = compact ? null : focused ? cursor[1] : MIDDLE_C;
+  const [low, high] = useMemo(() => pitchRange(score, pitchInView), [score, pitchInView]);
   const scroller = useRef<HTMLDivElement>(null);
+  const row = compact ? COMPACT_ROW : ROW;
+  const keysWidth = compact ? 0 : KEYS_WIDTH;
   const starts = barStarts(score);
-  const rows = high - low + 1;
   const width = score.nFrames * STEP;
-  const height = rows * ROW;
+  const height = (high - low + 1) * row;
 
   useEffect(() => {
     const box = scroller.current;
     if (!box || position === 0) return;
-    const x = position * STEP;
-    if (x < box.scrollLeft || x > box.scrollLeft + box.clientWidth * 0.85) box.scrollLeft = x - box.clientWidth * 0.15;
+    const x = keysWidth + position * STEP;
+    if (x < box.scrollLeft + keysWidth || x > box.scrollLeft + box.clientWidth * 0.85) {
+      box.scrollLeft = x - keysWidth - box.clientWidth * 0.15;
+    }
   }, [position]);
 
+  useEffect(() => {
+    if (follow && position === 0 && scroller.current) scroller.current.scrollLeft = scroller.current.scrollWidth;
+  }, [score.nFrames, follow]);
+
   const toggle = (frame: number, pitch: number) => {
-    if (!onChange || pitch < LOWEST_PITCH || pitch > HIGHEST_PITCH) return;
-    onChange(toggled(score, frame, Math.max(1, score.framesPerQuarter / 2), pitch), pitch);
+    if (!onChange || frame < 0 || pitch < LOWEST_PITCH || pitch > HIGHEST_PITCH) return;
+    const length = Math.max(1, Math.round(noteLength ?? score.framesPerQuarter / 2));
+    onChange(toggled(score, frame, length, pitch), pitch);
   };
 
-  const onPointer = (event: PointerEvent) => {
+  // A click and not a press, which begins to scroll on a touch screen.
+  const onClick = (event: MouseEvent) => {
     const box = (event.currentTarget as SVGElement).getBoundingClientRect();
     const frame = Math.floor((event.clientX - box.left) / STEP);
-    const pitch = high - Math.floor((event.clientY - box.top) / ROW);
+    const pitch = high - Math.floor((event.clientY - box.top) / row);
     setCursor([frame, pitch]);
     toggle(frame, pitch);
   };
 
   const onKey = (event: KeyboardEvent) => {
     const [frame, pitch] = cursor;
-    const moves: Record<string, [number, number]> = {
-      ArrowLeft: [-1, 0],
-      ArrowRight: [1, 0],
-      ArrowUp: [0, 1],
-      ArrowDown: [0, -1],
-    };
-    const move = moves[event.key];
+    const move = MOVES[event.key];
     if (move) {
       const factor = event.shiftKey ? (move[0] ? score.framesPerQuarter : 12) : 1;
       setCursor([
@@ -73,94 +88,55 @@ export function PianoRoll({ score, position, selection, label, onChange, onSelec
     event.preventDefault();
   };
 
-  const selectBar = (bar: number, extend: boolean) => {
-    if (!onSelect) return;
-    if (extend && selection) onSelect([Math.min(selection[0], bar), Math.max(selection[1], bar + 1)]);
-    else if (selection && selection[0] === bar && selection[1] === bar + 1) onSelect(null);
-    else onSelect([bar, bar + 1]);
-  };
-
+  // The position changes twenty times a second; the notes are drawn again only when they change.
+  const notes = useMemo(
+    () => <Notes score={score} starts={starts} low={low} high={high} row={row} />,
+    [score, low, high, row],
+  );
   return (
     <div class="roll" ref={scroller}>
-      <div class="roll-bars" style={{ width: `${width}px` }}>
-        {starts.map((start, bar) => {
-          const end = starts[bar + 1] ?? score.nFrames;
-          const isSelected = selection !== null && bar >= selection[0] && bar < selection[1];
-          return (
-            <button
-              key={bar}
-              type="button"
-              class="roll-bar"
-              style={{ left: `${start * STEP}px`, width: `${(end - start) * STEP}px` }}
-              aria-pressed={onSelect ? isSelected : undefined}
-              aria-label={t(onSelect ? "roll.selectBar" : "roll.playBar", { bar: bar + 1 })}
-              onClick={(event) => {
-                if (event.altKey || !onSelect) onSeek?.(start);
-                else selectBar(bar, event.shiftKey);
-              }}
-            >
-              {bar + 1}
-            </button>
-          );
-        })}
+      <BarNumbers {...props} starts={starts} keysWidth={keysWidth} />
+      <div class="roll-body">
+        {!compact && <Keys low={low} high={high} />}
+        <svg
+          class="roll-notes"
+          width={width}
+          height={height}
+          viewBox={`0 0 ${width} ${height}`}
+          tabIndex={onChange ? 0 : undefined}
+          role={onChange ? "application" : "img"}
+          aria-label={`${label}. ${t("roll.summary", { notes: score.notes.length, bars: starts.length })}`}
+          aria-description={onChange ? t("roll.keys") : undefined}
+          onClick={onChange ? onClick : undefined}
+          onKeyDown={onChange ? onKey : undefined}
+          onFocus={() => setFocused(true)}
+          onBlur={() => setFocused(false)}
+        >
+          {notes}
+          {selection && (
+            <rect
+              class="roll-selection"
+              x={(starts[selection[0]] ?? 0) * STEP}
+              y={0}
+              width={((starts[selection[1]] ?? score.nFrames) - (starts[selection[0]] ?? 0)) * STEP}
+              height={height}
+            />
+          )}
+          {position > 0 && (
+            <>
+              {score.notes
+                .filter(([onset, length]) => onset <= position && position < onset + length)
+                .map(([onset, length, pitch]) => (
+                  <NoteBar key={`${onset}-${pitch}`} note={[onset, length, pitch]} high={high} row={row} sounding />
+                ))}
+              <line class="roll-position" x1={position * STEP} x2={position * STEP} y1={0} y2={height} />
+            </>
+          )}
+          {focused && onChange && (
+            <rect class="roll-cursor" x={cursor[0] * STEP} y={(high - cursor[1]) * row} width={STEP} height={row} />
+          )}
+        </svg>
       </div>
-      <svg
-        class="roll-notes"
-        width={width}
-        height={height}
-        viewBox={`0 0 ${width} ${height}`}
-        tabIndex={0}
-        role={onChange ? "application" : "img"}
-        aria-label={`${label}. ${t("roll.summary", { notes: score.notes.length, bars: starts.length })}`}
-        aria-description={onChange ? t("roll.keys") : undefined}
-        onPointerDown={onChange ? onPointer : undefined}
-        onKeyDown={onChange ? onKey : undefined}
-        onFocus={() => setFocused(true)}
-        onBlur={() => setFocused(false)}
-      >
-        {Array.from({ length: rows }, (_, row) =>
-          isBlackKey(high - row) ? (
-            <rect key={row} class="roll-black" x={0} y={row * ROW} width={width} height={ROW} />
-          ) : null,
-        )}
-        {Array.from({ length: Math.ceil(score.nFrames / score.framesPerQuarter) }, (_, beat) => (
-          <line
-            key={beat}
-            class="roll-beat"
-            x1={beat * score.framesPerQuarter * STEP}
-            x2={beat * score.framesPerQuarter * STEP}
-            y1={0}
-            y2={height}
-          />
-        ))}
-        {starts.map((start) => (
-          <line key={start} class="roll-line" x1={start * STEP} x2={start * STEP} y1={0} y2={height} />
-        ))}
-        {selection && (
-          <rect
-            class="roll-selection"
-            x={(starts[selection[0]] ?? 0) * STEP}
-            y={0}
-            width={((starts[selection[1]] ?? score.nFrames) - (starts[selection[0]] ?? 0)) * STEP}
-            height={height}
-          />
-        )}
-        {score.notes.map(([onset, length, pitch]) => (
-          <rect
-            key={`${onset}-${pitch}`}
-            class={onset <= position && position < onset + length && position > 0 ? "roll-note sounding" : "roll-note"}
-            x={onset * STEP + 0.5}
-            y={(high - pitch) * ROW + 0.5}
-            width={Math.max(length * STEP - 1.5, 2)}
-            height={ROW - 1}
-            rx={2}
-          />
-        ))}
-        {focused && onChange && (
-          <rect class="roll-cursor" x={cursor[0] * STEP} y={(high - cursor[1]) * ROW} width={STEP} height={ROW} />
-        )}
-        {position > 0 && <line class="roll-position" x1={position * STEP} x2={position * STEP} y1={0} y2={height} />}
-      </svg>
       {onChange && (
         <span class="visually-hidden" aria-live="polite">
           {focused ? t("roll.cursor", { pitch: pitchName(cursor[1]), step: cursor[0] + 1 }) : ""}
@@ -170,15 +146,153 @@ export function PianoRoll({ score, position, selection, label, onChange, onSelec
   );
 }
 
-function pitchRange(score: Score): [number, number] {
+const MOVES: Record<string, [number, number]> = {
+  ArrowLeft: [-1, 0],
+  ArrowRight: [1, 0],
+  ArrowUp: [0, 1],
+  ArrowDown: [0, -1],
+};
+
+interface BarNumbersProps extends Props {
+  starts: number[];
+  keysWidth: number;
+}
+
+/** The numbers of the bars: they select, or play where nothing can be selected. */
+function BarNumbers({ score, selection, starts, keysWidth, onSelect, onSeek }: BarNumbersProps) {
+  const select = (bar: number, extend: boolean) => {
+    if (!onSelect) return;
+    if (extend && selection) onSelect([Math.min(selection[0], bar), Math.max(selection[1], bar + 1)]);
+    else if (selection && selection[0] === bar && selection[1] === bar + 1) onSelect(null);
+    else onSelect([bar, bar + 1]);
+  };
+  return (
+    <div class="roll-bars" style={{ width: `${keysWidth + score.nFrames * STEP}px` }}>
+      {starts.map((start, bar) => {
+        const end = starts[bar + 1] ?? score.nFrames;
+        const place = { left: `${keysWidth + start * STEP}px`, width: `${(end - start) * STEP}px` };
+        if (!onSelect && !onSeek) {
+          return (
+            <span key={bar} class="roll-bar" style={place} aria-hidden="true">
+              {bar + 1}
+            </span>
+          );
+        }
+        return (
+          <button
+            key={bar}
+            type="button"
+            class="roll-bar"
+            style={place}
+            aria-pressed={onSelect ? isWithin(bar, selection) : undefined}
+            aria-label={t(onSelect ? "roll.selectBar" : "roll.playBar", { bar: bar + 1 })}
+            onClick={(event) => {
+              if (event.altKey || !onSelect) onSeek?.(start);
+              else select(bar, event.shiftKey);
+            }}
+          >
+            {bar + 1}
+          </button>
+        );
+      })}
+    </div>
+  );
+}
+
+/** The names of the Cs, which stay in view. */
+function Keys({ low, high }: { low: number; high: number }) {
+  const pitches = Array.from({ length: high - low + 1 }, (_, index) => high - index);
+  return (
+    <svg class="roll-keys" width={KEYS_WIDTH} height={pitches.length * ROW} aria-hidden="true">
+      {pitches.map((pitch, index) => (
+        <rect
+          key={pitch}
+          class={isBlackKey(pitch) ? "roll-key black" : "roll-key"}
+          x={0}
+          y={index * ROW}
+          width={KEYS_WIDTH}
+          height={ROW}
+        />
+      ))}
+      {pitches.map((pitch, index) =>
+        pitch % 12 === 0 ? (
+          <text key={pitch} class="roll-key-name" x={KEYS_WIDTH - 4} y={index * ROW + ROW - 1}>
+            {pitchName(pitch)}
+          </text>
+        ) : null,
+      )}
+    </svg>
+  );
+}
+
+interface NotesProps {
+  score: Score;
+  starts: number[];
+  low: number;
+  high: number;
+  row: number;
+}
+
+function Notes({ score, starts, low, high, row }: NotesProps) {
+  const width = score.nFrames * STEP;
+  const height = (high - low + 1) * row;
+  const beats = Array.from({ length: Math.ceil(score.nFrames / score.framesPerQuarter) }, (_, beat) => beat);
+  return (
+    <>
+      {Array.from({ length: high - low + 1 }, (_, index) =>
+        isBlackKey(high - index) ? (
+          <rect key={index} class="roll-black" x={0} y={index * row} width={width} height={row} />
+        ) : null,
+      )}
+      {beats.map((beat) => {
+        const x = beat * score.framesPerQuarter * STEP;
+        return <line key={beat} class="roll-beat" x1={x} x2={x} y1={0} y2={height} />;
+      })}
+      {starts.map((start) => (
+        <line key={start} class="roll-line" x1={start * STEP} x2={start * STEP} y1={0} y2={height} />
+      ))}
+      {score.notes.map((note) => (
+        <NoteBar key={`${note[0]}-${note[2]}`} note={note} high={high} row={row} />
+      ))}
+    </>
+  );
+}
+
+interface NoteBarProps {
+  note: Score["notes"][number];
+  high: number;
+  row: number;
+  sounding?: boolean;
+}
+
+function NoteBar({ note: [onset, length, pitch], high, row, sounding = false }: NoteBarProps) {
+  return (
+    <rect
+      class={sounding ? "roll-sounding" : "roll-note"}
+      x={onset * STEP + 0.5}
+      y={(high - pitch) * row + 0.5}
+      width={Math.max(length * STEP - 1.5, 2)}
+      height={row - 1}
+      rx={2}
+    />
+  );
+}
+
+/** Return the lowest and the highest pitch to show: all notes with a margin, and `inView`. */
+function pitchRange(score: Score, inView: number | null): [number, number] {
   const pitches = score.notes.map((note) => note[2]);
-  let low = Math.min(...pitches, 60) - MARGIN_ROWS;
-  let high = Math.max(...pitches, 60) + MARGIN_ROWS;
+  if (inView !== null || !pitches.length) pitches.push(inView ?? MIDDLE_C);
+  let low = Math.max(Math.min(...pitches) - MARGIN_ROWS, LOWEST_PITCH);
+  let high = Math.min(Math.max(...pitches) + MARGIN_ROWS, HIGHEST_PITCH);
   while (high - low + 1 < MIN_ROWS) {
-    high += 1;
-    if (high - low + 1 < MIN_ROWS) low -= 1;
+    if (high < HIGHEST_PITCH) high += 1;
+    if (low > LOWEST_PITCH && high - low + 1 < MIN_ROWS) low -= 1;
   }
-  return [Math.max(low, LOWEST_PITCH), Math.min(high, HIGHEST_PITCH)];
+  return [low, high];
+}
+
+function isWithin(bar: number, selection: [number, number] | null | undefined): boolean {
+  return !!selection && bar >= selection[0] && bar < selection[1];
 }
 
 function isBlackKey(pitch: number): boolean {

@@ -4,6 +4,7 @@ import { signal, type Signal } from "@preact/signals";
 
 import { ApiError } from "../api/client";
 import { t } from "../i18n";
+import { Button } from "./controls";
 
 /** The state of one kind of request. */
 export interface Task {
@@ -45,6 +46,7 @@ export function newTask(): Task {
 export function messageOf(error: unknown): string {
   if (error instanceof ApiError) {
     if (error.problem.status === 0) return t("error.offline");
+    if (error.problem.status === 429) return t("error.rate");
     if (error.problem.status === 401) return t("error.key");
     if (error.problem.status === 404 && error.problem.model) return t("error.model", { model: error.problem.model });
     return error.problem.detail || error.problem.title;
@@ -52,12 +54,24 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 
-export function Status({ task, busyText }: { task: Task; busyText: string }) {
+interface Props {
+  task: Task;
+  busyText: string;
+  /** Offer to cancel the request. */
+  cancel?: boolean;
+}
+
+export function Status({ task, busyText, cancel = false }: Props) {
   return (
     <div class="status" aria-live="polite">
       {task.busy.value && (
         <p class="busy">
-          <span class="spinner" aria-hidden="true" /> {busyText}
+          <span class="spinner" aria-hidden="true" /> {busyText}{" "}
+          {cancel && (
+            <Button small onClick={task.abort}>
+              {t("app.cancel")}
+            </Button>
+          )}
         </p>
       )}
       {task.error.value && (

@@ -90,7 +90,7 @@ export function toggled(score: Score, onset: number, length: number, pitch: numb
   const cut = score.notes.map(([at, long, of]): Note =>
     of === pitch && at < onset + length && at + long > onset ? [at, Math.max(1, onset - at), of] : [at, long, of],
   );
-  const notes = [...cut, [onset, length, pitch] as Note].sort((a, b) => a[0] - b[0] || a[2] - b[2]);
+  const notes = [...cut, [onset, length, pitch] as Note].sort(byOnset);
   return { ...score, notes, nFrames: Math.max(score.nFrames, wholeBars(score, onset + length)) };
 }
 
@@ -109,6 +109,40 @@ export function excerpt(score: Score, firstBar: number, endBar: number): Score {
     .filter(([onset]) => onset >= from && onset < to)
     .map(([onset, length, pitch]): Note => [onset - from, Math.min(length, to - onset), pitch]);
   return { ...score, notes, nFrames: to - from, firstFrameInBar: firstBar === 0 ? score.firstFrameInBar : 0 };
+}
+
+/** Return a score with the notes of another one in place of some bars, or null where the lengths differ. */
+export function replaced(score: Score, firstBar: number, endBar: number, by: Score): Score | null {
+  const starts = [...barStarts(score), score.nFrames];
+  const from = starts[firstBar] ?? 0;
+  const to = starts[endBar] ?? score.nFrames;
+  if (by.nFrames !== to - from || by.framesPerQuarter !== score.framesPerQuarter) return null;
+  const kept: Note[] = [];
+  for (const [onset, length, pitch] of score.notes) {
+    const end = onset + length;
+    if (onset < from) kept.push([onset, Math.min(length, from - onset), pitch]);
+    if (end > to) kept.push([Math.max(onset, to), end - Math.max(onset, to), pitch]);
+  }
+  const moved = by.notes.map(([onset, length, pitch]): Note => [from + onset, length, pitch]);
+  return { ...score, notes: [...kept, ...moved].sort(byOnset) };
+}
+
+/** Return whether notes of a score sound at the same time. */
+export function isPolyphonic(score: Score): boolean {
+  let end = 0;
+  for (const [onset, length] of [...score.notes].sort(byOnset)) {
+    if (onset < end) return true;
+    end = onset + length;
+  }
+  return false;
+}
+
+export function nBars(score: Score): number {
+  return barStarts(score).length;
+}
+
+function byOnset(a: Note, b: Note): number {
+  return a[0] - b[0] || a[2] - b[2];
 }
 
 const NAMES = ["C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B"];

@@ -68,7 +68,10 @@ export function Recorder({ onRecording }: { onRecording: (file: Blob) => void })
   return (
     <div class="recorder">
       {seconds === null ? (
-        <Button onClick={() => void start()}>{t("listen.record")}</Button>
+        <>
+          <Button onClick={() => void start()}>{t("listen.record")}</Button>
+          <p class="hint">{t("listen.longest", { seconds: LONGEST_S })}</p>
+        </>
       ) : (
         <Button primary onClick={finish}>
           {t("listen.stop", { time: formatTime(seconds) })}

@@ -2,40 +2,76 @@
 
 import { signal } from "@preact/signals";
 
-import { api } from "../../api/client";
+import { api, ApiError } from "../../api/client";
 import { Button } from "../../components/controls";
+import { messageOf } from "../../components/status";
 import { t } from "../../i18n";
 
 const current = signal<string | null>(null);
-const unavailable = signal<readonly string[]>([]);
+const loading = signal(false);
+const problems = signal<Readonly<Record<string, string>>>({});
 const audio = new Audio();
-audio.preload = "none";
-audio.addEventListener("ended", () => (current.value = null));
+let controller: AbortController | null = null;
+
+audio.addEventListener("ended", stopTrack);
 audio.addEventListener("error", () => {
-  if (current.value) unavailable.value = [...unavailable.value, current.value];
-  current.value = null;
+  if (current.value !== null && audio.src) fail(current.value, t("recommend.notDecoded"));
 });
 
+/** Stop the track that plays or is about to. */
+export function stopTrack(): void {
+  controller?.abort();
+  controller = null;
+  audio.pause();
+  if (audio.src) {
+    URL.revokeObjectURL(audio.src);
+    audio.removeAttribute("src");
+  }
+  loading.value = false;
+  current.value = null;
+}
+
+async function playTrack(id: string): Promise<void> {
+  stopTrack();
+  const own = new AbortController();
+  controller = own;
+  current.value = id;
+  loading.value = true;
+  try {
+    const file = await api.trackAudio(id, { signal: own.signal });
+    if (own.signal.aborted) return;
+    audio.src = URL.createObjectURL(file);
+    await audio.play();
+    if (!own.signal.aborted) loading.value = false;
+  } catch (error) {
+    if (own.signal.aborted) return;
+    const isMissing = error instanceof ApiError && error.problem.status === 404;
+    fail(id, isMissing ? t("recommend.noAudio") : messageOf(error));
+  }
+}
+
+function fail(id: string, why: string): void {
+  problems.value = { ...problems.value, [id]: why };
+  stopTrack();
+}
+
 export function TrackAudio({ id, title }: { id: string; title: string }) {
-  if (unavailable.value.includes(id)) return <small class="hint">{t("recommend.noAudio")}</small>;
-  const isPlaying = current.value === id;
-  const toggle = () => {
-    if (isPlaying) {
-      audio.pause();
-      current.value = null;
-      return;
-    }
-    current.value = id;
-    audio.src = api.trackAudioUrl(id);
-    void audio.play().catch(() => undefined); // the error event reports it
-  };
+  const problem = problems.value[id];
+  if (problem) {
+    return (
+      <small class="hint" role="status">
+        {problem}
+      </small>
+    );
+  }
+  const isCurrent = current.value === id;
   return (
     <Button
-      pressed={isPlaying}
-      label={t(isPlaying ? "recommend.stopTrack" : "recommend.playTrack", { title })}
-      onClick={toggle}
+      pressed={isCurrent}
+      label={t(isCurrent ? "recommend.stopTrack" : "recommend.playTrack", { title })}
+      onClick={() => (isCurrent ? stopTrack() : void playTrack(id))}
     >
-      {isPlaying ? "■" : "▶"}
+      {isCurrent ? (loading.value ? "…" : "■") : "▶"}
     </Button>
   );
 }

@@ -1,4 +1,4 @@
-/** Prometheus's text format. */
+/** Prometheus's text format, and the load between two readings of it. */
 
 export interface Sample {
   name: string;
@@ -6,8 +6,20 @@ export interface Sample {
   value: number;
 }
 
+/** The requests of one route in a span of time; latencies in seconds. */
+export interface Load {
+  route: string;
+  perSecond: number;
+  p50: number | null;
+  p95: number | null;
+  failed: number;
+}
+
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
+const REQUESTS = "tritone_gateway_requests_total";
+const DURATIONS = "tritone_gateway_request_duration_seconds_bucket";
+const OWN_ROUTE = "/v1/models"; // what this page asks for
 
 export function parseMetrics(text: string): Sample[] {
   const samples: Sample[] = [];
@@ -15,8 +27,8 @@ export function parseMetrics(text: string): Sample[] {
     const found = LINE.exec(line);
     if (!found || line.startsWith("#")) continue;
     const labels: Record<string, string> = {};
-    for (const [, name = "", value = ""] of (found[2] ?? "").matchAll(LABEL)) labels[name] = value.replace(/\\(.)/g, "$1");
-    samples.push({ name: found[1] ?? "", labels, value: found[3] === "+Inf" ? Infinity : Number(found[3]) });
+    for (const [, name = "", value = ""] of (found[2] ?? "").matchAll(LABEL)) labels[name] = unescaped(value);
+    samples.push({ name: found[1] ?? "", labels, value: numberOf(found[3] ?? "") });
   }
   return samples;
 }
@@ -37,4 +49,44 @@ export function quantile(buckets: readonly [number, number][], share: number): n
     below = count;
   }
   return low;
+}
+
+/** Return what happened between two readings, for the routes that were called, in order of their names. */
+export function loadBetween(before: readonly Sample[], after: readonly Sample[], seconds: number): Load[] {
+  const routes = [...new Set(after.map((sample) => sample.labels.route ?? ""))]
+    .filter((route) => route.startsWith("/v1") && route !== OWN_ROUTE)
+    .sort();
+  const change = (name: string, accept: (labels: Record<string, string>) => boolean) =>
+    sum(after, name, accept) - sum(before, name, accept);
+  const bounds = [...new Set(after.filter((each) => each.name === DURATIONS).map((each) => each.labels.le ?? ""))];
+  return routes
+    .map((route): Load => {
+      const isRoute = (labels: Record<string, string>) => labels.route === route;
+      const buckets = bounds
+        .map((le): [number, number] => [
+          numberOf(le),
+          change(DURATIONS, (labels) => isRoute(labels) && labels.le === le),
+        ])
+        .sort((a, b) => a[0] - b[0]);
+      return {
+        route,
+        perSecond: change(REQUESTS, isRoute) / seconds,
+        p50: quantile(buckets, 0.5),
+        p95: quantile(buckets, 0.95),
+        failed: change(REQUESTS, (labels) => isRoute(labels) && Number(labels.status) >= 400),
+      };
+    })
+    .filter((row) => row.perSecond > 0);
+}
+
+function sum(samples: readonly Sample[], name: string, accept: (labels: Record<string, string>) => boolean): number {
+  return samples.reduce((total, each) => total + (each.name === name && accept(each.labels) ? each.value : 0), 0);
+}
+
+function numberOf(text: string): number {
+  return text === "+Inf" ? Infinity : text === "-Inf" ? -Infinity : Number(text);
+}
+
+function unescaped(text: string): string {
+  return text.replace(/\\(.)/g, (_, letter: string) => (letter === "n" ? "\n" : letter));
 }

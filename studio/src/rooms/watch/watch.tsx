@@ -1,147 +1,166 @@
 /** The models and the load: versions, readiness, requests per second and latency. */
 
 import { signal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 
 import { api, type Models } from "../../api/client";
-import { newTask, Status } from "../../components/status";
+import { messageOf } from "../../components/status";
 import { formatNumber, t } from "../../i18n";
-import { parseMetrics, quantile, type Sample } from "./metrics";
+import { loadBetween, parseMetrics, type Load, type Sample } from "./metrics";
 
-const EVERY_MS = 2000;
+const EVERY_MS = 2_000;
+const SPAN_MS = 10_000;
 
-interface Load {
-  route: string;
-  perSecond: number;
-  p50: number | null;
-  p95: number | null;
-  failed: number;
+interface Reading {
+  atMs: number;
+  samples: Sample[];
 }
 
-const models = signal<Models["models"]>([]);
-const load = signal<Load[]>([]);
-const task = newTask();
-let previous: { at: number; samples: Sample[] } | null = null;
+const models = signal<Models["models"] | null>(null);
+const modelsError = signal<string | null>(null);
+const load = signal<Load[] | null>(null);
+const loadError = signal<string | null>(null);
+let readings: Reading[] = [];
 
-async function refresh(): Promise<void> {
-  await task.run(async (abort) => {
-    const [found, text] = await Promise.all([api.models({ signal: abort }), api.metrics({ signal: abort })]);
-    models.value = found.models;
-    const samples = parseMetrics(text);
-    const now = performance.now();
-    if (previous) load.value = loadBetween(previous.samples, samples, (now - previous.at) / 1000);
-    previous = { at: now, samples };
-  });
+/** Read both; one that cannot be read, for want of a scope for example, does not hide the other. */
+async function refresh(abort: AbortSignal): Promise<void> {
+  const [found, text] = await Promise.allSettled([api.models({ signal: abort }), api.metrics({ signal: abort })]);
+  if (abort.aborted) return;
+  if (found.status === "fulfilled") models.value = found.value.models;
+  modelsError.value = found.status === "rejected" ? messageOf(found.reason) : null;
+  loadError.value = text.status === "rejected" ? messageOf(text.reason) : null;
+  if (text.status === "rejected") {
+    readings = []; // counters may begin again
+    return;
+  }
+  const now: Reading = { atMs: performance.now(), samples: parseMetrics(text.value) };
+  readings = [...readings.filter((each) => now.atMs - each.atMs <= SPAN_MS), now];
+  const first = readings[0];
+  if (first && first !== now) load.value = loadBetween(first.samples, now.samples, (now.atMs - first.atMs) / 1000);
 }
 
 export function Watch() {
   useEffect(() => {
+    const controller = new AbortController();
     let timer: ReturnType<typeof setTimeout>;
-    let stopped = false;
     const loop = async () => {
-      if (!document.hidden) await refresh();
-      if (!stopped) timer = setTimeout(() => void loop(), EVERY_MS);
+      if (!document.hidden) await refresh(controller.signal);
+      if (!controller.signal.aborted) timer = setTimeout(() => void loop(), EVERY_MS);
     };
     void loop();
     return () => {
-      stopped = true;
+      controller.abort();
       clearTimeout(timer);
-      task.abort();
-      previous = null;
+      readings = [];
     };
   }, []);
   return (
     <div class="room">
-      {task.error.value && <Status task={task} busyText="" />}
-      <section class="panel" aria-labelledby="models">
-        <h2 id="models">{t("watch.models")}</h2>
-        <div class="scroll" tabIndex={0} role="region" aria-labelledby="models">
-          <table class="data">
-            <thead>
-              <tr>
-                <th scope="col">{t("watch.model")}</th>
-                <th scope="col">{t("watch.versions")}</th>
-                <th scope="col">{t("watch.ready")}</th>
-                <th scope="col">{t("watch.inferences")}</th>
-                <th scope="col">{t("watch.failures")}</th>
-              </tr>
-            </thead>
-            <tbody>
-              {models.value.map((model) => (
-                <tr key={model.name}>
-                  <th scope="row">{model.name}</th>
-                  <td>{model.versions.join(", ")}</td>
-                  <td>
-                    <span class={model.ready ? "dot good" : "dot bad"} aria-hidden="true" />{" "}
-                    {model.ready ? t("watch.yes") : t("watch.no")}
-                  </td>
-                  <td class="number">{formatNumber(model.n_inferences)}</td>
-                  <td class="number">{formatNumber(model.n_failures)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      </section>
-      <section class="panel" aria-labelledby="load">
-        <h2 id="load">{t("watch.load")}</h2>
-        {!load.value.length && <p class="hint">{t("watch.quiet")}</p>}
-        {load.value.length > 0 && (
-          <div class="scroll" tabIndex={0} role="region" aria-labelledby="load">
-            <table class="data">
-              <thead>
-                <tr>
-                  <th scope="col">{t("watch.route")}</th>
-                  <th scope="col">{t("watch.perSecond")}</th>
-                  <th scope="col">{t("watch.median")}</th>
-                  <th scope="col">{t("watch.p95")}</th>
-                  <th scope="col">{t("watch.failed")}</th>
-                </tr>
-              </thead>
-              <tbody>
-                {load.value.map((row) => (
-                  <tr key={row.route}>
-                    <th scope="row">{row.route}</th>
-                    <td class="number">{formatNumber(row.perSecond, 1)}</td>
-                    <td class="number">{row.p50 === null ? "–" : formatNumber(row.p50 * 1000, 1)}</td>
-                    <td class="number">{row.p95 === null ? "–" : formatNumber(row.p95 * 1000, 1)}</td>
-                    <td class="number">{formatNumber(row.failed)}</td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
-        )}
-      </section>
+      <ModelTable />
+      <LoadTable />
     </div>
   );
 }
 
-/** Return what happened between two readings, for the routes that were called. */
-export function loadBetween(before: Sample[], after: Sample[], seconds: number): Load[] {
-  const routes = [...new Set(after.map((sample) => sample.labels.route ?? ""))].filter((route) => route.startsWith("/v1"));
-  const change = (name: string, accept: (labels: Record<string, string>) => boolean) =>
-    sum(after, name, accept) - sum(before, name, accept);
-  const rows = routes.map((route): Load => {
-    const isRoute = (labels: Record<string, string>) => labels.route === route;
-    const buckets = [...new Set(after.filter((each) => each.name.endsWith("_bucket")).map((each) => each.labels.le ?? ""))]
-      .map((le): [number, number] => [
-        le === "+Inf" ? Infinity : Number(le),
-        change("tritone_gateway_request_duration_seconds_bucket", (labels) => isRoute(labels) && labels.le === le),
-      ])
-      .sort((a, b) => a[0] - b[0]);
-    const count = change("tritone_gateway_requests_total", isRoute);
-    return {
-      route,
-      perSecond: count / seconds,
-      p50: quantile(buckets, 0.5),
-      p95: quantile(buckets, 0.95),
-      failed: change("tritone_gateway_requests_total", (labels) => isRoute(labels) && Number(labels.status) >= 400),
-    };
-  });
-  return rows.filter((row) => row.perSecond > 0 && row.route !== "/v1/models");
+function ModelTable() {
+  return (
+    <section class="panel" aria-labelledby="models">
+      <h2 id="models">{t("watch.models")}</h2>
+      <Problem text={modelsError.value} />
+      {models.value === null && !modelsError.value && <p class="hint">{t("app.loading")}</p>}
+      {models.value?.length === 0 && <p class="hint">{t("watch.noModels")}</p>}
+      {models.value !== null && models.value.length > 0 && (
+        <Table
+          labelledBy="models"
+          head={[
+            t("watch.model"),
+            t("watch.versions"),
+            t("watch.ready"),
+            t("watch.inferences"),
+            t("watch.failures"),
+          ]}
+          nText={3}
+        >
+          {models.value.map((model) => (
+            <tr key={model.name}>
+              <th scope="row">{model.name}</th>
+              <td>{model.versions.join(", ")}</td>
+              <td>
+                <span class={model.ready ? "dot good" : "dot bad"} aria-hidden="true" />{" "}
+                {model.ready ? t("watch.yes") : t("watch.no")}
+              </td>
+              <td class="number">{formatNumber(model.n_inferences)}</td>
+              <td class="number">{formatNumber(model.n_failures)}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </section>
+  );
 }
 
-function sum(samples: Sample[], name: string, accept: (labels: Record<string, string>) => boolean): number {
-  return samples.reduce((total, each) => total + (each.name === name && accept(each.labels) ? each.value : 0), 0);
+function LoadTable() {
+  const milliseconds = (seconds: number | null) => (seconds === null ? "–" : formatNumber(seconds * 1000, 1));
+  return (
+    <section class="panel" aria-labelledby="load">
+      <h2 id="load">{t("watch.load", { seconds: SPAN_MS / 1000 })}</h2>
+      <Problem text={loadError.value} />
+      {load.value === null && !loadError.value && <p class="hint">{t("watch.measuring")}</p>}
+      {load.value?.length === 0 && <p class="hint">{t("watch.quiet")}</p>}
+      {load.value !== null && load.value.length > 0 && (
+        <Table
+          labelledBy="load"
+          head={[t("watch.route"), t("watch.perSecond"), t("watch.median"), t("watch.p95"), t("watch.failed")]}
+          nText={1}
+        >
+          {load.value.map((row) => (
+            <tr key={row.route}>
+              <th scope="row">{row.route}</th>
+              <td class="number">{formatNumber(row.perSecond, 1)}</td>
+              <td class="number">{milliseconds(row.p50)}</td>
+              <td class="number">{milliseconds(row.p95)}</td>
+              <td class="number">{formatNumber(row.failed)}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </section>
+  );
+}
+
+interface TableProps {
+  labelledBy: string;
+  head: readonly string[];
+  /** Number of columns with text; those with numbers follow. */
+  nText: number;
+  children: ComponentChildren;
+}
+
+/** A table that scrolls sideways where the screen is narrow. */
+function Table({ labelledBy, head, nText, children }: TableProps) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-labelledby={labelledBy}>
+      <table class="data">
+        <thead>
+          <tr>
+            {head.map((title, column) => (
+              <th key={title} scope="col" class={column < nText ? undefined : "number"}>
+                {title}
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+function Problem({ text }: { text: string | null }) {
+  return text === null ? null : (
+    <p class="error" role="alert">
+      {text}
+    </p>
+  );
 }

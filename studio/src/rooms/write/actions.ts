@@ -1,69 +1,113 @@
 /** What can be done with the score; each action is one call of the gateway. */
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 import { api, composeStream, type Piece } from "../../api/client";
+import { play, playingId, prepareSound, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
-import { appended, barStarts, EMPTY, excerpt, noteList, scoreOf, type Score } from "../../music/notes";
+import { t } from "../../i18n";
+import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
+import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
-import { change, other, python, score, selection, settings } from "./state";
+import { change, choices, other, python, score, selection, settings } from "./state";
 
 export const task = newTask();
-/** The pieces of the last interpolation or sampling, to choose from. */
-export const choices = signal<Score[]>([]);
 /** Milliseconds from the request to the first bar of the last composition. */
 export const firstBarMs = signal<number | null>(null);
+/** The seed of the last piece. */
+export const lastSeed = signal<number | null>(null);
 /** Whether a composition is arriving. */
 export const composing = signal(false);
+/** Why notes cannot be heard. */
+export const soundError = signal<string | null>(null);
+
+/** The name by which the player knows the score. */
+export const SCORE = "score";
+/** Whether the score, and not an idea, plays. */
+export const scorePlays = computed(() => playingId.value === SCORE);
 
 const SPAN_BARS = 2;
+const FILE = "tune.mid"; // stands for the score in lines of Python
+const TEMPO_RANGE = [40, 220] as const; // of the slider
+
+/** Play from a time step; while a composition arrives, its end waits for more. */
+export function listen(from = 0): void {
+  soundError.value = null;
+  play({ id: SCORE, score: () => score.value, from, complete: () => !composing.value }).catch(failedSound);
+}
+
+export function failedSound(error: unknown): void {
+  soundError.value = t("play.noSound", { why: error instanceof Error ? error.message : String(error) });
+}
+
+function seedOf(text: string): number | undefined {
+  if (!text.trim()) return undefined;
+  const seed = Number(text);
+  if (!Number.isSafeInteger(seed) || seed < 0) throw new Error(t("write.badSeed", { got: text }));
+  return seed;
+}
 
 function sampling() {
   const { temperature, topP, seed, tempoQpm } = settings.value;
-  return {
-    temperature,
-    top_p: topP < 1 ? topP : undefined,
-    seed: seed.trim() ? Number(seed) : undefined,
-    tempo_qpm: tempoQpm,
-  };
+  return { temperature, top_p: topP < 1 ? topP : undefined, seed: seedOf(seed), tempo_qpm: tempoQpm };
 }
 
 function styled() {
-  return { ...sampling(), style: settings.value.style || undefined };
+  return { ...sampling(), style: settings.value.style.trim() || undefined };
 }
 
-function done(piece: Piece, call: string, values: Record<string, unknown>): void {
-  change(scoreOf(piece));
+function done(next: Score, piece: Piece, call: string, values: Record<string, unknown>): void {
+  change(next);
+  lastSeed.value = piece.seed ?? null;
   python.value = pythonCall(call, { ...values, seed: piece.seed ?? undefined });
 }
 
-/** Compose from scratch, or continue the score; the notes appear as they arrive. */
-export async function compose(fromPrompt: boolean): Promise<void> {
+/** Compose from scratch, or continue the score; if the model streams, the notes appear as they arrive. */
+export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; aloud: boolean }): Promise<void> {
   const prompt = fromPrompt && score.value.notes.length ? score.value : null;
-  const values = { bars: settings.value.bars, ...styled() };
+  const model = chosen(settings.value.model, composers.value);
+  const before = prompt?.nFrames ?? 0;
   const start = performance.now();
+  stop();
   firstBarMs.value = null;
+  if (aloud) prepareSound(); // while this is still a click, after which browsers permit sound
   await task.run(async (abort) => {
+    const values = { bars: settings.value.bars, ...styled() };
+    const body = { ...values, file: prompt ? noteList(prompt) : undefined };
+    const call = (piece: Piece) =>
+      pythonCall("compose", {
+        ...(prompt ? { prompt: FILE } : {}),
+        ...values,
+        ...(streams(model) ? {} : { model }), // what streams composes the same notes as `music_transformer`
+        seed: piece.seed ?? undefined,
+      });
+    if (!streams(model)) {
+      const piece = await api.compose({ ...body, model }, { signal: abort });
+      done(scoreOf(piece), piece, "compose", {});
+      python.value = call(piece);
+      if (aloud) listen(before);
+      return;
+    }
+    let current: Score | null = null;
     composing.value = true;
-    const base = prompt ?? { ...EMPTY, tempoQpm: settings.value.tempoQpm, nFrames: 1 };
-    let begun = false;
     try {
-      const body = { ...values, file: prompt ? noteList(prompt) : undefined };
-      for await (const event of composeStream(body, { signal: abort })) {
+      for await (const event of composeStream({ ...body, stream_model: model }, { signal: abort })) {
         if (event.name === "bars") {
-          if (!begun) {
-            change(base);
-            begun = true;
+          if (current === null) {
+            current = prompt ?? { ...EMPTY, tempoQpm: settings.value.tempoQpm, nFrames: 1 };
+            change(current);
+            python.value = "";
+            if (aloud) listen(before);
+          }
+          current = appended(current, event.data);
+          score.value = current;
+          if (firstBarMs.value === null && current.nFrames - before >= current.framesPerBar) {
             firstBarMs.value = Math.round(performance.now() - start);
           }
-          score.value = appended(score.value, event.data);
         } else if (event.name === "piece") {
           score.value = scoreOf(event.data);
-          python.value = pythonCall("stream_compose", {
-            ...(prompt ? { prompt: "tune.mid" } : {}),
-            ...values,
-            seed: event.data.seed ?? undefined,
-          });
+          lastSeed.value = event.data.seed ?? null;
+          python.value = call(event.data);
         }
       }
     } finally {
@@ -77,42 +121,54 @@ export async function infill(): Promise<void> {
   if (!bars) return;
   await task.run(async (abort) => {
     const piece = await api.infill({ file: noteList(score.value), bars, ...styled() }, { signal: abort });
-    done(piece, "infill", { score: "tune.mid", bars, ...styled() });
+    done(scoreOf(piece), piece, "infill", { score: FILE, bars, ...styled() });
   });
 }
 
+/** Compose other voices for the score, or for its highest voice. */
 export async function harmonize(): Promise<void> {
   await task.run(async (abort) => {
-    const piece = await api.harmonize({ file: noteList(score.value), ...styled() }, { signal: abort });
-    done(piece, "harmonize", { melody: "tune.mid", ...styled() });
+    const values = { highest: isPolyphonic(score.value) || undefined, ...styled() };
+    const piece = await api.harmonize({ file: noteList(score.value), ...values }, { signal: abort });
+    done(scoreOf(piece), piece, "harmonize", { melody: FILE, ...values });
   });
 }
 
-/** The two bars that the latent model takes: the selected ones, else the first. */
-export function span(): Score {
+/** Return the two bars that the latent model takes: from the first selected one, else the first of the score. */
+export function span(): { bars: [first: number, end: number]; score: Score } {
   const first = selection.value?.[0] ?? 0;
-  return excerpt(score.value, first, first + SPAN_BARS);
+  const end = Math.min(first + SPAN_BARS, nBars(score.value));
+  return { bars: [first, end], score: excerpt(score.value, first, end) };
 }
 
+function spanFile([first, end]: [number, number]): string {
+  return `bars-${first + 1}-${end}.mid`;
+}
+
+/** Replace two bars by a variation of them. */
 export async function vary(attribute: string, amount: number): Promise<void> {
-  const excerptOf = span();
+  const { bars, score: two } = span();
   await task.run(async (abort) => {
     const values = { attribute, amount, tempo_qpm: settings.value.tempoQpm };
-    const piece = await api.vary({ file: noteList(excerptOf), ...values }, { signal: abort });
-    done(piece, "vary", { score: "tune.mid", ...values });
+    const piece = await api.vary({ file: noteList(two), ...values }, { signal: abort });
+    const varied = scoreOf(piece);
+    done(replaced(score.value, ...bars, varied) ?? varied, piece, "vary", { score: spanFile(bars), ...values });
   });
 }
 
+/** Find pieces between two bars of the score and the remembered ones. */
 export async function interpolate(steps: number): Promise<void> {
   const to = other.value;
   if (!to) return;
+  const { bars, score: two } = span();
   await task.run(async (abort) => {
-    const body = { a: noteList(span()), b: noteList(to), steps };
+    const body = { a: noteList(two), b: noteList(to), steps };
     choices.value = (await api.interpolate(body, { signal: abort })).map(scoreOf);
-    python.value = pythonCall("interpolate", { a: "a.mid", b: "b.mid", steps });
+    python.value = pythonCall("interpolate", { a: spanFile(bars), b: "remembered.mid", steps });
   });
 }
 
+/** Create short pieces from noise. */
 export async function sample(n: number): Promise<void> {
   const { key, mode, density, tempoQpm, seed } = settings.value;
   await task.run(async (abort) => {
@@ -122,17 +178,23 @@ export async function sample(n: number): Promise<void> {
       mode: mode || undefined,
       density: density || undefined,
       tempo_qpm: tempoQpm,
-      seed: seed.trim() ? Number(seed) : undefined,
+      seed: seedOf(seed),
     };
     const pieces = await api.sample(values, { signal: abort });
     choices.value = pieces.map(scoreOf);
-    python.value = pythonCall("sample", { ...values, seed: pieces[0]?.seed ?? undefined });
+    lastSeed.value = pieces[0]?.seed ?? null;
+    python.value = pythonCall("sample", { ...values, seed: lastSeed.value ?? undefined });
   });
 }
 
+/** Read a file as the score. */
 export async function open(file: File): Promise<void> {
   await task.run(async (abort) => {
-    change(scoreOf(await api.readScore(file, { signal: abort })));
+    const read = scoreOf(await api.readScore(file, { signal: abort }));
+    stop();
+    change(read);
+    const [least, most] = TEMPO_RANGE;
+    settings.value = { ...settings.value, tempoQpm: Math.min(Math.max(Math.round(read.tempoQpm), least), most) };
     python.value = "";
   });
 }
@@ -146,8 +208,4 @@ export async function download(mediaType: string, suffix: string): Promise<void>
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   });
-}
-
-export function nBars(): number {
-  return barStarts(score.value).length;
 }

@@ -1,44 +1,68 @@
 /** The pieces of the last interpolation or sampling: play each one, and keep one. */
 
+import { play, playingId, position, stop } from "../../audio/player";
 import { Button } from "../../components/controls";
 import { PianoRoll } from "../../components/piano-roll";
-import { play, stop } from "../../audio/player";
 import { t } from "../../i18n";
-import { choices } from "./actions";
-import { change } from "./state";
+import type { Score } from "../../music/notes";
+import { failedSound, soundError } from "./actions";
+import { change, choices } from "./state";
 
 export function Choices() {
   if (!choices.value.length) return null;
+  const close = () => {
+    if (playingId.value?.startsWith("idea-")) stop();
+    choices.value = [];
+  };
   return (
     <section class="panel" aria-labelledby="choices">
       <div class="row spread">
         <h2 id="choices">{t("write.choices")}</h2>
-        <Button onClick={() => (choices.value = [])}>{t("write.close")}</Button>
+        <Button onClick={close}>{t("write.close")}</Button>
       </div>
       <ol class="choices">
         {choices.value.map((each, index) => (
-          <li key={index}>
-            <PianoRoll score={each} position={0} selection={null} label={t("write.choice", { n: index + 1 })} />
-            <div class="row">
-              <Button
-                label={t("write.playChoice", { n: index + 1 })}
-                onClick={() => void play(() => each).catch(() => undefined)}
-              >
-                {t("play.play")}
-              </Button>
-              <Button
-                label={t("write.useChoice", { n: index + 1 })}
-                onClick={() => {
-                  stop();
-                  change(each);
-                }}
-              >
-                {t("write.use")}
-              </Button>
-            </div>
-          </li>
+          <Choice key={index} score={each} number={index + 1} />
         ))}
       </ol>
     </section>
+  );
+}
+
+function Choice({ score, number }: { score: Score; number: number }) {
+  const id = `idea-${number}`;
+  const plays = playingId.value === id;
+  const listen = (from = 0) => {
+    soundError.value = null;
+    play({ id, score: () => score, from }).catch(failedSound);
+  };
+  return (
+    <li>
+      <PianoRoll
+        score={score}
+        position={plays ? position.value : 0}
+        label={t("write.choice", { n: number })}
+        onSeek={listen}
+        compact
+      />
+      <div class="row">
+        <Button
+          pressed={plays}
+          label={t(plays ? "write.stopChoice" : "write.playChoice", { n: number })}
+          onClick={() => (plays ? stop() : listen())}
+        >
+          {t(plays ? "play.stop" : "play.play")}
+        </Button>
+        <Button
+          label={t("write.useChoice", { n: number })}
+          onClick={() => {
+            stop();
+            change(score);
+          }}
+        >
+          {t("write.use")}
+        </Button>
+      </div>
+    </li>
   );
 }

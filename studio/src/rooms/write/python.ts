@@ -7,6 +7,7 @@ export function pythonCall(method: string, values: Record<string, unknown>): str
 }
 
 function literal(value: unknown): string {
+  if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `(${value.map(literal).join(", ")}${value.length === 1 ? "," : ""})`;
   return typeof value === "string" ? JSON.stringify(value) : String(value);

@@ -2,12 +2,13 @@
 
 import { computed, signal } from "@preact/signals";
 
-import { EMPTY, HIGHEST_PITCH, LOWEST_PITCH, type Note, type Score } from "../../music/notes";
-import { persisted } from "../../state/persisted";
+import { barStarts, EMPTY, HIGHEST_PITCH, LOWEST_PITCH, nBars, type Note, type Score } from "../../music/notes";
+import { isNumber, isString, persisted } from "../../state/persisted";
 
 const MOST_STEPS = 100;
 
 export interface Settings {
+  model: string;
   bars: number;
   temperature: number;
   topP: number;
@@ -20,6 +21,7 @@ export interface Settings {
 }
 
 const DEFAULTS: Settings = {
+  model: "",
   bars: 8,
   temperature: 1,
   topP: 1,
@@ -33,11 +35,22 @@ const DEFAULTS: Settings = {
 
 export const score = persisted<Score>("write.score", EMPTY, isScore);
 export const settings = persisted<Settings>("write.settings", DEFAULTS, isSettings);
-export const other = persisted<Score | null>("write.other", null, (value): value is Score | null =>
-  value === null ? true : isScore(value),
+/** The two bars to interpolate to. */
+export const other = persisted<Score | null>(
+  "write.other",
+  null,
+  (value): value is Score | null => value === null || isScore(value),
 );
+/** The pieces of the last interpolation or sampling, to choose from. */
+export const choices = persisted<Score[]>(
+  "write.choices",
+  [],
+  (value): value is Score[] => Array.isArray(value) && value.every(isScore),
+);
+/** The length of a note that is clicked into the piano roll, in quarter notes. */
+export const noteLength = persisted("write.noteLength", 0.5, isNumber);
 export const selection = signal<[first: number, end: number] | null>(null);
-export const python = persisted("write.python", "", (value): value is string => typeof value === "string");
+export const python = persisted("write.python", "", isString);
 
 const before = signal<Score[]>([]);
 const after = signal<Score[]>([]);
@@ -45,12 +58,22 @@ const after = signal<Score[]>([]);
 export const canUndo = computed(() => before.value.length > 0);
 export const canRedo = computed(() => after.value.length > 0);
 
+/** Return where playing begins: at the selected bars, else at the start. */
+export function startFrame(): number {
+  return selection.value ? (barStarts(score.value)[selection.value[0]] ?? 0) : 0;
+}
+
 /** Replace the score by another one, so that undo returns to it. */
 export function change(next: Score): void {
   before.value = [...before.value.slice(1 - MOST_STEPS), score.value];
   after.value = [];
+  show(next);
+}
+
+/** Show a score; the selected bars stay selected if it has them. */
+function show(next: Score): void {
   score.value = next;
-  selection.value = null;
+  if (selection.value && selection.value[1] > nBars(next)) selection.value = null;
 }
 
 export function undo(): void {
@@ -58,8 +81,7 @@ export function undo(): void {
   if (!previous) return;
   before.value = before.value.slice(0, -1);
   after.value = [...after.value, score.value];
-  score.value = previous;
-  selection.value = null;
+  show(previous);
 }
 
 export function redo(): void {
@@ -67,8 +89,13 @@ export function redo(): void {
   if (!next) return;
   after.value = after.value.slice(0, -1);
   before.value = [...before.value, score.value];
-  score.value = next;
-  selection.value = null;
+  show(next);
+}
+
+/** Set the tempo of new music, and of the score, which sounds the same otherwise. */
+export function setTempo(tempoQpm: number): void {
+  set("tempoQpm", tempoQpm);
+  score.value = { ...score.value, tempoQpm };
 }
 
 export function set<K extends keyof Settings>(name: K, value: Settings[K]): void {

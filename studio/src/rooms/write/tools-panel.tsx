@@ -3,30 +3,53 @@
 import { useState } from "preact/hooks";
 
 import { Button, Select, Slider } from "../../components/controls";
+import { PianoRoll } from "../../components/piano-roll";
 import { t } from "../../i18n";
-import { harmonize, infill, interpolate, span, vary } from "./actions";
+import { composing, harmonize, infill, interpolate, span, vary } from "./actions";
 import { other, score, selection } from "./state";
 
 type Attribute = "note_density" | "pitch_range" | "rhythmic_complexity";
 
 export function ToolsPanel() {
-  const [attribute, setAttribute] = useState<Attribute>("note_density");
-  const [amount, setAmount] = useState(1);
-  const [steps, setSteps] = useState(5);
-  const isEmpty = !score.value.notes.length;
-  const bars = selection.value;
+  const off = !score.value.notes.length || composing.value;
   return (
     <section class="panel" aria-labelledby="tools">
       <h2 id="tools">{t("write.change")}</h2>
+      <Voices off={off} />
+      <Variation off={off} />
+      <Interpolation off={off} />
+    </section>
+  );
+}
+
+function Voices({ off }: { off: boolean }) {
+  const bars = selection.value;
+  return (
+    <div class="group">
       <div class="row">
-        <Button disabled={!bars || isEmpty} onClick={() => void infill()}>
-          {bars ? t("write.infillBars", { first: bars[0] + 1, last: bars[1] }) : t("write.infill")}
+        <Button disabled={!bars || off} onClick={() => void infill()}>
+          {bars ? infillText(bars) : t("write.infill")}
         </Button>
-        <Button disabled={isEmpty} onClick={() => void harmonize()}>
+        <Button disabled={off} onClick={() => void harmonize()}>
           {t("write.harmonize")}
         </Button>
       </div>
       <p class="hint">{t("write.infillHint")}</p>
+    </div>
+  );
+}
+
+function infillText([first, end]: [number, number]): string {
+  return end - first === 1
+    ? t("write.infillBar", { bar: end })
+    : t("write.infillBars", { first: first + 1, last: end });
+}
+
+function Variation({ off }: { off: boolean }) {
+  const [attribute, setAttribute] = useState<Attribute>("note_density");
+  const [amount, setAmount] = useState(1);
+  return (
+    <div class="group">
       <Select
         label={t("write.attribute")}
         value={attribute}
@@ -47,19 +70,29 @@ export function ToolsPanel() {
         digits={2}
         onInput={setAmount}
       />
-      <Button disabled={isEmpty} onClick={() => void vary(attribute, amount)}>
+      <Button disabled={off} onClick={() => void vary(attribute, amount)}>
         {t("write.vary")}
       </Button>
+    </div>
+  );
+}
+
+function Interpolation({ off }: { off: boolean }) {
+  const [steps, setSteps] = useState(5);
+  const remembered = other.value;
+  return (
+    <div class="group">
+      <p class="hint">{t("write.interpolateHint")}</p>
+      {remembered && <PianoRoll score={remembered} label={t("write.remembered")} compact />}
+      <Slider label={t("write.steps")} value={steps} min={3} max={9} step={1} onInput={setSteps} />
       <div class="row">
-        <Button disabled={isEmpty} onClick={() => (other.value = span())}>
-          {other.value ? t("write.replaceOther") : t("write.setOther")}
+        <Button disabled={off} onClick={() => (other.value = span().score)}>
+          {t(remembered ? "write.replaceOther" : "write.setOther")}
         </Button>
-        <Button disabled={isEmpty || !other.value} onClick={() => void interpolate(steps)}>
+        <Button disabled={off || !remembered} onClick={() => void interpolate(steps)}>
           {t("write.interpolate")}
         </Button>
       </div>
-      <Slider label={t("write.steps")} value={steps} min={3} max={9} step={1} onInput={setSteps} />
-      <p class="hint">{t("write.interpolateHint")}</p>
-    </section>
+    </div>
   );
 }

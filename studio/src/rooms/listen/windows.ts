@@ -1,0 +1,44 @@
+/** The timeline of a classification, as what is drawn: passages with one label, and a curve for each label. */
+
+import type { Classification } from "../../api/client";
+
+type Window = Classification["timeline"][number];
+
+/** Part of a recording in which one label is the most probable. */
+export interface Passage {
+  startS: number;
+  endS: number;
+  label: string;
+}
+
+/** Return the label of a window with the largest probability. */
+export function mostProbable(window: Window): string {
+  return Object.entries(window.probabilities).reduce((best, each) => (each[1] > best[1] ? each : best), ["", -1])[0];
+}
+
+/** Return where a window ends: at the next one, or at the end of the recording. */
+export function endOf(timeline: readonly Window[], index: number, durationS: number): number {
+  return timeline[index + 1]?.start_s ?? durationS;
+}
+
+/** Return the passages in order of time; windows one after the other with the same label are one passage. */
+export function passages(timeline: readonly Window[], durationS: number): Passage[] {
+  const found: Passage[] = [];
+  timeline.forEach((window, index) => {
+    const label = mostProbable(window);
+    const endS = endOf(timeline, index, durationS);
+    const last = found.at(-1);
+    if (last?.label === label) last.endS = endS;
+    else found.push({ startS: window.start_s, endS, label });
+  });
+  return found;
+}
+
+/** Return an area of steps for SVG: time from left to right, the probability 1 at the top of a box of height 1. */
+export function area(timeline: readonly Window[], label: string, durationS: number): string {
+  const steps = timeline.map((window, index) => {
+    const top = 1 - Math.min(Math.max(window.probabilities[label] ?? 0, 0), 1);
+    return `L${window.start_s} ${top}L${endOf(timeline, index, durationS)} ${top}`;
+  });
+  return steps.length ? `M0 1${steps.join("")}L${durationS} 1Z` : "";
+}

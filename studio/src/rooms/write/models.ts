@@ -1,0 +1,37 @@
+/** The models that compose, among those that the server has. */
+
+import { signal } from "@preact/signals";
+
+import { api } from "../../api/client";
+
+const STREAMING = "composer";
+const WHOLE = ["music_transformer", "polyphony_rnn"];
+
+/** The names of the models that compose, those that stream first; empty until they are known. */
+export const composers = signal<readonly string[]>([]);
+
+/** Return whether a model composes bar by bar. */
+export function streams(model: string): boolean {
+  return model.startsWith(STREAMING);
+}
+
+/** Return the names that compose; a name may have a suffix, as in `music_transformer-jazz`. */
+export function composing(names: readonly string[]): string[] {
+  const of = (kinds: readonly string[]) =>
+    names.filter((name) => kinds.some((kind) => name === kind || name.startsWith(`${kind}-`)));
+  return [...of([STREAMING]), ...of(WHOLE)];
+}
+
+/** Return the chosen model if the server has it, else the first one that it has. */
+export function chosen(model: string, available: readonly string[]): string {
+  return available.includes(model) ? model : (available[0] ?? STREAMING);
+}
+
+/** Ask for the models; where that fails, composing reports what is wrong. */
+export async function findComposers(): Promise<void> {
+  try {
+    composers.value = composing((await api.models()).models.map((model) => model.name));
+  } catch {
+    // The gateway may be starting; the next visit to the room asks again.
+  }
+}
