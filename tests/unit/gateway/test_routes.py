@@ -152,6 +152,7 @@ def test_the_models_are_listed_with_readiness(gateway: TestClient) -> None:
     assert {each["name"]: each["ready"] for each in models} == {
         "composer": True,
         "genre_cnn": True,
+        "inspire": True,
         "music_transformer": True,
         "recommender": True,
     }
