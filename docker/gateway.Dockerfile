@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # The REST gateway with the studio page, in front of servers in other containers.
 #   docker build -f docker/gateway.Dockerfile -t tritone/gateway:0.2.0 .
+# Node 22 for its npm 10: npm 11 refuses the lock file, because vite names an optional package that the registry does not have.
 # Give NODE and BASE digests (python:...@sha256:...) where builds must be the same to the byte.
 ARG NODE=node:22.14.0-bookworm-slim
 ARG BASE=python:3.11.14-slim-bookworm

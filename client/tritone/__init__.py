@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from tritone.operations.sample import Conditions
     from tritone.operations.stream import AsyncPieceStream, PieceStream
     from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.inspiration import Inspiration
     from tritone.results.model_info import ModelInfo
     from tritone.results.piece_chunk import PieceChunk
     from tritone.results.prediction import Prediction
@@ -89,6 +90,7 @@ _LAZY = {
     "Grid": "music.grid",
     "InferRequest": "messages",
     "InferResponse": "messages",
+    "Inspiration": "results.inspiration",
     "ModelInfo": "results.model_info",
     "ModelRequest": "messages",
     "ModelResponse": "messages",
@@ -130,6 +132,7 @@ __all__ = [
     "Grid",
     "InferRequest",
     "InferResponse",
+    "Inspiration",
     "InvalidAudioError",
     "InvalidInputError",
     "InvalidModelNameError",

@@ -19,7 +19,15 @@ from tritone.arguments import (
 )
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
-from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
+from tritone.constants import (
+    COMPOSE_MODEL,
+    INSPIRE_MODEL,
+    LATENT_MODEL,
+    PREDICT_MODEL,
+    RECOMMEND_MODEL,
+    SAMPLE_MODEL,
+    STREAM_MODEL,
+)
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
 from tritone.messages import (
@@ -36,6 +44,7 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, amap_ordered
 from tritone.operations.models import models_flow
@@ -48,6 +57,7 @@ from tritone.operations.recommend import (
 from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
@@ -374,6 +384,29 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         """Search for tracks by title, artist or id; see `MusicClient.find_tracks`."""
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def inspire(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        mood: str | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        n: int = 10,
+        model: str = INSPIRE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Inspiration:
+        """Compose a piece, classify its sound and recommend tracks like it; see `MusicClient.inspire`."""
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
+        return await self._run(flow, self._deadline(timeout_s))
 
     async def server_ready(self, *, timeout_s: float | None = None) -> bool:
         """Return whether the server is up and all its models are loaded; see `MusicClient.server_ready`."""

@@ -18,7 +18,15 @@ from tritone.arguments import (
 )
 from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
-from tritone.constants import COMPOSE_MODEL, LATENT_MODEL, PREDICT_MODEL, RECOMMEND_MODEL, SAMPLE_MODEL, STREAM_MODEL
+from tritone.constants import (
+    COMPOSE_MODEL,
+    INSPIRE_MODEL,
+    LATENT_MODEL,
+    PREDICT_MODEL,
+    RECOMMEND_MODEL,
+    SAMPLE_MODEL,
+    STREAM_MODEL,
+)
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
 from tritone.messages import (
@@ -35,6 +43,7 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, map_ordered
 from tritone.operations.models import models_flow
@@ -47,6 +56,7 @@ from tritone.operations.recommend import (
 from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
@@ -569,6 +579,44 @@ class MusicClient(BaseClient[Transport]):
             RequestRejectedError: the model has no titles or artists.
         """
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def inspire(
+        self,
+        *,
+        prompt: ScoreLike | None = None,
+        mood: str | None = None,
+        bars: int = 8,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        style: str | None = None,
+        tempo_qpm: float | None = None,
+        n: int = 10,
+        model: str = INSPIRE_MODEL,
+        timeout_s: float | None = None,
+    ) -> Inspiration:
+        """Compose a piece, classify its sound and recommend tracks like it, in one request.
+
+        The piece equals that of `compose` with the same arguments. A mood without a prompt sets the tempo, and begins
+        the first bar with a chord in its mode; the models are not trained on moods. Either way, it also ranks the
+        tracks. At most 191 s of music can be rendered.
+
+        Args:
+            prompt: the score to continue; None to compose from scratch.
+            mood: one of the nine emotions of `tritone.constants.EMOTIONS`; None for none.
+            bars: number of new bars, 1 to 256.
+            n: number of tracks, 1 to 10,000; fewer if there are no more.
+            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.
+            model: an ensemble of a composer, a renderer, a classifier and a recommender.
+            temperature, top_k, top_p, seed, style: as for `compose`.
+            timeout_s: as for `classify`.
+        """
+        sampling = SamplingParams.checked(
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+        )
+        flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
 
     def server_ready(self, *, timeout_s: float | None = None) -> bool:

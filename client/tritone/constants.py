@@ -65,6 +65,10 @@ WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
 SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
 
+# --- inspire ------------------------------------------------------------------------------------
+INSPIRE_MODEL: Final = "inspire"
+N_RENDERED_WINDOWS_MAX: Final = 64  # windows of a rendered piece, 192 s; the largest batch of `genre_cnn`
+
 # Ends the name of a model that is on trial; neither listed to callers nor served at start-up.
 CANDIDATE_SUFFIX: Final = ".candidate"
 

@@ -43,16 +43,18 @@ class Role:
 
     Attributes:
         does: what such a model does, for messages.
+        is_batched: whether the model has a batch axis; an ensemble of ours has none, and its first axis is 1.
     """
 
     does: str
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
+    is_batched: bool = True
 
     def fits(self, info: ModelResponse) -> bool:
         """Return whether a model has exactly these inputs and at least these outputs."""
         return (
-            info.max_batch_size > 0
+            (info.max_batch_size > 0) is self.is_batched
             and info.inputs.keys() == self.inputs.keys()
             and self.outputs.keys() <= info.outputs.keys()
             and all(_agree(shape, info.inputs[name]) for name, shape in self.inputs.items())
@@ -107,7 +109,22 @@ GENERATOR: Final = Role(
     },
     {"voices": _VOICES},
 )
-ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR)  # the first that fits
+_TRACKS: Final[Shape] = (None,)
+INSPIRER: Final = Role(
+    "composes, classifies and recommends",
+    {**_COMPOSER_INPUTS, "frame_s": _SCALAR, "mood": _SCALAR, "k": _SCALAR},
+    {
+        **_COMPOSER_OUTPUTS,
+        "probabilities": (None,),
+        "emotions": (None,),
+        "embedding": (None,),
+        **dict.fromkeys(("item_ids", "scores", "titles", "artists"), _TRACKS),
+        **dict.fromkeys(("source", "arm", "unknown"), _SCALAR),
+    },
+    is_batched=False,
+)
+# The first that fits.
+ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR, INSPIRER)
 
 
 @dataclass(frozen=True)
@@ -158,6 +175,22 @@ class CachedModel:
     def styles(self) -> tuple[str, ...]:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
+
+    def step(self, parameter: str) -> str:
+        """Return the name of the model of a step (ensembles).
+
+        Raises:
+            ServerError: the configuration of the ensemble does not name it.
+        """
+        name = self.info.parameters.get(parameter, "")
+        if not name:
+            raise ServerError(
+                f"model {self.name!r} is of another release than this client: expected the parameter {parameter!r} in "
+                f"its config.pbtxt, got none; export it again",
+                model=self.name,
+                reason="unsuitable_model",
+            )
+        return name
 
     def labels(self, output: str, n_labels: int) -> tuple[str, ...]:
         """Return the class names of an output.

@@ -46,9 +46,11 @@ from tritone.constants import (
     EMOTION_NOT_TRAINED,
     EMOTIONS,
     GENRE_MODEL,
+    INSPIRE_MODEL,
     RECOMMEND_MODEL,
     SEARCH_FIELDS,
     STREAM_MODEL,
+    WINDOW_S,
     WINDOW_SAMPLES,
 )
 from tritone.exceptions import ModelNotFoundError, NothingKnownError, VersionChangedError
@@ -420,6 +422,68 @@ class FakeRecommender(FakeModel):
     def _columns(self, tracks: list[str]) -> dict[str, Array]:
         names = ("item_ids", "titles", "artists")
         return {name: _text_row([self._tracks[each][index] for each in tracks]) for index, name in enumerate(names)}
+
+
+class FakeInspirer(FakeModel):
+    """An `inspire` that joins other fake models; rendered pieces are the louder, the more notes they have.
+
+    ```python
+    fakes = (FakeComposer(), FakeGenreModel(), FakeRecommender(["a", "b"]))
+    server = FakeServer(*fakes, FakeInspirer(*fakes))
+    ```
+    """
+
+    def __init__(
+        self,
+        composer: FakeComposer,
+        classifier: FakeGenreModel,
+        recommender: FakeRecommender,
+        *,
+        name: str = INSPIRE_MODEL,
+        version: str = "1",
+    ) -> None:
+        """Create the model.
+
+        Args:
+            composer: writes the pieces.
+            classifier: classifies them.
+            recommender: finds the tracks.
+            name: of the model.
+            version: of the model.
+        """
+        self._steps = (composer, classifier, recommender)
+        composing, listening = next(iter(composer.models.values())), next(iter(classifier.models.values()))
+        one, tracks = (1, 1), (1, -1)
+        inputs = {name: (1, *shape[1:]) for name, shape in composing.inputs.items()}
+        inputs |= {"frame_s": one, "mood": one, "k": one}
+        outputs: dict[str, tuple[int, ...]] = {name: (1, *shape[1:]) for name, shape in composing.outputs.items()}
+        outputs |= {"window_start_s": (-1,), "duration_s": (1,), "render_s": (1,)}
+        outputs |= {"probabilities": (-1, -1), "emotions": (-1, len(EMOTIONS)), "embedding": (1, EMBEDDING_SIZE)}
+        outputs |= dict.fromkeys(("item_ids", "scores", "titles", "artists"), tracks)
+        outputs |= dict.fromkeys(("source", "arm", "unknown"), one)
+        parameters = {"composer_model": composing.model, "classifier_model": listening.model}
+        super().__init__(ModelResponse(name, (version,), inputs, outputs, 0, parameters))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Compose N frames, and return them with the outputs for W windows of 3 s and for K tracks."""
+        composer, classifier, recommender = self._steps
+        written = composer.run(inputs)
+        duration_s = written["frames"].shape[1] * float(inputs["frame_s"][0, 0]) + 1.0
+        starts_s = np.arange(0.0, duration_s, WINDOW_S, dtype=np.float32)  # (W,)
+        level = np.float32((written["frames"] > 0).mean())
+        heard = classifier.run({"audio": np.full((len(starts_s), WINDOW_SAMPLES), level, np.float32)})
+        mood = inputs["mood"][0, 0]
+        about = {"mood": inputs["mood"]} if mood else {}
+        found = recommender.run({"k": inputs["k"], "embedding": heard["embedding"][:1], **about})
+        return {
+            **written,
+            **heard,
+            **found,
+            "embedding": heard["embedding"][:1],
+            "window_start_s": starts_s,
+            "duration_s": np.array([duration_s], np.float32),
+            "render_s": np.zeros(1, np.float32),
+        }
 
 
 def _response(request: InferRequest | StreamRequest, version: str, outputs: Mapping[str, Array]) -> InferResponse:

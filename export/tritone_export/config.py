@@ -346,6 +346,17 @@ def _add_model_warmup(config: ModelConfig, declaration: Declaration) -> None:
             sample.zero_data = True
 
 
+def add_tensor(tensors: Any, tensor: Tensor) -> None:
+    """Add a tensor of a model without a batch axis to the inputs or outputs of its config."""
+    data_type = model_config_pb2.DataType.Value(config_type(tensor.dtype))
+    tensors.add(
+        name=tensor.name,
+        data_type=data_type,
+        dims=[-1 if axis.size is None else axis.size for axis in tensor.axes],
+        **({"label_filename": tensor.label_file} if tensor.label_file else {}),
+    )
+
+
 def limits_text(inputs: Sequence[Tensor]) -> str:
     """Return the limits of a model's inputs as compact JSON."""
     axes = {

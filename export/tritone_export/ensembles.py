@@ -17,9 +17,9 @@ from tritonclient.grpc import model_config_pb2
 
 from tritone.arguments import check_model_name
 from tritone_export.card import CARD_FILENAME, card_bytes, describe_tensor
-from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, config_text, limits_text
+from tritone_export.config import CONFIG_FILES, LIMITS_PARAMETER, ModelConfig, add_tensor, config_text, limits_text
 from tritone_export.convert import MAX_IR_VERSION, OPSET
-from tritone_export.dtypes import config_type
+from tritone_export.renderer import RENDERER_MODEL, publish_renderer, renderer_configs
 from tritone_export.repository import publish, update, versions
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def publish_ensemble(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> Path:
-    """Add the next version of an ensemble, and the pooling graph if a step needs it and it is missing.
+    """Add the next version of an ensemble, and the models without weights that its steps need and that are missing.
 
     Args:
         rename: returns the name of a step's model in this repository.
@@ -51,8 +51,11 @@ def publish_ensemble(
     """
     name = name or declaration.name
     check_model_name(name)
-    if any(step.model == POOLING_MODEL for step in declaration.steps):
+    steps = {step.model for step in declaration.steps}
+    if POOLING_MODEL in steps:
         _publish_pooling(repository)
+    if RENDERER_MODEL in steps:
+        publish_renderer(repository)
     declaration = _renamed(declaration, rename)
 
     def version_files(version: int) -> dict[str, bytes]:
@@ -69,15 +72,13 @@ def write_ensemble_configs(
     rename: Callable[[str], str] = lambda model: model,
     name: str | None = None,
 ) -> list[Path]:
-    """Write the configs of an ensemble and of its pooling graph, if they differ from the existing ones.
+    """Write the configs of an ensemble and of its steps without weights, if they differ from the existing ones.
 
     Returns:
         the files that were written.
     """
     name = name or declaration.name
-    files = {name: ensemble_configs(_renamed(declaration, rename), name=name)}
-    if any(step.model == POOLING_MODEL for step in declaration.steps):
-        files[POOLING_MODEL] = pooling_configs()
+    files = {name: ensemble_configs(_renamed(declaration, rename), name=name), **step_configs(declaration)}
     return [
         path
         for model, texts in files.items()
@@ -85,13 +86,20 @@ def write_ensemble_configs(
     ]
 
 
+def step_configs(declaration: EnsembleDeclaration) -> dict[str, dict[str, str]]:
+    """Return the configs of the steps that have no weights and belong to no model kind, by model."""
+    made = {POOLING_MODEL: pooling_configs, RENDERER_MODEL: renderer_configs}
+    steps = {step.model for step in declaration.steps}
+    return {model: configs() for model, configs in made.items() if model in steps}
+
+
 def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = None) -> dict[str, str]:
     """Return the texts of both configuration files, which are equal, by path inside the model's folder."""
     config = model_config_pb2.ModelConfig(name=name or declaration.name, platform="ensemble", max_batch_size=0)
     for tensor in declaration.inputs:
-        _add_tensor(config.input, tensor)
+        add_tensor(config.input, tensor)
     for tensor in declaration.outputs:
-        _add_tensor(config.output, tensor)
+        add_tensor(config.output, tensor)
     config.version_policy.latest.num_versions = 1
     for step in declaration.steps:
         item = config.ensemble_scheduling.step.add(model_name=step.model, model_version=-1)
@@ -99,6 +107,8 @@ def ensemble_configs(declaration: EnsembleDeclaration, *, name: str | None = Non
             item.input_map[key] = value
         for key, value in step.outputs.items():
             item.output_map[key] = value
+    for key, model in declaration.model_parameters.items():
+        config.parameters[key].string_value = model
     return dict.fromkeys(CONFIG_FILES, config_text(config))
 
 
@@ -167,16 +177,10 @@ def _publish_pooling(repository: Path) -> None:
 
 
 def _renamed(declaration: EnsembleDeclaration, rename: Callable[[str], str]) -> EnsembleDeclaration:
-    return replace(declaration, steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps))
-
-
-def _add_tensor(tensors: Any, tensor: Tensor) -> None:
-    data_type = model_config_pb2.DataType.Value(config_type(tensor.dtype))
-    tensors.add(
-        name=tensor.name,
-        data_type=data_type,
-        dims=[-1 if axis.size is None else axis.size for axis in tensor.axes],
-        **({"label_filename": tensor.label_file} if tensor.label_file else {}),
+    return replace(
+        declaration,
+        steps=tuple(replace(step, model=rename(step.model)) for step in declaration.steps),
+        model_parameters={key: rename(model) for key, model in declaration.model_parameters.items()},
     )
 
 

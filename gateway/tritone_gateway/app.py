@@ -28,7 +28,14 @@ _DESCRIPTION: Final = (
     "Models that listen to, write and recommend music. Every route is a call of the Python SDK; errors are problems "
     "as of RFC 9457. Where the operator has created keys, each request needs one: `Authorization: Bearer KEY`."
 )
-_EXPOSED_HEADERS: Final = ("X-Request-ID", "Retry-After", "Tritone-Seed", "Tritone-Model", "Tritone-Model-Version")
+_EXPOSED_HEADERS: Final = (
+    "X-Request-ID",
+    "Retry-After",
+    "Server-Timing",
+    "Tritone-Seed",
+    "Tritone-Model",
+    "Tritone-Model-Version",
+)
 
 
 @contextmanager

@@ -167,7 +167,9 @@ def _values(config: Any, tensor: Any, *, zeros: bool) -> Array:
         shape = [1, *shape]
     size = math.prod(shape)
     if dtype == np.object_:
-        return np.full(shape, b"" if zeros else b"1", np.object_)
+        # An ensemble requires inputs that are optional in its steps; an empty text means that none is given.
+        is_empty = zeros or config.platform == "ensemble"
+        return np.full(shape, b"" if is_empty else b"1", np.object_)
     if zeros or dtype == np.bool_:
         return np.zeros(shape, dtype)
     if size < FEW:

@@ -171,9 +171,13 @@ def test_an_edit_of_the_page_builds_it_again_without_its_packages(checkout: Path
 @pytest.mark.parametrize(
     ("extras", "wanted", "unwanted"),
     [
-        (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client"}, {"torch", "onnx", "fastapi"}),
+        (["serve"], {"nvidia-pytriton", "onnxruntime", "prometheus-client", "symusic"}, {"torch", "onnx", "fastapi"}),
+        (
+            ["backends"],
+            {"onnxruntime", "usearch", "symusic", "pretty-midi"},
+            {"nvidia-pytriton", "torch", "matplotlib"},
+        ),
         (["gateway"], {"fastapi", "uvicorn", "limits", "music21"}, {"nvidia-pytriton", "onnxruntime", "torch"}),
-        (["backends"], {"onnxruntime", "usearch"}, {"nvidia-pytriton", "torch"}),
         (["train", "export"], {"torch", "onnx", "symusic", "duckdb"}, {"nvidia-pytriton", "pytest"}),
     ],
 )

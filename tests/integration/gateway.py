@@ -15,11 +15,14 @@ from typing import Any
 
 from tests.support import music_models, recommender_artifacts
 
+from tritone_export.ensembles import publish_ensemble
+from tritone_training.kinds.recommender.inspire import INSPIRE
+
 KINDS = ("music_transformer", "music_vae", "music_gan", "polyphony_rnn")
 
 
 def music_repository(folder: Path) -> Path:
-    """Fill a folder with the models that work on scores, and a recommender; `genre_cnn` is not among them."""
+    """Fill a folder with the models that work on scores, a recommender and `inspire`; `genre_cnn` is not among them."""
     for kind in KINDS:
         served = music_models.served(kind)
         for result in served.results:
@@ -28,6 +31,7 @@ def music_repository(folder: Path) -> Path:
     artifact = recommender_artifacts.make_artifact(folder.parent / "artifact", key_file)
     recommender_artifacts.make_taste(folder)
     recommender_artifacts.publish(artifact, key_file, folder, ensembles=False)
+    publish_ensemble(INSPIRE, folder)
     return folder
 
 

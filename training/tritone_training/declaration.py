@@ -203,6 +203,8 @@ class EnsembleDeclaration:
     Attributes:
         inputs: with all their axes: an ensemble of ours has no batch axis, since its steps' differ.
         steps: in any order; tensors that are neither input nor output join them.
+        model_parameters: parameter of config.pbtxt -> model of a step, by which clients find the static facts of steps,
+            such as the class names of a classifier.
     """
 
     name: str
@@ -210,6 +212,7 @@ class EnsembleDeclaration:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     steps: tuple[Step, ...]
+    model_parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 def labels_parameter(declaration: Declaration, label_files: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -100,6 +100,7 @@ def _draws(model: str, repository: Path | None) -> Iterator[Draw]:
         for companion in kind.companions:
             yield companion.example_inputs
     yield _window_embeddings
+    yield _frames_to_render
 
 
 def _kind_on_card(folder: Path) -> str | None:
@@ -118,6 +119,14 @@ def _window_embeddings(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic
     drawn = np.random.default_rng(seed).standard_normal((n, 256)).astype(np.float32)
     ignored = {"probabilities": np.zeros((n, 4), np.float32), "emotions": np.zeros((n, 9), np.float32)}
     return {"embeddings": drawn / np.linalg.norm(drawn, axis=1, keepdims=True), **ignored}
+
+
+def _frames_to_render(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
+    """Draw inputs of `score_renderer`, which renders one piece at a time: n bars with a note on each beat."""
+    frames = np.zeros((1, 16 * n, 88), np.uint8)
+    beats = np.arange(0, 16 * n, 4)
+    frames[0, beats, np.random.default_rng(seed).integers(20, 60, beats.size)] = 2
+    return {"frames": frames, "frame_s": np.full((1, 1), 0.125, np.float32)}
 
 
 def _on_the_wire(row: npt.NDArray[Any], dims: Sequence[int | str]) -> Array:
@@ -148,7 +157,9 @@ def _of_an_ensemble(config: Mapping[str, Any], repository: Path | None, n: int) 
                 raise UnknownInputsError(
                     f"{config['name']}: expected an input of a model kind, got {name} of {model}; give --input-data"
                 )
-            request[each["name"]] = np.ascontiguousarray(drawn[name])
+            array = np.ascontiguousarray(drawn[name])
+            # Scalars of a graph have an axis of their own on the wire.
+            request[each["name"]] = array.reshape(1, 1) if array.ndim == 1 and len(each["dims"]) == 2 else array
         requests.append(request)
     return ExampleRequests(requests, None)
 

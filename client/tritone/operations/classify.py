@@ -29,8 +29,16 @@ from tritone.retry import on_live_versions
 
 
 @dataclass
-class _WindowResponses:
-    """The responses for the windows of one recording."""
+class WindowResponses:
+    """The responses for the windows of one recording.
+
+    Attributes:
+        starts_s: start of each window in the recording, in seconds.
+        duration_s: length of the recording.
+        notes: remarks on the recording.
+        decode_s: seconds spent on decoding.
+        request_s: seconds spent on requests.
+    """
 
     starts_s: list[float] = field(default_factory=list)
     duration_s: float = 0.0
@@ -58,7 +66,7 @@ def classify_flow(cache: ModelCache, audio: Audio, *, model: str, top: int | Non
             name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
         )
         collected = yield from _infer_windows(known, audio, outputs)
-        return _classification(known, collected, top)
+        return classification_of(known, collected, top)
 
     return (yield from on_live_versions(cache, (model,), start))
 
@@ -75,8 +83,8 @@ def embed_flow(cache: ModelCache, audio: Audio, *, model: str) -> Flow[FloatArra
     return (yield from on_live_versions(cache, (model,), start))
 
 
-def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[_WindowResponses]:
-    collected = _WindowResponses()
+def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[WindowResponses]:
+    collected = WindowResponses()
     batches = _batches(audio, known, collected.notes)
     while True:
         began_s = time.perf_counter()
@@ -120,13 +128,22 @@ def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tup
         yield windows, np.stack([window.samples for window in windows])
 
 
-def _classification(known: CachedModel, collected: _WindowResponses, top: int | None) -> Classification:
+def classification_of(
+    known: CachedModel, collected: WindowResponses, top: int | None, *, version: str | None = None
+) -> Classification:
+    """Return the result for a recording.
+
+    Args:
+        known: the classifier.
+        top: number of labels in `probabilities`; all if None.
+        version: of the classifier, if another model responded for it.
+    """
     probabilities = collected.output("probabilities")
     emotions = collected.output("emotions")
     labels = known.labels("probabilities", probabilities.shape[1])
     emotion_names = known.labels("emotions", emotions.shape[1])
     tags = None
-    if "tags" in known.info.outputs:
+    if all("tags" in response.outputs for response in collected.responses):
         activations = collected.output("tags")
         tags = _ranked(known.labels("tags", activations.shape[1]), activations)
     by_label = _ranked(labels, probabilities)
@@ -141,7 +158,7 @@ def _classification(known: CachedModel, collected: _WindowResponses, top: int | 
         ),
         embedding=_mean_direction(collected.output("embedding")),
         model=known.name,
-        model_version=collected.responses[-1].version,
+        model_version=collected.responses[-1].version if version is None else version,
         duration_s=collected.duration_s,
         request_ids=tuple(response.request_id for response in collected.responses),
         decode_s=collected.decode_s,

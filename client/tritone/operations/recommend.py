@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import reprlib
 import unicodedata
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Container, Mapping, Sized
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
@@ -54,7 +54,7 @@ T = TypeVar("T")
 _MAX_INLINE: Final = 1_000  # ids of a list, checked in 0.3 ms
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
 _NUMBERS: Final = ("scores", "total")  # all other outputs are text
-_TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
+TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
 _USER_INPUTS: Final = ("user_id", "friends")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _SEARCH_OUTPUTS: Final = ("item_ids", "titles", "artists", "match", "match_field")
@@ -97,7 +97,7 @@ class RecommendOptions:
         Raises:
             InvalidInputError: an option is invalid.
         """
-        inputs = {"k": _count(self.n)}
+        inputs = {"k": count_input(self.n)}
         if self.user_id is not None:
             inputs["user_id"] = text([check_id("user_id", self.user_id)])
         for name in ("history", "skipped", "friends", "exclude"):
@@ -212,7 +212,7 @@ def similar_inputs(track_id: Id | None, *, has_audio: bool, by: str, n: int) -> 
             argument="by",
             reason="conflict",
         )
-    inputs = {"k": _count(n), "by": text([by.encode()])}
+    inputs = {"k": count_input(n), "by": text([by.encode()])}
     if track_id is not None:
         inputs["similar_to"] = text([check_id("track_id", track_id)])
     return inputs
@@ -264,10 +264,26 @@ def _infer(
     *,
     n_reasons: int | None = None,
 ) -> Flow[Recommendations]:
-    request = InferRequest(model, next_request_id(operation), inputs, (*_TRACK_OUTPUTS, *outputs), headers=headers)
+    request = InferRequest(model, next_request_id(operation), inputs, (*TRACK_OUTPUTS, *outputs), headers=headers)
     response = cast(InferResponse, (yield request))
-    n_tracks = _n_tracks(response, most=int(inputs["k"][0, 0]))
-    columns = [_row(response, name, n_tracks) for name in _TRACK_OUTPUTS]
+    return recommendations_of(response, outputs, n_most=int(inputs["k"][0, 0]), n_reasons=n_reasons)
+
+
+def recommendations_of(
+    response: InferResponse, outputs: Container[str], *, n_most: int, n_reasons: int | None = None
+) -> Recommendations:
+    """Return the tracks of a response for a batch of one.
+
+    Args:
+        outputs: which of `source`, `arm`, `reasons` and `unknown` were requested.
+        n_most: the number of tracks that were requested.
+        n_reasons: largest number of reasons for each track; None for all.
+
+    Raises:
+        ServerError: an output is missing or not as expected.
+    """
+    n_tracks = _n_tracks(response, most=n_most)
+    columns = [_row(response, name, n_tracks) for name in TRACK_OUTPUTS]
     _parsed(response, "scores", _check_finite, [response.outputs["scores"]])
     reasons: list[tuple[Reason, ...]] = [()] * n_tracks
     if "reasons" in outputs:
@@ -387,5 +403,10 @@ def _check_explain(value: Any) -> bool:
     return True
 
 
-def _count(n: int) -> Array:
+def count_input(n: int) -> Array:
+    """Return the input `k` for a number of tracks.
+
+    Raises:
+        InvalidInputError: it is not a whole number from 1 to 10,000.
+    """
     return scalar(check_count("n", n, least=1, most=N_RECOMMENDED_MAX), 1, np.int32)

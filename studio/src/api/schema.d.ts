@@ -364,6 +364,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/inspire": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Compose a piece and recommend tracks like it
+         * @description Return a piece, its classification and tracks like it; `Server-Timing` has the durations of the model's work.
+         *
+         *     With `Accept: audio/midi` or `audio/wav`, only the piece.
+         */
+        post: operations["inspire"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -790,6 +812,77 @@ export interface components {
                 number,
                 number
             ];
+        };
+        /**
+         * InspireRequest
+         * @description What to begin with: a score, a mood, or nothing.
+         */
+        InspireRequest: {
+            /**
+             * File
+             * @description Score to continue: a MIDI file, or notes.
+             * @default null
+             */
+            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
+            /**
+             * Temperature
+             * @description Below 1 more conservative, above 1 more random.
+             * @default 1
+             */
+            temperature?: number;
+            /**
+             * Top K
+             * @description Sample among this many candidates; all if left out.
+             * @default null
+             */
+            top_k?: number | null;
+            /**
+             * Top P
+             * @description Sample among the candidates of this total probability.
+             * @default null
+             */
+            top_p?: number | null;
+            /**
+             * Seed
+             * @description Reproduces the piece; drawn and returned if left out.
+             */
+            seed?: number;
+            /**
+             * Tempo Qpm
+             * @description Quarter notes per minute of the piece.
+             * @default null
+             */
+            tempo_qpm?: number | null;
+            /**
+             * Style
+             * @description One of the composer's styles; any if left out.
+             * @default null
+             */
+            style?: string | null;
+            /**
+             * Model
+             * @description Name of the model.
+             * @default inspire
+             */
+            model?: string;
         };
         /**
          * InterpolateRequest
@@ -1345,6 +1438,76 @@ export interface components {
              * @description How far, in standard deviations of real music; may be negative.
              */
             amount: number;
+        };
+        /**
+         * InspireRequestForm
+         * @description What to begin with: a score, a mood, or nothing.
+         */
+        InspireRequestForm: {
+            /**
+             * Format: binary
+             * @description Score to continue: a MIDI file, or notes.
+             */
+            file?: string;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
+            /**
+             * Temperature
+             * @description Below 1 more conservative, above 1 more random.
+             * @default 1
+             */
+            temperature?: number;
+            /**
+             * Top K
+             * @description Sample among this many candidates; all if left out.
+             * @default null
+             */
+            top_k?: number | null;
+            /**
+             * Top P
+             * @description Sample among the candidates of this total probability.
+             * @default null
+             */
+            top_p?: number | null;
+            /**
+             * Seed
+             * @description Reproduces the piece; drawn and returned if left out.
+             */
+            seed?: number;
+            /**
+             * Tempo Qpm
+             * @description Quarter notes per minute of the piece.
+             * @default null
+             */
+            tempo_qpm?: number | null;
+            /**
+             * Style
+             * @description One of the composer's styles; any if left out.
+             * @default null
+             */
+            style?: string | null;
+            /**
+             * Model
+             * @description Name of the model.
+             * @default inspire
+             */
+            model?: string;
         };
         /**
          * ClassifyRequestForm
@@ -1974,6 +2137,91 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: string;
+        };
+        /**
+         * Inspiration
+         * @description A composed piece, how it sounds, and tracks like it.
+         */
+        Inspiration: {
+            piece: {
+                model: string | null;
+                model_version: string | null;
+                seed: number | null;
+                frames_per_quarter: number;
+                meter: number[] | null;
+                frames_per_bar: number;
+                first_frame_in_bar: number;
+                tempo_qpm: number;
+                n_frames: number;
+                duration_s: number;
+                notes: number[][];
+                dropped: {
+                    [key: string]: number;
+                };
+                nll: (number | null)[] | null;
+            };
+            classification: {
+                label: string;
+                probabilities: {
+                    [key: string]: number;
+                };
+                emotions: {
+                    [key: string]: number;
+                } | null;
+                tags: {
+                    [key: string]: number;
+                } | null;
+                timeline: {
+                    start_s: number;
+                    probabilities: {
+                        [key: string]: number;
+                    };
+                }[];
+                embedding: number[];
+                model: string;
+                model_version: string;
+                duration_s: number;
+                request_ids: string[];
+                decode_s: number;
+                request_s: number;
+                notes: string[];
+            };
+            recommendations: {
+                recommendations: {
+                    track_id: string;
+                    score: number;
+                    title: string | null;
+                    artist: string | null;
+                    reasons: {
+                        base_model: string;
+                        because: string;
+                        id: string;
+                        amount: number;
+                        title: string | null;
+                        artist: string | null;
+                    }[];
+                }[];
+                source: string | null;
+                arm: string | null;
+                unknown: {
+                    user: boolean;
+                    history: string[];
+                    skipped: string[];
+                    friends: string[];
+                    exclude: string[];
+                    mood: boolean;
+                    audio: boolean;
+                };
+                model: string;
+                model_version: string;
+                request_id: string;
+            };
+            mood: string | null;
+            render_s: number;
+            request_s: number;
+            model: string;
+            model_version: string;
+            request_id: string;
         };
         /**
          * Classification
@@ -4332,6 +4580,151 @@ export interface operations {
             };
             /** @description The model, or every id of the request, is unknown. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    inspire: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["InspireRequest"];
+                "multipart/form-data": components["schemas"]["InspireRequestForm"];
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Inspiration"];
+                    "audio/midi": string;
+                    "audio/wav": string;
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model, or every id of the request, is unknown. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description None of the accepted media types can be produced. */
+            406: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -12,9 +12,18 @@ import pytest
 
 from tritone import MusicClient, ServerError
 from tritone.messages import InferRequest, InferResponse, ModelRequest, ModelResponse, Request, StreamRequest
-from tritone.testing import FakeComposer, FakeGenreModel, FakeRecommender, FakeServer, MockTransport, Reply
+from tritone.testing import (
+    FakeComposer,
+    FakeGenreModel,
+    FakeInspirer,
+    FakeRecommender,
+    FakeServer,
+    MockTransport,
+    Reply,
+)
 
-SERVER = FakeServer(FakeGenreModel(tags={"calm": 0.5}), FakeComposer(), FakeRecommender(["a", "b", "c"]))
+FAKES = FakeComposer(), FakeGenreModel(tags={"calm": 0.5}), FakeRecommender(["a", "b", "c"])
+SERVER = FakeServer(*FAKES, FakeInspirer(*FAKES))
 RATE_HZ = 22_050
 SOUND = (0.5 * np.sin(np.arange(RATE_HZ, dtype=np.float32) / 9), RATE_HZ)
 CALLS: Mapping[str, Callable[[MusicClient], Any]] = {
@@ -23,6 +32,7 @@ CALLS: Mapping[str, Callable[[MusicClient], Any]] = {
     "stream_compose": lambda music: list(music.stream_compose(bars=1, seed=1)),
     "recommend": lambda music: music.recommend(history=["a"], explain=True),
     "find_tracks": lambda music: music.find_tracks("a"),
+    "inspire": lambda music: music.inspire(bars=1, seed=1),
 }
 OUTPUTS = {
     "classify": ("probabilities", "emotions", "tags", "embedding"),
@@ -30,8 +40,19 @@ OUTPUTS = {
     "stream_compose": ("frames", "nll", "first_frame"),
     "recommend": ("item_ids", "titles", "scores", "reasons", "source", "unknown"),
     "find_tracks": ("item_ids", "match", "total"),
+    "inspire": (
+        "frames",
+        "probabilities",
+        "emotions",
+        "embedding",
+        "window_start_s",
+        "duration_s",
+        "item_ids",
+        "scores",
+    ),
 }
 NUMBERS = {"probabilities", "emotions", "tags", "embedding", "frames", "nll", "first_frame", "scores", "total"}
+NUMBERS |= {"window_start_s", "duration_s"}
 
 
 def ask(call: str, handler: Callable[[Request], Reply]) -> Any:

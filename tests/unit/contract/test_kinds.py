@@ -19,7 +19,7 @@ from tritonclient.grpc import model_config_pb2
 from tritone import constants
 from tritone_export import ExportResult, check_repository, export_kind, write_configs
 from tritone_export.config import CONFIG_FILES, config_files
-from tritone_export.ensembles import POOLING_MODEL, ensemble_configs, pooling_configs
+from tritone_export.ensembles import ensemble_configs, step_configs
 from tritone_export.models import read_label_files
 from tritone_export.tuned import TUNED_FILENAME, untuned
 from tritone_training.artifact_export import ArtifactExport
@@ -118,8 +118,7 @@ def test_the_committed_configs_are_current(kind: ModelKind, file: str) -> None:
     }
     for ensemble in kind.ensembles:
         served[ensemble.name] = ensemble_configs(ensemble)
-        if POOLING_MODEL in {step.model for step in ensemble.steps}:
-            served[POOLING_MODEL] = pooling_configs()
+        served |= step_configs(ensemble)
     for name, files in served.items():
         # What this checkout's owner may have tuned for his machine counts as declared beneath.
         there = {path: COMMITTED / name / path for path in (file, TUNED_FILENAME)}

@@ -21,13 +21,14 @@ from tritonclient.utils import triton_to_np_dtype
 
 import tritone_serving
 from tritone import InvalidInputError, constants
-from tritone.music.grid import MAX_FRAMES
+from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES
 from tritone.operations.latent import attribute_vector
 from tritone.operations.recommend import RecommendOptions
 from tritone.operations.sample import _density, _truncation
 from tritone.sampling import SamplingParams
 from tritone_export.config import build_config
 from tritone_export.ensembles import MAX_WINDOWS, pooling_configs
+from tritone_export.renderer import FRAME_S_RANGE, renderer_configs
 from tritone_serving.canary import make_inputs
 from tritone_serving.recommender import InvalidRequestError, RecommendRequest, requests
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
@@ -365,6 +366,24 @@ def test_the_graph_that_pools_windows_has_limits_too() -> None:
     for text in pooling_configs().values():
         config = text_format.Parse(text, model_config_pb2.ModelConfig())
         assert '"window":{"max":64,"min":1}' in config.parameters["limits"].string_value
+
+
+def test_the_renderer_has_limits_too() -> None:
+    from google.protobuf import text_format
+
+    for text in renderer_configs().values():
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        limits = config.parameters["limits"].string_value
+        assert f'"frame":{{"max":{MAX_FRAMES},"min":1}}' in limits
+        assert '"frame_s":{"axes":["one","one"],"finite":true,"max":15.0,"min":0.0025}' in limits
+
+
+def test_every_tempo_of_the_sdk_is_within_the_limits_of_the_renderer() -> None:
+    slowest, fastest = (SamplingParams.checked(tempo_qpm=tempo).tempo_qpm for tempo in (10.0, 1_000.0))
+    assert slowest is not None
+    assert fastest is not None
+    shortest_s, longest_s = FRAME_S_RANGE
+    assert shortest_s <= np.float32(60 / fastest / FRAMES_PER_QUARTER) < np.float32(60 / slowest) <= longest_s
 
 
 def reshaped(model: Model, feed: Mapping[str, Array]) -> Feed:

@@ -13,12 +13,20 @@ import soundfile
 from fastapi.testclient import TestClient
 
 from tritone import AsyncMusicClient
-from tritone.testing import AsyncMockTransport, FakeComposer, FakeGenreModel, FakeRecommender, FakeServer
+from tritone.testing import (
+    AsyncMockTransport,
+    FakeComposer,
+    FakeGenreModel,
+    FakeInspirer,
+    FakeRecommender,
+    FakeServer,
+)
 from tritone_gateway import GatewaySettings, create_app
 from tritone_gateway.security.keys import KeyStore
 
 Start = Callable[..., TestClient]
 TRACKS = ("reel-1", "reel-2", "jig-1")
+FAKES = FakeComposer(), FakeGenreModel(), FakeRecommender(TRACKS)
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ def start(keys: KeyStore) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def begin(handler: object = None, **settings: object) -> TestClient:
-            fakes = FakeServer(FakeGenreModel(), FakeComposer(), FakeRecommender(list(TRACKS)))
+            fakes = FakeServer(*FAKES, FakeInspirer(*FAKES))
             music = AsyncMusicClient(retries=0, transport=AsyncMockTransport(handler or fakes))
             app = create_app(GatewaySettings(keys_file=keys.path, **settings), music=music)
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))

@@ -36,6 +36,12 @@ def cf_ensemble() -> Iterator[Any]:
     yield from _imported("tritone_cf", ("loading", "metrics", "remote", "tensors"), "cf_ensemble")
 
 
+@pytest.fixture(scope="session")
+def renderer() -> Iterator[Any]:
+    """The module of the `renderer` backend that needs no server."""
+    yield from _imported("tritone_renderer", ("sound",), "renderer")
+
+
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:
     paths = [str(BACKENDS / folder) for folder in folders]
     sys.path += paths

@@ -8,6 +8,7 @@ from tritone_training.kinds.recommender.crossvalidate import crossvalidate
 from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
 from tritone_training.kinds.recommender.evaluate import evaluate
 from tritone_training.kinds.recommender.export import example_inputs, exportable
+from tritone_training.kinds.recommender.inspire import INSPIRE
 from tritone_training.kinds.recommender.train import prepare, train_prepared
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
 from tritone_training.kinds.taste_vae.evaluate import QUALITY_IN_RECOMMENDER
@@ -29,6 +30,6 @@ KIND = ModelKind(
     exporter=exportable,
     example_inputs=example_inputs,
     companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),
-    ensembles=(RECORDING_RECOMMENDER,),
+    ensembles=(RECORDING_RECOMMENDER, INSPIRE),
     is_private=True,
 )
