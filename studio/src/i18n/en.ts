@@ -154,7 +154,7 @@ export const en = {
   "recommend.search": "Search tracks by title or artist",
   "recommend.searching": "Searching …",
   "recommend.found": "Tracks found",
-  "recommend.nothing": "No track has “{query}” in its title, artist or id.",
+  "recommend.nothing": "Nothing found for “{query}”.",
   "recommend.more": "Show more ({n} of {total})",
   "recommend.noHistory": "Search for tracks and add them, or like some of those recommended.",
   "recommend.noTracks": "No tracks are left to recommend: forget some of those skipped.",
