@@ -6,14 +6,16 @@ read ahead of the result that is returned next.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from tritone.arguments import check_count
 from tritone.exceptions import ClientError, InvalidInputError
+
+if TYPE_CHECKING:
+    import asyncio
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -64,6 +66,8 @@ async def amap_ordered(
     on_progress: OnProgress | None,
 ) -> AsyncIterator[T | ClientError]:
     """Yield the result of each input in order; see `AsyncMusicClient.classify_many`."""
+    import asyncio  # imported here, because synchronous clients do not need it
+
     _check(concurrency, on_error)
     free = asyncio.Semaphore(concurrency)
 

@@ -82,7 +82,10 @@ class RecommendOptions:
     def is_small(self) -> bool:
         """Whether checking the options takes so little time that an event loop may do it."""
         lists = (self.history, self.weights, self.skipped, self.friends, self.exclude)
-        return all(each is None or (isinstance(each, Sized) and len(each) <= _MAX_INLINE) for each in lists)
+        try:
+            return all(each is None or (isinstance(each, Sized) and len(each) <= _MAX_INLINE) for each in lists)
+        except TypeError:  # an array without dimensions, which is refused later
+            return True
 
     @property
     def n_reasons(self) -> int | None:

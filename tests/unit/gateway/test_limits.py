@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -159,7 +160,7 @@ def test_a_caller_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
     closed = threading.Event()
 
     class Slow(FakeComposer):
-        def split(self, outputs: object) -> Iterator[object]:
+        def split(self, outputs: Any) -> Iterator[Any]:
             for part in super().split(outputs):
                 time.sleep(0.02)
                 try:
