@@ -28,10 +28,7 @@ class StudioError(TritoneError):
 def studio(
     *,
     repository: options.Repository = Path("model_repository"),
-    server: Annotated[
-        str | None,
-        typer.Option(help="A server that runs already, instead of a new one for --repository.", show_default=False),
-    ] = None,
+    server: options.OptionalServer = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the page; 0 selects a free port.")] = 8080,
     recordings: Annotated[
         Path | None,

@@ -23,7 +23,7 @@ MAX_NOTATION_BYTES: Final = 20 << 20  # of the text, unpacked: music21 needs som
 TICKS_PER_QUARTER: Final = 10_080  # divisible by 2 to 10, so triplets, quintuplets and septuplets are exact
 _MIDDLE_C: Final = 60
 _ZIP: Final = b"PK\x03\x04"
-_XML: Final = re.compile(rb"\s*<(\?xml|!DOCTYPE\s+score|score-(partwise|timewise))", re.I)
+_SCORE: Final = re.compile(rb"\s*<.*\bscore-(partwise|timewise)\b", re.S)
 _ABC: Final = re.compile(rb"\A(%abc[^\n]*\n)?((%[^\n]*|\s*|[A-Z]:[^\n]*)\r?\n)*?X:\s*\d+", re.M)
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -33,7 +33,9 @@ NotationFormat = Literal["musicxml", "abc"]
 def notation_format(data: bytes) -> NotationFormat | None:
     """Return what the bytes of a file are; None if they are neither MusicXML (plain or compressed) nor ABC."""
     head = data[:4_096].removeprefix(_BOM)
-    if head.startswith(_ZIP) or _XML.match(head) or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    # Without the null bytes of UTF-16, the rest is ASCII as far as it matters here.
+    ascii_part = head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").replace(b"\0", b"")
+    if head.startswith(_ZIP) or _SCORE.match(ascii_part):
         return "musicxml"
     return "abc" if _ABC.match(head) else None
 
@@ -164,7 +166,7 @@ def _unpacked(data: bytes, name: str) -> bytes:
             f"{name}: is damaged: expected compressed MusicXML (.mxl), got a ZIP archive without a readable score "
             f"({error}); export it again",
             path=name,
-            reason="unreadable",
+            reason="not_midi",
         ) from error
 
 

@@ -256,7 +256,7 @@ def test_riff_files_without_a_score(data: bytes, reason: str) -> None:
         (gzip.compress(midi(NOTES), mtime=0), "gzip: unpack it"),
         (b"PK\x03\x04" + bytes(30), "ZIP archive"),
         (b"<!DOCTYPE html><html>", "web page"),
-        (b'<?xml version="1.0"?><score-partwise>', "save MusicXML as MIDI"),
+        (b'<?xml version="1.0"?><svg/>', "save MusicXML as MIDI"),
         (b"ID3\x04\x00", "recording"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "sound"),
     ],

@@ -254,7 +254,8 @@ def test_invalid_resolutions(frames_per_quarter: Any) -> None:
 LONG = 120 * MAX_FRAMES
 BAD: list[tuple[str, bytes, str, str]] = [
     ("empty", b"", "empty", "0 bytes"),
-    ("text", b"X:1\nT:Tune\nK:G\n", "not_midi", "begins with b'X:1"),
+    ("text", b"Once upon a time\n", "not_midi", "begins with b'Once"),
+    ("an ABC tune without notes", b"X:1\nT:Tune\nK:G\n", "empty", "no notes"),
     ("wav", b"RIFF\x00\x00\x00\x00WAVEfmt ", "not_midi", "MThd"),
     ("header only begun", b"MThd\x00\x00", "truncated", "header"),
     ("no tracks", midi(), "empty", "no notes"),
