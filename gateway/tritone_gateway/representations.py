@@ -125,21 +125,18 @@ async def classification_response(result: Classification, media_type: str) -> Re
     return Response(content, media_type=media_type, headers=_VARIES)
 
 
-def contents(schema: type[Any], media_types: Sequence[str], *, example: Any = None) -> dict[int | str, dict[str, Any]]:
+def contents(schema: type[Any], media_types: Sequence[str]) -> dict[int | str, dict[str, Any]]:
     """Return the 200 response of a route for the OpenAPI schema.
 
     Args:
         schema: what the JSON is.
         media_types: what the route offers.
-        example: a JSON response.
     """
     RESULTS[schema.__name__] = schema
     content: dict[str, Any] = {}
     for media_type in media_types:
         if media_type == JSON:
             content[JSON] = {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}}
-            if example is not None:
-                content[JSON]["example"] = example
         elif media_type == EVENT_STREAM:
             content[EVENT_STREAM] = {"schema": {"type": "string", "description": "Server-sent events."}}
         elif media_type == SVG:

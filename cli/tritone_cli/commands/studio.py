@@ -9,7 +9,7 @@ import subprocess
 import sys
 import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,6 +17,7 @@ import typer
 
 from tritone import TritoneError
 from tritone_cli import console, options
+from tritone_cli.connections import model_address
 
 _STOP_TIMEOUT_S: Final = 30.0
 
@@ -58,16 +59,9 @@ def studio(
         if open_browser:
             webbrowser.open(f"{url}/studio/")
 
-    with _models(repository) if server is None else _running(server) as address:
+    with _models(repository) if server is None else nullcontext(model_address(server)) as address:
         settings = GatewaySettings(server=address, port=port, recordings=recordings, drain_s=0)
         serve(settings, on_ready=report)
-
-
-@contextmanager
-def _running(server: str) -> Iterator[str]:
-    from tritone_cli.connections import model_address
-
-    yield model_address(server)
 
 
 @contextmanager

@@ -65,12 +65,14 @@ def _plot(draw: Any) -> list[str]:
 def _player(piece: Piece) -> list[str]:
     import soundfile
 
+    from tritone.music.render import RENDER_RATE_HZ, render
+
     try:
-        samples, rate_hz = soundfile.read(io.BytesIO(piece.to_wav()), dtype="float32")
+        samples = render(piece.score)
     except ClientError:  # no notes, or symusic is not installed
         return []
     file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, format="OGG", subtype="VORBIS")
+    soundfile.write(file, samples, RENDER_RATE_HZ, format="OGG", subtype="VORBIS")
     source = base64.b64encode(file.getvalue()).decode()
     return [f'<audio controls src="data:audio/ogg;base64,{source}"></audio>']
 

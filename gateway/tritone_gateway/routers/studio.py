@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import secrets
 from pathlib import Path
 from typing import Final
@@ -13,7 +12,8 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from tritone import Piece, to_grid
+from tritone import MissingExtraError, Piece, to_grid
+from tritone.music.render import find_soundfont
 from tritone_gateway.gateway import GatewayOf
 from tritone_gateway.problems import ProblemError, responses
 from tritone_gateway.security.callers import requires
@@ -57,12 +57,12 @@ async def root() -> Response:
 @router.get("/studio/soundfont.sf2", include_in_schema=False)
 async def soundfont() -> Response:
     """Return the SoundFont of the package pretty_midi, with which `Piece.to_wav` renders as well."""
-    found = importlib.util.find_spec("pretty_midi")
-    path = None if found is None or found.origin is None else Path(found.origin).parent / "TimGM6mb.sf2"
-    if path is None or not path.is_file():
+    try:
+        path = find_soundfont()
+    except MissingExtraError as error:
         raise ProblemError(
             404, "no-soundfont", "There is no SoundFont", "install it with: pip install 'tritone[gateway]'"
-        )
+        ) from error
     return FileResponse(path, media_type="audio/sf2", headers={"Cache-Control": "public, max-age=86400"})
 
 
