@@ -1,9 +1,7 @@
 /** Why a track is recommended: in words, and how much each reason weighs. */
 
-import type { Recommendations } from "../../api/client";
 import { t, type Key } from "../../i18n";
-
-type Reason = Recommendations["recommendations"][number]["reasons"][number];
+import { byCause, type Reason } from "./causes";
 
 const WORDS: Record<string, Key> = {
   history: "reason.history",
@@ -20,7 +18,8 @@ const WORDS: Record<string, Key> = {
 };
 const WIDEST_PX = 48;
 
-export function Reasons({ reasons }: { reasons: readonly Reason[] }) {
+export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
+  const reasons = byCause(all);
   if (!reasons.length) return null;
   const scale = Math.max(...reasons.map((reason) => Math.abs(reason.amount)), 1e-9);
   return (
