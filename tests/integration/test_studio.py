@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 from tests.integration.gateway import gateway_process, music_repository
@@ -17,6 +23,7 @@ from tests.support.recommender_artifacts import item_id, user_id
 
 from tritone import to_grid
 from tritone.constants import EMOTIONS
+from tritone_export.renderer import publish_renderer
 from tritone_gateway.routers.studio import PAGE
 from tritone_serving import TritonServer
 
@@ -152,7 +159,7 @@ def test_the_plot_of_genres_is_as_wide_as_the_waveform_and_plays(visit: Callable
     page = visit().open("listen")
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
-    lanes, waveform = page.locator(".lanes"), page.locator(".wave")
+    lanes, waveform = page.locator(".lanes").first, page.locator(".wave")
     lanes.wait_for()
     assert lanes.bounding_box()["x"] == waveform.bounding_box()["x"]
     assert lanes.bounding_box()["width"] == waveform.bounding_box()["width"]
@@ -306,6 +313,7 @@ def test_notes_are_clicked_into_the_roll_and_survive_a_reload(visit: Callable[..
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Enter")
     assert page.locator("rect.roll-note").count() == 2
+    page.wait_for_timeout(300)  # until the history is stored
     page.reload()
     assert page.locator("rect.roll-note").count() == 2
     expect(page.get_by_role("button", name="Undo")).to_be_enabled()
@@ -453,6 +461,25 @@ def test_rooms_have_no_serious_accessibility_findings_and_fit_the_screen(
         if each["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+@pytest.mark.slow
+def test_the_command_stops_the_server_that_it_started(tmp_path: Path) -> None:
+    publish_renderer(tmp_path / "models")
+    command = [sys.executable, "-m", "tritone_cli", "studio", "--port", "0", "--json"]
+    command += ["--repository", str(tmp_path / "models")]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as studio:
+        assert studio.stdout is not None
+        url = json.loads(studio.stdout.readline())["url"]
+        with urllib.request.urlopen(f"{url}/readyz") as response:  # noqa: S310 - a page of this machine
+            assert response.status == 200
+        (server,) = psutil.Process(studio.pid).children()
+        assert "serve" in server.cmdline()
+        studio.terminate()
+        assert studio.wait(30) == 0
+    server.wait(1)
+    assert not server.is_running()
 
 
 def test_without_a_gateway_the_page_says_so(browser: Any, url: str) -> None:

@@ -52,6 +52,8 @@ def studio(
         if open_browser:
             webbrowser.open(f"{url}/studio/")
 
+    # uvicorn ends by the signal that it got, whose default action would leave the server running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with _models(repository) if server is None else nullcontext(model_address(server)) as address:
         settings = settings_of(
             server=address,

@@ -69,6 +69,7 @@ export function TrackAudio({ id, title }: { id: string; title: string }) {
   const isCurrent = current.value === id;
   return (
     <Button
+      small
       pressed={isCurrent}
       label={t(isCurrent ? "recommend.stopTrack" : "recommend.playTrack", { title })}
       onClick={() => (isCurrent ? stopTrack() : void playTrack(id))}

@@ -16,6 +16,13 @@ const WORDS: Record<string, Key> = {
   diversity: "reason.diversity",
   novelty: "reason.novelty",
 };
+// Of models that cannot name a single cause.
+const UNNAMED: Record<string, Key> = {
+  history: "reason.taste",
+  friend: "reason.friends",
+  friends_listening: "reason.friends",
+  tag: "reason.tags",
+};
 const WIDEST_PX = 48;
 
 export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
@@ -40,6 +47,6 @@ export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
 }
 
 function wordsOf(reason: Reason): string {
-  const words = WORDS[reason.because];
+  const words = (reason.id ? undefined : UNNAMED[reason.because]) ?? WORDS[reason.because];
   return words ? t(words, { name: reason.title ?? reason.id }) : reason.because.replaceAll("_", " ");
 }

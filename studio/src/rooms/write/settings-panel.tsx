@@ -73,7 +73,7 @@ export function SettingsPanel() {
 
 function ComposeButtons() {
   return (
-    <div class="row">
+    <div class="row compose">
       {/* One button, so that it keeps the focus. */}
       <Button
         primary
