@@ -255,10 +255,11 @@ def _report(url: str, settings: GatewaySettings, on_ready: Callable[[str], None]
                 break
         except urllib.error.HTTPError:
             break
-        except ssl.SSLError:  # a client certificate is required, so something answers
-            break
         except OSError as error:
-            if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            # The refusal of a caller without a certificate shows that something answers: an alert, or the end of the
+            # connection with TLS 1.3, whose handshake is over before.
+            reason = getattr(error, "reason", error)
+            if settings.tls_client_ca is not None and isinstance(reason, ssl.SSLError | ConnectionResetError):
                 break
             time.sleep(0.05)
     else:

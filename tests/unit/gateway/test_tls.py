@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -178,12 +177,18 @@ def test_a_renewed_certificate_is_used_when_its_key_is_there_too(
     assert presented(context) == der(renewed.server_cert)
 
 
+def replace(used: TlsFiles, made: Certificates) -> None:
+    """Write a server's certificate and key, and the authority of its callers, over the files of a gateway."""
+    for source, target in ((made.server_cert, used.cert), (made.server_key, used.key), (made.ca, used.client_ca)):
+        if target is not None:
+            shutil.copy(source, target)
+
+
 @pytest.fixture(params=[1, 2], ids=["one worker", "two workers"])
 def secure(request: pytest.FixtureRequest, files: Certificates, tmp_path: Path) -> Iterator[tuple[str, TlsFiles]]:
     """A gateway with mutual TLS, and its files."""
     used = TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem", tmp_path / "ca.pem")
-    for source, target in ((files.server_cert, used.cert), (files.server_key, used.key), (files.ca, used.client_ca)):
-        shutil.copy(source, target)
+    replace(used, files)
     options = ("--tls-cert", str(used.cert), "--tls-key", str(used.key), "--tls-client-ca", str(used.client_ca))
     workers = ("--workers", str(request.param))
     with gateway_process("localhost:1", tmp_path / "keys.json", *options, *workers) as url:
@@ -219,25 +224,19 @@ def test_callers_need_a_certificate_and_both_sides_are_renewed(
         with pytest.raises((http.client.BadStatusLine, ConnectionError)):
             plain.getresponse()
 
-    with (
-        socket.create_connection(("127.0.0.1", port), 5) as connection,
-        caller(files, files).wrap_socket(connection, server_hostname="localhost") as kept,
-    ):
-        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert kept.recv(65_536).startswith(b"HTTP/1.1 200")
-        for source, target in (
-            (renewed.server_cert, used.cert),
-            (renewed.server_key, used.key),
-            (renewed.ca, used.client_ca),
-        ):
-            shutil.copy(source, target)
+    with closing(http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=caller(files, files))) as kept:
+        kept.request("GET", "/livez")
+        assert kept.getresponse().read() == b'{"alive":true}'
+        connection = kept.sock
+        replace(used, renewed)
         time.sleep(1.2)  # the files are looked at once a second
         for _ in range(8):  # each worker
             assert status(url, caller(renewed, renewed)) == 200
         with pytest.raises(OSError):  # noqa: PT011 - as above
             status(url, caller(renewed, files))
-        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert kept.recv(65_536).startswith(b"HTTP/1.1 200")
+        kept.request("GET", "/livez")
+        assert kept.getresponse().read() == b'{"alive":true}'
+        assert kept.sock is connection
 
 
 @pytest.mark.slow
