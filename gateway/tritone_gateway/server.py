@@ -31,12 +31,49 @@ from tritone_gateway.tls import TlsFiles, TlsFilesError, reloading_context, serv
 SETTINGS_VARIABLE: Final = "TRITONE_GATEWAY_SETTINGS"
 _BACKLOG: Final = 2_048
 _DISCARDED_FOR_S: Final = 5.0
+_MAX_JOINED_BYTES: Final = 65_536
 _START_TIMEOUT_S: Final = 60.0
 _TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class GatewayStartError(TritoneError):
     """Raised when the gateway cannot start: the address is in use, or it would be open to everyone."""
+
+
+class _JoinedWrites:
+    """A transport that sends what is written in one turn of the event loop at once.
+
+    uvicorn writes the headers and the body of a response separately, which costs the gateway and its client a system
+    call each.
+    """
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+        self._n_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data before the event loop waits again."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._n_bytes += len(data)
+        if self._n_bytes >= _MAX_JOINED_BYTES:  # the transport then pauses a writer that is too fast
+            self._flush()
+
+    def close(self) -> None:
+        """Send what was written, and close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        parts, self._parts, self._n_bytes = self._parts, [], 0
+        if parts and not self._transport.is_closing():
+            self._transport.write(b"".join(parts))
 
 
 class TimedProtocol(HttpToolsProtocol):
@@ -55,7 +92,8 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request."""
-        super().connection_made(transport)
+        joined: Any = _JoinedWrites(transport, self.loop)
+        super().connection_made(joined)
         self._arm(self._header_timeout_s)
 
     def on_message_begin(self) -> None:
