@@ -121,5 +121,3 @@ def _print(result: ListeningTestResult, *, as_json: bool) -> None:
         console.print_json(result.to_dict())
         return
     console.print_summary(result.summary)
-    for problem in result.details.get("problems", ()):
-        console.say(f"  not used: {problem['message']}")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training.evaluation import Summary, SummaryTable, format_cell
+from tritone_training.evaluation import Summary, SummaryTable, format_cell, problem_lines
 from tritone_training.listening_test.estimates import Estimate, estimate, estimate_mean
 from tritone_training.listening_test.pieces import ListeningPiece
 from tritone_training.musicality.comparison import overlap_area
@@ -153,7 +153,7 @@ class ListeningTestResult:
         n_targets = sum(each.is_met is not None for length in self.lengths for each in length.measures.values())
         tables = [_table(self.source, each) for each in self.lengths]
         last = f"{n_targets - self.n_missed} of {n_targets} targets met; real pieces: {self.reference}"
-        return [*tables, last]
+        return [*problem_lines("not used", self.details.get("problems", ())), *tables, last]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -260,7 +260,7 @@ def _table(source: str, length: LengthResult) -> SummaryTable:
         rows.append(
             {
                 "": TITLES[name],
-                source.partition(" ")[0]: _with_interval(each.generated),
+                "pieces": _with_interval(each.generated),
                 "real": _with_interval(each.real),
                 "target": "" if each.target is None else f"{each.target} {met}".strip(),
                 **{style: _cell(found.mean) for style, found in each.real_by_style.items()},
