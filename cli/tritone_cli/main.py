@@ -29,6 +29,7 @@ from tritone_cli.commands import (
     inspire,
     keys,
     latent,
+    listen_test,
     optimize,
     publish,
     recommend,
@@ -76,7 +77,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         users.user_token,
         users.forget,
     ),
-    "Measure": (bench.bench, optimize.optimize),
+    "Measure": (listen_test.listen_test, bench.bench, optimize.optimize),
 }
 # Extra by import name of the packages that it installs.
 EXTRA_OF: Final = {
