@@ -26,7 +26,8 @@ Kind = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json. "
+        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json, or "
+        "collections of the corpus: corpus:public-domain, or names such as corpus:bach,ryans. "
         "Default: the embedded corpus.",
         show_default=False,
     ),

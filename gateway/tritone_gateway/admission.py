@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritone import TritoneError
@@ -124,15 +125,13 @@ class Admission:
         try:
             if scope["path"].startswith(PROTECTED):
                 caller = self._callers.authenticate(headers)
-                state["caller"] = caller
                 record.caller = caller.name  # also of a request that is refused
-                if load.n_requests >= self._limits.n_requests:
-                    raise _busy(f"this worker serves {self._limits.n_requests} requests already")
-                await self._callers.admit(caller)
-                admitted = caller
-                load.n_requests += 1
+                await self._admit(caller)
+                state["caller"] = admitted = caller
             _check_announced(headers, self._limits)
             await self._app(scope, _limited(receive, body), send_with_id)
+        except ClientDisconnect:
+            pass  # in the middle of the body; counted as 499
         except Exception as error:
             # A problem is raised here, before the application; everything else is a fault of the gateway.
             if not isinstance(error, ProblemError | TritoneError):
@@ -147,6 +146,16 @@ class Admission:
                 self._callers.release(admitted)
             route = getattr(scope.get("route"), "path", None)  # not set for a request that is refused here
             record.finish(route or self._templates.find(scope["path"]), body.n_bytes)
+
+    async def _admit(self, caller: Caller) -> None:
+        if self._load.n_requests >= self._limits.n_requests:
+            raise _busy(f"this worker serves {self._limits.n_requests} requests already")
+        self._load.n_requests += 1  # before waiting for the store of rates
+        try:
+            await self._callers.admit(caller)
+        except BaseException:
+            self._load.n_requests -= 1
+            raise
 
 
 def _limited(receive: Receive, body: _Body) -> Receive:

@@ -10,9 +10,11 @@ import queue
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 MAX_WAITING: Final = 10_000
+_COLLECT_S: Final = 0.05
 _FLUSH_S: Final = 1.0
 _FIELDS: Final = (
     "request_id",
@@ -78,13 +80,18 @@ class BackgroundHandler(logging.handlers.QueueHandler):
 
     def _write(self) -> None:
         while True:
-            record = self._records.get()
+            lines = [self._records.get().msg]
+            time.sleep(_COLLECT_S)  # one wake-up and one write for many lines: a thread for each slows the event loop
+            with suppress(queue.Empty):
+                while True:
+                    lines.append(self._records.get_nowait().msg)
             n_dropped, self._n_dropped = self._n_dropped, 0
             if n_dropped:
                 sys.stderr.write(f"{n_dropped} lines of the log were dropped\n")
-            sys.stderr.write(f"{record.msg}\n")
+            sys.stderr.write("\n".join(lines) + "\n")
             sys.stderr.flush()
-            self._records.task_done()
+            for _ in lines:
+                self._records.task_done()
 
     def _flush(self) -> None:
         """Wait for the last lines, but not for a reader that does not read."""

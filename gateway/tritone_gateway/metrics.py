@@ -65,6 +65,11 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
+        self.rate_fallbacks = Counter(
+            "tritone_gateway_rate_fallbacks",
+            "Requests whose rate was counted in memory because the store of rates failed.",
+            registry=self.registry,
+        )
 
         # Looking up the children of a metric by their labels takes as long as a small request.
         self.of_route = lru_cache(maxsize=_MAX_CHILDREN)(self._of_route)

@@ -44,6 +44,9 @@ class GatewaySettings(BaseModel):
     retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
     body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
     header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time limit for receiving a request's headers.")
+    send_timeout_s: float = Field(
+        60.0, gt=0, le=3_600, description="Time within which a caller must read something of a response."
+    )
     keep_alive_s: int = Field(30, ge=1, le=3_600, description="Seconds after which an idle connection is closed.")
     drain_s: float = Field(
         1.0, ge=0, le=600, description="Seconds of accepting requests while /readyz says no, before a stop."
@@ -53,6 +56,7 @@ class GatewaySettings(BaseModel):
     max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests that one worker serves at once.")
     rate_store: str | None = Field(
         None,
+        repr=False,  # it may hold a password
         pattern=r"^(redis|valkey)(s)?://",
         description="Valkey or Redis that several gateways count requests in; None to count in memory.",
     )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 from tests.integration.conftest import EMBEDDING_SIZE, LABELS
-from tests.integration.gateway import gateway_process, music_repository
+from tests.integration.gateway import music_repository
 from tests.integration.test_gateway import call
+from tests.support.gateways import gateway_process
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 

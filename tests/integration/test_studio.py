@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.integration.gateway import gateway_process, music_repository
+from tests.integration.gateway import music_repository
+from tests.support.gateways import gateway_process
 from tests.support.recommender_artifacts import item_id
 
 from tritone import to_grid

@@ -51,6 +51,9 @@ def gateway(
     header_timeout: Annotated[
         float, typer.Option(min=0.001, help="Time limit for receiving the headers in seconds.")
     ] = 10.0,
+    send_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Time within which a caller must read something of a response in seconds.")
+    ] = 60.0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds between SIGTERM, when /readyz says no, and the stop.")
     ] = 1.0,
@@ -116,6 +119,7 @@ def gateway(
         timeout_s=timeout,
         body_timeout_s=body_timeout,
         header_timeout_s=header_timeout,
+        send_timeout_s=send_timeout,
         drain_s=drain,
         max_body_mb=max_body_mb,
         max_bodies_mb=max_bodies_mb,
