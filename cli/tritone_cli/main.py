@@ -28,6 +28,7 @@ from tritone_cli.commands import (
     gateway,
     keys,
     latent,
+    listen_test,
     optimize,
     publish,
     recommend,
@@ -74,7 +75,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         users.user_token,
         users.forget,
     ),
-    "Measure": (bench.bench, optimize.optimize),
+    "Measure": (listen_test.listen_test, bench.bench, optimize.optimize),
 }
 # Extra by import name of the packages that it installs.
 EXTRA_OF: Final = {
