@@ -2522,6 +2522,24 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     classify: {
@@ -2579,6 +2597,15 @@ export interface operations {
             };
             /** @description The model, or every id of the request, is unknown. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description None of the accepted media types can be produced. */
+            406: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4929,6 +4956,15 @@ export interface operations {
             };
             /** @description A limit of the key is exceeded; see Retry-After. */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
