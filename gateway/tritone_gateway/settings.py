@@ -11,6 +11,7 @@ from tritone.credentials import is_loopback_host
 
 MIB: Final = 1 << 20
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+UserId = Annotated[str, Field(min_length=1, max_length=1_024)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
@@ -55,6 +56,9 @@ class GatewaySettings(BaseModel):
     recordings: Path | None = Field(
         None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
     )
+    example_users: tuple[UserId, ...] = Field(
+        (), max_length=100, description="Ids of stored users that callers see as examples; none by default."
+    )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")
     tls_key: Path | None = Field(None, description="PEM file with the key of the certificate.")
@@ -95,5 +99,6 @@ class GatewaySettings(BaseModel):
         return cls.model_validate_json(text)
 
     def public(self) -> dict[str, Any]:
-        """Return the settings without secrets, for the log."""
-        return self.model_dump(mode="json", exclude={"service_key", "api_key", "rate_store"})
+        """Return the settings without secrets and without ids of users, for the log."""
+        secret = {"service_key", "api_key", "rate_store", "example_users"}
+        return self.model_dump(mode="json", exclude=secret)
