@@ -252,6 +252,26 @@ Tempo = Annotated[
 ]
 
 
+# --- gateway ---------------------------------------------------------------------------------------
+TrackRecordings = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
+        show_default=False,
+    ),
+]
+ExampleUsers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example-user",
+        metavar="ID",
+        help="Stored user that callers see as an example, for the studio; repeatable. Default: none.",
+        show_default=False,
+    ),
+]
+
 # --- recommendation -------------------------------------------------------------------------------
 TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]
 

@@ -12,6 +12,7 @@ from tritone.credentials import is_loopback_host
 MIB: Final = 1 << 20
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
+UserId = Annotated[str, Field(min_length=1, max_length=1_024)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
@@ -63,6 +64,9 @@ class GatewaySettings(BaseModel):
     url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
     recordings: Path | None = Field(
         None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
+    )
+    example_users: tuple[UserId, ...] = Field(
+        (), max_length=100, repr=False, description="Ids of stored users that callers see as examples; none by default."
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")

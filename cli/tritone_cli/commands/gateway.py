@@ -75,15 +75,8 @@ def gateway(
         list[str] | None,
         typer.Option(help="Host to fetch files from for callers; repeatable. Default: none.", show_default=False),
     ] = None,
-    recordings: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
-            show_default=False,
-        ),
-    ] = None,
+    recordings: options.TrackRecordings = None,
+    example_user: options.ExampleUsers = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,7 +98,7 @@ def gateway(
     """Serve the models as REST with OpenAPI until Ctrl-C; the documentation is at /docs."""
     from tritone_gateway.server import serve
 
-    settings = _settings(
+    settings = settings_of(
         server=model_address(server),
         host=host,
         port=port,
@@ -127,6 +120,7 @@ def gateway(
         rate_store=rate_store,
         url_hosts=tuple(url_host or ()),
         recordings=recordings,
+        example_users=tuple(example_user or ()),
         cors_origins=tuple(cors_origin or ()),
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -176,7 +170,12 @@ def _checked(file: Path | None, option: str) -> Path | None:
     return file.absolute()
 
 
-def _settings(**values: Any) -> GatewaySettings:
+def settings_of(**values: Any) -> GatewaySettings:
+    """Return the settings of a gateway.
+
+    Raises:
+        typer.BadParameter: a value is invalid.
+    """
     from pydantic import ValidationError
 
     from tritone_gateway import GatewaySettings

@@ -45,6 +45,10 @@ class Caller:
         """Return what the caller may do."""
         return SCOPES if self.key is None else self.key.scopes
 
+    def may_use(self, user_id: str) -> bool:
+        """Return whether the caller may use the stored data of a user without a token of that user."""
+        return self.key is None or self.key.may_use(user_id)
+
     def check_users(self, user_ids: list[str], *, has_token: bool) -> None:
         """Check that the caller may use stored data of users.
 
@@ -55,10 +59,10 @@ class Caller:
         Raises:
             ProblemError: 403.
         """
-        if self.key is None or has_token:
+        if has_token:
             return
         for user_id in user_ids:
-            if not self.key.may_use(user_id):
+            if not self.may_use(user_id):
                 raise ProblemError(
                     403,
                     "user-denied",

@@ -367,6 +367,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/users/examples": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List examples of stored users
+         * @description Return the users that the operator names with --example-user; none by default, for users are private.
+         */
+        get: operations["exampleUsers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/inspire": {
         parameters: {
             query?: never;
@@ -830,30 +850,6 @@ export interface components {
          */
         InspireRequest: {
             /**
-             * File
-             * @description Score to continue: a MIDI file, or notes.
-             * @default null
-             */
-            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
-            /**
-             * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
-             * @default null
-             */
-            mood?: string | null;
-            /**
-             * Bars
-             * @description Number of new bars.
-             * @default 8
-             */
-            bars?: number;
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
              * Temperature
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
@@ -878,13 +874,13 @@ export interface components {
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the piece.
+             * @description Quarter notes per minute of the result.
              * @default null
              */
             tempo_qpm?: number | null;
             /**
              * Style
-             * @description One of the composer's styles; any if left out.
+             * @description One of the model's styles; any if left out.
              * @default null
              */
             style?: string | null;
@@ -894,6 +890,30 @@ export interface components {
              * @default inspire
              */
             model?: string;
+            /**
+             * File
+             * @description Score to continue: a MIDI file, or notes.
+             * @default null
+             */
+            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
         };
         /**
          * InterpolateRequest
@@ -1456,29 +1476,6 @@ export interface components {
          */
         InspireRequestForm: {
             /**
-             * Format: binary
-             * @description Score to continue: a MIDI file, or notes.
-             */
-            file?: string;
-            /**
-             * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
-             * @default null
-             */
-            mood?: string | null;
-            /**
-             * Bars
-             * @description Number of new bars.
-             * @default 8
-             */
-            bars?: number;
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
              * Temperature
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
@@ -1503,13 +1500,13 @@ export interface components {
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the piece.
+             * @description Quarter notes per minute of the result.
              * @default null
              */
             tempo_qpm?: number | null;
             /**
              * Style
-             * @description One of the composer's styles; any if left out.
+             * @description One of the model's styles; any if left out.
              * @default null
              */
             style?: string | null;
@@ -1519,6 +1516,29 @@ export interface components {
              * @default inspire
              */
             model?: string;
+            /**
+             * Format: binary
+             * @description Score to continue: a MIDI file, or notes.
+             */
+            file?: string;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
         };
         /**
          * ClassifyRequestForm
@@ -2187,6 +2207,9 @@ export interface components {
                     probabilities: {
                         [key: string]: number;
                     };
+                    emotions: {
+                        [key: string]: number;
+                    } | null;
                 }[];
                 embedding: number[];
                 model: string;
@@ -2254,6 +2277,9 @@ export interface components {
                 probabilities: {
                     [key: string]: number;
                 };
+                emotions: {
+                    [key: string]: number;
+                } | null;
             }[];
             embedding: number[];
             model: string;
@@ -2372,6 +2398,17 @@ export interface components {
             model: string;
             model_version: string;
             request_id: string;
+        };
+        /**
+         * ExampleUsers
+         * @description Stored users that the operator shows as examples.
+         */
+        ExampleUsers: {
+            /**
+             * User Ids
+             * @description For `user_id` of `recommend`; only those that the key may use.
+             */
+            user_ids: string[];
         };
         /**
          * Piece
@@ -4587,6 +4624,134 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TrackPage"];
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model, or every id of the request, is unknown. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    exampleUsers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExampleUsers"];
                 };
             };
             /** @description The request is malformed. */
