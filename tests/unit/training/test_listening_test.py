@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -283,8 +283,7 @@ def test_the_range_is_relative_to_the_median_of_the_own_style() -> None:
 
 def test_asked_values_come_from_the_call_or_else_from_the_piece() -> None:
     class Reporting(Piece):
-        style = "folk"
-        key = "A minor"
+        conditions: Mapping[str, Any] = {"style": "folk", "key": "A", "mode": "minor"}
 
     piece = Reporting(tune(4), seed=7)
     assert (piece_of(piece, {}).style, piece_of(piece, {}).asked_key) == ("folk", (9, 1))
@@ -298,6 +297,6 @@ def test_asked_values_come_from_the_call_or_else_from_the_piece() -> None:
 
 
 def test_forms_of_keys() -> None:
-    assert asked_key("Bb", "minor") == asked_key("Bb minor", None) == asked_key(10, "minor") == (10, 1)
+    assert asked_key("Bb", "minor") == asked_key("A#", "minor") == asked_key(10, "minor") == (10, 1)
     assert asked_key(None, "minor") is None
     assert asked_key("C", None) is None

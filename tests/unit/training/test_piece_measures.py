@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tritone.music.grid import Grid
-from tritone_training.musicality.measures import PROFILES
+from tritone.music.keys import PROFILES
 from tritone_training.musicality.piece_measures import ENDING_MEASURES, MEASURES, measure_ending, measure_piece
 from tritone_training.musicality.structure import repeated_bars, repeated_phrases, self_similarity
 from tritone_training.musicality.texture import (

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from tritone import InvalidScoreError, Piece
 from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES, Grid
+from tritone.music.keys import mode_number, tonic_number
 from tritone.music.scores import to_grid
 from tritone.music.smf import MIDI_SUFFIXES
-from tritone.operations.sample import MODES, key_number
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import DataProblem, printable
 from tritone_training.exceptions import DataError
@@ -86,21 +86,19 @@ def piece_of(piece: Piece, asked: Mapping[str, Any]) -> ListeningPiece:
     """Return a model's piece with the values that were asked for, or that the model chose and reports.
 
     Args:
-        asked: arguments of the call, such as `style`, `key` and `mode`; attributes of the piece with these names are
-            used where they are not given.
+        asked: arguments of the call, such as `style`, `key` and `mode`; the conditions of the piece are used where they
+            are not given.
     """
-    chosen = {name: asked.get(name, getattr(piece, name, None)) for name in ("style", "key", "mode")}
+    reported: Mapping[str, Any] = getattr(piece, "conditions", {})  # what the model or the client chose
+    chosen = {name: asked.get(name, reported.get(name)) for name in ("style", "key", "mode")}
     name = f"seed {piece.seed}"
     return ListeningPiece(name, piece.grid, piece.grid, chosen["style"], asked_key(chosen["key"], chosen["mode"]))
 
 
-def asked_key(key: Any, mode: Any) -> Key | None:
-    """Return a key from the forms in which it is asked for: ("C", "minor"), (0, "minor") or ("C minor", None)."""
-    if isinstance(key, str) and mode is None:
-        key, _, mode = key.partition(" ")
-    if key is None or mode not in MODES:
-        return None
-    return key_number(key), MODES.index(mode)
+def asked_key(key: str | int | None, mode: str | None) -> Key | None:
+    """Return the key of the arguments `key` and `mode` of `MusicClient.compose`; None if either is open."""
+    tonic, number = tonic_number(key), mode_number(mode)
+    return None if tonic is None or number is None else (tonic, number)
 
 
 def read_folder(folder: Path, *, progress: bool) -> tuple[list[ListeningPiece], list[DataProblem]]:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from tritone import ClientError, InvalidInputError, MusicClient, Piece, ServerError
+from tritone.music.keys import KEY_NAMES, MODES
 from tritone.music.voices import SPAN_FRAMES
-from tritone.operations.sample import MODES
 
 SAMPLE_BARS: Final = SPAN_FRAMES // 16  # of the models that sample
-_TONICS: Final = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 Call = Callable[..., Piece]
 
 
@@ -77,8 +76,8 @@ class ModelWriter:
         """Return the arguments of a seed, apart from its length."""
         if not self._ask_keys:
             return self._arguments
-        key = seed % (len(_TONICS) * len(MODES))
-        return {**self._arguments, "key": _TONICS[key // len(MODES)], "mode": MODES[key % len(MODES)]}
+        key = seed % (len(KEY_NAMES) * len(MODES))
+        return {**self._arguments, "key": KEY_NAMES[key // len(MODES)], "mode": MODES[key % len(MODES)]}
 
     def write(self, bars: int, seed: int) -> Piece:
         """Return the piece of a seed.
