@@ -120,6 +120,7 @@ def _piece(track: CorpusTrack, split: str) -> tuple[ScorePiece, Grid]:
         style=track.collection,
         meter=meter_with_upbeat(track, grid),
         voices=np.stack(voices, axis=1) if len(voices) == len(parts) else None,
+        time_signature=grid.time_signature,
     ), grid
 
 
