@@ -19,10 +19,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritone import TritoneError
-from tritone_gateway.metrics import Metrics
+from tritone_gateway.metrics import Metrics, RouteTemplates
 from tritone_gateway.problems import ProblemError, problem_response
-from tritone_gateway.route_templates import RouteTemplates
-from tritone_gateway.security.callers import Caller, Callers
+from tritone_gateway.security.callers import ApiCaller, Callers
 from tritone_gateway.settings import MIB, GatewaySettings
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
@@ -32,7 +31,7 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass
-class Load:
+class WorkerLoad:
     """What one worker is doing.
 
     Attributes:
@@ -58,7 +57,7 @@ class _Limits:
 class _Body:
     """The body of one request, while it arrives."""
 
-    load: Load
+    load: WorkerLoad
     limits: _Limits
     deadline_s: float
     n_bytes: int = 0
@@ -70,7 +69,7 @@ class _Body:
         if self.n_bytes > self.limits.n_body_bytes:
             raise _too_large(self.limits)
         if self.load.n_body_bytes > self.limits.n_bodies_bytes:
-            raise _busy("the bodies of the present requests take all the memory that is set aside for them")
+            raise _overloaded("the bodies of the present requests take all the memory that is set aside for them")
 
 
 class Admission:
@@ -82,7 +81,7 @@ class Admission:
         *,
         settings: GatewaySettings,
         callers: Callers,
-        load: Load,
+        load: WorkerLoad,
         metrics: Metrics,
         templates: RouteTemplates,
     ) -> None:
@@ -120,7 +119,7 @@ class Admission:
                 record.add_sent(len(message.get("body", b"")))
             await send(message)
 
-        admitted: Caller | None = None
+        admitted: ApiCaller | None = None
         body = _Body(load, self._limits, time.monotonic() + self._limits.body_timeout_s)
         try:
             if scope["path"].startswith(PROTECTED):
@@ -128,7 +127,7 @@ class Admission:
                 record.caller = caller.name  # also of a request that is refused
                 await self._admit(caller)
                 state["caller"] = admitted = caller
-            _check_announced(headers, self._limits)
+            _check_content_length(headers, self._limits)
             await self._app(scope, _limited(receive, body), send_with_id)
         except ClientDisconnect:
             pass  # in the middle of the body; counted as 499
@@ -147,9 +146,9 @@ class Admission:
             route = getattr(scope.get("route"), "path", None)  # not set for a request that is refused here
             record.finish(route or self._templates.find(scope["path"]), body.n_bytes)
 
-    async def _admit(self, caller: Caller) -> None:
+    async def _admit(self, caller: ApiCaller) -> None:
         if self._load.n_requests >= self._limits.n_requests:
-            raise _busy(f"this worker serves {self._limits.n_requests} requests already")
+            raise _overloaded(f"this worker serves {self._limits.n_requests} requests already")
         self._load.n_requests += 1  # before waiting for the store of rates
         try:
             await self._callers.admit(caller)
@@ -184,7 +183,7 @@ def _limited(receive: Receive, body: _Body) -> Receive:
     return receive_within_limits
 
 
-def _check_announced(headers: Mapping[bytes, bytes], limits: _Limits) -> None:
+def _check_content_length(headers: Mapping[bytes, bytes], limits: _Limits) -> None:
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limits.n_body_bytes:
         raise _too_large(limits)
@@ -199,7 +198,7 @@ def _too_large(limits: _Limits) -> ProblemError:
     )
 
 
-def _busy(why: str) -> ProblemError:
+def _overloaded(why: str) -> ProblemError:
     return ProblemError(503, "overloaded", "The gateway is busy", f"{why}; try again", headers={"Retry-After": "1"})
 
 

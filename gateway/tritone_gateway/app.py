@@ -15,10 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tritone import AsyncMusicClient
 from tritone_gateway import openapi, problems
-from tritone_gateway.admission import Admission, Load
+from tritone_gateway.admission import Admission, WorkerLoad
 from tritone_gateway.gateway import Gateway
-from tritone_gateway.metrics import Metrics
-from tritone_gateway.route_templates import RouteTemplates
+from tritone_gateway.metrics import Metrics, RouteTemplates
 from tritone_gateway.routers import ROUTERS
 from tritone_gateway.routers.studio import mount_page
 from tritone_gateway.security.callers import Callers
@@ -42,7 +41,7 @@ _EXPOSED_HEADERS: Final = (
 
 
 @contextmanager
-def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
+def drain_before_stop(load: WorkerLoad, drain_s: float) -> Iterator[None]:
     """Delay the stop that SIGTERM asks for: `/readyz` says no, and connections end with their next response.
 
     A load balancer thus stops sending requests before the socket closes. Nothing changes outside the main thread.
@@ -69,13 +68,13 @@ def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
 
 
-def _traces(otlp_url: str | None) -> AbstractContextManager[object]:
+def _span_export(otlp_url: str | None) -> AbstractContextManager[object]:
     """Send spans to a collector, if there is one; OpenTelemetry's SDK is imported only then."""
     if otlp_url is None:
         return nullcontext()
-    from tritone_gateway.tracing import exporting
+    from tritone_gateway.tracing import export_spans
 
-    return exporting(otlp_url)
+    return export_spans(otlp_url)
 
 
 def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClient | None = None) -> FastAPI:
@@ -111,7 +110,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         )
         async with client:
             gateway.music = client
-            with _traces(settings.otlp_url), draining_before_stop(gateway.load, settings.drain_s):
+            with _span_export(settings.otlp_url), drain_before_stop(gateway.load, settings.drain_s):
                 yield {"header_timeout_s": settings.header_timeout_s, "send_timeout_s": settings.send_timeout_s}
             gateway.music = None
         await rates.close()
@@ -131,7 +130,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         },
     )
     app.state.gateway = gateway
-    problems.install(app)
+    problems.add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
     mount_page(app)

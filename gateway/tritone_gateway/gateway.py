@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tritone import AsyncMusicClient
-from tritone_gateway.admission import Load
+from tritone_gateway.admission import WorkerLoad
 from tritone_gateway.metrics import Metrics
 from tritone_gateway.readiness import ReadinessCheck
 from tritone_gateway.settings import GatewaySettings
@@ -25,7 +25,7 @@ class Gateway:
 
     settings: GatewaySettings
     metrics: Metrics
-    load: Load = field(default_factory=Load)
+    load: WorkerLoad = field(default_factory=WorkerLoad)
     music: AsyncMusicClient | None = None
 
     @cached_property
@@ -45,7 +45,7 @@ class Gateway:
         return self.music
 
 
-async def gateway_of(request: Request) -> Gateway:
+async def get_gateway(request: Request) -> Gateway:
     """Return the gateway that serves a request.
 
     Asynchronous, because FastAPI runs other dependencies in a thread each.
@@ -54,4 +54,4 @@ async def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-GatewayOf = Annotated[Gateway, Depends(gateway_of)]
+GatewayDependency = Annotated[Gateway, Depends(get_gateway)]

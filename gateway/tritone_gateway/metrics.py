@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
+from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -171,3 +174,28 @@ class RequestRecord:
                     "traceparent": self.traceparent or None,
                 },
             )
+
+
+class RouteTemplates:
+    """Templates of the routes of an application, such as `/v1/tracks/{track_id}/audio`.
+
+    Most paths are looked up in a dictionary, as refusals must cost less than what they protect.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._fixed: set[str] = set()
+        self._patterns: list[tuple[re.Pattern[str], str]] = []
+        for context in iter_route_contexts(routes):
+            route: Any = context
+            if not isinstance(context.original_route, APIRoute):
+                continue
+            if route.param_convertors:
+                self._patterns.append((route.path_regex, route.path))
+            else:
+                self._fixed.add(route.path)
+
+    def find(self, path: str) -> str | None:
+        """Return the template that a path matches, with any method; None if there is no such route."""
+        if path in self._fixed:
+            return path
+        return next((template for pattern, template in self._patterns if pattern.match(path)), None)

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from tritone import PieceChunk
 from tritone_gateway.admission import PROTECTED
 from tritone_gateway.bodies import COMPONENTS, form_schema
-from tritone_gateway.problems import Problem, responses
+from tritone_gateway.problems import Problem, problem_responses
 from tritone_gateway.representations import RESULTS
 from tritone_gateway.security.callers import SECURITY_SCHEMES
 
@@ -59,5 +59,5 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     for operation in (each for path in schema["paths"].values() for each in path.values()):
         if "422" in operation["responses"]:
-            operation["responses"]["422"] = responses(422)[422]
+            operation["responses"]["422"] = problem_responses(422)[422]
     return schema

@@ -133,7 +133,7 @@ def problem_response(error: Exception, request_id: str | None) -> JSONResponse:
     return JSONResponse(content, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
 
 
-def install(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Answer the errors of an application with problems; `Admission` does so for unexpected ones."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
@@ -150,7 +150,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(cls, handle)
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for the OpenAPI schema."""
     return {status: {"description": _DESCRIPTIONS[status], "content": _CONTENT} for status in statuses}
 

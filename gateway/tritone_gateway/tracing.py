@@ -50,7 +50,7 @@ class OtlpJsonExporter(SpanExporter):
 
 
 @contextmanager
-def exporting(url: str) -> Iterator[TracerProvider]:
+def export_spans(url: str) -> Iterator[TracerProvider]:
     """Send the spans of the block to a collector."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "tritone-gateway"}))
     provider.add_span_processor(BatchSpanProcessor(OtlpJsonExporter(url), schedule_delay_millis=1_000))

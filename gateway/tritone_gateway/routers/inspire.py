@@ -10,24 +10,24 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from tritone import Inspiration
-from tritone_gateway.bodies import ScoreFile, body, body_schema, score_field, score_of
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
-from tritone_gateway.representations import JSON, MIDI, WAV, contents, negotiated, piece_response
-from tritone_gateway.sampling import Styled
+from tritone_gateway.bodies import body, body_schema, read_score
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
+from tritone_gateway.representations import JSON, MIDI, WAV, negotiate, piece_response, result_responses
+from tritone_gateway.request_models import PieceSampling, ScoreFile, score_field
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
     prefix="/v1",
     tags=["Write"],
     dependencies=[requires("write"), requires("recommend")],
-    responses=responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
+    responses=problem_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
 )
 
 _TYPES: Final = (JSON, MIDI, WAV)
 
 
-class InspireRequest(Styled):
+class InspireRequest(PieceSampling):
     """What to begin with: a score, a mood, or nothing."""
 
     file: ScoreFile | None = score_field("Score to continue: a MIDI file, or notes.", default=None)
@@ -43,18 +43,18 @@ class InspireRequest(Styled):
     "/inspire",
     operation_id="inspire",
     summary="Compose a piece and recommend tracks like it",
-    responses=contents(Inspiration, _TYPES),
+    responses=result_responses(Inspiration, _TYPES),
     openapi_extra=body_schema(InspireRequest),
 )
 async def inspire(
-    request: Request, gateway: GatewayOf, options: Annotated[InspireRequest, body(InspireRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[InspireRequest, body(InspireRequest)]
 ) -> Response:
     """Return a piece, its classification and tracks like it; `Server-Timing` has the durations of the model's work.
 
     With `Accept: audio/midi` or `audio/wav`, only the piece.
     """
-    media_type = negotiated(request, _TYPES)
-    prompt = None if options.file is None else await score_of(options.file, gateway)
+    media_type = negotiate(request, _TYPES)
+    prompt = None if options.file is None else await read_score(options.file, gateway)
     result = await gateway.client.inspire(prompt=prompt, **options.model_dump(exclude={"file"}))
     if media_type == JSON:
         content = await asyncio.to_thread(result.to_dict)

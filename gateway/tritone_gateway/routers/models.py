@@ -7,12 +7,12 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from tritone import ModelInfo
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
-from tritone_gateway.representations import JSON, contents
-from tritone_gateway.security.callers import CallerOf
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
+from tritone_gateway.representations import JSON, result_responses
+from tritone_gateway.security.callers import CallerDependency
 
-router = APIRouter(prefix="/v1", tags=["Models"], responses=responses(401, 429, 502, 503, 504))
+router = APIRouter(prefix="/v1", tags=["Models"], responses=problem_responses(401, 429, 502, 503, 504))
 
 
 class Models(BaseModel):
@@ -21,7 +21,9 @@ class Models(BaseModel):
     models: list[ModelInfo] = Field(description="In order of their names.")
 
 
-@router.get("/models", operation_id="listModels", summary="List the models", responses=contents(Models, (JSON,)))
-async def list_models(gateway: GatewayOf, _caller: CallerOf) -> Response:
+@router.get(
+    "/models", operation_id="listModels", summary="List the models", responses=result_responses(Models, (JSON,))
+)
+async def list_models(gateway: GatewayDependency, _caller: CallerDependency) -> Response:
     """Return the loaded models with their versions, and whether they are ready."""
     return JSONResponse({"models": [each.to_dict() for each in await gateway.client.models()]})

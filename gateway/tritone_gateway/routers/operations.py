@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
 from tritone_gateway.readiness import Readiness
 from tritone_gateway.security.callers import requires
 
@@ -34,7 +34,7 @@ async def livez() -> Liveness:
     response_model=Readiness,
     responses={503: {"description": "Not ready.", "model": Readiness}},
 )
-async def readyz(gateway: GatewayOf) -> Response:
+async def readyz(gateway: GatewayDependency) -> Response:
     """Tell which models are ready, as their server reports at most a second ago.
 
     503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
@@ -52,9 +52,9 @@ async def readyz(gateway: GatewayOf) -> Response:
     operation_id="metrics",
     summary="Metrics in Prometheus's text format",
     dependencies=[requires("admin")],
-    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403, 429, 503)},
+    responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403, 429, 503)},
     response_class=Response,
 )
-async def metrics(gateway: GatewayOf) -> Response:
+async def metrics(gateway: GatewayDependency) -> Response:
     """Return the metrics of all workers; a key needs the scope `admin`."""
     return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -9,17 +9,18 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from tritone import Recommendations, TrackPage
-from tritone_gateway.bodies import AudioFile, Options, audio_field, body, body_schema, recording_of
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
-from tritone_gateway.representations import JSON, contents
-from tritone_gateway.security.callers import CallerOf, requires
+from tritone_gateway.bodies import body, body_schema, read_recording
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
+from tritone_gateway.representations import JSON, result_responses
+from tritone_gateway.request_models import AudioFile, RequestBody, audio_field
+from tritone_gateway.security.callers import CallerDependency, requires
 
 router = APIRouter(
     prefix="/v1",
     tags=["Recommend"],
     dependencies=[requires("recommend")],
-    responses=responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
+    responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
 )
 
 Id = Annotated[str, Field(max_length=1_024)]
@@ -30,7 +31,7 @@ UserToken = Annotated[
 ]
 
 
-class RecommendRequest(Options):
+class RecommendRequest(RequestBody):
     """Whom to recommend tracks to: any of a known user, a history, friends, a recording and a mood, or nothing."""
 
     user_id: Id | None = Field(None, description="A user of the listening log.")
@@ -49,7 +50,7 @@ class RecommendRequest(Options):
     model: str = _MODEL
 
 
-class SimilarRequest(Options):
+class SimilarRequest(RequestBody):
     """A track or a recording to find similar tracks for."""
 
     track_id: Id | None = Field(None, description="A track of the listening log.")
@@ -65,7 +66,7 @@ class ExampleUsers(BaseModel):
     user_ids: list[str] = Field(description="For `user_id` of `recommend`; only those that the key may use.")
 
 
-def _listed(ids: Any) -> list[str] | None:
+def _as_list(ids: Any) -> list[str] | None:
     return [ids] if isinstance(ids, str) else ids
 
 
@@ -73,30 +74,30 @@ def _listed(ids: Any) -> list[str] | None:
     "/recommend",
     operation_id="recommend",
     summary="Recommend tracks",
-    responses=contents(Recommendations, (JSON,)),
+    responses=result_responses(Recommendations, (JSON,)),
     openapi_extra=body_schema(RecommendRequest),
 )
 async def recommend(
-    gateway: GatewayOf,
-    caller: CallerOf,
+    gateway: GatewayDependency,
+    caller: CallerDependency,
     options: Annotated[RecommendRequest, body(RecommendRequest)],
     user_token: UserToken = None,
 ) -> Response:
     """Return tracks, best first, and which source they come from: user, history, friends, audio, mood or popularity."""
-    friends = _listed(options.friends)
+    friends = _as_list(options.friends)
     named = [each for each in (options.user_id, *(friends or ())) if each is not None]
     caller.check_users(named, has_token=user_token is not None)
-    audio = None if options.file is None else await recording_of(options.file, gateway)
+    audio = None if options.file is None else await read_recording(options.file, gateway)
     result = await gateway.client.recommend(
         options.user_id,
-        history=_listed(options.history),
+        history=_as_list(options.history),
         weights=options.weights,
-        skipped=_listed(options.skipped),
+        skipped=_as_list(options.skipped),
         friends=friends,
         audio=audio,
         mood=options.mood,
         n=options.n,
-        exclude=_listed(options.exclude),
+        exclude=_as_list(options.exclude),
         filter_listened=options.filter_listened,
         diversity=options.diversity,
         novelty=options.novelty,
@@ -111,21 +112,23 @@ async def recommend(
     "/similar",
     operation_id="similar",
     summary="Find similar tracks",
-    responses=contents(Recommendations, (JSON,)),
+    responses=result_responses(Recommendations, (JSON,)),
     openapi_extra=body_schema(SimilarRequest),
 )
-async def similar(gateway: GatewayOf, options: Annotated[SimilarRequest, body(SimilarRequest)]) -> Response:
+async def similar(gateway: GatewayDependency, options: Annotated[SimilarRequest, body(SimilarRequest)]) -> Response:
     """Return tracks similar to a track, or to a recording."""
-    audio = None if options.file is None else await recording_of(options.file, gateway)
+    audio = None if options.file is None else await read_recording(options.file, gateway)
     result = await gateway.client.similar(
         options.track_id, audio=audio, by=options.by, n=options.n, model=options.model
     )
     return JSONResponse(result.to_dict())
 
 
-@router.get("/tracks", operation_id="findTracks", summary="Search for tracks", responses=contents(TrackPage, (JSON,)))
+@router.get(
+    "/tracks", operation_id="findTracks", summary="Search for tracks", responses=result_responses(TrackPage, (JSON,))
+)
 async def tracks(  # noqa: PLR0917 - FastAPI reads the query from the parameters
-    gateway: GatewayOf,
+    gateway: GatewayDependency,
     q: Annotated[str, Query(min_length=1, max_length=1_000, description="Part of a title, an artist or an id.")],
     by: Annotated[
         Literal["id", "title", "artist"] | None, Query(description="What to search in; all if left out.")
@@ -142,9 +145,9 @@ async def tracks(  # noqa: PLR0917 - FastAPI reads the query from the parameters
     "/users/examples",
     operation_id="exampleUsers",
     summary="List examples of stored users",
-    responses=contents(ExampleUsers, (JSON,)),
+    responses=result_responses(ExampleUsers, (JSON,)),
 )
-async def example_users(gateway: GatewayOf, caller: CallerOf) -> Response:
+async def example_users(gateway: GatewayDependency, caller: CallerDependency) -> Response:
     """Return the users that the operator names with --example-user; none by default, for users are private."""
     user_ids = [each for each in gateway.settings.example_users if caller.may_use(each)]
     return JSONResponse({"user_ids": user_ids})

@@ -14,8 +14,8 @@ from starlette.types import Scope
 
 from tritone import MissingExtraError, Piece, to_grid
 from tritone.music.render import find_soundfont
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import ProblemError, responses
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import ProblemError, problem_responses
 from tritone_gateway.security.callers import requires
 
 PAGE: Final = Path(__file__).parents[1] / "static"
@@ -36,7 +36,7 @@ POLICY: Final = "; ".join(
     )
 )
 _HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
+    "X-Content-Type-RequestBody": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
@@ -72,10 +72,10 @@ async def soundfont() -> Response:
     summary="Listen to a track",
     tags=["Recommend"],
     dependencies=[requires("recommend")],
-    responses={200: {"content": {"audio/*": {}}}, **responses(401, 403, 404, 429, 503)},
+    responses={200: {"content": {"audio/*": {}}}, **problem_responses(401, 403, 404, 429, 503)},
     response_class=FileResponse,
 )
-async def track_audio(track_id: str, gateway: GatewayOf) -> Response:
+async def track_audio(track_id: str, gateway: GatewayDependency) -> Response:
     """Return the recording of a track, from the folder that the operator names with --recordings."""
     folder = gateway.settings.recordings
     path = None if folder is None else _recording(folder, track_id)

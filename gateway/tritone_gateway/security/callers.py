@@ -26,7 +26,7 @@ SECURITY_SCHEMES: Final = {
 
 
 @dataclass(frozen=True)
-class Caller:
+class ApiCaller:
     """Who sent a request.
 
     Attributes:
@@ -91,7 +91,7 @@ class Callers:
         self._n_workers = n_workers
         self._running: Counter[str] = Counter()
 
-    def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> ApiCaller:
         """Return the caller of a request.
 
         Args:
@@ -101,14 +101,14 @@ class Callers:
             ProblemError: 401, the key is missing or invalid.
             ApiKeyError: the keys cannot be read.
         """
-        text = _sent_key(headers)
+        text = _key_in_headers(headers)
         if text is not None:
             key = self._keys.find(text)
             if key is not None:
-                return Caller(key)
+                return ApiCaller(key)
         if not self._keys.has_keys():
             if self._anonymous and text is None:
-                return Caller()
+                return ApiCaller()
             detail = "the gateway has no API keys yet; its operator creates them with `tritone keys create`"
         elif text is None:
             detail = "expected an API key in the header `Authorization: Bearer KEY` or `X-API-Key: KEY`, got none"
@@ -118,7 +118,7 @@ class Callers:
             401, "unauthenticated", "A valid API key is required", detail, headers={"WWW-Authenticate": "Bearer"}
         )
 
-    async def admit(self, caller: Caller) -> None:
+    async def admit(self, caller: ApiCaller) -> None:
         """Count a request that begins; `release` must follow when it ends.
 
         Raises:
@@ -128,38 +128,40 @@ class Callers:
         if key is None:
             return
         if key.concurrency is not None and self._running[key.id] >= math.ceil(key.concurrency / self._n_workers):
-            raise _too_many(
+            raise _limit_exceeded(
                 f"the key's limit of {key.concurrency} requests at once is reached; wait for a response", retry_s=1
             )
         self._running[key.id] += 1  # before waiting for the store of rates, so that no other request takes the place
         try:
             wait_s = await self._rates.wait_s(key)
             if wait_s is not None:
-                raise _too_many(f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s)
+                raise _limit_exceeded(
+                    f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s
+                )
         except BaseException:
             self.release(caller)
             raise
 
-    def release(self, caller: Caller) -> None:
+    def release(self, caller: ApiCaller) -> None:
         """Count a request that ended."""
         if caller.key is not None:
             self._running[caller.key.id] -= 1
 
 
-async def caller_of(request: Request) -> Caller:
+async def get_caller(request: Request) -> ApiCaller:
     """Return the caller of a request, as the middleware has authenticated it."""
-    caller: Caller = request.scope["state"]["caller"]
+    caller: ApiCaller = request.scope["state"]["caller"]
     return caller
 
 
-CallerOf = Annotated[Caller, Depends(caller_of)]
+CallerDependency = Annotated[ApiCaller, Depends(get_caller)]
 
 
 def requires(scope: Scope) -> Any:
     """Return a dependency that refuses callers without a scope."""
 
     async def check(request: Request) -> None:
-        caller: Caller = request.scope["state"]["caller"]
+        caller: ApiCaller = request.scope["state"]["caller"]
         if scope not in caller.scopes:
             raise ProblemError(
                 403,
@@ -172,7 +174,7 @@ def requires(scope: Scope) -> Any:
     return Depends(check)
 
 
-def _sent_key(headers: Mapping[bytes, bytes]) -> str | None:
+def _key_in_headers(headers: Mapping[bytes, bytes]) -> str | None:
     bearer = headers.get(b"authorization", b"").decode("latin-1")
     if bearer[: len(_BEARER)].lower() == _BEARER:
         return bearer[len(_BEARER) :].strip()
@@ -180,7 +182,7 @@ def _sent_key(headers: Mapping[bytes, bytes]) -> str | None:
     return None if key is None else key.decode("latin-1").strip()
 
 
-def _too_many(detail: str, *, retry_s: int) -> ProblemError:
+def _limit_exceeded(detail: str, *, retry_s: int) -> ProblemError:
     return ProblemError(
         429, "limit-exceeded", "A limit of the key is exceeded", detail, headers={"Retry-After": str(retry_s)}
     )

@@ -177,8 +177,8 @@ class KeyStore:
                 digest=digest_of(text),
             )
         except ValidationError as error:
-            raise ApiKeyError(_first_problem(error)) from error
-        with self._changed() as keys:
+            raise ApiKeyError(_first_error(error)) from error
+        with self._edit() as keys:
             keys.append(made)
         return made, text
 
@@ -197,7 +197,7 @@ class KeyStore:
         """
         text = _key_text(key_id)
         now_s = self._clock()
-        with self._changed() as keys:
+        with self._edit() as keys:
             index = _index_of(keys, key_id)
             if keys[index].revoked_s is not None:
                 raise ApiKeyError(f"key {key_id} is revoked: expected a valid key; create a new one")
@@ -214,7 +214,7 @@ class KeyStore:
         Raises:
             ApiKeyError: there is no such key, or the file cannot be written.
         """
-        with self._changed() as keys:
+        with self._edit() as keys:
             index = _index_of(keys, key_id)
             if keys[index].revoked_s is None:
                 keys[index] = keys[index].model_copy(update={"revoked_s": self._clock(), "retired": ()})
@@ -229,11 +229,11 @@ class KeyStore:
             raise ApiKeyError(f"{self.path}: the API keys cannot be read ({error.strerror})") from error
         except ValidationError as error:
             raise ApiKeyError(
-                f"{self.path}: not a file of API keys as `tritone keys` writes it: {_first_problem(error)}; restore it"
+                f"{self.path}: not a file of API keys as `tritone keys` writes it: {_first_error(error)}; restore it"
             ) from error
 
     @contextmanager
-    def _changed(self) -> Iterator[list[ApiKey]]:
+    def _edit(self) -> Iterator[list[ApiKey]]:
         """Yield the keys for changes, which are written when the block ends."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=atomic.PRIVATE_FOLDER)
@@ -260,7 +260,7 @@ def _index_of(keys: list[ApiKey], key_id: str) -> int:
     raise ApiKeyError(f"no key {key_id!r}: expected an id that `tritone keys list` shows")
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     return f"invalid {name}: {first['msg'].lower()}, got {str(first['input'])[:80]!r}"

@@ -180,7 +180,7 @@ def test_sound_of_a_piece_has_its_length(gateway: TestClient) -> None:
 
 
 def test_notes_with_everything_left_out_are_in_four_four() -> None:
-    from tritone_gateway.bodies import NoteList
+    from tritone_gateway.request_models import NoteList
 
     grid = NoteList(notes=[(0, 16, 60), (16, 4, 62)]).to_grid()
     assert isinstance(grid, Grid)
