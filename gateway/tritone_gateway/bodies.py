@@ -1,7 +1,7 @@
-"""Request bodies: JSON, forms with files, or the bare bytes of one file, all as one pydantic model.
+"""Request bodies, parsed into one pydantic model for each route: JSON, forms with files, or the raw bytes of one file.
 
-A route declares its options and files in one model. A file field accepts an uploaded file in a form, and notes, a URL
-or Base64 in JSON; a body that is neither JSON nor a form is the file named `file`, with the options in the query.
+In a form, a file field is an uploaded file; in JSON, it is a list of notes, a URL or Base64. A body that is neither
+JSON nor a form is the content of the field `file`; the other options are then in the query.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _FILE: Final = "file"
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-COMPONENTS: Final[dict[str, type[BaseModel]]] = {}  # the models of all bodies by name, for the OpenAPI schema
+COMPONENTS: Final[dict[str, type[BaseModel]]] = {}  # models of all request bodies by name, for the OpenAPI schema
 
 
 def body(model: type[M]) -> Any:
-    """Return a dependency that reads a request's body as a model."""
+    """Return a FastAPI dependency that parses the body of a request into a model."""
     COMPONENTS[model.__name__] = model
 
     async def read(request: Request) -> M:
@@ -56,7 +56,7 @@ def body(model: type[M]) -> Any:
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return a route's `openapi_extra`: the body as JSON, as a form and, if it has a field `file`, as bare bytes."""
+    """Return a route's `openapi_extra`: the body as JSON, as a form and, if it has a field `file`, as raw bytes."""
     name = model.__name__
     fields = model.model_fields
     content: dict[str, Any] = {_JSON: {"schema": {"$ref": f"#/components/schemas/{name}"}}}
@@ -82,10 +82,10 @@ def form_schema(model: type[BaseModel], schema: Mapping[str, Any]) -> dict[str, 
 
 
 async def read_recording(file: Upload | UrlFile | Base64File, gateway: Gateway) -> bytes:
-    """Return a file's bytes.
+    """Return the content of a recording that was uploaded, encoded in Base64, or named by its URL.
 
     Raises:
-        ProblemError: the URL cannot be fetched.
+        ProblemError: the URL cannot be downloaded.
         InvalidInputError: the Base64 is invalid.
     """
     if isinstance(file, Upload):
@@ -99,7 +99,7 @@ async def read_recording(file: Upload | UrlFile | Base64File, gateway: Gateway) 
 
 
 async def read_score(file: Upload | NoteList | UrlFile | Base64File, gateway: Gateway) -> bytes | Grid:
-    """Return a score: notes as a grid, or a file's bytes.
+    """Return a score: a list of notes as a grid, or the content of a file.
 
     Raises:
         ProblemError, InvalidInputError: as `read_recording`.
@@ -109,7 +109,7 @@ async def read_score(file: Upload | NoteList | UrlFile | Base64File, gateway: Ga
 
 
 async def _values(request: Request) -> dict[str, Any]:
-    """Return the values of a query and a body by name; those of the body win."""
+    """Return the values of the query and the body by name; the body takes precedence."""
     values = _group_by_name(request.query_params.multi_items())
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in (_MULTIPART, _FORM):
@@ -117,7 +117,7 @@ async def _values(request: Request) -> dict[str, Any]:
         try:
             async with request.form(**limits) as form:
                 return values | await _form_values(form)
-        except UnicodeError as error:  # some character sets that a part can name fail in their own ways
+        except UnicodeError as error:  # raised by some character sets that a part of a form can name
             raise ProblemError(
                 400, "malformed-form", "The form cannot be read", f"expected UTF-8 in the fields of the form: {error}"
             ) from error
@@ -169,7 +169,7 @@ async def _form_values(form: FormData) -> dict[str, Any]:
 
 
 def _group_by_name(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return values by name: a list where a name occurs several times, and JSON where a text is JSON."""
+    """Return values by name: a list for a name that occurs several times; texts that are JSON are parsed."""
     found: dict[str, list[Any]] = {}
     for name, value in items:
         found.setdefault(name, []).append(_parse_value(value))
@@ -177,7 +177,7 @@ def _group_by_name(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_value(value: Any) -> Any:
-    """Return what a text of a form stands for if it is a JSON object, a list or null; other values as they are."""
+    """Parse a text of a form that is a JSON object, list or null; return any other value unchanged."""
     if isinstance(value, str) and (value == "null" or value[:1] in "[{"):
         try:
             return _parse_json(value)
@@ -187,11 +187,11 @@ def _parse_value(value: Any) -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    """Return what JSON stands for, without what Python accepts beyond RFC 8259.
+    """Parse JSON strictly as RFC 8259 defines it.
 
     Raises:
-        ValueError: the text is not JSON, or holds NaN, an infinity or half of a surrogate pair, which no response and
-            no request to a model could hold.
+        ValueError: the text is not JSON, or has NaN, an infinity or half of a surrogate pair, none of which can be
+            sent to a model or returned.
         RecursionError: it is nested too deeply.
     """
     values = json.loads(text, parse_constant=_refuse_constant)
@@ -201,14 +201,14 @@ def _parse_json(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _check_encodable(text: str) -> str:
-    """Return a text.
+    """Return a text after checking that it can be encoded as UTF-8.
 
     Raises:
-        UnicodeEncodeError: it holds half of a surrogate pair.
+        UnicodeEncodeError: it has half of a surrogate pair.
     """
     text.encode()
     return text
@@ -220,7 +220,7 @@ def _is_file(field: Any) -> bool:
 
 
 def _first_error_per_location(entries: list[dict[str, Any]]) -> list[Any]:
-    """Return one error for each place."""
+    """Return the first error of each location in the body."""
     first: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in entries:
         first.setdefault(cast("tuple[Any, ...]", entry["loc"]), entry)

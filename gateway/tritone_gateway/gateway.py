@@ -1,4 +1,4 @@
-"""What all routes share: the client of the models, the settings, and the state of this worker."""
+"""State of one worker process that all routes share: settings, client of the models, metrics and load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tritone_gateway.settings import GatewaySettings
 
 @dataclass
 class Gateway:
-    """The state of one worker process.
+    """State of one worker process.
 
     Attributes:
         music: the client of the models; set while the application runs.
@@ -30,7 +30,7 @@ class Gateway:
 
     @cached_property
     def readiness(self) -> ReadinessCheck:
-        """Return the check of the models for probes."""
+        """Return the readiness check of the models."""
         return ReadinessCheck(self.settings.required_models, self.metrics)
 
     @property
@@ -38,7 +38,7 @@ class Gateway:
         """Return the client of the models.
 
         Raises:
-            RuntimeError: the application does not run.
+            RuntimeError: the application is not running.
         """
         if self.music is None:
             raise RuntimeError("the gateway's client exists only while the application runs; start it first")

@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections with limits of time, for uvicorn."""
+"""uvicorn protocol for HTTP/1.1 with time limits on receiving headers and on reading responses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _TIMEOUT_RESPONSE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r
 
 
 class _JoinedWrites:
-    """A transport that sends what is written in one turn of the event loop at once.
+    """Transport that joins the writes of one iteration of the event loop.
 
-    uvicorn writes the headers and the body of a response separately, which costs the gateway and its client a system
-    call each.
+    uvicorn writes the headers and the body of a response separately, which costs one more system call at both ends.
     """
 
     def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -29,16 +28,16 @@ class _JoinedWrites:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send data before the event loop waits again."""
+        """Queue data to be sent at the end of this iteration of the event loop."""
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
         self._n_bytes += len(data)
-        if self._n_bytes >= _MAX_JOINED_BYTES:  # the transport then pauses a writer that is too fast
+        if self._n_bytes >= _MAX_JOINED_BYTES:  # so that the transport can pause the writer
             self._flush()
 
     def close(self) -> None:
-        """Send what was written, and close."""
+        """Send the queued data and close."""
         self._flush()
         self._transport.close()
 
@@ -49,96 +48,96 @@ class _JoinedWrites:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not arrive in time, or whose response is not read.
+    """HTTP/1.1 protocol that closes connections whose request does not arrive, or whose response is not read, in time.
 
     uvicorn bounds only the idle time between requests (https://github.com/Kludex/uvicorn/issues/157), so a client that
-    sends a header a second would hold a connection forever. The time for the body of an accepted request is bounded by
-    `Admission`; here, the body of a request that was answered early is discarded for some seconds at most.
+    sends a header a second would hold a connection forever. `Admission` limits the time for the body of an accepted
+    request; here, the rest of a body whose response is already sent is discarded for at most `_MAX_DISCARD_S`.
 
-    A caller that reads nothing for `send_timeout_s` while a response waits for it would otherwise keep the response's
-    memory, its place among the requests at once, and the model of a stream, for as long as it likes.
+    A connection whose caller reads nothing for `send_timeout_s` is closed. It would otherwise occupy the memory of the
+    response, one of the concurrent requests, and the model of a stream, without a limit.
     """
 
-    _timer: asyncio.TimerHandle | None = None
+    _receive_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Wait for the first request."""
+        """Start the time limit of the first request."""
         joined: Any = _JoinedWrites(transport, self.loop)
         super().connection_made(joined)
-        self._arm(self._header_timeout_s)
+        self._start_receive_timer(self._header_timeout_s)
 
     def on_message_begin(self) -> None:
-        """Wait for the headers."""
+        """Start the time limit of the headers."""
         super().on_message_begin()
-        self._arm(self._header_timeout_s)
+        self._start_receive_timer(self._header_timeout_s)
 
     def on_headers_complete(self) -> None:
-        """Stop waiting."""
-        self._disarm()
+        """Stop the time limit of the headers."""
+        self._stop_receive_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Stop waiting."""
-        self._disarm()
+        """Stop the time limit of an unread body."""
+        self._stop_receive_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Wait for the rest of a body that nobody reads."""
+        """Start the time limit of the rest of an unread body."""
         super().on_response_complete()
         if self.cycle.more_body:
-            self._arm(_MAX_DISCARD_S)
+            self._start_receive_timer(_MAX_DISCARD_S)
 
     def pause_writing(self) -> None:
-        """Wait for the caller to read."""
+        """Start the time limit for the caller to read."""
         super().pause_writing()
-        self._await_reading()
+        self._start_send_timer()
 
     def resume_writing(self) -> None:
-        """Stop waiting."""
-        self._stop_awaiting_reading()
+        """Stop the time limit for the caller to read."""
+        self._stop_send_timer()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
-        self._disarm()
-        self._stop_awaiting_reading()
+        """Stop all time limits."""
+        self._stop_receive_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
     @property
     def _header_timeout_s(self) -> float:
         return float(self.app_state.get("header_timeout_s", 10.0))
 
-    def _arm(self, timeout_s: float) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(timeout_s, self._expire)
+    def _start_receive_timer(self, timeout_s: float) -> None:
+        self._stop_receive_timer()
+        self._receive_timer = self.loop.call_later(timeout_s, self._on_receive_timeout)
 
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_receive_timer(self) -> None:
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
 
-    def _await_reading(self) -> None:
+    def _start_send_timer(self) -> None:
         n_unread = self.transport.get_write_buffer_size()
         self._send_timer = self.loop.call_later(
-            float(self.app_state.get("send_timeout_s", 60.0)), self._end_unread, n_unread
+            float(self.app_state.get("send_timeout_s", 60.0)), self._abort_if_unread, n_unread
         )
 
-    def _stop_awaiting_reading(self) -> None:
+    def _stop_send_timer(self) -> None:
         if self._send_timer is not None:
             self._send_timer.cancel()
             self._send_timer = None
 
-    def _end_unread(self, n_unread: int) -> None:
-        """End the connection unless some of the response was read meanwhile."""
+    def _abort_if_unread(self, n_unread: int) -> None:
+        """Abort the connection if the caller has read nothing since the timer started."""
         if self.transport.get_write_buffer_size() < n_unread:
-            self._await_reading()
+            self._start_send_timer()
         else:
             self._send_timer = None
             self.transport.abort()
 
-    def _expire(self) -> None:
-        self._timer = None
+    def _on_receive_timeout(self) -> None:
+        self._receive_timer = None
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete:

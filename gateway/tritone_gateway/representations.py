@@ -1,4 +1,4 @@
-"""Responses in the media type that a caller accepts."""
+"""Content negotiation: responses in the media type that the caller accepts."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ _PIECE_FORMATS: Final[Mapping[str, _Format]] = {
     PNG: _Format("png", _plot_encoder("png")),
     SVG: _Format("svg", _plot_encoder("svg")),
 }
-RESULTS: Final[dict[str, type[Any]]] = {}  # the JSON results of all routes by name, for the OpenAPI schema
+RESULTS: Final[dict[str, type[Any]]] = {}  # result types of all routes by name, for the OpenAPI schema
 PIECE_TYPES: Final = (JSON, *_PIECE_FORMATS)
 PIECES_TYPES: Final = (JSON, ZIP)
 CLASSIFICATION_TYPES: Final = (JSON, PNG, SVG)
 
 
 def negotiate(request: Request, offered: Sequence[str]) -> str:
-    """Return the media type of the response: the most wanted of those offered, the first one if all are alike.
+    """Return the offered media type with the highest weight in the Accept header; among equal ones, the first.
 
     Raises:
         ProblemError: 406, none of them is accepted.
@@ -129,8 +129,8 @@ def result_responses(schema: type[Any], media_types: Sequence[str]) -> dict[int 
     """Return the 200 response of a route for the OpenAPI schema.
 
     Args:
-        schema: what the JSON is.
-        media_types: what the route offers.
+        schema: type of the JSON result.
+        media_types: media types that the route offers.
     """
     RESULTS[schema.__name__] = schema
     content: dict[str, Any] = {}

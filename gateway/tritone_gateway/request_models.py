@@ -14,7 +14,7 @@ from tritone import Grid
 
 
 class RequestBody(BaseModel):
-    """Base of the models of request bodies; unknown names are refused, so that a typing error is noticed."""
+    """Base class of the models of request bodies; unknown names are errors, so that misspelt options are noticed."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
@@ -39,9 +39,9 @@ class Base64File(RequestBody):
 
 
 class NoteList(RequestBody):
-    """A score as notes; also what the gateway returns as a piece."""
+    """A score as a list of notes; a piece that the gateway has returned is also accepted."""
 
-    model_config = ConfigDict(extra="ignore")  # a piece that the gateway has returned has more entries
+    model_config = ConfigDict(extra="ignore")  # a returned piece has more fields
 
     notes: list[tuple[int, int, int]] = Field(
         max_length=100_000,
@@ -51,9 +51,11 @@ class NoteList(RequestBody):
     frames_per_quarter: int = Field(4, ge=1, le=96, description="Time steps in a quarter note.")
     tempo_qpm: float = Field(120.0, gt=0, description="Quarter notes per minute.")
     meter: tuple[int, int] | None = Field((4, 4), description="Time signature.")
-    frames_per_bar: int | None = Field(None, ge=0, description="Time steps in a bar; that of `meter` if left out.")
+    frames_per_bar: int | None = Field(None, ge=0, description="Time steps in a bar; by default, from `meter`.")
     first_frame_in_bar: int = Field(0, ge=0, description="Index of the first time step in its bar.")
-    n_frames: int | None = Field(None, ge=1, le=16_384, description="Length; up to the last note's end if left out.")
+    n_frames: int | None = Field(
+        None, ge=1, le=16_384, description="Length in time steps; by default, up to the end of the last note."
+    )
 
     def to_grid(self) -> Grid:
         """Return the score.
@@ -81,7 +83,7 @@ class NoteList(RequestBody):
 
 
 def _kind(value: Any) -> str:
-    """Return which kind of file a value is, so that errors are about this kind only."""
+    """Return the tag of the kind of file that a value is, so that validation errors refer only to this kind."""
     if isinstance(value, Upload):
         return "upload"
     for name in ("notes", "base64"):
@@ -109,24 +111,37 @@ def score_field(description: str, *, default: Any = ...) -> Any:
 
 
 def draw_seed() -> int:
-    """Return a seed that JavaScript's numbers hold exactly."""
+    """Return a random seed below 2^53, which JavaScript's numbers represent exactly."""
     return secrets.randbelow(1 << 53)
 
 
 class Sampling(RequestBody):
-    """How a model samples."""
+    """Sampling parameters."""
 
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Below 1 more conservative, above 1 more random.")
-    top_k: int | None = Field(None, ge=1, description="Sample among this many candidates; all if left out.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
-    seed: int = Field(
-        default_factory=draw_seed, ge=0, description="Reproduces the piece; drawn and returned if left out."
+    temperature: float = Field(
+        1.0, ge=0.01, le=100, description="Sampling temperature: below 1 is more conservative, above 1 more random."
     )
-    tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
+    top_k: int | None = Field(
+        None, ge=1, description="Sample only from this many most probable candidates; all by default."
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Sample only from the most probable candidates that together have this probability.",
+    )
+    seed: int = Field(
+        default_factory=draw_seed,
+        ge=0,
+        description="Random seed, which reproduces the piece. If omitted, one is drawn and returned.",
+    )
+    tempo_qpm: float | None = Field(
+        None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
+    )
 
 
 class PieceSampling(Sampling):
-    """How a model of whole pieces samples."""
+    """Sampling parameters of models that compose whole pieces."""
 
-    style: str | None = Field(None, max_length=100, description="One of the model's styles; any if left out.")
+    style: str | None = Field(None, max_length=100, description="One of the model's styles; any by default.")
     model: str = Field("music_transformer", max_length=256, description="Name of the model.")

@@ -1,4 +1,4 @@
-"""Run the gateway: one or several worker processes of uvicorn behind one socket."""
+"""Run the gateway: one or several worker processes of uvicorn that share one socket."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _START_TIMEOUT_S: Final = 60.0
 
 
 class GatewayStartError(TritoneError):
-    """Raised when the gateway cannot start: the address is in use, or it would be open to everyone."""
+    """Raised when the gateway cannot start: an address or a TLS file cannot be used, or there are no API keys."""
 
 
 def app_from_environment() -> FastAPI:
@@ -45,24 +45,24 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
     """Serve until SIGTERM or SIGINT; requests in progress are finished.
 
     Args:
-        settings: how.
-        on_ready: called from a thread with the URL when requests are answered.
+        settings: configuration of the gateway.
+        on_ready: called in another thread with the URL, once requests are served.
 
     Raises:
-        GatewayStartError: the address cannot be used, a certificate or the address of the store of rates is invalid, or
-            other machines can connect, there are no keys and `allow_anonymous` is not set.
-        MissingExtraError: there is a store of rates, but its client is not installed.
+        GatewayStartError: the address cannot be used, a TLS file or the address of the rate store is invalid, or the
+            address is not a loopback address, there are no keys and `allow_anonymous` is not set.
+        MissingExtraError: the client of the rate store is not installed.
         ApiKeyError: the keys cannot be read.
     """
     if not settings.is_loopback and not settings.allow_anonymous:
         keys = KeyStore(settings.keys_file or default_keys_file())
         if not keys.has_keys():
             raise GatewayStartError(
-                f"no API keys for a gateway that listens on {settings.host}: expected at least one key; create it with "
-                f"`tritone keys create`, or pass --allow-anonymous on a private network"
+                f"no API keys for a gateway that listens on {settings.host}: expected at least one key; create one "
+                f"with `tritone keys create`, or pass --allow-anonymous on a private network"
             )
-    _check(settings)
-    listener = _bound(settings)
+    _check_settings(settings)
+    listener = _bind(settings)
     host, port = listener.getsockname()[:2]
     url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
     folder = tempfile.mkdtemp(prefix="tritone-gateway-") if settings.workers > 1 else None
@@ -72,14 +72,14 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
     try:
         config = _config(settings)
         if on_ready is not None:
-            threading.Thread(target=_report, args=(url, settings, on_ready), daemon=True).start()
+            threading.Thread(target=_report_ready, args=(url, settings, on_ready), daemon=True).start()
         if settings.workers > 1:
             Multiprocess(config, sockets=[listener]).run()
         else:
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        os.environ.pop(SETTINGS_VARIABLE, None)  # it may hold the API key of the models' server
+        os.environ.pop(SETTINGS_VARIABLE, None)  # it may contain the API key of the models' server
         if folder is not None:
             os.environ.pop(MULTIPROCESS_VARIABLE, None)
             shutil.rmtree(folder, ignore_errors=True)
@@ -106,8 +106,8 @@ def _config(settings: GatewaySettings) -> uvicorn.Config:
     )
 
 
-def _check(settings: GatewaySettings) -> None:
-    """Check what workers would only log.
+def _check_settings(settings: GatewaySettings) -> None:
+    """Check settings whose errors would otherwise appear only in the log of a worker.
 
     Raises:
         GatewayStartError, MissingExtraError: as `serve`.
@@ -126,7 +126,7 @@ def _check(settings: GatewaySettings) -> None:
             ) from error
 
 
-def _bound(settings: GatewaySettings) -> socket.socket:
+def _bind(settings: GatewaySettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,13 +141,13 @@ def _bound(settings: GatewaySettings) -> socket.socket:
     return listener
 
 
-def _report(url: str, settings: GatewaySettings, on_ready: Callable[[str], None]) -> None:
-    """Call `on_ready` when the gateway answers."""
+def _report_ready(url: str, settings: GatewaySettings, on_ready: Callable[[str], None]) -> None:
+    """Call `on_ready` when the gateway responds."""
     context = None
     if settings.tls_cert is not None:
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # it asks itself
+        context.verify_mode = ssl.CERT_NONE  # a request to the gateway itself
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:
@@ -156,8 +156,8 @@ def _report(url: str, settings: GatewaySettings, on_ready: Callable[[str], None]
         except urllib.error.HTTPError:
             break
         except OSError as error:
-            # The refusal of a caller without a certificate shows that something answers: an alert, or the end of the
-            # connection with TLS 1.3, whose handshake is over before.
+            # With mutual TLS, the refusal of a caller without a certificate shows that the gateway runs: a TLS alert,
+            # or a closed connection with TLS 1.3, whose handshake is complete by then.
             reason = getattr(error, "reason", error)
             if settings.tls_client_ca is not None and isinstance(reason, ssl.SSLError | ConnectionResetError):
                 break

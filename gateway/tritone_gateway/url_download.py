@@ -1,4 +1,4 @@
-"""Download of the files that requests name by URL, from the hosts that the operator allows."""
+"""Download of files that callers name by URL, from hosts that the operator allows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def download(url: str, settings: GatewaySettings) -> bytes:
     """Return the content of a file at a URL, with redirects followed.
 
     Raises:
-        ProblemError: 422, the host is not allowed, does not respond in time or with status 200, or the file is too large.
+        ProblemError: 422, the host is not allowed, or responds too late or with an error; or the file is too large.
     """
     deadline_s = settings.timeout_s
     try:
@@ -40,28 +40,28 @@ async def download(url: str, settings: GatewaySettings) -> bytes:
         raise _fetch_error(url, str(error) or type(error).__name__) from error
 
 
-async def _read_at_most(response: aiohttp.ClientResponse, most: int, url: str) -> bytes:
+async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int, url: str) -> bytes:
     parts: list[bytes] = []
     n_bytes = 0
     async for part in response.content.iter_chunked(1 << 16):
         n_bytes += len(part)
-        if n_bytes > most:
-            raise _fetch_error(url, f"the file has more than {most // MIB} MiB")
+        if n_bytes > max_bytes:
+            raise _fetch_error(url, f"the file has more than {max_bytes // MIB} MiB")
         parts.append(part)
     return b"".join(parts)
 
 
 def _check_host(url: str, allowed: tuple[str, ...]) -> None:
     parsed = yarl.URL(url)
-    named = parsed.host or ""
-    with_port = f"{named}:{parsed.port}"
-    if parsed.scheme not in ("http", "https") or not ({named, with_port} & set(allowed)):
+    host = parsed.host or ""
+    with_port = f"{host}:{parsed.port}"
+    if parsed.scheme not in ("http", "https") or not ({host, with_port} & set(allowed)):
         known = ", ".join(allowed) or "none"
         raise ProblemError(
             422,
             "host-not-allowed",
             "The host of the URL is not allowed",
-            f"expected a URL on one of the hosts that the operator allows ({known}), got host {named!r}; upload the "
+            f"expected a URL on one of the hosts that the operator allows ({known}), got {host!r}; upload the "
             f"file instead",
             argument="url",
         )

@@ -1,4 +1,4 @@
-"""From nothing to recommendations: a piece is composed, classified by its sound, and tracks like it are recommended."""
+"""Compose a piece, classify its rendered audio and recommend similar tracks, in one request."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ _TYPES: Final = (JSON, MIDI, WAV)
 
 
 class InspireRequest(PieceSampling):
-    """What to begin with: a score, a mood, or nothing."""
+    """A piece to compose from a score, from a mood or from scratch."""
 
     file: ScoreFile | None = score_field("Score to continue: a MIDI file, or notes.", default=None)
     mood: str | None = Field(
-        None, max_length=100, description="One of the nine emotions: tempo and mode of the piece, and order of tracks."
+        None,
+        max_length=100,
+        description="One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.",
     )
     bars: int = Field(8, ge=1, le=256, description="Number of new bars.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
@@ -42,16 +44,17 @@ class InspireRequest(PieceSampling):
 @router.post(
     "/inspire",
     operation_id="inspire",
-    summary="Compose a piece and recommend tracks like it",
+    summary="Compose a piece and recommend similar tracks",
     responses=result_responses(Inspiration, _TYPES),
     openapi_extra=body_schema(InspireRequest),
 )
 async def inspire(
     request: Request, gateway: GatewayDependency, options: Annotated[InspireRequest, body(InspireRequest)]
 ) -> Response:
-    """Return a piece, its classification and tracks like it; `Server-Timing` has the durations of the model's work.
+    """Return a piece, its classification and similar tracks.
 
-    With `Accept: audio/midi` or `audio/wav`, only the piece.
+    The header `Server-Timing` has the duration of the call to the model and, as a part of it, of rendering. With
+    `Accept: audio/midi` or `audio/wav`, the response is only the piece.
     """
     media_type = negotiate(request, _TYPES)
     prompt = None if options.file is None else await read_score(options.file, gateway)
@@ -66,7 +69,7 @@ async def inspire(
 
 
 def _timing(result: Inspiration) -> str:
-    """Return a `Server-Timing` header, in milliseconds.
+    """Return the value of a `Server-Timing` header; durations are in milliseconds.
 
     Source: https://www.w3.org/TR/server-timing/
     """

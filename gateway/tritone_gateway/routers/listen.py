@@ -1,4 +1,4 @@
-"""Recordings: genre, emotions, tags and embeddings; how probable a model finds a score."""
+"""Analysis: classification and embedding of recordings, and the likelihood of scores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ClassifyRequest(RequestBody):
     """A recording to classify."""
 
     file: AudioFile = audio_field(f"The recording, in {_FORMATS}")
-    top: int | None = Field(None, ge=1, le=1_000, description="Number of labels in the response; all if left out.")
+    top: int | None = Field(None, ge=1, le=1_000, description="Number of labels in the response; all by default.")
     model: str | None = Field(None, max_length=256, description="Name of the model.")
 
 
@@ -48,13 +48,13 @@ class EmbedRequest(RequestBody):
 
 
 class Embedding(BaseModel):
-    """The embedding of a recording; recordings that sound alike have similar embeddings."""
+    """The embedding of a recording; similar recordings have similar embeddings."""
 
-    embedding: list[float] = Field(description="256 numbers, of length 1 as a vector.")
+    embedding: list[float] = Field(description="Vector of 256 numbers with Euclidean norm 1.")
 
 
 class PredictRequest(RequestBody):
-    """A score to predict."""
+    """A score whose likelihood is computed."""
 
     file: ScoreFile = score_field("The score: a MIDI file, or notes.")
     model: str = Field("polyphony_rnn", max_length=256, description="Name of the model.")
@@ -85,7 +85,7 @@ async def classify(
     openapi_extra=body_schema(EmbedRequest),
 )
 async def embed(gateway: GatewayDependency, options: Annotated[EmbedRequest, body(EmbedRequest)]) -> Response:
-    """Return a vector; recordings that sound alike have similar vectors."""
+    """Return the embedding vector; similar recordings have similar vectors."""
     audio = await read_recording(options.file, gateway)
     embedding = await gateway.client.embed(audio, model=options.model)
     return JSONResponse({"embedding": embedding.tolist()})
@@ -94,11 +94,11 @@ async def embed(gateway: GatewayDependency, options: Annotated[EmbedRequest, bod
 @router.post(
     "/predict",
     operation_id="predict",
-    summary="Rate how probable a model finds a score",
+    summary="Compute the likelihood of a score",
     responses=result_responses(Prediction, (JSON,)),
     openapi_extra=body_schema(PredictRequest),
 )
 async def predict(gateway: GatewayDependency, options: Annotated[PredictRequest, body(PredictRequest)]) -> Response:
-    """Return the negative log-likelihood of each time step, high where the music is surprising."""
+    """Return the negative log-likelihood of each time step, which is high where the music is surprising."""
     score = await read_score(options.file, gateway)
     return JSONResponse((await gateway.client.predict(score, model=options.model)).to_dict())

@@ -1,4 +1,4 @@
-"""The models that the server has."""
+"""List of the served models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ router = APIRouter(prefix="/v1", tags=["Models"], responses=problem_responses(40
 class Models(BaseModel):
     """The loaded models."""
 
-    models: list[ModelInfo] = Field(description="In order of their names.")
+    models: list[ModelInfo] = Field(description="The models, sorted by name.")
 
 
 @router.get(
     "/models", operation_id="listModels", summary="List the models", responses=result_responses(Models, (JSON,))
 )
 async def list_models(gateway: GatewayDependency, _caller: CallerDependency) -> Response:
-    """Return the loaded models with their versions, and whether they are ready."""
+    """Return the loaded models with their versions and readiness."""
     return JSONResponse({"models": [each.to_dict() for each in await gateway.client.models()]})

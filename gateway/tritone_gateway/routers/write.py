@@ -1,4 +1,4 @@
-"""New music: composed, continued, harmonised, infilled, varied, interpolated, sampled."""
+"""Generation of music: compose, continue, harmonise, infill, vary, reconstruct, interpolate, sample and convert."""
 
 from __future__ import annotations
 
@@ -55,25 +55,28 @@ class ContinueRequest(ComposeRequest):
 
 
 class HarmonizeRequest(PieceSampling):
-    """A melody to compose other voices for."""
+    """A melody to harmonise."""
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
 
 
 class InfillRequest(PieceSampling):
-    """A score some bars of which are to be replaced."""
+    """A score and the range of bars to replace."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
     bars: tuple[int, int] = Field(
-        description="The first bar to replace, counted from 0, and the first one after them.", examples=[[4, 6]]
+        description="Range of bars to replace, counted from 0: the first one, and the one after the last.",
+        examples=[[4, 6]],
     )
 
 
 class LatentSampling(Sampling):
-    """How a model decodes a point of its latent space."""
+    """Sampling parameters of a model that decodes points of its latent space."""
 
-    top_k: int | None = Field(1, ge=1, description="1 for the most likely notes.")
+    top_k: int | None = Field(
+        1, ge=1, description="Sample only from this many most probable candidates; 1 selects the most probable one."
+    )
     model: str = Field("music_vae", max_length=256, description="Name of the model.")
 
 
@@ -82,9 +85,13 @@ class VaryRequest(LatentSampling):
 
     file: ScoreFile = score_field(f"The score, of two bars: {_SCORE}")
     attribute: str = Field(
-        max_length=100, description="note_density, pitch_range or rhythmic_complexity.", examples=["note_density"]
+        max_length=100,
+        description="Musical attribute: note_density, pitch_range or rhythmic_complexity.",
+        examples=["note_density"],
     )
-    amount: float = Field(ge=-10, le=10, description="How far, in standard deviations of real music; may be negative.")
+    amount: float = Field(
+        ge=-10, le=10, description="Change of the attribute, in standard deviations over real music; may be negative."
+    )
 
 
 class ReconstructRequest(LatentSampling):
@@ -94,42 +101,61 @@ class ReconstructRequest(LatentSampling):
 
 
 class InterpolateRequest(LatentSampling):
-    """Two scores to find pieces between."""
+    """Two scores to interpolate between."""
 
     a: ScoreFile = score_field(f"The first score, of two bars: {_SCORE}")
     b: ScoreFile = score_field(f"The second score, of two bars: {_SCORE}")
-    steps: int = Field(5, ge=2, le=100, description="Number of pieces, those of both ends included.")
+    steps: int = Field(5, ge=2, le=100, description="Number of pieces, including both ends.")
 
 
 class SampleRequest(RequestBody):
-    """New pieces of two bars from noise. Each model accepts some of the conditions and refuses the others."""
+    """Pieces of two bars to sample. Each model accepts only some of the conditions."""
 
     model: str = Field("music_gan", max_length=256, description="Name of the model.")
     n: int = Field(4, ge=1, le=1_000, description="Number of pieces.")
     seed: int = Field(
-        default_factory=draw_seed, ge=0, description="Reproduces the pieces; drawn and returned if left out."
+        default_factory=draw_seed,
+        ge=0,
+        description="Random seed, which reproduces the pieces. If omitted, one is drawn and returned.",
     )
-    temperature: float | None = Field(None, ge=0.01, le=100, description="Below 1 more conservative.")
-    top_k: int | None = Field(None, ge=1, description="Sample among this many candidates.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
-    tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
-    key: str | int | None = Field(None, description="Tonic, as in F# or 6 (music_gan).")
-    mode: str | None = Field(None, description="major or minor (music_gan).")
-    density: float | None = Field(None, ge=0, le=16, description="Struck notes in a quarter (music_gan).")
-    truncation: float | None = Field(None, gt=0, le=1, description="Less is safer and less varied (music_gan).")
-    note_density: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
-    pitch_range: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
-    rhythmic_complexity: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
+    temperature: float | None = Field(
+        None, ge=0.01, le=100, description="Sampling temperature: below 1 is more conservative, above 1 more random."
+    )
+    top_k: int | None = Field(None, ge=1, description="Sample only from this many most probable candidates.")
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Sample only from the most probable candidates that together have this probability.",
+    )
+    tempo_qpm: float | None = Field(
+        None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
+    )
+    key: str | int | None = Field(None, description="Tonic, such as F#, or its number from C, such as 6 (music_gan).")
+    mode: str | None = Field(None, description="Mode: major or minor (music_gan).")
+    density: float | None = Field(None, ge=0, le=16, description="Number of notes struck per quarter note (music_gan).")
+    truncation: float | None = Field(
+        None, gt=0, le=1, description="Truncation of the noise: lower values give less varied pieces (music_gan)."
+    )
+    note_density: float | None = Field(
+        None, ge=-10, le=10, description="Note density, in standard deviations from the mean (music_vae)."
+    )
+    pitch_range: float | None = Field(
+        None, ge=-10, le=10, description="Pitch range, in standard deviations from the mean (music_vae)."
+    )
+    rhythmic_complexity: float | None = Field(
+        None, ge=-10, le=10, description="Rhythmic complexity, in standard deviations from the mean (music_vae)."
+    )
 
 
 class ConvertRequest(RequestBody):
-    """A score to return in another form."""
+    """A score to convert to another format."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
 
 
 class Pieces(BaseModel):
-    """Several pieces."""
+    """A list of pieces."""
 
     pieces: list[Piece]
 
@@ -144,7 +170,7 @@ class Pieces(BaseModel):
 async def compose(
     request: Request, gateway: GatewayDependency, options: Annotated[ComposeRequest, body(ComposeRequest)]
 ) -> Response:
-    """Compose from scratch, or continue a score; with `Accept: text/event-stream`, bar by bar."""
+    """Compose a piece from scratch, or continue a score. With `Accept: text/event-stream`, stream its bars."""
     return await _compose_or_continue(request, gateway, options)
 
 
@@ -158,7 +184,7 @@ async def compose(
 async def continue_(
     request: Request, gateway: GatewayDependency, options: Annotated[ContinueRequest, body(ContinueRequest)]
 ) -> Response:
-    """Return the score and new bars; with `Accept: text/event-stream`, bar by bar."""
+    """Return the score followed by new bars. With `Accept: text/event-stream`, stream the new bars."""
     return await _compose_or_continue(request, gateway, options)
 
 
@@ -172,8 +198,8 @@ async def continue_(
 async def harmonize(
     request: Request, gateway: GatewayDependency, options: Annotated[HarmonizeRequest, body(HarmonizeRequest)]
 ) -> Response:
-    """Return the melody with other voices."""
-    return await _transformed(request, gateway, options, gateway.client.harmonize)
+    """Return the melody with accompanying voices."""
+    return await _piece_from_score(request, gateway, options, gateway.client.harmonize)
 
 
 @router.post(
@@ -186,8 +212,8 @@ async def harmonize(
 async def infill(
     request: Request, gateway: GatewayDependency, options: Annotated[InfillRequest, body(InfillRequest)]
 ) -> Response:
-    """Return the score with new bars that fit their surroundings."""
-    return await _transformed(request, gateway, options, gateway.client.infill)
+    """Return the score with new bars that fit the music before and after them."""
+    return await _piece_from_score(request, gateway, options, gateway.client.infill)
 
 
 @router.post(
@@ -201,7 +227,7 @@ async def vary(
     request: Request, gateway: GatewayDependency, options: Annotated[VaryRequest, body(VaryRequest)]
 ) -> Response:
     """Return a variation with more or less of a musical attribute."""
-    return await _transformed(request, gateway, options, gateway.client.vary)
+    return await _piece_from_score(request, gateway, options, gateway.client.vary)
 
 
 @router.post(
@@ -214,14 +240,14 @@ async def vary(
 async def reconstruct(
     request: Request, gateway: GatewayDependency, options: Annotated[ReconstructRequest, body(ReconstructRequest)]
 ) -> Response:
-    """Return what a model keeps of a score."""
-    return await _transformed(request, gateway, options, gateway.client.reconstruct)
+    """Return the score after encoding and decoding, which shows what the model preserves."""
+    return await _piece_from_score(request, gateway, options, gateway.client.reconstruct)
 
 
 @router.post(
     "/interpolate",
     operation_id="interpolate",
-    summary="Find pieces between two scores",
+    summary="Interpolate between two scores",
     responses=result_responses(Pieces, PIECES_TYPES),
     openapi_extra=body_schema(InterpolateRequest),
 )
@@ -238,14 +264,14 @@ async def interpolate(
 @router.post(
     "/sample",
     operation_id="sample",
-    summary="Create new pieces",
+    summary="Sample new pieces",
     responses=result_responses(Pieces, PIECES_TYPES),
     openapi_extra=body_schema(SampleRequest),
 )
 async def sample(
     request: Request, gateway: GatewayDependency, options: Annotated[SampleRequest, body(SampleRequest)]
 ) -> Response:
-    """Return new pieces of two bars from noise."""
+    """Return new pieces of two bars, decoded from random noise."""
     media_type = negotiate(request, PIECES_TYPES)
     conditions: Any = options.model_dump(exclude={"model", "n", "seed"}, exclude_none=True)
     pieces = await gateway.client.sample(options.model, options.n, options.seed, **conditions)
@@ -262,19 +288,19 @@ async def sample(
 async def convert(
     request: Request, gateway: GatewayDependency, options: Annotated[ConvertRequest, body(ConvertRequest)]
 ) -> Response:
-    """Return a score as the models read it: in sixteenths, without instruments and loudness."""
+    """Return a score as the models represent it: in sixteenth notes, without instruments and dynamics."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
     return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type)
 
 
-async def _transformed(
+async def _piece_from_score(
     request: Request,
     gateway: Gateway,
     options: HarmonizeRequest | InfillRequest | VaryRequest | ReconstructRequest,
     call: Callable[..., Awaitable[Piece]],
 ) -> Response:
-    """Return what a call of the SDK makes of a score."""
+    """Call a method of the SDK with the score of a request, and return the resulting piece."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
     return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 import tritone_gateway.server
-from tritone.secret_files import CHECK_INTERVAL_S
+from tritone.watched_files import CHECK_INTERVAL_S
 from tritone_cli.main import build_app
 from tritone_gateway import GatewaySettings, create_app
 

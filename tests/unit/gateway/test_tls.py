@@ -1,4 +1,4 @@
-"""TLS and mutual TLS: which files are accepted, who is let in, and how a certificate is renewed."""
+"""TLS and mutual TLS: validation of the files, client certificates, and renewal without a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.support.certificates import Certificates, make_certificates
 from tests.support.gateways import gateway_process
 
 from benchmarks.replica import libfaketime
-from tritone_gateway import GatewaySettings, tls
+from tritone import watched_files
+from tritone_gateway import GatewaySettings
 from tritone_gateway.server import GatewayStartError, serve
 from tritone_gateway.tls import CertificateReloader, TlsFiles, TlsFilesError, server_context
 
@@ -161,7 +162,7 @@ def test_a_renewed_certificate_is_used_when_its_key_is_there_too(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tls, "REREAD_S", 0.0)
+    monkeypatch.setattr(watched_files, "CHECK_INTERVAL_S", 0.0)
     used = TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
     shutil.copy(files.server_cert, used.cert)
     shutil.copy(files.server_key, used.key)
@@ -229,7 +230,7 @@ def test_callers_need_a_certificate_and_both_sides_are_renewed(
         assert kept.getresponse().read() == b'{"alive":true}'
         connection = kept.sock
         replace(used, renewed)
-        time.sleep(1.2)  # the files are looked at once a second
+        time.sleep(1.2)  # longer than the interval between checks of the files
         for _ in range(8):  # each worker
             assert status(url, caller(renewed, renewed)) == 200
         with pytest.raises(OSError):  # noqa: PT011 - as above
