@@ -1,4 +1,4 @@
-"""`tritone listen-test`: measure how musical the pieces of a model are, beside real pieces."""
+"""`tritone listen-test`: compare pieces of a model with real pieces by objective measures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def listen_test(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model that writes: music_transformer, composer, polyphony_rnn, music_vae or music_gan.",
+            help="Generative model: music_transformer, composer, polyphony_rnn, music_vae or music_gan.",
             show_default=False,
         ),
     ] = None,
@@ -26,7 +26,8 @@ def listen_test(
     files: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of MIDI files to measure instead of a model; a subfolder is a style.", show_default=False
+            help="Folder of MIDI files to measure instead of a model. A subfolder is the style of its files.",
+            show_default=False,
         ),
     ] = None,
     bars: Annotated[
@@ -37,21 +38,22 @@ def listen_test(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of pieces of each length.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="First random seed; the others follow it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="First random seed; the others are consecutive.")] = 0,
     style: options.Style = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature. Default: that of the client.", show_default=False)
+        float | None, typer.Option(help="Sampling temperature. Default: the default of the client.", show_default=False)
     ] = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     ask_keys: Annotated[
-        bool, typer.Option("--ask-keys", help="Ask for the 24 keys in turn, and measure whether they are kept.")
+        bool,
+        typer.Option("--ask-keys", help="Request the 24 keys in turn, and measure whether the pieces are in them."),
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Real scores to compare with: a folder of MIDI files, .mat or .json. Default: held-out pieces of the "
-            "embedded corpus.",
+            help="Real scores to compare with: a folder of MIDI files, .mat or .json files. Default: held-out pieces "
+            "of the embedded corpus.",
             show_default=False,
         ),
     ] = None,
@@ -62,16 +64,16 @@ def listen_test(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of an earlier run in --save.")
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of requests at once.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of concurrent requests.")] = 4,
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 300.0,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how musical the pieces of a model (or of a folder) are, beside real pieces of the same length."""
+    """Compare pieces of a model, or of a folder, with real pieces of the same length by objective measures."""
     if (model is None) == (files is None):
-        raise typer.BadParameter("give a model or --files, and not both")
+        raise typer.BadParameter("expected a model or --files, got both or neither")
     lengths = None if bars is None else _lengths(bars)
     progress = console.shows_progress(as_json=as_json)
     given = {"style": style, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -79,10 +81,10 @@ def listen_test(
     from tritone_training.listening_test import listening_test_of_files, listening_test_of_model
 
     if files is not None:
-        foreign = [f"--{name.replace('_', '-')}" for name in arguments if name != "style"]
-        foreign += ["--ask-keys"] * ask_keys + ["--save"] * (save is not None)
-        if foreign:
-            raise typer.BadParameter(f"{' and '.join(foreign)}: expected a model, got --files; remove the option")
+        unsupported = [f"--{name.replace('_', '-')}" for name in arguments if name != "style"]
+        unsupported += ["--ask-keys"] * ask_keys + ["--save"] * (save is not None)
+        if unsupported:
+            raise typer.BadParameter(f"{' and '.join(unsupported)}: expected a model, got --files; remove the option")
         _print(listening_test_of_files(files, bars=lengths, style=style, data=data, progress=progress), as_json=as_json)
         return
     options.require_unused(save, overwrite=overwrite, option="--save")
@@ -111,9 +113,9 @@ def _lengths(text: str) -> list[int]:
 
 
 def _save(folder: Path, n_bars: int, piece: Piece) -> None:
-    into = folder / f"{n_bars:03d}-bars"
-    into.mkdir(parents=True, exist_ok=True)
-    piece.save(into / f"{piece.seed:05d}.mid")
+    subfolder = folder / f"{n_bars:03d}-bars"
+    subfolder.mkdir(parents=True, exist_ok=True)
+    piece.save(subfolder / f"{piece.seed:05d}.mid")
 
 
 def _print(result: ListeningTestResult, *, as_json: bool) -> None:
