@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tritone_training.data.scores.loading import load_scores
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.listening_test.pieces import ListeningPiece, n_full_bars
 
-OnProgress = Callable[[int, int], None]
+Shares = npt.NDArray[np.float64]
 
 
 class Reference:
@@ -42,18 +41,17 @@ class Reference:
         """
         return _cut(self._held_out, n_bars)
 
-    def note_lengths(self, n_bars: int) -> npt.NDArray[np.float64]:
-        """Return the shares of note lengths of 1 .. 32 sixteenths in training pieces, or else held-out ones: (32,).
+    def note_lengths(self, n_bars: int) -> dict[str | None, Shares]:
+        """Return the shares of note lengths of 1 .. 32 sixteenths by style, None for all styles equally: (32,).
 
-        Each style has the same weight.
+        They are those of training pieces, or of the held-out pieces if there are no others.
         """
         pieces = _cut(self._training or self._held_out, n_bars)
-        shares = []
-        for style in {piece.style for piece in pieces}:
-            counts = np.sum([piece.note_lengths for piece in pieces if piece.style == style], axis=0)
-            shares.append(counts / max(counts.sum(), 1))
-        mean: npt.NDArray[np.float64] = np.mean(shares, axis=0)
-        return mean
+        shares: dict[str | None, Shares] = {}
+        for style in sorted({piece.style or "" for piece in pieces}):
+            counts = np.sum([piece.note_lengths for piece in pieces if (piece.style or "") == style], axis=0)
+            shares[style] = counts / max(counts.sum(), 1)
+        return {**shares, None: np.mean(list(shares.values()), axis=0)}
 
 
 def load_reference(data: Path | None, *, style: str | None, progress: bool) -> Reference:
