@@ -217,7 +217,7 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        os.environ.pop(SETTINGS_VARIABLE, None)  # it holds the service key
+        os.environ.pop(SETTINGS_VARIABLE, None)  # it may hold the API key of the models' server
         if folder is not None:
             os.environ.pop(MULTIPROCESS_VARIABLE, None)
             shutil.rmtree(folder, ignore_errors=True)
