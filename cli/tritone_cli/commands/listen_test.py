@@ -55,8 +55,8 @@ def listen_test(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Real scores to compare with: a folder of MIDI files, .mat or .json. Default: held-out pieces of the "
-            "embedded corpus.",
+            help="Real scores to compare with: a folder of MIDI files, .mat, .json or corpus:public-domain. Default: "
+            "held-out pieces of the embedded corpus.",
             show_default=False,
         ),
     ] = None,

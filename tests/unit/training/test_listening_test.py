@@ -15,10 +15,12 @@ from tests.unit.client.writers import FakeWriters
 
 from tritone import InvalidInputError, ModelNotFoundError, MusicClient, Piece
 from tritone.music.grid import Grid
+from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.exceptions import DataError
 from tritone_training.listening_test import listening_test_of_files, listening_test_of_model, plot
 from tritone_training.listening_test.estimates import estimate_mean
 from tritone_training.listening_test.pieces import ListeningPiece, piece_of, requested_key
+from tritone_training.listening_test.reference import Reference
 from tritone_training.listening_test.result import Target, compare
 from tritone_training.plots import saved_figure
 
@@ -351,3 +353,24 @@ def test_forms_of_keys() -> None:
     assert requested_key("Bb", "minor") == requested_key("A#", "minor") == requested_key(10, "minor") == (10, 1)
     assert requested_key(None, "minor") is None
     assert requested_key("C", None) is None
+
+
+def test_at_most_100_held_out_pieces_of_each_style() -> None:
+    def pieces(style: str, split: str, n: int) -> list[ScorePiece]:
+        return [ScorePiece(f"{style}/{split}/{number}", tune(4).frames, split, style, (16, 0)) for number in range(n)]
+
+    scores = ScoreSet("x", (*pieces("a", "train", 5), *pieces("a", "valid", 60), *pieces("a", "test", 61),
+                            *pieces("b", "test", 3)), has_onsets=True, frames_per_quarter=4)  # fmt: skip
+    real = Reference(scores).first_bars(4)
+    assert len([piece for piece in real if piece.style == "a"]) == 100
+    assert len([piece for piece in real if piece.style == "b"]) == 3
+    assert {piece.name.split("/")[1] for piece in real} == {"valid", "test"}
+
+
+def test_a_data_set_without_held_out_pieces_is_used_as_it_is() -> None:
+    scores = ScoreSet(
+        "x", (ScorePiece("a", tune(4).frames, "train", "a", (16, 0)),), has_onsets=True, frames_per_quarter=0
+    )
+    reference = Reference(scores)
+    assert [piece.name for piece in reference.first_bars(4)] == ["a"]
+    assert reference.note_lengths(4)[None].sum() == pytest.approx(1.0)

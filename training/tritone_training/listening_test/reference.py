@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,16 +12,18 @@ from tritone.music.grid import FRAMES_PER_QUARTER, Grid
 from tritone_training.data.scores.loading import load_scores
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.listening_test.pieces import ListeningPiece, n_full_bars
+from tritone_training.quality import spread
 
 Shares = npt.NDArray[np.float64]
+MAX_HELD_OUT: Final = 100  # pieces of each style; more would narrow the intervals little, and take minutes
+MAX_TRAINING: Final = 200
 
 
 class Reference:
-    """The held-out pieces of a data set, by style.
+    """The held-out pieces of a data set, by style; at most 100 of each.
 
     Attributes:
         source: description of the data set.
-        styles: names of the styles with held-out pieces, sorted.
     """
 
     def __init__(self, scores: ScoreSet, *, style: str | None = None) -> None:
@@ -30,9 +33,9 @@ class Reference:
         if style in {piece.style for piece in held_out}:  # the model may know styles that the data do not have
             held_out = [piece for piece in held_out if piece.style == style]
             training = [piece for piece in training if piece.style == style]
-        self._held_out = [_piece(piece, scores.frames_per_quarter) for piece in held_out]
-        self._training = [_piece(piece, scores.frames_per_quarter) for piece in training]
-        self.styles = sorted({piece.style for piece in self._held_out if piece.style is not None})
+        steps = scores.frames_per_quarter or FRAMES_PER_QUARTER  # unknown in piano rolls
+        self._held_out = [_piece(piece, steps) for piece in _chosen(held_out, MAX_HELD_OUT)]
+        self._training = [_piece(piece, steps) for piece in _chosen(training, MAX_TRAINING)]
 
     def first_bars(self, n_bars: int) -> list[ListeningPiece]:
         """Return the first bars of the held-out pieces.
@@ -67,13 +70,17 @@ def load_reference(data: Path | None, *, style: str | None, progress: bool) -> R
     return Reference(load_scores(data, progress=progress), style=style)
 
 
+def _chosen(pieces: list[ScorePiece], most: int) -> list[ScorePiece]:
+    """Return at most so many pieces of each style, evenly spaced."""
+    chosen = []
+    for style in sorted({piece.style for piece in pieces}):
+        group = [piece for piece in pieces if piece.style == style]
+        chosen += [group[index] for index in spread(len(group), most)]
+    return chosen
+
+
 def _piece(piece: ScorePiece, frames_per_quarter: int) -> ListeningPiece:
-    grid = Grid(
-        piece.frames,
-        frames_per_quarter or FRAMES_PER_QUARTER,  # unknown in piano rolls
-        piece.meter,
-        time_signature=piece.time_signature,
-    )
+    grid = Grid(piece.frames, frames_per_quarter, piece.meter, time_signature=piece.time_signature)
     return ListeningPiece(piece.name, grid, grid, piece.style)
 
 
