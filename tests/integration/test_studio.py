@@ -1,4 +1,4 @@
-"""The studio in a real browser with a real Triton: main path of each room, accessibility, no requests to other hosts."""
+"""The studio in a real browser with a real Triton: main path of each room, accessibility, no other hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each route takes and returns."""
+"""Requests and responses of each route."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_usable_files_are_accepted(files: Certificates, tmp_path: Path) -> None:
         (("folder", "server_key", None), "cannot be read (Is a directory)"),
     ],
 )
-def test_unusable_files_are_named(
+def test_errors_name_the_unusable_file(
     files: Certificates, tmp_path: Path, names: tuple[str, str, str | None], part: str
 ) -> None:
     made = {"absent": tmp_path / "absent", "folder": tmp_path}
@@ -119,7 +119,7 @@ def test_unusable_files_are_named(
         (("-addext", "extendedKeyUsage=clientAuth"), None, "certificate purpose"),
     ],
 )
-def test_a_certificate_that_callers_would_refuse_is_named(
+def test_a_certificate_that_callers_would_refuse_is_an_error(
     tmp_path: Path, options: tuple[str, ...], clock: str | None, part: str
 ) -> None:
     with pytest.raises(TlsFilesError) as caught:
@@ -155,7 +155,7 @@ def der(path: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(path.read_text())
 
 
-def test_a_renewed_certificate_is_used_when_its_key_is_there_too(
+def test_a_renewed_certificate_is_used_once_its_key_is_replaced(
     files: Certificates,
     renewed: Certificates,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Bodies of any content and framing: each one has a result or a problem, and none is an error of the gateway."""
+"""Bodies with arbitrary content and framing result in a response or a problem, never in an internal error."""
 
 from __future__ import annotations
 

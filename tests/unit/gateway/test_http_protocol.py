@@ -1,4 +1,4 @@
-"""How the gateway's protocol writes to its connections."""
+"""Writes of the HTTP protocol to its connections."""
 
 from __future__ import annotations
 
