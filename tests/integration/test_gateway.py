@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -14,16 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.integration.collector import collecting
 from tests.integration.gateway import music_repository
 from tests.support.gateways import gateway_process
 from tests.support.recommender_artifacts import item_id
+from tests.support.tones import tone_file
 
 from tritone import MusicClient, to_grid
 from tritone_serving import ServerOptions, TritonServer
@@ -63,12 +61,6 @@ def call(url: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str
     return status, json.loads(content) if is_json else content, dict(found.items())
 
 
-def ogg(duration_s: float = 5.0) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, 0.4 * np.sin(np.arange(int(duration_s * 22_050)) / 15), 22_050, format="OGG")
-    return file.getvalue()
-
-
 def test_readiness_asks_the_models(url: str, models: TritonServer) -> None:
     status, body, _ = call(f"{url}/readyz")
     assert status == 200, body
@@ -76,7 +68,7 @@ def test_readiness_asks_the_models(url: str, models: TritonServer) -> None:
 
 
 def test_each_route_returns_the_result_of_the_sdk(url: str, models: TritonServer) -> None:
-    recording = ogg()
+    recording = tone_file()
     with MusicClient(models.grpc_url) as music:
         expected = {
             "classify": music.classify(recording).to_dict()["probabilities"],
@@ -98,7 +90,7 @@ def test_each_route_returns_the_result_of_the_sdk(url: str, models: TritonServer
 @pytest.mark.parametrize(
     ("route", "body"),
     [
-        ("embed", ogg()),
+        ("embed", tone_file()),
         ("predict", {"file": NOTES}),
         ("continue", {"file": NOTES, "bars": 1}),
         ("harmonize", {"file": NOTES}),
@@ -186,7 +178,7 @@ def test_an_upload_that_is_too_large_is_413(url: str) -> None:
 
 
 def test_a_thousand_concurrent_requests_are_served_and_memory_is_stable(url: str) -> None:
-    recording = ogg(3.0)
+    recording = tone_file(3.0)
     port = int(url.rpartition(":")[2])
     process = next(
         psutil.Process(each.pid)
@@ -247,7 +239,7 @@ def test_one_trace_covers_http_the_sdk_and_the_server(repository: Path, tmp_path
             gateway_process(server.grpc_url, tmp_path / "keys.json", "--otlp-url", collector.url) as url,
         ):
             headers = {"Content-Type": "audio/ogg", "traceparent": parent}
-            assert call(f"{url}/v1/classify", ogg(), **headers)[0] == 200
+            assert call(f"{url}/v1/classify", tone_file(), **headers)[0] == 200
             deadline_s = time.monotonic() + 15
             spans = collector.of_trace(parent.split("-")[1], n_spans=3)
             while "tritone.classify" not in {span["name"] for span in spans} and time.monotonic() < deadline_s:

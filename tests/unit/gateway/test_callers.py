@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.unit.gateway.conftest import TRACKS, Start, tone
+from tests.support.tones import tone_file
+from tests.unit.gateway.conftest import TRACKS, Start
 
 from tritone_gateway import GatewaySettings
 from tritone_gateway.security.keys import ApiKeyError, KeyStore, Scope
@@ -205,7 +206,7 @@ def test_usage_is_counted_by_caller_and_metrics_require_the_admin_scope(start: S
     _, key = keys.create("shop", ("listen",))
     _, admin = keys.create("ops", ("admin",))
     gateway = start()
-    recording = tone()
+    recording = tone_file()
     gateway.post("/v1/classify", content=recording, headers={**bearer(key), "content-type": "audio/ogg"})
     assert gateway.get("/metrics", headers=bearer(key)).status_code == 403
     text = gateway.get("/metrics", headers=bearer(admin)).text

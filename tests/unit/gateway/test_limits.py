@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.support.gateways import listening, received, request_head
-from tests.unit.gateway.conftest import tone
+from tests.support.tones import tone_file
 
 from tritone.testing import FakeComposer, FakeGenreModel
 
@@ -83,7 +83,7 @@ def test_the_memory_for_all_bodies_is_limited(tmp_path: Path) -> None:
         assert b"retry-after: 1" in response.lower()
         time.sleep(0.3)
         request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/classify", data=tone(), headers={"Content-Type": "audio/ogg"}
+            f"http://127.0.0.1:{port}/v1/classify", data=tone_file(), headers={"Content-Type": "audio/ogg"}
         )
         assert urllib.request.urlopen(request, timeout=5).status == 200  # noqa: S310
 
@@ -98,7 +98,7 @@ def test_more_requests_than_allowed_get_503_and_the_others_are_served(tmp_path: 
                 await asyncio.sleep(0.01)
         return fake(request)
 
-    recording = tone()
+    recording = tone_file()
     statuses: list[int] = []
 
     def send(port: int) -> None:
