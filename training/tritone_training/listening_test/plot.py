@@ -56,6 +56,8 @@ def draw_measures(path: Path, result: ListeningTestResult) -> str:
 
 def draw_self_similarity(path: Path, result: ListeningTestResult) -> str:
     """Draw the mean similarity of bars by their distance, one panel for each length; return the path."""
+    from matplotlib.ticker import MaxNLocator
+
     n_columns = len(result.lengths)
     with saved_figure(path, (3.6 * n_columns, 2.8), 1, n_columns) as axes:
         for axis, length in zip(axes[0], result.lengths, strict=True):
@@ -67,7 +69,7 @@ def draw_self_similarity(path: Path, result: ListeningTestResult) -> str:
             axis.set_title(f"{length.n_bars} bars", fontsize=9)
             axis.set_xlabel("distance in bars", fontsize=8)
             axis.set_ylim(bottom=0)
-            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.tick_params(labelsize=8)
         axes[0][0].set_ylabel("similarity of bars", fontsize=8)
         axes[0][0].legend(fontsize=7)
