@@ -170,7 +170,7 @@ def test_sigterm_first_fails_readiness_and_then_finishes_requests(tmp_path: Path
                 assert response.headers["connection"] == "close"
             with pytest.raises(urllib.error.HTTPError) as raised:
                 urllib.request.urlopen(f"{url}/readyz", timeout=5)  # noqa: S310
-            assert json.load(raised.value)["reason"] == "the gateway is about to stop"
+            assert json.load(raised.value)["reason"] == "the gateway is shutting down"
             process.wait(10)
         finally:
             process.kill()

@@ -81,13 +81,13 @@ def test_while_the_store_is_down_requests_are_counted_in_memory(
         assert [send(gateway, key) for _ in range(2)] == [200, 200]
     assert [send(gateway, key) for _ in range(5)] == [200] * 4 + [429]
     assert fallbacks(gateway) == 5
-    assert caplog.text.count("the store of rates fails") == 1
+    assert caplog.text.count("the rate store fails") == 1
     with ValkeyServer(port=port):
         time.sleep(RETRY_S + 0.1)
         # The server has forgotten what it counted before.
         assert [send(gateway, key) for _ in range(5)] == [200] * 4 + [429]
         assert fallbacks(gateway) == 5
-        assert caplog.text.count("the store of rates responds again") == 1
+        assert caplog.text.count("the rate store responds again") == 1
 
 
 def test_requests_are_served_if_the_store_was_never_reachable(start: Start, keys: KeyStore) -> None:

@@ -125,7 +125,7 @@ def test_a_draining_gateway_is_unready_despite_a_recent_check(start: Start) -> N
     gateway.app.state.gateway.load.draining = True  # type: ignore[attr-defined]
     response = gateway.get("/readyz")
     assert response.status_code == 503
-    assert response.json()["reason"] == "the gateway is about to stop"
+    assert response.json()["reason"] == "the gateway is shutting down"
 
 
 def test_many_probes_cause_one_check(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
