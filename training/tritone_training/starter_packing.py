@@ -131,7 +131,9 @@ def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = checkpoint.read_info(folder)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: cannot be read as a checkpoint folder: {error}") from error
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be read: expected a checkpoint folder ({error})"
+        ) from error
     if not isinstance(info, dict):
         raise CheckpointError(f"{folder}: {checkpoint.INFO} is damaged; train again")
     return info
