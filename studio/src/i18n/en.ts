@@ -42,7 +42,6 @@ export const en = {
   "listen.noMicrophone": "The microphone cannot be used. Allow it in the browser, or choose a file.",
   "listen.busy": "Analysing …",
   "listen.recording": "Recording",
-  "listen.result": "Result",
   "listen.label": "Sounds like",
   "listen.timeline": "Genres over time. Click to play from that moment.",
   "listen.emotionsOverTime": "Emotions over time: estimated share of listeners who feel each emotion.",
