@@ -20,6 +20,25 @@ class PolyphonyConfig(Hyperparameters):
     hidden: int = Field(64, ge=1, le=1_024, description="Hidden units of the recurrent layer at each pitch.")
     reach: int = Field(16, ge=0, le=87, description="Semitones above and below that a pitch sees.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout.")
+    width: int = Field(
+        64,
+        ge=0,
+        le=1_024,
+        description="Units of the decoder that samples the notes of a frame jointly; 0 samples them independently.",
+    )
+    joint_gradient: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the decoder's gradient that reaches the recurrent layer; with 0 it learns the likelihood "
+        "of independent notes only, with 1 samples are better.",
+    )
+    hidden_conditions: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of the excerpts that are learned without their key, style, metre or ending (each).",
+    )
     batch_size: int = Field(4, ge=1, le=4_096, description="Excerpts in a batch.")
     crop_frames: int = Field(
         200,
@@ -78,11 +97,19 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
     "default": PolyphonyConfig(),
     # A first look, in less than a minute on one core.
     "demo": PolyphonyConfig(
-        units=24, hidden=24, reach=12, max_frames=80_000, piece_frames=256, valid_frames=6_000, learning_rate=4e-3
+        units=24,
+        hidden=24,
+        reach=12,
+        width=32,
+        joint_gradient=1.0,
+        max_frames=80_000,
+        piece_frames=256,
+        valid_frames=6_000,
+        learning_rate=4e-3,
     ),
     # For tests.
     "tiny": PolyphonyConfig(
-        units=4, hidden=4, reach=2, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0
+        units=4, hidden=4, reach=2, width=8, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0
     ),
 }
 
