@@ -443,11 +443,13 @@ def test_earlier_checkpoints_sample_independent_notes(tmp_path: Path) -> None:
 
 def test_checkpoints_with_a_decoder_sample_joint_frames(tmp_path: Path) -> None:
     network = PolyphonyNetwork(units=4, hidden=4, reach=2, width=8, n_styles=2)
-    config = {"units": 4, "hidden": 4, "reach": 2, "width": 8}
+    config = {"units": 4, "hidden": 4, "reach": 2, "width": 8, "temperature": 0.75, "top_p": 0.5}
     folder = save(tmp_path / "a", network, config, sampling=priors().to_dict())
     (sampler,) = exportable(folder).companions
     assert isinstance(sampler.network, JointSampler)
-    assert sampler.declaration.parameters[COUNT_IN] == "true"
+    parameters = sampler.declaration.parameters
+    assert parameters[COUNT_IN] == "true"
+    assert (parameters["default_temperature"], parameters["default_top_p"]) == ("0.75", "0.5")
     with pytest.raises(CheckpointError, match="sampling"):
         exportable(save(tmp_path / "b", network, config))
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -39,6 +39,10 @@ class PolyphonyConfig(Hyperparameters):
         le=1,
         description="Share of the excerpts that are learned without their key, style, metre or ending (each).",
     )
+    temperature: float = Field(
+        0.9, ge=0.01, le=100, description="Sampling temperature of joint frames where a request chooses none."
+    )
+    top_p: float = Field(0.98, gt=0, le=1, description="top_p of joint frames where a request chooses none.")
     batch_size: int = Field(4, ge=1, le=4_096, description="Excerpts in a batch.")
     crop_frames: int = Field(
         200,
@@ -107,6 +111,8 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
         valid_frames=6_000,
         learning_rate=4e-3,
     ),
+    # The weights in weights/: about 40 minutes on one core.
+    "starter": PolyphonyConfig(joint_gradient=1.0, max_frames=2_400_000, piece_frames=512, valid_frames=12_000),
     # For tests.
     "tiny": PolyphonyConfig(
         units=4, hidden=4, reach=2, width=8, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0

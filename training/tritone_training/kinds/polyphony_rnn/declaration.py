@@ -29,6 +29,17 @@ FRAMES_PER_QUARTER: Final = 2
 # Parameter of a sampler that takes silence alone for the count-in of a piece from scratch, not for its first frames.
 COUNT_IN: Final = "count_in"
 
+
+def joint_parameters(*, temperature: float, top_p: float) -> dict[str, str]:
+    """Return the parameters of config.pbtxt of a sampler of joint frames.
+
+    Args:
+        temperature: where a request chooses none.
+        top_p: where a request chooses none.
+    """
+    return {COUNT_IN: "true", "default_temperature": f"{temperature:g}", "default_top_p": f"{top_p:g}"}
+
+
 _PITCH: Final = Axis("pitch", N_PITCHES)
 # With the default preset one thread takes 1.8 s for 16,384 frames of one piece, and less for the same number of frames
 # in several pieces. The sampler's prompt is additional.

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable
-from tritone_training.kinds.polyphony_rnn.declaration import COUNT_IN, DECLARATION, SAMPLER
+from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER, joint_parameters
 from tritone_training.kinds.polyphony_rnn.network import (
     PieceScorer,
     Sampler,
+    config_of,
     load_network,
 )
 from tritone_training.kinds.polyphony_rnn.priors import priors_of
@@ -44,5 +45,7 @@ def exportable(folder: Path) -> Exportable:
         sampler, declaration = Sampler(network), SAMPLER
     else:
         sampler = JointSampler(network, priors_of(info), frames_per_quarter=info["frames_per_quarter"])
-        declaration = replace(SAMPLER, parameters={**SAMPLER.parameters, COUNT_IN: "true"})
+        config = config_of(info)
+        own = joint_parameters(temperature=config.temperature, top_p=config.top_p)
+        declaration = replace(SAMPLER, parameters={**SAMPLER.parameters, **own})
     return replace(describe(DECLARATION, PieceScorer(network)), companions=(describe(declaration, sampler),))

@@ -285,6 +285,15 @@ def build_network(config: PolyphonyConfig, *, n_styles: int = 0) -> PolyphonyNet
     )
 
 
+def config_of(info: Mapping[str, Any]) -> PolyphonyConfig:
+    """Return the hyper-parameters of a checkpoint; those of earlier versions have no decoder.
+
+    Raises:
+        KeyError, TypeError, HyperparameterError: there are none, or they are invalid.
+    """
+    return PolyphonyConfig(**{"width": 0, **info["config"]})
+
+
 def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
     """Return the trained network in eval mode and the content of checkpoint.json.
 
@@ -294,8 +303,7 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
     try:
-        # Checkpoints of earlier versions have no decoder.
-        config = PolyphonyConfig(**{"width": 0, **info["config"]})
+        config = config_of(info)
         network = build_network(config, n_styles=len(priors_of(info).styles) if config.width else 0)
         _require_info(folder, info)
     except (KeyError, TypeError, HyperparameterError) as error:
