@@ -26,7 +26,8 @@ Kind = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json. "
+        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json, or "
+        "collections of the corpus: corpus:public-domain, or names such as corpus:bach,ryans. "
         "Default: the embedded corpus.",
         show_default=False,
     ),
@@ -236,6 +237,26 @@ Tempo = Annotated[
     ),
 ]
 
+
+# --- gateway ---------------------------------------------------------------------------------------
+TrackRecordings = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
+        show_default=False,
+    ),
+]
+ExampleUsers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example-user",
+        metavar="ID",
+        help="Stored user that callers see as an example, for the studio; repeatable. Default: none.",
+        show_default=False,
+    ),
+]
 
 # --- recommendation -------------------------------------------------------------------------------
 TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritone import TritoneError
@@ -114,12 +115,14 @@ class Admission:
         body = _Body(load, self._limits, time.monotonic() + self._limits.body_timeout_s)
         try:
             if scope["path"].startswith(PROTECTED):
-                caller = await self._admitted(headers)
-                state["caller"] = caller
-                record.caller = caller.name
-                load.n_requests += 1
+                identified = self._callers.authenticate(headers)
+                record.caller = identified.name
+                await self._admit(identified)
+                state["caller"] = caller = identified
             _check_announced(headers, self._limits)
             await self._app(scope, _limited(receive, body), send_with_id)
+        except ClientDisconnect:
+            pass  # in the middle of the body; counted as 499
         except Exception as error:
             # A problem is raised here, before the application; everything else is a fault of the gateway.
             if not isinstance(error, ProblemError | TritoneError):
@@ -134,12 +137,15 @@ class Admission:
                 self._callers.release(caller)
             record.finish(scope, body.n_bytes)
 
-    async def _admitted(self, headers: Mapping[bytes, bytes]) -> Caller:
-        caller = self._callers.authenticate(headers)
+    async def _admit(self, caller: Caller) -> None:
         if self._load.n_requests >= self._limits.n_requests:
             raise _busy(f"this worker serves {self._limits.n_requests} requests already")
-        await self._callers.admit(caller)
-        return caller
+        self._load.n_requests += 1  # before waiting for the store of rates
+        try:
+            await self._callers.admit(caller)
+        except BaseException:
+            self._load.n_requests -= 1
+            raise
 
 
 def _limited(receive: Receive, body: _Body) -> Receive:

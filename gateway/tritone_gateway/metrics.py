@@ -58,6 +58,11 @@ class Metrics:
         self.caller_sent = Counter(
             "tritone_gateway_caller_sent_bytes", "Bytes of responses by caller.", ("caller",), registry=self.registry
         )
+        self.rate_fallbacks = Counter(
+            "tritone_gateway_rate_fallbacks",
+            "Requests whose rate was counted in memory because the store of rates failed.",
+            registry=self.registry,
+        )
 
         # Looking up the children of a metric by their labels takes as long as a small request.
         self.of_route = lru_cache(maxsize=_MAX_CHILDREN)(self._of_route)

@@ -11,6 +11,7 @@ from tritone.credentials import is_loopback_host
 
 MIB: Final = 1 << 20
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+UserId = Annotated[str, Field(min_length=1, max_length=1_024)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
@@ -35,6 +36,9 @@ class GatewaySettings(BaseModel):
     retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
     body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
     header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time limit for receiving a request's headers.")
+    send_timeout_s: float = Field(
+        60.0, gt=0, le=3_600, description="Time within which a caller must read something of a response."
+    )
     keep_alive_s: int = Field(30, ge=1, le=3_600, description="Seconds after which an idle connection is closed.")
     drain_s: float = Field(
         1.0, ge=0, le=600, description="Seconds of accepting requests while /readyz says no, before a stop."
@@ -44,12 +48,16 @@ class GatewaySettings(BaseModel):
     max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests that one worker serves at once.")
     rate_store: str | None = Field(
         None,
+        repr=False,  # it may hold a password
         pattern=r"^(redis|valkey)(s)?://",
         description="Valkey or Redis that several gateways count requests in; None to count in memory.",
     )
     url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
     recordings: Path | None = Field(
         None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
+    )
+    example_users: tuple[UserId, ...] = Field(
+        (), max_length=100, description="Ids of stored users that callers see as examples; none by default."
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")
@@ -91,5 +99,6 @@ class GatewaySettings(BaseModel):
         return cls.model_validate_json(text)
 
     def public(self) -> dict[str, Any]:
-        """Return the settings without secrets, for the log."""
-        return self.model_dump(mode="json", exclude={"service_key", "api_key"})
+        """Return the settings without secrets and without ids of users, for the log."""
+        secret = {"service_key", "api_key", "rate_store", "example_users"}
+        return self.model_dump(mode="json", exclude=secret)

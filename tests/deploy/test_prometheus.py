@@ -21,7 +21,7 @@ from tests.deploy.conftest import Replicas
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import asked as fetched
 from tests.deploy.test_balancer import sound
-from tests.integration.gateway import gateway_process
+from tests.support.gateways import gateway_process
 
 from tritone import MusicClient
 from tritone_serving.supervision.metrics import SupervisorMetrics

@@ -46,6 +46,9 @@ def gateway(
     header_timeout: Annotated[
         float, typer.Option(min=0.001, help="Time limit for receiving the headers in seconds.")
     ] = 10.0,
+    send_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Time within which a caller must read something of a response in seconds.")
+    ] = 60.0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds between SIGTERM, when /readyz says no, and the stop.")
     ] = 1.0,
@@ -67,15 +70,8 @@ def gateway(
         list[str] | None,
         typer.Option(help="Host to fetch files from for callers; repeatable. Default: none.", show_default=False),
     ] = None,
-    recordings: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
-            show_default=False,
-        ),
-    ] = None,
+    recordings: options.TrackRecordings = None,
+    example_user: options.ExampleUsers = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -109,7 +105,7 @@ def gateway(
     """Serve the models as REST with OpenAPI until Ctrl-C; the documentation is at /docs."""
     from tritone_gateway.server import serve
 
-    settings = _settings(
+    settings = settings_of(
         server=model_address(server),
         host=host,
         port=port,
@@ -121,6 +117,7 @@ def gateway(
         timeout_s=timeout,
         body_timeout_s=body_timeout,
         header_timeout_s=header_timeout,
+        send_timeout_s=send_timeout,
         drain_s=drain,
         max_body_mb=max_body_mb,
         max_bodies_mb=max_bodies_mb,
@@ -128,6 +125,7 @@ def gateway(
         rate_store=rate_store,
         url_hosts=tuple(url_host or ()),
         recordings=recordings,
+        example_users=tuple(example_user or ()),
         cors_origins=tuple(cors_origin or ()),
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -162,7 +160,12 @@ def _service_key(file: Path | None) -> str | None:
     return read_secret(Path(path), "TRITONE_SERVICE_KEY_FILE") if path and Path(path).is_file() else None
 
 
-def _settings(**values: Any) -> GatewaySettings:
+def settings_of(**values: Any) -> GatewaySettings:
+    """Return the settings of a gateway.
+
+    Raises:
+        typer.BadParameter: a value is invalid.
+    """
     from pydantic import ValidationError
 
     from tritone_gateway import GatewaySettings

@@ -70,7 +70,7 @@ async def readyz(gateway: GatewayOf) -> Response:
     operation_id="metrics",
     summary="Metrics in Prometheus's text format",
     dependencies=[requires("admin")],
-    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403)},
+    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403, 429, 503)},
     response_class=Response,
 )
 async def metrics(gateway: GatewayOf) -> Response:
