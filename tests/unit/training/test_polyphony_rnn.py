@@ -399,6 +399,15 @@ def test_less_can_be_learnt_and_looked_at(mat: Path, tmp_path: Path) -> None:
     assert (valid["n_pieces"], valid["n_frames"], valid["n_pieces_in_split"]) == (2, 65, 6)
 
 
+def test_an_epoch_can_have_fewer_excerpts_than_the_split(mat: Path, tmp_path: Path) -> None:
+    request = TrainRequest(
+        out=tmp_path, data=mat, preset="tiny", progress=False, overrides={"max_frames": 900, "epoch_frames": 300}
+    )
+    summary = KIND.train(request).to_dict()
+    assert summary["n_train"] == 24
+    assert summary["n_epochs"] == 2  # of at most two in this preset
+
+
 def test_evaluation_is_reproducible_and_by_split(run: tuple[Path, dict[str, Any]], mat: Path, tmp_path: Path) -> None:
     out, summary = run
     ask = EvaluateRequest(checkpoint=out, data=mat, split="valid", progress=False)
@@ -447,6 +456,10 @@ def test_unusable_splits_are_refused(mat: Path, run: tuple[Path, dict[str, Any]]
 def test_large_data_sets_are_not_learnt_for_longer() -> None:
     config = PolyphonyConfig(max_epochs=40, max_frames=800_000)
     assert [config.n_epochs(n) for n in (1, 13_807, 176_561, 10**8)] == [40, 40, 5, 1]
+    assert [config.n_excerpts(7, n) for n in (1, 10**9)] == [7, 7]
+    smaller = config.changed(epoch_frames=100_000)
+    assert [smaller.n_epochs(n) for n in (50_000, 100_000, 10**8)] == [16, 8, 8]
+    assert [smaller.n_excerpts(400, n) for n in (50_000, 100_000, 200_000, 10**8)] == [400, 400, 200, 1]
 
 
 def test_damaged_checkpoints_are_refused(run: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:

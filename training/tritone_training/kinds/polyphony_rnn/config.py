@@ -68,6 +68,13 @@ class PolyphonyConfig(Hyperparameters):
         le=10**12,
         description="Maximum number of frames in the whole training (at least one epoch), which bounds its time.",
     )
+    epoch_frames: int = Field(
+        1_000_000_000,
+        ge=1,
+        le=10**12,
+        description="Frames of an epoch: of a larger data set, each epoch uses other excerpts, chosen at random. A "
+        "training is saved after each epoch.",
+    )
     piece_frames: int = Field(
         1_000_000,
         ge=1,
@@ -94,7 +101,11 @@ class PolyphonyConfig(Hyperparameters):
 
     def n_epochs(self, n_frames: int) -> int:
         """Return the number of epochs on a training split of that many frames."""
-        return max(1, min(self.max_epochs, round(self.max_frames / n_frames)))
+        return max(1, min(self.max_epochs, round(self.max_frames / min(n_frames, self.epoch_frames))))
+
+    def n_excerpts(self, n_excerpts: int, n_frames: int) -> int:
+        """Return how many of the excerpts of a training split of that many frames are used in an epoch."""
+        return max(1, round(n_excerpts * min(1.0, self.epoch_frames / n_frames)))
 
 
 PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
@@ -112,7 +123,9 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
         learning_rate=4e-3,
     ),
     # The weights in weights/: about 40 minutes on one core.
-    "starter": PolyphonyConfig(joint_gradient=1.0, max_frames=2_400_000, piece_frames=512, valid_frames=12_000),
+    "starter": PolyphonyConfig(
+        joint_gradient=1.0, max_frames=2_400_000, epoch_frames=100_000, piece_frames=512, valid_frames=8_000
+    ),
     # For tests.
     "tiny": PolyphonyConfig(
         units=4, hidden=4, reach=2, width=8, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0

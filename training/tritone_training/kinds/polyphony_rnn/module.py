@@ -77,8 +77,8 @@ class PolyphonyModule(lightning.LightningModule):
         nll = frame_nll(self.averaged.readout(hidden, seen), whole.notes) * whole.counts
         nats, joint, n_frames = self._valid
         if self.averaged.decoder is not None:
-            notes, _ = joint_nll(self.averaged.decoder, whole, hidden, seen)
-            joint += float((notes * whole.counts).sum())
+            of_notes, _of_strikes = joint_nll(self.averaged.decoder, whole, hidden, seen)
+            joint += float((of_notes * whole.counts).sum())
         self._valid = (nats + float(nll.sum()), joint, n_frames + float(whole.counts.sum()))
 
     def on_validation_epoch_end(self) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes
 
 _KEY_SMOOTHING: Final = 0.25  # pieces added to each key of a style
-# Of all frames, so many have no more notes, and of all rests, so many are no longer.
-_COMMON: Final = 0.999
+_COMMON_CHORDS: Final = 0.99  # so many frames have no more notes; each note more costs every frame a step
+_COMMON_RESTS: Final = 0.999  # so many rests are no longer
 _N_NOTES_MAX: Final = 12
 
 
@@ -85,8 +85,8 @@ def measure_priors(pieces: Sequence[PieceNotes], styles: Sequence[str], *, strik
             str(metre): tuple((counts / counts.sum()).tolist()) for metre, counts in sorted(by_metre.items())
         },
         key_shares=tuple(tuple(row) for row in (keys / keys.sum(1, keepdims=True)).tolist()),
-        n_notes_max=int(np.clip(np.quantile(np.concatenate(n_notes), _COMMON), 1, _N_NOTES_MAX)),
-        longest_rest=max(1, int(np.quantile(rests, _COMMON))) if rests else 1,
+        n_notes_max=int(np.clip(np.quantile(np.concatenate(n_notes), _COMMON_CHORDS), 1, _N_NOTES_MAX)),
+        longest_rest=max(1, int(np.quantile(rests, _COMMON_RESTS))) if rests else 1,
         strikes=strikes,
     )
 

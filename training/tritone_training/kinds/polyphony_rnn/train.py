@@ -103,7 +103,9 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         **warm_start_info(loaded),
     }
     excerpts = Excerpts(prepared.features["train"], config)
-    batches = LengthBatches(RandomSampler(excerpts), config.batch_size, False, excerpts.n_frames)
+    n_frames = n_frames_of(prepared.pieces["train"])
+    chosen = RandomSampler(excerpts, num_samples=config.n_excerpts(len(excerpts), n_frames))
+    batches = LengthBatches(chosen, config.batch_size, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
@@ -112,7 +114,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         settings={**config.to_dict(), "fingerprint": prepared.scores.fingerprint},
         batch_size=1,  # each item is a batch already
         monitor=MONITOR,
-        max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),
+        max_epochs=config.n_epochs(n_frames),
         patience=config.patience,
         snapshot=Snapshot(KIND_NAME, info, _averaged_weights),
     )
