@@ -243,19 +243,22 @@ def test_the_sampler_sees_what_training_saw() -> None:
 
 
 def test_silence_before_the_first_note_of_a_prompt_is_skipped() -> None:
-    network = network_with_decoder()
-    assert network.decoder is not None
-    network.decoder.recurrent.weight.normal_(0, 3)
-    sampler = JointSampler(network, priors(), frames_per_quarter=2)
+    sampler = JointSampler(network_with_decoder(), priors(), frames_per_quarter=2)
     piece = random_piece(12, seed=1)
     prompt = (piece.notes.to(torch.uint8) + piece.struck.to(torch.uint8))[None]
     later = torch.cat([torch.zeros(1, 9, 88, dtype=torch.uint8), prompt], 1)
-    noise = torch.rand(1, 30, 88)
-    (frames,), (delayed,) = (sampler(given, noise, *options(1)) for given in (prompt, later))
-    assert torch.equal(frames, delayed)
+    start = sampler.start(torch.zeros(1, 88))
+    read, delayed, backwards, nothing = (
+        sampler.read(given, start).packed() for given in (prompt, later, prompt.flip(1), torch.zeros_like(prompt))
+    )
+    for one, other, unread, before in zip(read, delayed, nothing, start.packed(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(unread, before)
+    assert not all(torch.equal(one, other) for one, other in zip(read, backwards, strict=True))
+    noise = torch.rand(1, 10, 88)
+    (frames,), (delayed_frames,) = (sampler(given, noise, *options(1)) for given in (prompt, later))
     assert frames.any()
-    (other,) = sampler(prompt.flip(1), noise, *options(1))
-    assert not torch.equal(other, frames)
+    assert torch.equal(frames, delayed_frames)
 
 
 def test_a_count_in_sets_the_metre() -> None:

@@ -114,7 +114,7 @@ class JointSampler(nn.Module):
         Returns:
             (B, N, 88) uint8; 0 silent, 1 held, 2 struck.
         """
-        state = self._read(prompt, self.start(noise[:, 0]))
+        state = self.read(prompt, self.start(noise[:, 0]))
         fixed, position, bar, left = self.conditions(prompt, noise)
         choice = SamplingFilter.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_PITCHES + 1)
 
@@ -151,7 +151,7 @@ class JointSampler(nn.Module):
             nothing.clone(),
         )
 
-    def _read(self, prompt: Tensor, state: SamplerState) -> SamplerState:
+    def read(self, prompt: Tensor, state: SamplerState) -> SamplerState:
         """Return the state after a prompt (B, P, 88); silence at its start leaves the state as it is."""
 
         def step(
