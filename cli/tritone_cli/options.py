@@ -184,6 +184,20 @@ CaFile = Annotated[
 Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of the whole call in seconds, retries included.")]
 Model = Annotated[str, typer.Option(help="Name of the model.")]
 
+# --- listening for callers ------------------------------------------------------------------------
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False),
+]
+OtlpUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
+    ),
+]
+
 # --- changing a server or its repository ----------------------------------------------------------
 Repository = Annotated[Path, typer.Option(help="Folder of the model repository.")]
 AdminTokenFile = Annotated[

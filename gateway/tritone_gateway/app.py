@@ -18,6 +18,7 @@ from tritone_gateway import openapi, problems
 from tritone_gateway.admission import Admission, Load
 from tritone_gateway.gateway import Gateway
 from tritone_gateway.metrics import Metrics
+from tritone_gateway.route_templates import RouteTemplates
 from tritone_gateway.routers import ROUTERS
 from tritone_gateway.routers.studio import mount_page
 from tritone_gateway.security.callers import Callers
@@ -103,8 +104,9 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
             settings.server,
             timeout_s=settings.timeout_s,
             retries=settings.retries,
-            service_key=settings.service_key,
+            service_key_file=settings.service_key_file,
             api_key=settings.api_key,
+            api_key_file=settings.api_key_file,
             genre_model=settings.genre_model,
         )
         async with client:
@@ -140,7 +142,14 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         return app.openapi_schema
 
     app.openapi = schema  # type: ignore[method-assign]  # the way that FastAPI documents
-    app.add_middleware(Admission, settings=settings, callers=callers, load=gateway.load, metrics=gateway.metrics)
+    app.add_middleware(
+        Admission,
+        settings=settings,
+        callers=callers,
+        load=gateway.load,
+        metrics=gateway.metrics,
+        templates=RouteTemplates(app.routes),
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

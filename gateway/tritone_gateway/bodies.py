@@ -196,7 +196,7 @@ async def recording_of(file: Upload | UrlFile | Base64File, gateway: Gateway) ->
         return await _fetched(file.url, gateway)
     try:
         return binascii.a2b_base64(file.base64, strict_mode=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also for characters beyond ASCII
         raise InvalidInputError(f"invalid base64: expected Base64 without line breaks ({error})") from error
 
 

@@ -33,7 +33,10 @@ export interface paths {
         };
         /**
          * Whether requests can be served
-         * @description Ask the server for its models and each model whether it is ready; 503 if one is not, or before a stop.
+         * @description Tell which models are ready, as their server reports at most a second ago.
+         *
+         *     503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
+         *     While some models are ready and others are not, the gateway is ready and `degraded`.
          */
         get: operations["readiness"];
         put?: never;
@@ -463,21 +466,29 @@ export interface components {
         };
         /**
          * Readiness
-         * @description Whether requests can be served.
+         * @description Whether requests can be served, and by which models.
          */
         Readiness: {
-            /** Ready */
+            /**
+             * Ready
+             * @description Whether this gateway should get requests.
+             */
             ready: boolean;
             /**
+             * Degraded
+             * @description Whether it is ready although a model is not.
+             */
+            degraded: boolean;
+            /**
              * Models
-             * @description Whether each loaded model is ready.
+             * @description Whether each model is ready; empty if the server cannot be asked.
              */
             models: {
                 [key: string]: boolean;
             };
             /**
              * Reason
-             * @description Why not.
+             * @description Why it is not ready, or degraded.
              */
             reason?: string | null;
         };

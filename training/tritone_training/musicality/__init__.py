@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tritone.music.keys import estimate_keys
 from tritone_training.musicality.comparison import (
     duplicate_rate,
     frechet_distance,
@@ -17,8 +18,6 @@ from tritone_training.musicality.comparison import (
 from tritone_training.musicality.measures import (
     ATTRIBUTES,
     describe,
-    estimate_keys,
-    key_profiles,
     measure_attributes,
     note_table,
     spans_to_frames,
@@ -33,7 +32,6 @@ __all__ = [
     "frechet_floor",
     "histogram",
     "interval_histogram",
-    "key_profiles",
     "length_histogram",
     "measure_attributes",
     "memorisation",

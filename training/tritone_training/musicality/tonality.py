@@ -6,8 +6,8 @@ Definitions:
   variants. `scale_consistency` tries all major and harmonic minor scales. `diatonic_consistency` tries major scales
   only; it equals MusPy's `scale_consistency` (Dong et al. 2020, arXiv:2008.01951), whose minor scales are natural and
   have the notes of a major scale. Twelve equally frequent pitch classes have 7/12 = 0.58 in both.
-* Key: the Krumhansl-Schmuckler algorithm on durations, see `measures`. Key clarity is the correlation of the best key
-  (Lartillot & Toiviainen 2007, MIRtoolbox: `mirkey`).
+* Key: the Krumhansl-Schmuckler algorithm on durations, see `tritone.music.keys`. Key clarity is the correlation of the
+  best key (Lartillot & Toiviainen 2007, MIRtoolbox: `mirkey`).
 * Key drift: the distance of the keys of the first and the last quarter on the circle of fifths. Relative keys, which
   have one key signature, have the distance 0.
 * Cadence: the final note is the tonic; a final chord is the tonic triad over the tonic in the bass, as in every
@@ -27,20 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import LOWEST_PITCH, SILENT, Grid, notes_of
+from tritone.music.keys import KEY_NAMES, MODES, N_KEYS, estimate_keys, key_correlations
 from tritone_training.musicality.measures import (
     HARMONIC_MINOR_SCALE,
     MAJOR_SCALE,
-    N_KEYS,
     best_scale_share,
-    estimate_keys,
-    key_correlations,
     pitch_class_counts,
-    pitch_class_durations,
 )
 
 Key = tuple[int, int]  # tonic 0..11 from C; 0 major, 1 minor
-_KEY_NAMES: Final = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
-_MODE_NAMES: Final = ("major", "minor")
 _TRIAD: Final = frozenset({0, 3, 4, 7})  # semitones above the root; both thirds, for the Picardy third
 
 
@@ -82,12 +77,13 @@ def key_of(grid: Grid) -> Key | None:
 
 def key_name(key: Key) -> str:
     """Return the name of a key, such as `F# minor`."""
-    return f"{_KEY_NAMES[key[0]]} {_MODE_NAMES[key[1]]}"
+    return f"{KEY_NAMES[key[0]]} {MODES[key[1]]}"
 
 
 def key_clarity(grid: Grid) -> float:
     """Return the correlation of the pitch-class durations with the profile of the best key; NaN without notes."""
-    return float(key_correlations(pitch_class_durations(grid.frames[None])).max())
+    correlations = key_correlations(grid.frames[None])
+    return float(correlations.max()) if correlations.any() else float("nan")
 
 
 def key_drift(grid: Grid) -> float:
@@ -142,8 +138,8 @@ def ending_of(grid: Grid, key: Key | None = None, *, tolerance: float = 0.0) -> 
 
 def _tonics(grid: Grid, tolerance: float) -> set[int]:
     """Return the tonics of the best key and of those whose correlation is smaller by at most the tolerance."""
-    correlations = key_correlations(pitch_class_durations(grid.frames[None]))[0]
-    if np.isnan(correlations).any():
+    correlations = key_correlations(grid.frames[None])[0]
+    if not correlations.any():
         return set()
     if not tolerance:  # of equal keys the first, as in `key_of`
         return {int(correlations.argmax()) % N_KEYS}

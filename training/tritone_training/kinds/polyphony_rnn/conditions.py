@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone_training.musicality import estimate_keys
+from tritone.music.keys import estimate_keys
 
 # Columns of conditions (..., 6) int64; 0 is unknown, except for the position in a bar.
 KEY: Final = 0  # 1..12 C major .. B major, 13..24 C minor .. B minor

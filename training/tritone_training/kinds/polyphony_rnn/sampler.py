@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
+from tritone.music.keys import key_profiles
 from tritone_training.generation import SamplingFilter, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.conditions import BARS_BACK, BARS_IN_PHRASE, LONGEST_BAR, range_features
 from tritone_training.kinds.polyphony_rnn.features import N_LAGS, FrameHistory
 from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameSampler
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork
 from tritone_training.kinds.polyphony_rnn.priors import SamplingPriors
-from tritone_training.musicality import key_profiles
 
 # Columns of the first frame's noise that choose what a piece from scratch is to be; a frame of notes uses lower ones.
 _STYLE_NOISE: Final = 86
