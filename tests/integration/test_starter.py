@@ -56,5 +56,5 @@ def test_starter_models_are_served_as_any_other(repository: Path, tmp_path: Path
         assert composed.model == "music_transformer"
         composed.save(tmp_path / "composed.mid")
         assert music.compose(bars=2, seed=1).score.dumps_midi() == (tmp_path / "composed.mid").read_bytes()
-        assert music.compose(bars=2, seed=1, model="polyphony_rnn").model == "polyphony_rnn"
+        assert music.compose(bars=2, seed=1, model="polyphony_rnn").model == "polyphony_rnn_sampler"
         assert music.reconstruct(tmp_path / "composed.mid").model == "music_vae"
