@@ -44,20 +44,25 @@ class Role:
     Attributes:
         does: what such a model does, for messages.
         is_batched: whether the model has a batch axis; an ensemble of ours has none, and its first axis is 1.
+        newer_inputs: inputs that models of earlier releases do not have; a model has all of them or none.
     """
 
     does: str
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     is_batched: bool = True
+    newer_inputs: Mapping[str, Shape] = field(default_factory=dict)
 
     def fits(self, info: ModelResponse) -> bool:
         """Return whether a model has exactly these inputs and at least these outputs."""
+        inputs = self.inputs
+        if self.newer_inputs and self.newer_inputs.keys() <= info.inputs.keys():
+            inputs = {**inputs, **self.newer_inputs}
         return (
             (info.max_batch_size > 0) is self.is_batched
-            and info.inputs.keys() == self.inputs.keys()
+            and info.inputs.keys() == inputs.keys()
             and self.outputs.keys() <= info.outputs.keys()
-            and all(_agree(shape, info.inputs[name]) for name, shape in self.inputs.items())
+            and all(_agree(shape, info.inputs[name]) for name, shape in inputs.items())
             and all(_agree(shape, info.outputs[name]) for name, shape in self.outputs.items())
         )
 
@@ -75,6 +80,10 @@ _COMPOSER_INPUTS: Final[Mapping[str, Shape]] = {
     "noise": (None, None),
     **_SAMPLING,
 }
+_CONDITIONS: Final[Mapping[str, Shape]] = {
+    **dict.fromkeys(("key", "density", "n_voices", "end"), _SCALAR),
+    "repeats": _PER_FRAME,
+}
 _COMPOSER_OUTPUTS: Final[Mapping[str, Shape]] = {"frames": _FRAMES, "nll": _PER_FRAME}
 
 CLASSIFIER: Final = Role(
@@ -88,8 +97,15 @@ SCORER: Final = Role(
 SAMPLER: Final = Role(
     "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
 )
-COMPOSER: Final = Role("composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS)
-STREAMER: Final = Role("streams compositions", _COMPOSER_INPUTS, {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR})
+COMPOSER: Final = Role(
+    "composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS, newer_inputs=_CONDITIONS
+)
+STREAMER: Final = Role(
+    "streams compositions",
+    _COMPOSER_INPUTS,
+    {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR},
+    newer_inputs=_CONDITIONS,
+)
 ENCODER: Final = Role("encodes two bars of four voices", {"voices": _VOICES}, {"mean": _PER_FRAME})
 DECODER: Final = Role(
     "decodes two bars of four voices",
@@ -122,6 +138,7 @@ INSPIRER: Final = Role(
         **dict.fromkeys(("source", "arm", "unknown"), _SCALAR),
     },
     is_batched=False,
+    newer_inputs=_CONDITIONS,
 )
 # The first that fits.
 ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR, INSPIRER)

@@ -67,6 +67,13 @@ class TransformerConfig(Hyperparameters):
         0.2, ge=0, le=1, description="Fraction of the segments without a style, and without a metre, as a condition."
     )
 
+    style_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How often a pass has the pieces of rare styles: 0 once, 1 as many as of the most frequent style.",
+    )
+
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.width % self.n_heads:
@@ -93,6 +100,11 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "default": _DEFAULT,
     # Something to listen to, in less than two minutes on one core.
     "demo": _DEFAULT.changed(n_layers=2, epoch_frames=40_000, valid_frames=12_000, max_epochs=3, learning_rate=2e-3
+    ),
+    # The weights in weights/: about an hour on one core.
+    "starter": _DEFAULT.changed(
+        epoch_frames=500_000, valid_frames=40_000, max_epochs=16, batch_frames=1024, dropout=0.1, style_balance=0.6,
+        given_share=0.4,
     ),
     # For tests.
     "tiny": TransformerConfig(

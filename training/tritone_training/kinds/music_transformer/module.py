@@ -94,4 +94,4 @@ class TransformerModule(lightning.LightningModule):
 
 def frame_nll(network: MusicTransformer, batch: Batch) -> Tensor:
     """Return the nats of each frame, (M,)."""
-    return network.nll(batch.shown, batch.tokens, batch.setting, batch.counted)
+    return network.nll(batch.shown, batch.repeated, batch.tokens, batch.setting, batch.counted)
