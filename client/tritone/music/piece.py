@@ -208,8 +208,23 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        conditions = dict(values.get("conditions", {}))  # earlier releases have none
+        conditions = _conditions_of(values.get("conditions", {}))  # earlier releases have none
         return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions)
+
+
+def _conditions_of(values: Any) -> dict[str, Any]:
+    """Return the conditions of a piece from the plain values of `to_dict`.
+
+    Raises:
+        TypeError: they are not texts, numbers, true, false or null by name.
+    """
+    plain = isinstance(values, Mapping) and all(
+        isinstance(name, str) and (value is None or isinstance(value, str | int | float))
+        for name, value in values.items()
+    )
+    if not plain:
+        raise TypeError(f"invalid conditions: expected texts, numbers, true, false or null by name, got {values!r}")
+    return dict(values)
 
 
 def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:
