@@ -11,9 +11,9 @@ from tests.unit.client.test_composing import chords, melody
 from tests.unit.client.writers import FakeWriters, G
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
+from tritone.music.keys import tonic_number
 from tritone.music.voices import voices_to_grid
 from tritone.operations.latent import slerp, to_spans
-from tritone.music.keys import tonic_number
 from tritone.operations.sample import _normal, seeds_of
 from tritone.sampling import uniform_noise
 
