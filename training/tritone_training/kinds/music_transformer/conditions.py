@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
-from tritone.music.keys import N_KEYS, PITCH_CLASSES, estimate_keys
+from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_correlations
 from tritone_training.data.scores import ScorePiece
 
 UNKNOWN: Final = 0
@@ -26,6 +26,7 @@ NEW: Final = -1  # in `repeats`: this frame's bar repeats none
 _ALIKE: Final = 0.8  # of the struck notes of two bars: Jaccard index from which one repeats the other
 _MOST_TEMPLATES: Final = 60  # of a style
 _FEWEST_BARS: Final = 8
+_CLEARER: Final = 0.08  # than any other: the correlation of a key that is known
 
 Repeats = npt.NDArray[np.int64]
 
@@ -35,7 +36,8 @@ class PieceConditions:
     """The conditions of one piece; 0 where unknown.
 
     Attributes:
-        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor.
+        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor; unknown for pieces that fit two keys almost
+            equally well, so that asking for a key is asking for a clear one.
         density: 1 to 3.
         n_voices: 1 to 6, median number of notes at once.
         end: length of the piece in frames; unknown for pieces that do not end on their tonic, so that asking for an end
@@ -94,8 +96,9 @@ def conditions_of(piece: ScorePiece, density_edges: Mapping[str, Sequence[float]
 
 def key_of(frames: npt.NDArray[np.uint8]) -> int:
     """Return the key of (T, P) frames, as in `PieceConditions`."""
-    tonic, mode = estimate_keys(frames[None])
-    return UNKNOWN if tonic[0] < 0 else 1 + int(mode[0]) * N_KEYS + int(tonic[0])
+    correlations = key_correlations(frames[None])[0]
+    second, first = np.sort(correlations)[-2:]
+    return UNKNOWN if first - second < _CLEARER else 1 + int(correlations.argmax())
 
 
 def ends_on_tonic(frames: npt.NDArray[np.uint8], key: int) -> bool:
