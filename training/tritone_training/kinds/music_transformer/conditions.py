@@ -36,8 +36,8 @@ class PieceConditions:
     """The conditions of one piece; 0 where unknown.
 
     Attributes:
-        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor; unknown for pieces that fit two keys almost
-            equally well, so that asking for a key is asking for a clear one.
+        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor; unknown for pieces that fit two keys
+            almost equally well, so that asking for a key is asking for a clear one.
         density: 1 to 3.
         n_voices: 1 to 6, median number of notes at once.
         end: length of the piece in frames; unknown for pieces that do not end on their tonic, so that asking for an end
