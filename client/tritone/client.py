@@ -189,7 +189,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
@@ -214,9 +214,11 @@ class MusicClient(BaseClient[Transport]):
         Args:
             prompt: the score to continue; None to compose from scratch.
             bars: number of new bars, 1 to 256.
-            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random.
+            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random. That of
+                the model if None, which sounds best by `tritone listen-test`, or else 1.
             top_k: sample only from the k most probable candidates; None for no limit.
-            top_p: sample only from the most probable candidates that together have this probability; None for no limit.
+            top_p: sample only from the most probable candidates that together have this probability; that
+                of the model, or no limit, if None.
             seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
             model: `music_transformer`, or `polyphony_rnn`, which has no repeated notes and no styles. The whole piece,
                 prompt included, is quantised to the time steps of the model.
@@ -249,7 +251,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
@@ -298,7 +300,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -326,7 +328,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -367,7 +369,7 @@ class MusicClient(BaseClient[Transport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -399,7 +401,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -430,7 +432,7 @@ class MusicClient(BaseClient[Transport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -619,7 +621,7 @@ class MusicClient(BaseClient[Transport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tritone.constants import EMOTIONS
+from tritone.constants import EMOTIONS, LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
 from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
@@ -193,6 +193,14 @@ class CachedModel:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
 
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        """The temperature and top_p with which the model samples where a caller chooses none."""
+        return {
+            "temperature": self._real("default_temperature", LEAST_TEMPERATURE, LARGEST_TEMPERATURE),
+            "top_p": self._real("default_top_p", LEAST_TEMPERATURE, 1.0),
+        }
+
     def step(self, parameter: str) -> str:
         """Return the name of the model of a step (ensembles).
 
@@ -274,6 +282,14 @@ class CachedModel:
     def _number(self, name: str, default: int) -> int:
         text = self.info.parameters.get(name, "")
         return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else default
+
+    def _real(self, name: str, low: float, high: float) -> float:
+        """Return a parameter within limits; 1 if it is missing or invalid."""
+        try:
+            value = float(self.info.parameters.get(name, "1"))
+        except ValueError:
+            return 1.0
+        return value if low <= value <= high else 1.0
 
     def _json(self, name: str) -> Any:
         try:

@@ -82,12 +82,26 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     Returns:
         tonic (S,) 0..11 from C, mode (S,) 0 major, 1 minor; both -1 where nothing sounds, or all classes equally long.
     """
+    correlations = key_correlations(frames)
+    best = correlations.argmax(1)
+    known = correlations.any(1)
+    return np.where(known, best % N_KEYS, -1), np.where(known, best // N_KEYS, -1)
+
+
+def key_correlations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return how well each of the 24 keys fits each piece, as a correlation; 0 where none can be told.
+
+    Args:
+        frames: (S, N, 88).
+
+    Returns:
+        (S, 24), C major .. B major, C minor .. B minor.
+    """
     durations = pitch_class_durations(frames)
     centred = durations - durations.mean(1, keepdims=True)
-    spread = np.linalg.norm(centred, axis=1)
-    best = (centred @ key_profiles().T).argmax(1)
-    known = spread > 0
-    return np.where(known, best % N_KEYS, -1), np.where(known, best // N_KEYS, -1)
+    spread = np.linalg.norm(centred, axis=1, keepdims=True)
+    correlations: npt.NDArray[np.float64] = centred @ key_profiles().T / np.where(spread > 0, spread, 1.0)
+    return correlations
 
 
 def key_profiles() -> npt.NDArray[np.float64]:

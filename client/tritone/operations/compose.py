@@ -156,7 +156,7 @@ def composer_inputs(
         "style": scalar(known.style_index(conditions.style), 1, np.int64),
         "noise": uniform_noise(sampling.seed, 1, plan.n_frames, known.size_of("noise")),
         **{name: steered[name] for name in steered if name in known.info.inputs},
-        **sampling.inputs(1),
+        **sampling.inputs(1, **known.sampling_defaults),
     }
 
 
@@ -198,7 +198,7 @@ def _sample_frames(
     inputs = {
         "prompt": prompt[None] if len(prompt) else np.zeros((1, 1, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
-        **sampling.inputs(1),
+        **sampling.inputs(1, **known.sampling_defaults),
     }
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(SAMPLER.outputs))
     response = yield from infer(known, request)

@@ -253,7 +253,7 @@ def _of_templates(
     known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering
 ) -> SteeringInputs:
     """Return the conditions of a piece from scratch."""
-    draws = iter(uniform_noise(sampling.seed, 2 + plan.n_frames, stream=_STREAM).tolist())
+    draws = iter(uniform_noise(sampling.seed, 3 + plan.n_frames, stream=_STREAM).tolist())
     length, index = plan.meter
     choices = _fitting(templates_of(known), sampling.style, length, steering)
     if not choices:
@@ -261,17 +261,18 @@ def _of_templates(
         n_voices = steering.n_voices or 0
         unknown = np.zeros(plan.n_frames, np.int64)
         return SteeringInputs(sampling.style, key, steering.density or 0, n_voices, 0, unknown)
+    style = _drawn(sorted({each.style for each in choices}), next(draws))
+    choices = tuple(each for each in choices if each.style == style)
     first = _drawn(choices, next(draws))
     mode = first.mode if steering.mode is None else steering.mode
     tonic = _drawn(_TONICS[mode], next(draws)) if steering.tonic is None else steering.tonic
     n_bars = -(-(plan.n_frames + index) // length)
-    alike = [each for each in choices if each.style == first.style]
     distances = list(first.repeats)
     while len(distances) < n_bars:  # a longer piece has several parts
-        distances += _drawn(alike, next(draws)).repeats
+        distances += _drawn(choices, next(draws)).repeats
     in_frames = np.where(np.array(distances[:n_bars]) > 0, np.array(distances[:n_bars]) * length, -1)
     return SteeringInputs(
-        style=first.style,
+        style=style,
         key=1 + N_KEYS * mode + tonic,
         density=steering.density or first.density,
         n_voices=steering.n_voices or first.n_voices,

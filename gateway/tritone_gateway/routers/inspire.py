@@ -36,7 +36,12 @@ class InspireRequest(Options):
     )
     bars: int = Field(8, ge=1, le=256, description="Number of new bars.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Below 1 more conservative, above 1 more random.")
+    temperature: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Below 1 more conservative, above 1 more random; that of the model if left out.",
+    )
     top_k: int | None = Field(None, ge=1, description="Sample among this many candidates; all if left out.")
     top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
     seed: int = Field(

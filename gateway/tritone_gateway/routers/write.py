@@ -46,7 +46,12 @@ def _drawn_seed() -> int:
 class Sampling(Options):
     """How a model samples."""
 
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Below 1 more conservative, above 1 more random.")
+    temperature: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Below 1 more conservative, above 1 more random; that of the model if left out.",
+    )
     top_k: int | None = Field(None, ge=1, description="Sample among this many candidates; all if left out.")
     top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
     seed: int = Field(

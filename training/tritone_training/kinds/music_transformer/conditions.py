@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import N_PITCHES, STRUCK
-from tritone.music.keys import N_KEYS, PITCH_CLASSES, estimate_keys
+from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_correlations
 from tritone_training.data.scores import ScorePiece
 
 UNKNOWN: Final = 0
@@ -24,8 +24,9 @@ N_DENSITIES: Final = 3  # 1 sparse, 2 medium, 3 dense, as thirds of the training
 MOST_VOICES: Final = 6  # notes at once; more count as these
 NEW: Final = -1  # in `repeats`: this frame's bar repeats none
 _ALIKE: Final = 0.8  # of the struck notes of two bars: Jaccard index from which one repeats the other
-_MOST_TEMPLATES: Final = 120
+_MOST_TEMPLATES: Final = 60  # of a style
 _FEWEST_BARS: Final = 8
+_CLEARER: Final = 0.08  # than any other: the correlation of a key that is known
 
 Repeats = npt.NDArray[np.int64]
 
@@ -35,10 +36,12 @@ class PieceConditions:
     """The conditions of one piece; 0 where unknown.
 
     Attributes:
-        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor.
+        key: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor; unknown for pieces that fit two keys
+            almost equally well, so that asking for a key is asking for a clear one.
         density: 1 to 3.
         n_voices: 1 to 6, median number of notes at once.
-        end: length of the piece in frames.
+        end: length of the piece in frames; unknown for pieces that do not end on their tonic, so that asking for an end
+            is asking for a cadence.
         repeats: (T,) for each frame, how many frames earlier the bar begins that its bar repeats, or `NEW`.
     """
 
@@ -81,19 +84,30 @@ def conditions_of(piece: ScorePiece, density_edges: Mapping[str, Sequence[float]
     frames = piece.frames
     edges = density_edges.get(piece.style)
     density = UNKNOWN if edges is None else 1 + int(np.searchsorted(np.asarray(edges), density_of(frames)))
+    key = key_of(frames)
     return PieceConditions(
-        key=key_of(frames),
+        key=key,
         density=density,
         n_voices=n_voices_of(frames),
-        end=len(frames),
+        end=len(frames) if ends_on_tonic(frames, key) else UNKNOWN,
         repeats=repeats_of(frames, piece.meter, reach=reach),
     )
 
 
 def key_of(frames: npt.NDArray[np.uint8]) -> int:
     """Return the key of (T, P) frames, as in `PieceConditions`."""
-    tonic, mode = estimate_keys(frames[None])
-    return UNKNOWN if tonic[0] < 0 else 1 + int(mode[0]) * N_KEYS + int(tonic[0])
+    correlations = key_correlations(frames[None])[0]
+    second, first = np.sort(correlations)[-2:]
+    return UNKNOWN if first - second < _CLEARER else 1 + int(correlations.argmax())
+
+
+def ends_on_tonic(frames: npt.NDArray[np.uint8], key: int) -> bool:
+    """Return whether the lowest note of the last (T, P) frame that sounds is the tonic of the key."""
+    sounding = np.flatnonzero((frames > 0).any(1))
+    if key == UNKNOWN or not len(sounding):
+        return False
+    bass = int(np.flatnonzero(frames[sounding[-1]])[0])
+    return bool(PITCH_CLASSES[bass] == (key - 1) % N_KEYS)
 
 
 def density_of(frames: npt.NDArray[np.uint8]) -> float:
@@ -156,13 +170,13 @@ def repeats_of(frames: npt.NDArray[np.uint8], meter: tuple[int, int], *, reach: 
 def templates(pieces: Sequence[ScorePiece], conditions: Sequence[PieceConditions]) -> list[dict[str, Any]]:
     """Describe real pieces by their conditions only, from which clients choose what to ask for by default.
 
-    Pieces of unknown meter and short ones are left out; at most 120 are kept, evenly spaced.
+    Pieces of unknown meter and short ones are left out; at most 60 of a style are kept, evenly spaced.
 
     Returns:
         For each: style, bar (frames), mode (0 major, 1 minor), density, n_voices, and repeats: for each complete bar
         how many bars earlier the one is that it repeats, or 0.
     """
-    described = []
+    described: dict[str, list[dict[str, Any]]] = {}
     for piece, each in zip(pieces, conditions, strict=True):
         length, index = piece.meter
         if length <= 0 or each.key == UNKNOWN:
@@ -172,7 +186,7 @@ def templates(pieces: Sequence[ScorePiece], conditions: Sequence[PieceConditions
         n_bars = (len(piece.frames) - first) // length
         if n_bars < _FEWEST_BARS:
             continue
-        described.append(
+        described.setdefault(piece.style, []).append(
             {
                 "style": piece.style,
                 "bar": length,
@@ -182,8 +196,11 @@ def templates(pieces: Sequence[ScorePiece], conditions: Sequence[PieceConditions
                 "repeats": [max(0, int(distance)) for distance in distances[:n_bars]],
             }
         )
-    kept = np.linspace(0, len(described) - 1, min(_MOST_TEMPLATES, len(described))).round().astype(int)
-    return [described[place] for place in kept] if described else []
+    kept = []
+    for of_style in described.values():
+        places = np.linspace(0, len(of_style) - 1, min(_MOST_TEMPLATES, len(of_style))).round().astype(int)
+        kept += [of_style[place] for place in places]
+    return kept
 
 
 def degrees() -> npt.NDArray[np.int64]:

@@ -67,6 +67,8 @@ class TransformerConfig(Hyperparameters):
         0.2, ge=0, le=1, description="Fraction of the segments without a style, and without a metre, as a condition."
     )
 
+    temperature: float = Field(1.0, ge=0.01, le=100, description="Sampling temperature where a request chooses none.")
+    top_p: float = Field(1.0, gt=0, le=1, description="top_p where a request chooses none.")
     style_balance: float = Field(
         0.0,
         ge=0,
@@ -103,7 +105,7 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     ),
     # The weights in weights/: about an hour on one core.
     "starter": _DEFAULT.changed(
-        epoch_frames=500_000, valid_frames=40_000, max_epochs=16, batch_frames=1024, dropout=0.1, style_balance=0.6,
+        epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
         given_share=0.4,
     ),
     # For tests.

@@ -165,7 +165,12 @@ OUTPUTS: Final = (
 
 
 def parameters(
-    *, frames_per_quarter: int, styles: Sequence[str], templates: Sequence[Mapping[str, Any]] = ()
+    *,
+    frames_per_quarter: int,
+    styles: Sequence[str],
+    templates: Sequence[Mapping[str, Any]] = (),
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> dict[str, str]:
     """Return the parameters of config.pbtxt that depend on the data set.
 
@@ -173,11 +178,15 @@ def parameters(
         frames_per_quarter: 0 if unknown.
         styles: those that the network was trained with, in its order.
         templates: from `conditions.templates`.
+        temperature: where a request chooses none.
+        top_p: where a request chooses none.
     """
     return {
         "frames_per_quarter": str(frames_per_quarter),
         "styles": json.dumps([ANY_STYLE, *styles]),
         N_STYLES: n_styles(styles),
+        "default_temperature": f"{temperature:g}",
+        "default_top_p": f"{top_p:g}",
         **({"templates": json.dumps(list(templates), separators=(",", ":"))} if templates else {}),
     }
 

@@ -142,7 +142,13 @@ def describe(
         "has_onsets": str(network.onsets).lower(),
     }
     graph = chunk_graph(config)
-    own = parameters(frames_per_quarter=frames_per_quarter, styles=styles, templates=templates)
+    own = parameters(
+        frames_per_quarter=frames_per_quarter,
+        styles=styles,
+        templates=templates,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
     return Exportable(
         network=PieceGenerator(network),
         declaration=replace(DECLARATION, parameters={**DECLARATION.parameters, **own}),
