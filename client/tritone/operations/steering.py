@@ -72,7 +72,7 @@ class Steering:
         Raises:
             InvalidInputError: an argument is invalid.
         """
-        if density is not None and density not in DENSITIES:
+        if density is not None and not (isinstance(density, str) and density in DENSITIES):
             raise InvalidInputError(
                 f"unknown density: expected {', '.join(map(repr, DENSITIES))}, or None for any, got {density!r}",
                 argument="density",
