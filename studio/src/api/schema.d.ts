@@ -499,10 +499,10 @@ export interface components {
         ComposeRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -577,10 +577,10 @@ export interface components {
         ContinueRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -698,10 +698,10 @@ export interface components {
         HarmonizeRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -756,10 +756,10 @@ export interface components {
         InfillRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -844,10 +844,10 @@ export interface components {
             n?: number;
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -891,10 +891,10 @@ export interface components {
         InterpolateRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -1195,10 +1195,10 @@ export interface components {
         ReconstructRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -1389,10 +1389,10 @@ export interface components {
         VaryRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -1469,10 +1469,10 @@ export interface components {
             n?: number;
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -1698,10 +1698,10 @@ export interface components {
         ComposeRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -1775,10 +1775,10 @@ export interface components {
         ContinueRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -1852,10 +1852,10 @@ export interface components {
         HarmonizeRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -1910,10 +1910,10 @@ export interface components {
         InfillRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample among this many candidates; all if left out.
@@ -1974,10 +1974,10 @@ export interface components {
         VaryRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -2031,10 +2031,10 @@ export interface components {
         ReconstructRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -2077,10 +2077,10 @@ export interface components {
         InterpolateRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
-             * @default 1
+             * @description Below 1 more conservative, above 1 more random; that of the model if left out.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description 1 for the most likely notes.
@@ -2159,6 +2159,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
             };
             classification: {
                 label: string;
@@ -2382,6 +2383,7 @@ export interface components {
                 [key: string]: number;
             };
             nll: (number | null)[] | null;
+            conditions: Record<string, never>;
         };
         /**
          * Pieces
@@ -2405,6 +2407,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
             }[];
         };
         /**
