@@ -91,7 +91,8 @@ class Asked:
         return Asked(*(tensor[list(rows)] for tensor in self.tensors))
 
     def write(self, writer: nn.Module) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        frames, nll = writer(*self.tensors)
+        with torch.inference_mode():
+            frames, nll = writer(*self.tensors)
         return frames.numpy(), nll.numpy()
 
 
