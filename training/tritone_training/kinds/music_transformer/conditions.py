@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.grid import N_PITCHES, STRUCK
+from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
 from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_correlations
 from tritone_training.data.scores import ScorePiece
 
@@ -26,6 +26,8 @@ NEW: Final = -1  # in `repeats`: this frame's bar repeats none
 _ALIKE: Final = 0.8  # of the struck notes of two bars: Jaccard index from which one repeats the other
 _MOST_TEMPLATES: Final = 60  # of a style
 _FEWEST_BARS: Final = 8
+_PHRASE_BARS: Final = 8
+_EXCERPT_BARS: Final = (8, 12, 16, 24, 32)
 _CLEARER: Final = 0.08  # than any other: the correlation of a key that is known
 
 Repeats = npt.NDArray[np.int64]
@@ -92,6 +94,43 @@ def conditions_of(piece: ScorePiece, density_edges: Mapping[str, Sequence[float]
         end=len(frames) if ends_on_tonic(frames, key) else UNKNOWN,
         repeats=repeats_of(frames, piece.meter, reach=reach),
     )
+
+
+def excerpts_of(
+    piece: ScorePiece, density_edges: Mapping[str, Sequence[float]], *, reach: int
+) -> list[tuple[ScorePiece, PieceConditions]]:
+    """Return parts of a piece that could be pieces: whole bars that begin at a bar line and end on their tonic.
+
+    Requests are for whole bars, while many pieces begin with an upbeat and end with an incomplete bar. A part begins at
+    the first bar line or a multiple of eight bars later, and is 8, 12, 16, 24 or 32 bars long. Its last chord is held
+    where the piece goes on with the next upbeat, or where its last bar is incomplete.
+    """
+    length, index = piece.meter
+    if length <= 0:
+        return []
+    upbeat = -index % length
+    body = piece.frames[upbeat:]
+    n_bars = -(-len(body) // length)
+    missing = n_bars * length - len(body)
+    body = np.concatenate([body, _held(body[-1:], missing)])
+    found = []
+    for start in range(0, n_bars, _PHRASE_BARS):
+        for n in _EXCERPT_BARS:
+            if start + n > n_bars:
+                break
+            frames = body[start * length : (start + n) * length].copy()
+            if upbeat and start + n < n_bars:
+                frames[-upbeat:] = _held(frames[-upbeat - 1 : -upbeat], upbeat)
+            part = replace(piece, frames=frames, meter=(length, 0), voices=None)
+            conditions = conditions_of(part, density_edges, reach=reach)
+            if conditions.end != UNKNOWN:
+                found.append((part, conditions))
+    return found
+
+
+def _held(frame: npt.NDArray[np.uint8], n_frames: int) -> npt.NDArray[np.uint8]:
+    """Return n frames in which the notes of a (1, P) frame are held."""
+    return np.repeat(np.where(frame > 0, HELD, SILENT).astype(np.uint8), n_frames, axis=0)
 
 
 def key_of(frames: npt.NDArray[np.uint8]) -> int:

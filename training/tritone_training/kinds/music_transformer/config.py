@@ -106,7 +106,7 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     # The weights in weights/: about an hour on one core.
     "starter": _DEFAULT.changed(
         epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
-        given_share=0.4,
+        given_share=0.4, unknown_share=0.1,
     ),
     # For tests.
     "tiny": TransformerConfig(

@@ -25,6 +25,7 @@ from tritone_training.kinds.music_transformer.notes import PADDING, Frames, read
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
+_WHOLE_SHARE: Final = 0.5  # of the passes in which a piece with excerpts is used as a whole
 _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
 
 
@@ -200,6 +201,7 @@ class TrainingSegments(Dataset[Any]):
         pieces: Sequence[ScorePiece],
         styles: Sequence[str],
         conditions: Sequence[PieceConditions],
+        excerpts: Sequence[Sequence[tuple[ScorePiece, PieceConditions]]] = (),
         *,
         onsets: bool,
         n_frames: int,
@@ -218,6 +220,7 @@ class TrainingSegments(Dataset[Any]):
             pieces: the pieces.
             styles: those that the network has.
             conditions: of each piece.
+            excerpts: of each piece, from `excerpts_of`; one of them is used instead of the piece in half of the passes.
             onsets: whether the data have onsets.
             n_frames: longest segment.
             n_segments: most of one piece in a pass.
@@ -233,6 +236,10 @@ class TrainingSegments(Dataset[Any]):
         self._pieces = [
             whole(piece, styles, onsets=onsets, conditions=asked)
             for piece, asked in zip(pieces, conditions, strict=True)
+        ]
+        self._excerpts = [
+            [whole(part, styles, onsets=onsets, conditions=asked) for part, asked in parts]
+            for parts in (excerpts or [()] * len(pieces))
         ]
         self._n_times = _repetitions([piece.style for piece in pieces], style_balance)
         self._n_frames = n_frames
@@ -273,15 +280,21 @@ class TrainingSegments(Dataset[Any]):
         self._n_passes += 1
         segments = [
             part
-            for piece, n_times in zip(self._pieces, self._n_times, strict=True)
+            for piece, excerpts, n_times in zip(self._pieces, self._excerpts, self._n_times, strict=True)
             for _ in range(n_times)
-            for part in self._cut(self._varied(piece))
+            for part in self._cut(self._varied(self._one_of(piece, excerpts)))
         ]
         # Alike in length, but not always with the same others.
         lengths = np.array([each.stop - each.start for each in segments])
         order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
         batches = batched([segments[index] for index in order], self._batch_frames)
         return [batches[index] for index in self._random.permutation(len(batches))]
+
+    def _one_of(self, piece: PieceSegment, excerpts: Sequence[PieceSegment]) -> PieceSegment:
+        """Return a piece, or one of its excerpts."""
+        if not excerpts or self._random.random() < _WHOLE_SHARE:
+            return piece
+        return excerpts[int(self._random.integers(len(excerpts)))]
 
     def _varied(self, piece: PieceSegment) -> PieceSegment:
         """Return the piece in a random key, and sometimes with unknown style or meter."""

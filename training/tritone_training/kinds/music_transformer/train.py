@@ -12,7 +12,13 @@ from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_transformer.conditions import conditions_of, density_edges, templates, unknown
+from tritone_training.kinds.music_transformer.conditions import (
+    conditions_of,
+    density_edges,
+    excerpts_of,
+    templates,
+    unknown,
+)
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
@@ -47,6 +53,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         conditions_of(piece, edges, reach=config.copy_window) if scores.has_onsets else unknown(len(piece.frames))
         for piece in train
     ]
+    excerpts = [excerpts_of(piece, edges, reach=config.copy_window) for piece in train] if scores.has_onsets else []
     report = scores.report()
     info: dict[str, Any] = {
         "command": request.command,
@@ -67,6 +74,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         train,
         styles,
         conditions,
+        excerpts,
         onsets=scores.has_onsets,
         n_frames=config.stretch_frames,
         n_segments=config.most_stretches,
