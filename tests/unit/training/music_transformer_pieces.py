@@ -32,10 +32,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def network(*, onsets: bool = True, n_layers: int = 1, seed: int = 0) -> MusicTransformer:
+def network(*, onsets: bool = True, seed: int = 0, **sizes: int) -> MusicTransformer:
     """A network whose every part says something: weights are larger than new ones, and no vector is zero."""
     torch.manual_seed(seed)
-    made = MusicTransformer(**{**SIZES, "n_layers": n_layers}, n_styles=3, onsets=onsets, dropout=0.2)
+    made = MusicTransformer(**{**SIZES, **sizes}, n_styles=3, onsets=onsets, dropout=0.2)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from tests.unit.training.music_transformer_pieces import SIZES, Asked, ask, network
+from tests.unit.training.music_transformer_pieces import Asked, ask, network
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.kinds.music_transformer.conditions import PieceConditions
@@ -48,11 +48,11 @@ def test_pieces_are_written_differently() -> None:
     assert len({row.tobytes() for row in frames}) == 4
 
 
-def within_reach(shown: Frames, repeats: npt.NDArray[np.int64]) -> Frames:
-    """(N, 88) what each frame repeats; nothing from before the piece, or from behind the window."""
+def within_reach(shown: Frames, repeats: npt.NDArray[np.int64], window: int) -> Frames:
+    """(N, 88) what each frame repeats; nothing from before the piece, or from further back than the window."""
     repeated = np.zeros_like(shown)
     for frame, back in enumerate(repeats):
-        if 0 < back <= min(frame, SIZES["copy_window"]):
+        if 0 < back <= min(frame, window):
             repeated[frame] = shown[frame - back]
     return repeated
 
@@ -70,7 +70,7 @@ def teacher_forced(made: MusicTransformer, asked: Asked, frames: Frames) -> npt.
         segment = PieceSegment(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode, conditions)
         batch = collate([segment])
         given = torch.nn.functional.pad(asked.given[row : row + 1], (0, 0, 0, LOOK_AHEAD))
-        repeated = torch.from_numpy(within_reach(shown, repeats))[None]
+        repeated = torch.from_numpy(within_reach(shown, repeats, made.copies.bias.shape[1]))[None]
         counted = torch.ones_like(batch.counted)
         answers.append(frame_nll(made, batch._replace(given=given, repeated=repeated, counted=counted)))
     return torch.stack(answers).numpy()
