@@ -69,6 +69,9 @@ class TransformerConfig(Hyperparameters):
 
     temperature: float = Field(1.0, ge=0.01, le=100, description="Sampling temperature where a request chooses none.")
     top_p: float = Field(1.0, gt=0, le=1, description="top_p where a request chooses none.")
+    ending_weight: float = Field(
+        1.0, ge=1, le=100, description="Weight in the loss of the last 16 frames of pieces whose end is a condition."
+    )
     style_balance: float = Field(
         0.0,
         ge=0,
@@ -106,7 +109,7 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     # The weights in weights/: about an hour on one core.
     "starter": _DEFAULT.changed(
         epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
-        given_share=0.4, unknown_share=0.1,
+        given_share=0.4, unknown_share=0.1, ending_weight=4.0, learning_rate=2e-3,
     ),
     # For tests.
     "tiny": TransformerConfig(

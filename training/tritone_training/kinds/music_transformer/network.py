@@ -72,8 +72,9 @@ WRITE: Final = 0  # values of `given_mode`: nothing of this frame is given,
 GIVEN: Final = 1  # all of it is,
 TOP_GIVEN: Final = 2  # its highest note is, or its silence
 N_RECENT: Final = 2  # frames whose notes the note level sees as they are
-_MOST_LEFT: Final = 129  # frames until the end that are told apart; more count as these
-_ADDED: Final = ("key.", "density.", "n_voices.", "left.", "is_repeat.", "repeated.", "notes.degree.")
+_MOST_LEFT: Final = 33  # frames until the end that are told apart; more count as these
+_NEAR_END: Final = (2, 4, 6, 8, 12, 16, 32, 64, 128)  # frames until the end that begin a phase of it
+_ADDED: Final = ("key.", "density.", "n_voices.", "left.", "near_end.", "is_repeat.", "repeated.", "notes.degree.")
 _VIEWS: Final = "notes.map_in.weight"
 LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
@@ -157,6 +158,7 @@ class MusicTransformer(nn.Module):
         self.density = nn.Embedding(N_DENSITIES + 1, width, padding_idx=UNKNOWN)
         self.n_voices = nn.Embedding(MOST_VOICES + 1, width, padding_idx=UNKNOWN)
         self.left = nn.Embedding(_MOST_LEFT + 1, width, padding_idx=UNKNOWN)  # frames until the end
+        self.near_end = nn.Linear(len(_NEAR_END), width, bias=False)
         self.is_repeat = nn.Embedding(3, width, padding_idx=UNKNOWN)
         self.repeated = nn.Linear(2 * N_PITCHES, width, bias=False)
         self.top = nn.Linear(2 * N_PITCHES, width, bias=False)
@@ -211,11 +213,13 @@ class MusicTransformer(nn.Module):
             + self.n_voices(setting.n_voices.clamp(0, MOST_VOICES))
         )
         steps = torch.arange(n_frames, device=setting.end.device)
-        left = (setting.end[:, None] - setting.n_before[:, None] - steps).clamp(1, _MOST_LEFT)
+        left = (setting.end[:, None] - setting.n_before[:, None] - steps).clamp_min(1)
         is_known = (setting.end > UNKNOWN).to(torch.int64)
+        near = (left[..., None] <= torch.tensor(_NEAR_END, device=left.device)) & (is_known[:, None, None] > 0)
         repeats = setting.repeats[:, :n_frames]
         kind = (repeats < 0).to(torch.int64) + 2 * (repeats > 0).to(torch.int64)
-        answer: Tensor = whole[:, None] + self.left(left * is_known[:, None]) + self.is_repeat(kind)
+        end = self.left(left.clamp_max(_MOST_LEFT) * is_known[:, None]) + self.near_end(near.to(torch.float32))
+        answer: Tensor = whole[:, None] + end + self.is_repeat(kind)
         return answer
 
     def given_notes(self, given: Tensor) -> Tensor:
