@@ -25,7 +25,7 @@ from tritone_training.kinds.music_transformer.notes import MAX_NOTES
 
 CONFIG = TransformerConfig(**SIZES)
 # Begin the names of weights that these checkpoints do not have.
-LATER = ("key.", "density.", "n_voices.", "left.", "is_repeat.", "repeated.", "notes.degree.")
+LATER = ("key.", "density.", "n_voices.", "left.", "near_end.", "is_repeat.", "repeated.", "notes.degree.")
 VIEWS = "notes.map_in.weight"  # has fewer views of other frames there
 INFO = {
     "styles": ["a", "b", "c"],

@@ -64,8 +64,8 @@ def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 STEPS_PER_BAR: Final = 16  # sixteenths of 4/4
-_MAJOR_SCALE: Final = (0, 2, 4, 5, 7, 9, 11)
-_HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
+MAJOR_SCALE: Final = (0, 2, 4, 5, 7, 9, 11)
+HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
 
 
 def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
@@ -106,15 +106,31 @@ def used_pitch_classes(frames: npt.NDArray[Any]) -> float:
 
 def scale_consistency(frames: npt.NDArray[Any]) -> float:
     """Return the largest share of notes in one major or harmonic minor scale, averaged over spans with notes."""
+    shares = best_scale_share(pitch_class_counts(frames), (MAJOR_SCALE, HARMONIC_MINOR_SCALE))
+    return _mean(shares[~np.isnan(shares)])
+
+
+def pitch_class_counts(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the number of notes of each pitch class: (S, N, 88) -> (S, 12)."""
     notes = note_table(frames)
     counts = np.zeros((len(frames), 12))
     np.add.at(counts, (notes.span, PITCH_CLASSES[notes.pitch]), 1)
-    scales = np.zeros((24, 12))
-    for row, (scale, tonic) in enumerate((s, t) for s in (_MAJOR_SCALE, _HARMONIC_MINOR_SCALE) for t in range(12)):
-        scales[row, (np.array(scale) + tonic) % 12] = 1
+    return counts
+
+
+def best_scale_share(counts: npt.NDArray[np.float64], scales: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.float64]:
+    """Return the largest share of notes in one scale: pitch-class counts (S, 12) -> (S,), NaN without notes.
+
+    Args:
+        scales: semitones above the tonic; each scale is tried on every tonic.
+    """
+    masks = np.zeros((len(scales) * 12, 12))
+    for row, (scale, tonic) in enumerate((scale, tonic) for scale in scales for tonic in range(12)):
+        masks[row, (np.array(scale) + tonic) % 12] = 1
     total = counts.sum(1)
-    best = (counts @ scales.T).max(1)
-    return _mean(best[total > 0] / total[total > 0])
+    best = (counts @ masks.T).max(1)
+    shares: npt.NDArray[np.float64] = np.divide(best, total, out=np.full_like(total, np.nan), where=total > 0)
+    return shares
 
 
 def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:

@@ -159,6 +159,8 @@ class MusicTransformer(nn.Module):
         self.n_voices = nn.Embedding(MOST_VOICES + 1, width, padding_idx=UNKNOWN)
         self.left = nn.Embedding(_MOST_LEFT + 1, width, padding_idx=UNKNOWN)  # frames until the end
         self.near_end = nn.Linear(len(_NEAR_END), width, bias=False)
+        self.register_buffer("end_phases", torch.tensor(_NEAR_END), persistent=False)
+        self.end_phases: Tensor
         self.is_repeat = nn.Embedding(3, width, padding_idx=UNKNOWN)
         self.repeated = nn.Linear(2 * N_PITCHES, width, bias=False)
         self.top = nn.Linear(2 * N_PITCHES, width, bias=False)
@@ -215,7 +217,7 @@ class MusicTransformer(nn.Module):
         steps = torch.arange(n_frames, device=setting.end.device)
         left = (setting.end[:, None] - setting.n_before[:, None] - steps).clamp_min(1)
         is_known = (setting.end > UNKNOWN).to(torch.int64)
-        near = (left[..., None] <= torch.tensor(_NEAR_END, device=left.device)) & (is_known[:, None, None] > 0)
+        near = (left[..., None] <= self.end_phases) & (is_known[:, None, None] > 0)
         repeats = setting.repeats[:, :n_frames]
         kind = (repeats < 0).to(torch.int64) + 2 * (repeats > 0).to(torch.int64)
         end = self.left(left.clamp_max(_MOST_LEFT) * is_known[:, None]) + self.near_end(near.to(torch.float32))
