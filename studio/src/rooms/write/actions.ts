@@ -7,6 +7,7 @@ import { play, playingId, prepareSound, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
 import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
+import { conditionsOf } from "./conditions";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
 import { adoptTempo, change, choices, other, python, score, selection, settings } from "./state";
@@ -81,7 +82,7 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
   firstBarMs.value = null;
   if (aloud) prepareSound(); // while this is still a click, after which browsers permit sound
   await task.run(async (abort) => {
-    const values = { bars: settings.value.bars, ...styled() };
+    const values = { bars: settings.value.bars, ...styled(), ...conditionsOf(settings.value) };
     const body = { ...values, file: prompt ? noteList(prompt) : undefined };
     const call = (piece: Piece) =>
       pythonCall("compose", {
