@@ -132,7 +132,7 @@ def test_conditions_reach_the_model(run: Any, model: FakeWriters, more: tuple[st
         ended = run("compose", "--bars", 4, *CONDITIONS, ending, "--json", *more)
         assert ended.status == 0, ended.stderr
         inputs = model.asked("composer" if more else "music_transformer")[-1].inputs
-        assert [int(inputs[name]) for name in ("key", "density", "n_voices", "end")] == [19, 3, 2, end]
+        assert [int(inputs[name][0, 0]) for name in ("key", "density", "n_voices", "end")] == [19, 3, 2, end]
         assert inputs["repeats"][0, ::16].tolist() == [-1, 16, -1, 32]
         assert json.loads(ended.stdout)["conditions"] == {
             "style": None, "key": "F#", "mode": "minor", "density": "high", "voices": 2, "ending": bool(end),
