@@ -110,6 +110,7 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "starter": _DEFAULT.changed(
         epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
         given_share=0.4, unknown_share=0.1, ending_weight=4.0, learning_rate=2e-3,
+        temperature=0.95, top_p=0.98,
     ),
     # For tests.
     "tiny": TransformerConfig(
