@@ -66,13 +66,14 @@ def teacher_forced(made: MusicTransformer, asked: Asked, frames: Frames) -> npt.
         shown = readable(piece, onsets=made.onsets)
         key, density, n_voices, end = (int(each[row]) for each in (asked.key, asked.density, asked.n_voices, asked.end))
         repeats = asked.repeats[row].numpy()
-        conditions = PieceConditions(key, density, n_voices, end, repeats)
+        conditions = PieceConditions(key, density, n_voices, end, np.zeros_like(repeats))
         segment = PieceSegment(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode, conditions)
         batch = collate([segment])
         given = torch.nn.functional.pad(asked.given[row : row + 1], (0, 0, 0, LOOK_AHEAD))
         repeated = torch.from_numpy(within_reach(shown, repeats, made.copies.bias.shape[1]))[None]
         counted = torch.ones_like(batch.counted)
-        answers.append(frame_nll(made, batch._replace(given=given, repeated=repeated, counted=counted)))
+        batch = batch._replace(given=given, repeats=asked.repeats[row : row + 1], repeated=repeated, counted=counted)
+        answers.append(frame_nll(made, batch))
     return torch.stack(answers).numpy()
 
 
