@@ -72,12 +72,12 @@ def show(*, keys_file: KeysFile = None, as_json: options.Json = False) -> None:
         {
             "id": each.id,
             "caller": each.caller,
+            "state": _state(each),
             "scopes": ", ".join(each.scopes),
             "users": each.users,
             "rate": each.rate or "any",
             "at once": each.concurrency or "any",
             "created": _moment(each.created_s),
-            "state": _state(each),
         }
         for each in keys
     ]
