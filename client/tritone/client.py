@@ -220,8 +220,8 @@ class MusicClient(BaseClient[Transport]):
             top_p: sample only from the most probable candidates that together have this probability; that
                 of the model, or no limit, if None.
             seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
-            model: `music_transformer`, or `polyphony_rnn`, which has no repeated notes and no styles. The whole piece,
-                prompt included, is quantised to the time steps of the model.
+            model: `music_transformer`, or `polyphony_rnn`, which has no styles. The whole piece, prompt included, is
+                quantised to the time steps of the model.
             style: a style of the training music; that of a template, chosen by the seed, if None.
             meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
             key: tonic, as in "C", "F#" or "Bb", or 0 (C) to 11 (B). This and the following arguments are conditions
