@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from pydantic.json_schema import SkipJsonSchema
 from starlette.datastructures import FormData, UploadFile
 
-from tritone import Grid, InvalidInputError
+from tritone import Grid, InvalidInputError, InvalidScoreError
 from tritone_gateway.gateway import Gateway
+from tritone_gateway.notation_work import read_score
 from tritone_gateway.problems import ProblemError
 from tritone_gateway.settings import MIB
 
@@ -32,6 +33,9 @@ M = TypeVar("M", bound=BaseModel)
 _MAX_FILES: Final = 2
 _MAX_FIELDS: Final = 10_000  # a history is one field for each id
 _MAX_FIELD_BYTES: Final = 1 << 20
+_MAX_VALUES: Final = 700_000  # two scores of 100,000 notes; parsing more JSON would stop the event loop for seconds
+_MAX_ERRORS: Final = 100  # that are described; describing one takes as long as finding hundreds
+_MAX_METER: Final = 16_384  # a bar of more time steps than a score may have
 _MAX_REDIRECTS: Final = 3
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _JSON: Final = "application/json"
@@ -74,6 +78,7 @@ class NoteList(Options):
     model_config = ConfigDict(extra="ignore")  # a piece that the gateway has returned has more entries
 
     notes: list[tuple[int, int, int]] = Field(
+        fail_fast=True,
         max_length=100_000,
         description="Each [onset, length, pitch]: onset and length in time steps, pitch as MIDI 21..108.",
         examples=[[[0, 4, 60], [4, 4, 64], [8, 8, 67]]],
@@ -94,6 +99,13 @@ class NoteList(Options):
         steps = self.frames_per_quarter
         n_frames = self.n_frames or max((onset + length for onset, length, _ in self.notes), default=0)
         bar = self.frames_per_bar
+        if self.meter is not None and max(self.meter) > _MAX_METER:
+            raise InvalidScoreError(
+                f"invalid meter: expected numbers up to {_MAX_METER}, such as [3, 4], got larger ones",
+                path="<notes>",
+                reason="bad_shape",
+                argument="meter",
+            )
         if bar is None:
             bar = 0 if self.meter is None else 4 * self.meter[0] * steps // max(self.meter[1], 1)
         return Grid.from_dict(
@@ -151,6 +163,13 @@ def body(model: type[M]) -> Any:
         try:
             return model.model_validate(values)
         except ValidationError as error:
+            if error.error_count() > _MAX_ERRORS:
+                raise ProblemError(
+                    422,
+                    "invalid-argument",
+                    "An argument is invalid",
+                    f"expected the values that /docs describes, got {error.error_count():,} invalid or unknown ones",
+                ) from error
             entries = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
             raise RequestValidationError(_first_of_each(entries)) from error
 
@@ -201,13 +220,15 @@ async def recording_of(file: Upload | UrlFile | Base64File, gateway: Gateway) ->
 
 
 async def score_of(file: File, gateway: Gateway) -> bytes | Grid:
-    """Return a score: notes as a grid, or a file's bytes.
+    """Return a score: notes, MusicXML and ABC as a grid, or a MIDI file's bytes.
 
     Raises:
         ProblemError, InvalidInputError: as `recording_of`.
-        InvalidScoreError: a note is invalid.
+        InvalidScoreError: a note or the file is invalid.
     """
-    return file.to_grid() if isinstance(file, NoteList) else await recording_of(file, gateway)
+    if isinstance(file, NoteList):
+        return await asyncio.to_thread(file.to_grid)
+    return await read_score(await recording_of(file, gateway), gateway.notation)
 
 
 async def _values(request: Request) -> dict[str, Any]:
@@ -243,6 +264,7 @@ async def _values(request: Request) -> dict[str, Any]:
 def _json_values(content: bytes) -> dict[str, Any]:
     if not content.strip():
         return {}
+    _check_n_values(content.count(b","))
     try:
         values = _decoded(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -273,9 +295,28 @@ async def _form_values(form: FormData) -> dict[str, Any]:
 def _collected(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return values by name: a list where a name occurs several times, and JSON where a text is JSON."""
     found: dict[str, list[Any]] = {}
+    n_values = 0
     for name, value in items:
+        if isinstance(value, str):
+            n_values += value.count(",")
+            _check_n_values(n_values)
         found.setdefault(name, []).append(_parsed(value))
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _check_n_values(n_values: int) -> None:
+    """Check a number of values in JSON, of which each but the first has a comma before it.
+
+    Raises:
+        ProblemError: 413; a body of 64 MiB can hold 20 million empty lists, which take a gigabyte of memory.
+    """
+    if n_values > _MAX_VALUES:
+        raise ProblemError(
+            413,
+            "too-many-values",
+            "The body holds too many values",
+            f"expected at most {_MAX_VALUES:,} values, got {n_values:,} or more; send scores as files",
+        )
 
 
 def _parsed(value: Any) -> Any:
@@ -333,6 +374,8 @@ async def _fetched(url: str, gateway: Gateway) -> bytes:
             raise _unfetched(url, f"more than {_MAX_REDIRECTS} redirects")
     except TimeoutError as error:
         raise _unfetched(url, f"no complete response within {deadline_s:g} s") from error
+    except aiohttp.ClientConnectionError as error:  # its message has addresses of the operator's network
+        raise _unfetched(url, "the host cannot be reached, or has ended the connection") from error
     except (aiohttp.ClientError, ValueError) as error:
         raise _unfetched(url, str(error) or type(error).__name__) from error
 
@@ -349,25 +392,42 @@ async def _bounded(response: aiohttp.ClientResponse, most: int, url: str) -> byt
 
 
 def _check_host(url: str, allowed: tuple[str, ...]) -> None:
+    """Check that the operator allows a URL: its host, and its port unless it is that of the scheme.
+
+    Raises:
+        ProblemError: 422.
+        ValueError: it is not a URL, or holds a user name or a password, which the gateway would send.
+    """
     parsed = yarl.URL(url)
+    if parsed.raw_user is not None or parsed.raw_password is not None:
+        raise ValueError("expected a URL without user name and password")
     named = parsed.host or ""
-    with_port = f"{named}:{parsed.port}"
-    if parsed.scheme not in ("http", "https") or not ({named, with_port} & set(allowed)):
+    names = {f"{named}:{parsed.port}", *([named] if parsed.is_default_port() else [])}
+    if parsed.scheme not in ("http", "https") or not names & {each.lower() for each in allowed}:
         known = ", ".join(allowed) or "none"
         raise ProblemError(
             422,
             "host-not-allowed",
             "The host of the URL is not allowed",
-            f"expected a URL on one of the hosts that the operator allows ({known}), got host {named!r}; upload the "
-            f"file instead",
+            f"expected a URL on one of the hosts that the operator allows ({known}), got host {named!r} and port "
+            f"{parsed.port}; upload the file instead",
             argument="url",
         )
 
 
 def _unfetched(url: str, why: str) -> ProblemError:
     return ProblemError(
-        422, "not-fetched", "The file cannot be fetched", f"{url[:200]}: {why}; upload the file instead", argument="url"
+        422,
+        "not-fetched",
+        "The file cannot be fetched",
+        f"{_without_password(url)[:200]}: {why}; upload the file instead",
+        argument="url",
     )
+
+
+def _without_password(url: str) -> str:
+    """Return a URL, also an invalid one, without the part before an @ in the name of its host."""
+    return re.sub(r"\A([a-z]+://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)
 
 
 def _is_file(field: Any) -> bool:

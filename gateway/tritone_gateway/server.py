@@ -33,6 +33,10 @@ _BACKLOG: Final = 2_048
 _DISCARDED_FOR_S: Final = 5.0
 _MAX_JOINED_BYTES: Final = 65_536
 _START_TIMEOUT_S: Final = 60.0
+_MAX_HEAD_BYTES: Final = 65_536
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+)
 _TIMED_OUT: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -77,16 +81,21 @@ class _JoinedWrites:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not arrive in time, or whose response is not read.
+    """Closes connections whose request does not arrive in time, is all headers, or whose response is not read.
 
     uvicorn bounds only the idle time between requests (https://github.com/Kludex/uvicorn/issues/157), so a client that
     sends a header a second would hold a connection forever. The time for the body of an accepted request is bounded by
     `Admission`; here, the body of a request that was answered early is discarded for some seconds at most.
 
+    Neither uvicorn nor its parser bounds the size of headers, and the parser's time is quadratic in that of a single
+    one, which would stop the event loop. So the bytes are counted that arrive without a part of a body or the end of
+    the headers among them; trailers and extensions of chunks are counted likewise.
+
     A caller that reads nothing for `send_timeout_s` while a response waits for it would otherwise keep the response's
     memory, its place among the requests at once, and the model of a stream, for as long as it likes.
     """
 
+    _n_head_bytes: int = 0
     _timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
 
@@ -96,6 +105,13 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(joined)
         self._arm(self._header_timeout_s)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse data, unless too much of it has arrived that is no body."""
+        self._n_head_bytes += len(data)
+        super().data_received(data)
+        if self._n_head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._end_with(_HEAD_TOO_LARGE)
+
     def on_message_begin(self) -> None:
         """Wait for the headers."""
         super().on_message_begin()
@@ -103,11 +119,18 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop waiting."""
+        self._n_head_bytes = 0
         self._disarm()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Count what is not body anew."""
+        self._n_head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop waiting."""
+        self._n_head_bytes = 0
         self._disarm()
         super().on_message_complete()
 
@@ -167,10 +190,13 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _expire(self) -> None:
         self._timer = None
-        if self.transport.is_closing():
-            return
+        if not self.transport.is_closing():
+            self._end_with(_TIMED_OUT)
+
+    def _end_with(self, response: bytes) -> None:
+        """Close the connection, with a response unless another one is being sent."""
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_TIMED_OUT)
+            self.transport.write(response)
         self.transport.close()
 
 

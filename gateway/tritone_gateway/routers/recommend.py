@@ -23,7 +23,7 @@ router = APIRouter(
 )
 
 Id = Annotated[str, Field(max_length=1_024)]
-Ids = list[Id] | Id  # a form has a single value, not a list, where a name occurs once
+Ids = Annotated[list[Id], Field(fail_fast=True)] | Id  # a form has a single value, not a list, where a name occurs once
 _MODEL = Field("recommender", max_length=256, description="Name of the model.")
 UserToken = Annotated[
     str | None, Header(alias="Tritone-User-Token", description="A token that gives access to one user's stored data.")
@@ -35,7 +35,9 @@ class RecommendRequest(Options):
 
     user_id: Id | None = Field(None, description="A user of the listening log.")
     history: Ids | None = Field(None, description="Tracks that were listened to, the latest last.")
-    weights: list[float] | None = Field(None, description="Weight of each track of `history`, such as a play count.")
+    weights: Annotated[list[float], Field(fail_fast=True)] | None = Field(
+        None, description="Weight of each track of `history`, such as a play count."
+    )
     skipped: Ids | None = Field(None, description="Tracks that were skipped.")
     friends: Ids | None = Field(None, description="Users whose listening stands for a user without history.")
     file: AudioFile | None = audio_field("A recording; tracks that sound like it are recommended.", default=None)

@@ -263,7 +263,7 @@ async def convert(
     """Return a score as the models read it: in sixteenths, without instruments and loudness."""
     media_type = negotiated(request, PIECE_TYPES)
     score = await score_of(options.file, gateway)
-    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type)
+    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type, gateway.notation)
 
 
 async def _changed(
@@ -275,7 +275,7 @@ async def _changed(
     """Return what a call of the SDK makes of a score."""
     media_type = negotiated(request, PIECE_TYPES)
     score = await score_of(options.file, gateway)
-    return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)
+    return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type, gateway.notation)
 
 
 async def _composed(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
@@ -286,4 +286,4 @@ async def _composed(request: Request, gateway: Gateway, options: ComposeRequest)
         stream = gateway.client.stream_compose(prompt=prompt, model=options.stream_model, **arguments)
         return await composition_events(request, stream)
     piece = await gateway.client.compose(prompt=prompt, model=options.model, **arguments)
-    return await piece_response(piece, media_type)
+    return await piece_response(piece, media_type, gateway.notation)

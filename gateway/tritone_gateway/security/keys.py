@@ -61,6 +61,7 @@ class ApiKey(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1, description="What it may be used for.")
     users: str = Field(
         "none",
+        min_length=1,  # every id begins with an empty prefix
         max_length=200,
         description="Whose stored data `recommend` may use: all, none, or the prefix of the user ids.",
     )
@@ -116,6 +117,7 @@ class KeyStore:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
+        self._had_keys = False
         self._by_id: WatchedFile[Mapping[str, ApiKey]] = WatchedFile(
             path, lambda _path: {each.id: each for each in self._read().keys}
         )
@@ -135,9 +137,11 @@ class KeyStore:
     def has_keys(self) -> bool:
         """Return whether keys were created, revoked and expired ones included.
 
-        Revoking the last key must not open the gateway to everyone.
+        Neither revoking the last key nor the loss of the file, such as a volume that is no longer mounted, may open the
+        gateway to everyone: once there were keys, this is true until the process ends.
         """
-        return bool(self._by_id.content())
+        self._had_keys = self._had_keys or bool(self._by_id.content())
+        return self._had_keys
 
     def keys(self) -> tuple[ApiKey, ...]:
         """Return all keys, the oldest first."""
