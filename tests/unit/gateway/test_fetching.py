@@ -15,7 +15,7 @@ RECORDING = tone(1.0)
 class Media(BaseHTTPRequestHandler):
     """Serves a recording, and redirects to other places."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that the standard library gives
+    def do_GET(self) -> None:
         """Respond."""
         if self.path.startswith("/to/"):
             self.send_response(302)
