@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from tests.support.tones import tone_file
 from tests.unit.gateway.conftest import TRACKS, Start
 
-from tritone.secret_files import CHECK_INTERVAL_S
+from tritone.watched_files import CHECK_INTERVAL_S
 from tritone_gateway import GatewaySettings
 from tritone_gateway.security.keys import ApiKeyError, KeyStore, Scope
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from tests.unit.gateway.conftest import Start, tone
+from tests.support.tones import tone_file
+from tests.unit.gateway.conftest import Start
 
-RECORDING = tone(1.0)
+RECORDING = tone_file(1.0)
 
 
 class Media(BaseHTTPRequestHandler):
