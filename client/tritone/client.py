@@ -39,6 +39,7 @@ from tritone.messages import (
     Transport,
     ready_flow,
 )
+from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
@@ -196,6 +197,7 @@ class MusicClient(BaseClient[Transport]):
         style: str | None = None,
         meter: tuple[int, int] | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose a piece from scratch, or continue a prompt.
@@ -215,11 +217,21 @@ class MusicClient(BaseClient[Transport]):
                 prompt included, is quantised to the time steps of the model.
             style: a style of the training music; any if None.
             meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
-            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, or 120, if None.
+            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, else of the style, or 120, if
+                None.
+            instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
+                for its parts from the highest down, such as `["Violin", "Cello"]`; those of the style, or the piano,
+                if None. They have no influence on the notes.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -237,6 +249,7 @@ class MusicClient(BaseClient[Transport]):
         style: str | None = None,
         meter: tuple[int, int] | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> PieceStream:
         """Compose as `compose` does, and return the piece bar by bar; the same seed gives the same notes.
@@ -247,13 +260,20 @@ class MusicClient(BaseClient[Transport]):
         Args:
             model: a model that streams.
             timeout_s: longest wait for each chunk in seconds; the `timeout_s` of the client if None.
-            prompt, bars, temperature, top_k, top_p, seed, style, meter, tempo_qpm: as for `compose`.
+            prompt, bars, temperature, top_k, top_p, seed, style, meter, tempo_qpm, instruments: as for
+                `compose`.
 
         Returns:
             an iterator over the chunks; leaving its `with` block stops the generation.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
         deadline = self._deadline(timeout_s)
@@ -266,11 +286,13 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
+        n_candidates: int = 1,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -279,13 +301,24 @@ class MusicClient(BaseClient[Transport]):
         Args:
             melody: a score with one voice: notes must not overlap on the grid of sixteenths.
             highest: use the highest note of each time step if the score has chords, instead of refusing it.
+            n_candidates: harmonize so many times in one request, 1 to 16, and return the result that the model finds
+                most likely (`nll`, summed over all time steps). With the same seed, more candidates include the same
+                ones as fewer.
             tempo_qpm: that of the melody if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        flow = harmonize_flow(
+            self._models, melody=melody, highest=highest, n_candidates=n_candidates, sampling=sampling, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def infill(
@@ -299,6 +332,7 @@ class MusicClient(BaseClient[Transport]):
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -311,10 +345,16 @@ class MusicClient(BaseClient[Transport]):
             score: the surroundings; its notes in the replaced bars have no influence.
             bars: half-open range of the bars to replace, counted from 0; an upbeat is bar 0.
             tempo_qpm: that of the score if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -339,6 +379,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -352,10 +393,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `compose`; the default of 1, the most probable notes, stays closest to the score.
             tempo_qpm: that of the score if None.
             model: name of the encoder; the decoder is the one that was exported with it.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -371,6 +417,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> tuple[Piece, ...]:
@@ -383,10 +430,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: of all pieces; interpolated between the scores if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -402,6 +454,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -415,10 +468,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: that of the score if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -593,6 +651,7 @@ class MusicClient(BaseClient[Transport]):
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         n: int = 10,
         model: str = INSPIRE_MODEL,
         timeout_s: float | None = None,
@@ -610,11 +669,17 @@ class MusicClient(BaseClient[Transport]):
             n: number of tracks, 1 to 10,000; fewer if there are no more.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.
             model: an ensemble of a composer, a renderer, a classifier and a recommender.
-            temperature, top_k, top_p, seed, style: as for `compose`.
+            temperature, top_k, top_p, seed, style, instruments: as for `compose`.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))

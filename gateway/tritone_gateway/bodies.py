@@ -137,6 +137,19 @@ def score_field(description: str, *, default: Any = ...) -> Any:
     return Field(default, description=description, json_schema_extra={"x-file": "score"})
 
 
+InstrumentNames = list[str | int] | str | int | None
+
+
+def instruments_field() -> Any:
+    """Return a field for the instruments of a piece."""
+    return Field(
+        None,
+        description="General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the "
+        "highest down; those of the style, or the piano, if left out. They have no influence on the notes.",
+        examples=[["Violin", "Cello"]],
+    )
+
+
 COMPONENTS: Final[dict[str, type[BaseModel]]] = {}  # the models of all bodies by name, for the OpenAPI schema
 
 

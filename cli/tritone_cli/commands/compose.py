@@ -28,6 +28,7 @@ def compose(
     style: options.Style = None,
     meter: Annotated[str | None, typer.Option(help="Time signature, such as 3/4.", show_default=False)] = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -56,6 +57,7 @@ def compose(
         "style": style,
         "meter": None if meter is None else options.parse_pair(meter, "/", "--meter", "3/4"),
         "tempo_qpm": tempo,
+        "instruments": options.parse_instruments(instruments),
         **({} if model is None else {"model": model}),
     }
     with connections.connect(server, timeout, api_key_file, ca_file) as music:
@@ -93,12 +95,16 @@ def harmonize(
     highest: Annotated[
         bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
     ] = False,
+    candidates: Annotated[
+        int, typer.Option(help="Harmonize so many times, 1 to 16, and keep the most likely result.")
+    ] = 1,
     seed: options.PieceSeed = None,
     temperature: options.Temperature = 1.0,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -115,12 +121,14 @@ def harmonize(
         piece = music.harmonize(
             melody,
             highest=highest,
+            n_candidates=candidates,
             seed=seed,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("harmonize", [piece], out, as_json=as_json)
@@ -144,6 +152,7 @@ def infill(
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -167,6 +176,7 @@ def infill(
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("infill", [piece], out, as_json=as_json)

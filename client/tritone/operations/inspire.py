@@ -120,7 +120,7 @@ def _frame_s(plan: CompositionPlan) -> float:
 def _piece(response: InferResponse, plan: CompositionPlan, composer: CachedModel, sampling: SamplingParams) -> Piece:
     frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
     nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    return plan.piece(frames, nll, seed=sampling.seed, model=composer.name, model_version=composer.version)
+    return plan.piece(frames, nll, model=composer.name, model_version=composer.version, **sampling.of_pieces())
 
 
 def _windows(response: InferResponse, request_s: float) -> WindowResponses:

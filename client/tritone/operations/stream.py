@@ -112,7 +112,7 @@ class StreamAccumulator:
         if len(frames) < n_given:
             frames = np.concatenate([frames, self.plan.given[len(frames) : n_given]])
             nll = np.concatenate([nll, np.full(n_given - len(nll), np.nan, np.float32)])
-        return self.plan.piece(frames, nll, seed=self.seed, model=self.model, model_version=self._version)
+        return self.plan.piece(frames, nll, model=self.model, model_version=self._version, **self._sampling.of_pieces())
 
     def _chunk(self, n_before: int) -> PieceChunk | None:
         offset = self.plan.excerpt.start

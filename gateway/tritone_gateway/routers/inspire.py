@@ -11,7 +11,16 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from tritone import Inspiration
-from tritone_gateway.bodies import Options, ScoreFile, body, body_schema, score_field, score_of
+from tritone_gateway.bodies import (
+    InstrumentNames,
+    Options,
+    ScoreFile,
+    body,
+    body_schema,
+    instruments_field,
+    score_field,
+    score_of,
+)
 from tritone_gateway.gateway import GatewayOf
 from tritone_gateway.problems import responses
 from tritone_gateway.representations import JSON, MIDI, WAV, contents, negotiated, piece_response
@@ -46,6 +55,7 @@ class InspireRequest(Options):
         description="Reproduces the piece; drawn and returned if left out.",
     )
     tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the piece.")
+    instruments: InstrumentNames = instruments_field()
     style: str | None = Field(None, max_length=100, description="One of the composer's styles; any if left out.")
     model: str = Field("inspire", max_length=256, description="Name of the model.")
 

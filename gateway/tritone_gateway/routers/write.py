@@ -11,7 +11,17 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from tritone import Piece, to_grid
-from tritone_gateway.bodies import Options, ScoreFile, body, body_schema, score_field, score_of
+from tritone.music.instruments import check_instruments
+from tritone_gateway.bodies import (
+    InstrumentNames,
+    Options,
+    ScoreFile,
+    body,
+    body_schema,
+    instruments_field,
+    score_field,
+    score_of,
+)
 from tritone_gateway.events import composition_events
 from tritone_gateway.gateway import Gateway, GatewayOf
 from tritone_gateway.problems import responses
@@ -53,6 +63,7 @@ class Sampling(Options):
         default_factory=_drawn_seed, ge=0, description="Reproduces the piece; drawn and returned if left out."
     )
     tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
+    instruments: InstrumentNames = instruments_field()
 
 
 class Styled(Sampling):
@@ -82,6 +93,7 @@ class HarmonizeRequest(Styled):
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
+    n_candidates: int = Field(1, ge=1, le=16, description="Harmonize so many times; the most likely result returns.")
 
 
 class InfillRequest(Styled):
@@ -136,6 +148,7 @@ class SampleRequest(Options):
     top_k: int | None = Field(None, ge=1, description="Sample among this many candidates.")
     top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
     tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
+    instruments: InstrumentNames = instruments_field()
     key: str | int | None = Field(None, description="Tonic, as in F# or 6 (music_gan).")
     mode: str | None = Field(None, description="major or minor (music_gan).")
     density: float | None = Field(None, ge=0, le=16, description="Struck notes in a quarter (music_gan).")
@@ -149,6 +162,7 @@ class ConvertRequest(Options):
     """A score to return in another form."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
+    instruments: InstrumentNames = instruments_field()
 
 
 class Pieces(BaseModel):
@@ -293,10 +307,11 @@ async def sample(
 async def convert(
     request: Request, gateway: GatewayOf, options: Annotated[ConvertRequest, body(ConvertRequest)]
 ) -> Response:
-    """Return a score as the models read it: in sixteenths, without instruments and loudness."""
+    """Return a score as the models read it: in sixteenths, without its instruments and loudness."""
     media_type = negotiated(request, PIECE_TYPES)
     score = await score_of(options.file, gateway)
-    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type)
+    piece = Piece(await asyncio.to_thread(to_grid, score), instruments=check_instruments(options.instruments) or ())
+    return await piece_response(piece, media_type)
 
 
 async def _composed(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:

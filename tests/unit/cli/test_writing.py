@@ -297,3 +297,6 @@ def test_the_highest_voice_on_request(run: Any, tune: Path) -> None:
     score.tracks[0].notes.append(symusic.Note(0, 480, 72, 80))
     score.dump_midi(tune)
     assert run("harmonize", "--highest").status == 0
+    assert run("harmonize", "--highest", "--candidates", "4").status == 0
+    assert len(model.asked("music_transformer")[-1].inputs["noise"]) == 4
+    assert run("harmonize", "--highest", "--candidates", "17").status != 0
