@@ -14,7 +14,7 @@ DEV_READY := $(VENV)/.ready-dev
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studio openapi demo test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
+.PHONY: help setup studio openapi demo weights test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,14 @@ openapi: $(DEV_READY) $(NPM_READY)  ## Write gateway/openapi.json and the page's
 demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
 	@$(MAKE) --no-print-directory studio || echo "the page of the studio cannot be built; the demonstration goes on without it"
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+# A training that was interrupted goes on from its last epoch. weights/LICENSES.md says why these data and no others.
+STARTER_KINDS ?= music_transformer polyphony_rnn music_vae
+STARTER_PRESET ?= default
+weights: $(READY)  ## Train the starter weights and pack them: weights/ (hours)
+	@for kind in $(STARTER_KINDS); do \
+	    $(BIN)/tritone train $$kind --preset $(STARTER_PRESET) --data corpus:public-domain --out runs/starter/$$kind --resume && \
+	    $(BIN)/python -m tritone_training.starter_packing --checkpoint runs/starter/$$kind --out weights/$$kind || exit 1; done
 
 # Half of the tests' time is waiting (for servers, time limits), so there are more workers than cores.
 TEST_WORKERS ?= 4

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("*.md", "docs/**/*.md", "docker/*.md", "deploy/**/*.md", "examples/**/*.md", "benchmarks/*.md")
-FOLDERS = "benchmarks|cli|client|deploy|docker|docs|examples|export|gateway|serving|studio|tests|training"
+PAGES = ("*.md", "docs/**/*.md", "docker/*.md", "deploy/**/*.md", "examples/**/*.md", "benchmarks/*.md", "weights/*.md")
+FOLDERS = "benchmarks|cli|client|deploy|docker|docs|examples|export|gateway|serving|studio|tests|training|weights"
 # A path in backticks, and the test function after it: `tests/unit/test_x.py::test_y`.
 CREATED_BY_USERS = {"docker/.env"}
 NAMED = re.compile(rf"`((?:{FOLDERS})/[\w./-]+)(?:::(\w+))?`")

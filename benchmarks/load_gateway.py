@@ -17,10 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.arguments import amount, count
+from benchmarks.gateway_process import running_gateway
 from benchmarks.http_clients import closed_loop, request_bytes
 from tritone import AsyncMusicClient
 from tritone.audio import iter_windows
@@ -73,12 +71,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     served = tuple(name for name in MODELS if list((arguments.repository / name).glob("[0-9]*")))
     options = ServerOptions(repository=arguments.repository, models=served, http_port=0, grpc_port=0, metrics_port=0)
     rows = []
-    with TritonServer.start(options) as server, gateway(server.grpc_url, arguments.workers) as url:
+    workers = ("--workers", str(arguments.workers))
+    with TritonServer.start(options) as server, running_gateway(server.grpc_url, *workers) as gateway:
         for call in CALLS:
             for n_clients in (1, arguments.clients):
                 rounds: dict[str, list[dict[str, float]]] = {"sdk": [], "gateway": []}
                 for _ in range(arguments.rounds):
-                    for side, address in (("sdk", server.grpc_url), ("gateway", url)):
+                    for side, address in (("sdk", server.grpc_url), ("gateway", gateway.url)):
                         rounds[side].append(in_process(side, call, address, n_clients, arguments.seconds))
                 rows.append(row(call, n_clients, rounds))
     windows = sum(each.samples.nbytes for each in iter_windows(io.BytesIO(clip())))
@@ -95,22 +94,6 @@ def row(call: str, n_clients: int, rounds: dict[str, list[dict[str, float]]]) ->
     pairs = zip(rounds["gateway"], rounds["sdk"], strict=True)
     ratios = [gateway["per_s"] / sdk["per_s"] for gateway, sdk in pairs]
     return {"call": call, "clients": n_clients, **sides, "ratio": statistics.median(ratios), "ratios": ratios}
-
-
-@contextmanager
-def gateway(server: str, workers: int) -> Iterator[str]:
-    """Run a gateway and yield its URL."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "tritone_cli", "gateway", "--server", server, "--port", "0", "--json"),
-            *("--workers", str(workers), "--keys-file", f"{folder}/keys.json", "--drain", "0"),
-        ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            try:
-                assert process.stdout is not None
-                yield json.loads(process.stdout.readline())["url"]
-            finally:
-                process.terminate()
 
 
 def in_process(side: str, call: str, address: str, n_clients: int, seconds: float) -> dict[str, float]:

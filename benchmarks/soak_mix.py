@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import grpc
 import numpy as np
@@ -194,9 +194,27 @@ async def closed_loop(
     return n_answered / seconds
 
 
+class RequestKind(Protocol):
+    """A kind of request with a name, which is that of a model in most reports."""
+
+    @property
+    def model(self) -> str: ...
+
+
+KindT = TypeVar("KindT", bound=RequestKind)
+KindT_contra = TypeVar("KindT_contra", bound=RequestKind, contravariant=True)
+
+
+class LoadClient(Protocol[KindT_contra]):
+    """Sends requests of some kinds."""
+
+    async def ask(self, asked: KindT_contra, /) -> str:
+        """Send one request; return the error, empty if there was none."""
+
+
 async def open_loop(
-    client: Client,
-    mix: Sequence[ModelRequests],
+    client: LoadClient[KindT],
+    mix: Sequence[KindT],
     share: Mapping[str, float],
     *,
     per_s: float,
@@ -209,7 +227,7 @@ async def open_loop(
     sent = [SentRequest(mix[place].model, due) for due, place in zip(due_s, which, strict=True)]
     begun_s = time.perf_counter()
 
-    async def send(each: SentRequest, asked: ModelRequests) -> None:
+    async def send(each: SentRequest, asked: KindT) -> None:
         each.late_s = time.perf_counter() - begun_s - each.due_s
         each.error = await client.ask(asked)
         each.latency_s = time.perf_counter() - begun_s - each.due_s

@@ -26,8 +26,10 @@ from tritone_cli.commands import (
     evaluate,
     export,
     gateway,
+    inspire,
     keys,
     latent,
+    listen_test,
     optimize,
     publish,
     recommend,
@@ -48,6 +50,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         compose.compose,
         compose.harmonize,
         compose.infill,
+        inspire.inspire,
         latent.sample,
         latent.reconstruct,
         latent.interpolate,
@@ -74,7 +77,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         users.user_token,
         users.forget,
     ),
-    "Measure": (bench.bench, optimize.optimize),
+    "Measure": (listen_test.listen_test, bench.bench, optimize.optimize),
 }
 # Extra by import name of the packages that it installs.
 EXTRA_OF: Final = {

@@ -26,7 +26,8 @@ Kind = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json. "
+        help="Recordings: manifest CSV, or a folder per label. Scores: a folder of MIDI files, .mat or .json, or "
+        "collections of the corpus: corpus:public-domain, or names such as corpus:bach,ryans. "
         "Default: the embedded corpus.",
         show_default=False,
     ),
@@ -183,6 +184,20 @@ CaFile = Annotated[
 Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of the whole call in seconds, retries included.")]
 Model = Annotated[str, typer.Option(help="Name of the model.")]
 
+# --- listening for callers ------------------------------------------------------------------------
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")]
+TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False),
+]
+OtlpUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
+    ),
+]
+
 # --- changing a server or its repository ----------------------------------------------------------
 Repository = Annotated[Path, typer.Option(help="Folder of the model repository.")]
 AdminTokenFile = Annotated[
@@ -245,6 +260,26 @@ Instruments = Annotated[
     ),
 ]
 
+
+# --- gateway ---------------------------------------------------------------------------------------
+TrackRecordings = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        file_okay=False,
+        help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
+        show_default=False,
+    ),
+]
+ExampleUsers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example-user",
+        metavar="ID",
+        help="Stored user that callers see as an example, for the studio; repeatable. Default: none.",
+        show_default=False,
+    ),
+]
 
 # --- recommendation -------------------------------------------------------------------------------
 TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]

@@ -36,16 +36,23 @@ def write_pieces(verb: str, pieces: Sequence[Piece], outs: Sequence[Path] | None
     """Write pieces to files and print them; the file names of several pieces are numbered."""
     entries = []
     for number, piece in enumerate(pieces, 1):
-        wanted = (_default(verb, piece),) if outs is None and not as_json else outs or ()
-        if not as_json:  # before writing, so that the seed is known if writing fails
-            _show(piece)
-        files = [_write(piece, _numbered(out, number, len(pieces))) for out in wanted]
-        written = [file for file in files if file]
-        if not as_json:
-            console.say(f"  written: {', '.join(written) or 'nothing'}")
-        entries.append({**piece.to_dict(), "files": written})
+        files = write_piece(verb, piece, outs, as_json=as_json, number=number, n_pieces=len(pieces))
+        entries.append({**piece.to_dict(), "files": files})
     if as_json:
         console.print_json(entries[0] if len(pieces) == 1 else {"pieces": entries})
+
+
+def write_piece(
+    verb: str, piece: Piece, outs: Sequence[Path] | None, *, as_json: bool, number: int = 1, n_pieces: int = 1
+) -> list[str]:
+    """Write one of several pieces to files, and print it unless it is for JSON; return the paths of the files."""
+    wanted = (_default(verb, piece),) if outs is None and not as_json else outs or ()
+    if not as_json:  # before writing, so that the seed is known if writing fails
+        _show(piece)
+    written = [file for out in wanted if (file := _write(piece, _numbered(out, number, n_pieces)))]
+    if not as_json:
+        console.say(f"  written: {', '.join(written) or 'nothing'}")
+    return written
 
 
 def _default(verb: str, piece: Piece) -> Path:

@@ -16,6 +16,7 @@ from tritone.exceptions import ClientError, InvalidInputError, NotCopiedError, S
 from tritone.messages import AsyncTransport, InferRequest, RequestT, StreamRequest, Transport
 from tritone.model_cache import ModelCache
 from tritone.retry import DEFAULT_RETRIES, Attempts, Deadline
+from tritone.secret_files import SecretFile
 
 TRANSPORT = TypeVar("TRANSPORT", Transport, AsyncTransport)
 CLIENT = TypeVar("CLIENT", bound="BaseClient[Any]")
@@ -35,11 +36,13 @@ class BaseClient(Generic[TRANSPORT]):
         timeout_s: float = DEFAULT_TIMEOUT_S,
         retries: int = DEFAULT_RETRIES,
         api_key: str | None = None,
+        api_key_file: str | Path | None = None,
         headers: Mapping[str, str] | None = None,
         ca_file: str | Path | None = None,
         client_cert_file: str | Path | None = None,
         client_key_file: str | Path | None = None,
         service_key: str | None = None,
+        service_key_file: str | Path | None = None,
         user_token: str | None = None,
         genre_model: str = GENRE_MODEL,
         priority: Priority = "interactive",
@@ -57,6 +60,8 @@ class BaseClient(Generic[TRANSPORT]):
                 whose connection was lost after it had been sent completely is repeated at most once, on any server, so
                 that a request that crashes servers does not reach all of them; see `tritone.retry`.
             api_key: sent as `authorization: Bearer ...`.
+            api_key_file: file with the API key, instead of `api_key`. It is read again when it changes, and need not
+                exist yet; until it does, no key is sent.
             headers: additional headers (gRPC: metadata) of every request.
             ca_file: PEM file with the certificate authorities to trust instead of those of the system.
             client_cert_file: PEM file with the certificate of the client, for servers that require one.
@@ -64,6 +69,7 @@ class BaseClient(Generic[TRANSPORT]):
             service_key: the key of the operator of the server, which lets `recommend` use the stored data of all
                 users. With None, this user's own key is sent if the server runs on this machine as this user (see
                 `tritone serve`); an empty string sends none.
+            service_key_file: file with the service key, instead of `service_key`; read as `api_key_file`.
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: the default model of `classify` and `embed`, also used by `recommend` and `similar` to embed
                 recordings.
@@ -80,11 +86,13 @@ class BaseClient(Generic[TRANSPORT]):
             "timeout_s": timeout_s,
             "retries": retries,
             "api_key": api_key,
+            "api_key_file": api_key_file,
             "headers": headers,
             "ca_file": ca_file,
             "client_cert_file": client_cert_file,
             "client_key_file": client_key_file,
             "service_key": service_key,
+            "service_key_file": service_key_file,
             "user_token": user_token,
             "genre_model": genre_model,
             "priority": priority,
@@ -93,6 +101,7 @@ class BaseClient(Generic[TRANSPORT]):
         endpoints = make_endpoints(
             url,
             api_key=api_key,
+            api_key_file=None if api_key_file is None else SecretFile("api_key", api_key_file),
             headers=headers,
             ca_file=ca_file,
             client_cert_file=client_cert_file,
@@ -108,7 +117,11 @@ class BaseClient(Generic[TRANSPORT]):
         self._priority = _checked_priority(priority)
         self._urls = ",".join(endpoint.url for endpoint in endpoints)
         self._credentials = Credentials(
-            service_key=service_key, user_token=user_token, endpoints=endpoints, finds_own_key=transport is None
+            service_key=service_key,
+            service_key_file=service_key_file,
+            user_token=user_token,
+            endpoints=endpoints,
+            finds_own_key=transport is None,
         )
         self._models = ModelCache()
         self._closed = False

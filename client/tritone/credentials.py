@@ -12,11 +12,10 @@ from typing import Any, Final
 
 from tritone.endpoints import Endpoint
 from tritone.exceptions import InvalidInputError
+from tritone.secret_files import LONGEST_SECRET, SECRET, SecretFile, checked_secret
 
 SERVICE_KEY_HEADER: Final = "tritone-service-key"
 USER_TOKEN_HEADER: Final = "tritone-user-token"  # noqa: S105 - a header's name
-_LONGEST: Final = 4_096
-_SECRET: Final = re.compile(r"[\x21-\x7e]+")
 _FOUND_FOR_S: Final = 1.0  # how long a found key is used before the server's owner is checked again
 _LISTENING: Final = "0A"  # a socket's state in /proc/net/tcp
 _SOCKET_TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
@@ -39,6 +38,7 @@ class Credentials:
         self,
         *,
         service_key: str | None,
+        service_key_file: str | os.PathLike[str] | None = None,
         user_token: str | None,
         endpoints: Sequence[Endpoint],
         finds_own_key: bool,
@@ -47,29 +47,31 @@ class Credentials:
 
         Args:
             service_key: None to look for this user's own key; empty to send none.
+            service_key_file: file with the service key, read again when it changes.
             user_token: a token for one user.
             endpoints: where requests go.
             finds_own_key: whether to send this user's own service key if no credential is given and all `endpoints` are
                 servers of this user on this machine.
 
         Raises:
-            InvalidInputError: a value cannot be sent, or both are given.
+            InvalidInputError: a value cannot be sent, or several are given.
         """
         sends_key = service_key is not None and not (isinstance(service_key, str) and not service_key)
-        if sends_key and user_token is not None:
+        given = {"service_key": sends_key, "service_key_file": service_key_file, "user_token": user_token}
+        names = [name for name, value in given.items() if value is not None and value is not False]
+        if len(names) > 1:
             raise InvalidInputError(
-                "service_key and user_token are both given: expected only one of them",
-                argument="service_key",
-                reason="conflict",
+                f"{' and '.join(names)} are both given: expected only one of them", argument=names[0], reason="conflict"
             )
         self._headers: dict[str, str] = {}
         if sends_key:
             self._headers[SERVICE_KEY_HEADER] = checked_secret("service_key", service_key)
         elif user_token is not None:
             self._headers[USER_TOKEN_HEADER] = checked_secret("user_token", user_token)
+        self._key_file = None if service_key_file is None else SecretFile("service_key", service_key_file)
         self._ports = {endpoint.port for endpoint in endpoints}
         is_local = bool(endpoints) and all(map(is_loopback, endpoints))
-        self._finds = finds_own_key and is_local and service_key is None and user_token is None
+        self._finds = finds_own_key and is_local and service_key is None and not names
         self._found: dict[str, str] = {}
         self._found_until_s = 0.0
 
@@ -84,6 +86,9 @@ class Credentials:
         """
         if user_token is not None:
             return {USER_TOKEN_HEADER: checked_secret("user_token", user_token)}
+        if self._key_file is not None:
+            secret = self._key_file.secret()
+            return {} if secret is None else {SERVICE_KEY_HEADER: secret}
         if not self._finds:
             return self._headers
         now_s = time.monotonic()
@@ -97,25 +102,10 @@ class Credentials:
         return self._found
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self._headers) or 'none'})"
+        return f"{type(self).__name__}({', '.join(self._headers) or self._key_file or 'none'})"
 
     def __reduce__(self) -> Any:
         raise TypeError("credentials cannot be pickled; create a client in each process")
-
-
-def checked_secret(name: str, value: Any) -> str:
-    """Return a secret that can be sent as a header; error messages do not contain it.
-
-    Raises:
-        InvalidInputError: it cannot be sent.
-    """
-    if not isinstance(value, str) or len(value) > _LONGEST or not _SECRET.fullmatch(value):
-        raise InvalidInputError(
-            f"{name} cannot be sent: expected 1 to {_LONGEST} printable ASCII characters without spaces, got "
-            f"{f'text of {len(value)} characters' if isinstance(value, str) else type(value).__name__}",
-            argument=name,
-        )
-    return value
 
 
 def is_loopback(endpoint: Endpoint) -> bool:
@@ -140,10 +130,10 @@ def own_key(path: Path, ports: set[int]) -> str | None:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
                 return None
-            key = file.read(_LONGEST + 1).strip()
+            key = file.read(LONGEST_SECRET + 1).strip()
     except (OSError, ValueError, AttributeError):  # AttributeError: these flags and ids exist only on POSIX
         return None
-    if len(key) > _LONGEST or not _SECRET.fullmatch(key):
+    if len(key) > LONGEST_SECRET or not SECRET.fullmatch(key):
         return None
     owners = _owners(ports)
     return key if set(owners) == ports and set().union(*owners.values()) <= {os.getuid(), 0} else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from tritone.exceptions import InvalidInputError
+from tritone.secret_files import SecretFile
 
 if TYPE_CHECKING:
     import ssl
@@ -32,7 +33,8 @@ class Endpoint:
     Attributes:
         protocol: `grpc` or `http`.
         path: prefix of `/v2`, for servers behind a proxy; without a trailing slash.
-        headers: names in lower case; not shown in `repr`, because they hold keys.
+        headers: names in lower case; not shown in `repr`, because they hold keys. See `current_headers`.
+        api_key_file: the API key to send, if it is in a file.
         tls_name: the name expected in the server's certificate, if it differs from `host`; gRPC only.
     """
 
@@ -42,6 +44,7 @@ class Endpoint:
     path: str = ""
     tls: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    api_key_file: SecretFile | None = None
     ca_file: Path | None = None
     client_cert_file: Path | None = None
     client_key_file: Path | None = None
@@ -56,6 +59,11 @@ class Endpoint:
     def url(self) -> str:
         """Return the full address, for messages and logs."""
         return f"{self.protocol}{'s' if self.tls else ''}://{self.authority}{self.path}"
+
+    def current_headers(self) -> Mapping[str, str]:
+        """Return the headers of the next request, with the key that is in the file now."""
+        key = None if self.api_key_file is None else self.api_key_file.secret()
+        return self.headers if key is None else {**self.headers, "authorization": f"Bearer {key}"}
 
     def ssl_context(self) -> ssl.SSLContext:
         """Return the TLS context for HTTPS, with `ca_file` (or the system's authorities) and the client's certificate.
@@ -85,6 +93,7 @@ def make_endpoints(
     url: str | Sequence[str],
     *,
     api_key: str | None = None,
+    api_key_file: SecretFile | None = None,
     headers: Mapping[str, str] | None = None,
     ca_file: str | Path | None = None,
     client_cert_file: str | Path | None = None,
@@ -107,6 +116,7 @@ def make_endpoints(
         make_endpoint(
             each,
             api_key=api_key,
+            api_key_file=api_key_file,
             headers=headers,
             ca_file=ca_file,
             client_cert_file=client_cert_file,
@@ -136,6 +146,7 @@ def make_endpoint(
     url: str,
     *,
     api_key: str | None = None,
+    api_key_file: SecretFile | None = None,
     headers: Mapping[str, str] | None = None,
     ca_file: str | Path | None = None,
     client_cert_file: str | Path | None = None,
@@ -146,6 +157,7 @@ def make_endpoint(
     Args:
         url: `host:port`, or an address with the scheme grpc, grpcs, http or https.
         api_key: sent as `Authorization: Bearer <api_key>`.
+        api_key_file: file with the key, instead of `api_key`.
         headers: sent with every request.
         ca_file: certificate authorities in PEM; the system's by default.
         client_cert_file: the client's certificate in PEM, for mutual TLS; needs `client_key_file`.
@@ -178,7 +190,8 @@ def make_endpoint(
         port=port,
         path=path,
         tls=scheme in ("grpcs", "https"),
-        headers=_checked_headers(api_key, headers),
+        headers=_checked_headers(api_key, api_key_file, headers),
+        api_key_file=api_key_file,
         ca_file=ca_file,
         client_cert_file=client_cert_file,
         client_key_file=client_key_file,
@@ -213,7 +226,9 @@ def _parsed(url: str) -> tuple[str, str, int, str]:
     return parts.scheme, parts.hostname, _DEFAULT_PORTS[parts.scheme] if port is None else port, path
 
 
-def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+def _checked_headers(
+    api_key: str | None, api_key_file: SecretFile | None, headers: Mapping[str, str] | None
+) -> dict[str, str]:
     if headers is not None and not isinstance(headers, Mapping):
         raise InvalidInputError(
             f"invalid headers: expected a mapping of names to values, got {type(headers).__name__}", argument="headers"
@@ -229,13 +244,17 @@ def _checked_headers(api_key: str | None, headers: Mapping[str, str] | None) -> 
                 f"invalid value of the header {name!r}: expected printable ASCII on one line", argument="headers"
             )
         checked[name.lower()] = value
+    given = {
+        "api_key": api_key is not None,
+        "api_key_file": api_key_file is not None,
+        "headers['authorization']": "authorization" in checked,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise InvalidInputError(
+            f"{' and '.join(names)} are both given: expected only one of them", argument=names[0], reason="conflict"
+        )
     if api_key is not None:
-        if "authorization" in checked:
-            raise InvalidInputError(
-                "api_key and headers['authorization'] are both given: expected only one of them",
-                argument="api_key",
-                reason="conflict",
-            )
         if not isinstance(api_key, str) or not api_key or not _HEADER_VALUE.fullmatch(api_key):
             raise InvalidInputError(
                 "invalid api_key: expected printable ASCII on one line, at least one character", argument="api_key"

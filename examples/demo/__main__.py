@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from examples.demo import classification, generation, recommendations
-from examples.demo.listeners import listeners, simulated_listening
+from examples.demo.listeners import listeners, simulated_listening, stored_users
 from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder, check_preset
 from examples.demo.page import PAGE, PageContent, write_page
 from examples.demo.pieces import write_excerpts
@@ -92,10 +92,8 @@ def demo(
                 ]
                 timing = _time_stream(music, sections)
             with _step(6, "recommending to simulated listeners and to cold-start users"):
-                recommended = [
-                    recommendations.recommend(music, each, corpus, out)
-                    for each in listeners(simulated_listening(seed), corpus, recordings)
-                ]
+                everyone = listeners(simulated_listening(seed), corpus, recordings)
+                recommended = [recommendations.recommend(music, each, corpus, out) for each in everyone]
         seconds = time.monotonic() - started
         content = PageContent(
             facts=_facts(recordings, models, timing, sections, seconds=seconds),
@@ -126,7 +124,8 @@ def demo(
             )
             console.print_json({**head, **results})
         else:
-            _print_summary(out, repository, corpus, recordings, page, seconds=seconds)
+            studio = _studio_command(repository, corpus, stored_users(everyone))
+            _print_summary(out, repository, studio, recordings, page, seconds=seconds)
         if keep:
             _wait(server)
     if not any(each.is_correct for each in recordings) and classifier.info["metrics"]["test"]["accuracy"] > 0.5:
@@ -227,7 +226,7 @@ def _as_json(
 def _print_summary(
     out: Path,
     repository: Path,
-    corpus: Corpus,
+    studio: str,
     recordings: Sequence[ClassifiedRecording],
     page: Path,
     *,
@@ -251,14 +250,19 @@ def _print_summary(
         f"  .venv/bin/tritone train genre_cnn --data FOLDER    train on your labels (a folder per label)\n"
         f"  .venv/bin/tritone train recommender --interactions LOG   train on your listening log\n"
         f"Listen, write and get recommendations in the browser:\n"
-        f"  {_studio_command(repository, corpus)}"
+        f"  {studio}"
     )
 
 
-def _studio_command(repository: Path, corpus: Corpus) -> str:
-    """Return the command for the page of the studio, which plays the MIDI files of the corpus by their tracks' ids."""
+def _studio_command(repository: Path, corpus: Corpus, users: Sequence[str]) -> str:
+    """Return the command for the page of the studio.
+
+    It plays the MIDI files of the corpus by their tracks' ids, and offers users whose listening is simulated.
+    """
     options = [] if repository == Path("model_repository") else ["--repository", str(repository)]
-    return shlex.join([".venv/bin/tritone", "studio", *options, "--recordings", str(corpus.path / "midi")])
+    options += ["--recordings", str(corpus.path / "midi")]
+    options += [word for user in users for word in ("--example-user", user)]
+    return shlex.join([".venv/bin/tritone", "studio", *options])
 
 
 if __name__ == "__main__":

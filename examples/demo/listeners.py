@@ -113,6 +113,12 @@ def listeners(
     )
 
 
+def stored_users(listeners: Sequence[SimulatedListener]) -> tuple[str, ...]:
+    """Return the users of the log that listeners are or name as friends."""
+    named = [(each.options.get("user_id"), *each.options.get("friends", ())) for each in listeners]
+    return tuple(dict.fromkeys(user for users in named for user in users if user is not None))
+
+
 def _known_user(listening: ListeningData, corpus: Corpus) -> SimulatedListener:
     log = listening.train
     name = log.users[int(log.user[0])]

@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritone import TritoneError
 from tritone_gateway.metrics import Metrics
 from tritone_gateway.problems import ProblemError, problem_response
+from tritone_gateway.route_templates import RouteTemplates
 from tritone_gateway.security.callers import Caller, Callers
 from tritone_gateway.settings import MIB, GatewaySettings
 
@@ -75,12 +77,20 @@ class Admission:
     """ASGI middleware around the application."""
 
     def __init__(
-        self, app: ASGIApp, *, settings: GatewaySettings, callers: Callers, load: Load, metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        settings: GatewaySettings,
+        callers: Callers,
+        load: Load,
+        metrics: Metrics,
+        templates: RouteTemplates,
     ) -> None:
         self._app = app
         self._callers = callers
         self._load = load
         self._metrics = metrics
+        self._templates = templates
         self._limits = _Limits(
             n_requests=settings.max_in_flight,
             n_body_bytes=settings.max_body_mb * MIB,
@@ -110,16 +120,18 @@ class Admission:
                 record.add_sent(len(message.get("body", b"")))
             await send(message)
 
-        caller: Caller | None = None
+        admitted: Caller | None = None
         body = _Body(load, self._limits, time.monotonic() + self._limits.body_timeout_s)
         try:
             if scope["path"].startswith(PROTECTED):
-                caller = await self._admitted(headers)
-                state["caller"] = caller
-                record.caller = caller.name
-                load.n_requests += 1
+                caller = self._callers.authenticate(headers)
+                record.caller = caller.name  # also of a request that is refused
+                await self._admit(caller)
+                state["caller"] = admitted = caller
             _check_announced(headers, self._limits)
             await self._app(scope, _limited(receive, body), send_with_id)
+        except ClientDisconnect:
+            pass  # in the middle of the body; counted as 499
         except Exception as error:
             # A problem is raised here, before the application; everything else is a fault of the gateway.
             if not isinstance(error, ProblemError | TritoneError):
@@ -129,17 +141,21 @@ class Admission:
             await problem_response(error, request_id)(scope, receive, send_with_id)
         finally:
             load.n_body_bytes -= body.n_bytes
-            if caller is not None:
+            if admitted is not None:
                 load.n_requests -= 1
-                self._callers.release(caller)
-            record.finish(scope, body.n_bytes)
+                self._callers.release(admitted)
+            route = getattr(scope.get("route"), "path", None)  # not set for a request that is refused here
+            record.finish(route or self._templates.find(scope["path"]), body.n_bytes)
 
-    async def _admitted(self, headers: Mapping[bytes, bytes]) -> Caller:
-        caller = self._callers.authenticate(headers)
+    async def _admit(self, caller: Caller) -> None:
         if self._load.n_requests >= self._limits.n_requests:
             raise _busy(f"this worker serves {self._limits.n_requests} requests already")
-        await self._callers.admit(caller)
-        return caller
+        self._load.n_requests += 1  # before waiting for the store of rates
+        try:
+            await self._callers.admit(caller)
+        except BaseException:
+            self._load.n_requests -= 1
+            raise
 
 
 def _limited(receive: Receive, body: _Body) -> Receive:

@@ -18,10 +18,12 @@ from tritone_gateway import openapi, problems
 from tritone_gateway.admission import Admission, Load
 from tritone_gateway.gateway import Gateway
 from tritone_gateway.metrics import Metrics
+from tritone_gateway.route_templates import RouteTemplates
 from tritone_gateway.routers import ROUTERS
 from tritone_gateway.routers.studio import mount_page
 from tritone_gateway.security.callers import Callers
 from tritone_gateway.security.keys import KeyStore, default_keys_file
+from tritone_gateway.security.rates import RateLimits
 from tritone_gateway.settings import GatewaySettings
 
 _DESCRIPTION: Final = (
@@ -29,6 +31,7 @@ _DESCRIPTION: Final = (
     "as of RFC 9457. Where the operator has created keys, each request needs one: `Authorization: Bearer KEY`."
 )
 _EXPOSED_HEADERS: Final = (
+    "Content-Disposition",
     "X-Request-ID",
     "Retry-After",
     "Server-Timing",
@@ -85,11 +88,13 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
     """
     settings = settings or GatewaySettings()
     gateway = Gateway(settings, Metrics())
-    keys = KeyStore(settings.keys_file or default_keys_file())
+    rates = RateLimits(
+        store=settings.rate_store, n_workers=settings.workers, on_fallback=gateway.metrics.rate_fallbacks.inc
+    )
     callers = Callers(
-        keys,
+        KeyStore(settings.keys_file or default_keys_file()),
         anonymous=settings.is_loopback or settings.allow_anonymous,
-        rate_store=settings.rate_store,
+        rates=rates,
         n_workers=settings.workers,
     )
 
@@ -99,15 +104,17 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
             settings.server,
             timeout_s=settings.timeout_s,
             retries=settings.retries,
-            service_key=settings.service_key,
+            service_key_file=settings.service_key_file,
             api_key=settings.api_key,
+            api_key_file=settings.api_key_file,
             genre_model=settings.genre_model,
         )
         async with client:
             gateway.music = client
             with _traces(settings.otlp_url), draining_before_stop(gateway.load, settings.drain_s):
-                yield {"header_timeout_s": settings.header_timeout_s}
+                yield {"header_timeout_s": settings.header_timeout_s, "send_timeout_s": settings.send_timeout_s}
             gateway.music = None
+        await rates.close()
 
     app = FastAPI(
         title="Tritone",
@@ -135,7 +142,14 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         return app.openapi_schema
 
     app.openapi = schema  # type: ignore[method-assign]  # the way that FastAPI documents
-    app.add_middleware(Admission, settings=settings, callers=callers, load=gateway.load, metrics=gateway.metrics)
+    app.add_middleware(
+        Admission,
+        settings=settings,
+        callers=callers,
+        load=gateway.load,
+        metrics=gateway.metrics,
+        templates=RouteTemplates(app.routes),
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

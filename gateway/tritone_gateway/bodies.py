@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, cast
@@ -39,12 +40,13 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _RAW: Final = ("application/octet-stream", "application/ogg", "application/x-midi")
 _RAW_PREFIXES: Final = ("audio/", "application/vnd.recordare.musicxml")
 _FILE: Final = "file"
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Options(BaseModel):
     """Base of the models of request bodies; unknown names are refused, so that a typing error is noticed."""
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,19 +139,6 @@ def score_field(description: str, *, default: Any = ...) -> Any:
     return Field(default, description=description, json_schema_extra={"x-file": "score"})
 
 
-InstrumentNames = list[str | int] | str | int | None
-
-
-def instruments_field() -> Any:
-    """Return a field for the instruments of a piece."""
-    return Field(
-        None,
-        description="General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the "
-        "highest down; those of the style, or the piano, if left out. They have no influence on the notes.",
-        examples=[["Violin", "Cello"]],
-    )
-
-
 COMPONENTS: Final[dict[str, type[BaseModel]]] = {}  # the models of all bodies by name, for the OpenAPI schema
 
 
@@ -207,7 +196,7 @@ async def recording_of(file: Upload | UrlFile | Base64File, gateway: Gateway) ->
         return await _fetched(file.url, gateway)
     try:
         return binascii.a2b_base64(file.base64, strict_mode=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also for characters beyond ASCII
         raise InvalidInputError(f"invalid base64: expected Base64 without line breaks ({error})") from error
 
 
@@ -227,8 +216,13 @@ async def _values(request: Request) -> dict[str, Any]:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type in (_MULTIPART, _FORM):
         limits = {"max_files": _MAX_FILES, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
-        async with request.form(**limits) as form:
-            return values | await _form_values(form)
+        try:
+            async with request.form(**limits) as form:
+                return values | await _form_values(form)
+        except UnicodeError as error:  # some character sets that a part can name fail in their own ways
+            raise ProblemError(
+                400, "malformed-form", "The form cannot be read", f"expected UTF-8 in the fields of the form: {error}"
+            ) from error
     if media_type == _JSON or media_type.endswith("+json"):
         return values | _json_values(await request.body())
     if media_type in _RAW or media_type.startswith(_RAW_PREFIXES):
@@ -250,7 +244,7 @@ def _json_values(content: bytes) -> dict[str, Any]:
     if not content.strip():
         return {}
     try:
-        values = json.loads(content)
+        values = _decoded(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ProblemError(
             400, "malformed-json", "The body is not JSON", f"expected JSON in the body: {str(error)[:200]}"
@@ -268,7 +262,11 @@ def _json_values(content: bytes) -> dict[str, Any]:
 async def _form_values(form: FormData) -> dict[str, Any]:
     items: list[tuple[str, Any]] = []
     for name, value in form.multi_items():
-        items.append((name, Upload(await value.read()) if isinstance(value, UploadFile) else value))
+        if isinstance(value, UploadFile):
+            items.append((name, Upload(await value.read())))
+        else:
+            items.append((name, _encodable(value)))
+        _encodable(name)
     return _collected(items)
 
 
@@ -284,10 +282,38 @@ def _parsed(value: Any) -> Any:
     """Return what a text of a form stands for if it is a JSON object, a list or null; other values as they are."""
     if isinstance(value, str) and (value == "null" or value[:1] in "[{"):
         try:
-            return json.loads(value)
+            return _decoded(value)
         except (ValueError, RecursionError):
             return value
     return value
+
+
+def _decoded(text: str) -> Any:
+    """Return what JSON stands for, without what Python accepts beyond RFC 8259.
+
+    Raises:
+        ValueError: the text is not JSON, or holds NaN, an infinity or half of a surrogate pair, which no response and
+            no request to a model could hold.
+        RecursionError: it is nested too deeply.
+    """
+    values = json.loads(text, parse_constant=_refuse_constant)
+    if _SURROGATE.search(text):
+        _encodable(json.dumps(values, ensure_ascii=False))
+    return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _encodable(text: str) -> str:
+    """Return a text.
+
+    Raises:
+        UnicodeEncodeError: it holds half of a surrogate pair.
+    """
+    text.encode()
+    return text
 
 
 async def _fetched(url: str, gateway: Gateway) -> bytes:

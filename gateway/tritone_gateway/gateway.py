@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,6 +11,7 @@ from fastapi import Depends, Request
 from tritone import AsyncMusicClient
 from tritone_gateway.admission import Load
 from tritone_gateway.metrics import Metrics
+from tritone_gateway.readiness import ReadinessCheck
 from tritone_gateway.settings import GatewaySettings
 
 
@@ -25,6 +27,11 @@ class Gateway:
     metrics: Metrics
     load: Load = field(default_factory=Load)
     music: AsyncMusicClient | None = None
+
+    @cached_property
+    def readiness(self) -> ReadinessCheck:
+        """Return the check of the models for probes."""
+        return ReadinessCheck(self.settings.required_models, self.metrics)
 
     @property
     def client(self) -> AsyncMusicClient:

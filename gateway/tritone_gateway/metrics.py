@@ -58,6 +58,18 @@ class Metrics:
         self.caller_sent = Counter(
             "tritone_gateway_caller_sent_bytes", "Bytes of responses by caller.", ("caller",), registry=self.registry
         )
+        self.models = Gauge(
+            "tritone_gateway_models",
+            "Models that are ready and that are not, when /readyz asked last.",
+            ("state",),
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
+        self.rate_fallbacks = Counter(
+            "tritone_gateway_rate_fallbacks",
+            "Requests whose rate was counted in memory because the store of rates failed.",
+            registry=self.registry,
+        )
 
         # Looking up the children of a metric by their labels takes as long as a small request.
         self.of_route = lru_cache(maxsize=_MAX_CHILDREN)(self._of_route)
@@ -76,6 +88,11 @@ class Metrics:
         traceparent = headers.get(b"traceparent", b"").decode("latin-1")[:55]
         return RequestRecord(self, scope["method"], request_id, traceparent)
 
+    def set_models(self, *, n_ready: int, n_not_ready: int) -> None:
+        """Note how many models are ready."""
+        self.models.labels("ready").set(n_ready)
+        self.models.labels("not_ready").set(n_not_ready)
+
     def text(self) -> bytes:
         """Return the metrics in Prometheus's text format."""
         if MULTIPROCESS_VARIABLE not in os.environ:
@@ -90,7 +107,7 @@ class RequestRecord:
     """What is counted and logged about one request.
 
     Attributes:
-        caller: None for routes that need no key.
+        caller: None for routes that need no key, and for refused keys.
         status: None until the response begins.
     """
 
@@ -113,10 +130,15 @@ class RequestRecord:
         """Note a part of the response."""
         self.n_sent += n_bytes
 
-    def finish(self, scope: Scope, n_received: int) -> None:
-        """Count and log the request."""
+    def finish(self, route: str | None, n_received: int) -> None:
+        """Count and log the request.
+
+        Args:
+            route: template of the route; None if there is no such route.
+            n_received: bytes of the body.
+        """
         duration_s = time.perf_counter() - self._start_s
-        route = getattr(scope.get("route"), "path", _UNMATCHED)
+        route = route or _UNMATCHED
         status = str(self.status or 499)  # 499: the caller went away before the response
         metrics = self.metrics
         metrics.in_flight.dec()

@@ -24,7 +24,9 @@ from tritone_gateway.app import create_app
 from tritone_gateway.logs import logging_config
 from tritone_gateway.metrics import MULTIPROCESS_VARIABLE
 from tritone_gateway.security.keys import KeyStore, default_keys_file
+from tritone_gateway.security.rates import RateLimits
 from tritone_gateway.settings import GatewaySettings
+from tritone_gateway.tls import TlsFiles, TlsFilesError, reloading_context, server_context
 
 SETTINGS_VARIABLE: Final = "TRITONE_GATEWAY_SETTINGS"
 _BACKLOG: Final = 2_048
@@ -75,14 +77,18 @@ class _JoinedWrites:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes connections whose request does not arrive in time.
+    """Closes connections whose request does not arrive in time, or whose response is not read.
 
     uvicorn bounds only the idle time between requests (https://github.com/Kludex/uvicorn/issues/157), so a client that
     sends a header a second would hold a connection forever. The time for the body of an accepted request is bounded by
     `Admission`; here, the body of a request that was answered early is discarded for some seconds at most.
+
+    A caller that reads nothing for `send_timeout_s` while a response waits for it would otherwise keep the response's
+    memory, its place among the requests at once, and the model of a stream, for as long as it likes.
     """
 
     _timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request."""
@@ -111,9 +117,20 @@ class TimedProtocol(HttpToolsProtocol):
         if self.cycle.more_body:
             self._arm(_DISCARDED_FOR_S)
 
+    def pause_writing(self) -> None:
+        """Wait for the caller to read."""
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        """Stop waiting."""
+        self._stop_awaiting_reading()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._disarm()
+        self._stop_awaiting_reading()
         super().connection_lost(exc)
 
     @property
@@ -128,6 +145,25 @@ class TimedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _await_reading(self) -> None:
+        n_unread = self.transport.get_write_buffer_size()
+        self._send_timer = self.loop.call_later(
+            float(self.app_state.get("send_timeout_s", 60.0)), self._end_unread, n_unread
+        )
+
+    def _stop_awaiting_reading(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    def _end_unread(self, n_unread: int) -> None:
+        """End the connection unless some of the response was read meanwhile."""
+        if self.transport.get_write_buffer_size() < n_unread:
+            self._await_reading()
+        else:
+            self._send_timer = None
+            self.transport.abort()
 
     def _expire(self) -> None:
         self._timer = None
@@ -151,8 +187,9 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
         on_ready: called from a thread with the URL when requests are answered.
 
     Raises:
-        GatewayStartError: the address cannot be used, a certificate is invalid, or other machines can connect, there
-            are no keys and `allow_anonymous` is not set.
+        GatewayStartError: the address cannot be used, a certificate or the address of the store of rates is invalid, or
+            other machines can connect, there are no keys and `allow_anonymous` is not set.
+        MissingExtraError: there is a store of rates, but its client is not installed.
         ApiKeyError: the keys cannot be read.
     """
     if not settings.is_loopback and not settings.allow_anonymous:
@@ -162,6 +199,7 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
                 f"no API keys for a gateway that listens on {settings.host}: expected at least one key; create it with "
                 f"`tritone keys create`, or pass --allow-anonymous on a private network"
             )
+    _check(settings)
     listener = _bound(settings)
     host, port = listener.getsockname()[:2]
     url = f"{'https' if settings.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -179,40 +217,51 @@ def serve(settings: GatewaySettings, *, on_ready: Callable[[str], None] | None =
             uvicorn.Server(config).run(sockets=[listener])
     finally:
         listener.close()
-        os.environ.pop(SETTINGS_VARIABLE, None)  # it holds the service key
+        os.environ.pop(SETTINGS_VARIABLE, None)  # it may hold the API key of the models' server
         if folder is not None:
             os.environ.pop(MULTIPROCESS_VARIABLE, None)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _config(settings: GatewaySettings) -> uvicorn.Config:
-    try:
-        config = uvicorn.Config(
-            "tritone_gateway.server:app_from_environment",
-            factory=True,
-            http=TimedProtocol,
-            ws="none",
-            loop="uvloop",
-            workers=settings.workers,
-            backlog=_BACKLOG,
-            log_config=logging_config(settings.log_format),
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=settings.keep_alive_s,
-            ssl_certfile=settings.tls_cert,
-            ssl_keyfile=settings.tls_key,
-            ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
-            ssl_cert_reqs=ssl.CERT_NONE if settings.tls_client_ca is None else ssl.CERT_REQUIRED,
-        )
-        if settings.tls_cert is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # workers would only log what is wrong
-            context.load_cert_chain(settings.tls_cert, settings.tls_key)
-            if settings.tls_client_ca is not None:
-                context.load_verify_locations(settings.tls_client_ca)
-    except (ssl.SSLError, OSError) as error:
-        raise GatewayStartError(f"the certificate cannot be used: expected PEM files ({error})") from error
-    return config
+    return uvicorn.Config(
+        "tritone_gateway.server:app_from_environment",
+        factory=True,
+        http=TimedProtocol,
+        ws="none",
+        loop="uvloop",
+        workers=settings.workers,
+        backlog=_BACKLOG,
+        log_config=logging_config(settings.log_format),
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        ssl_ca_certs=None if settings.tls_client_ca is None else str(settings.tls_client_ca),
+        ssl_context_factory=None if settings.tls_cert is None else reloading_context,
+    )
+
+
+def _check(settings: GatewaySettings) -> None:
+    """Check what workers would only log.
+
+    Raises:
+        GatewayStartError, MissingExtraError: as `serve`.
+    """
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        try:
+            server_context(TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_client_ca))
+        except TlsFilesError as error:
+            raise GatewayStartError(str(error)) from error
+    if settings.rate_store is not None:
+        try:
+            RateLimits(store=settings.rate_store)
+        except ValueError as error:
+            raise GatewayStartError(
+                f"--rate-store cannot be used: expected an address such as valkey://localhost:6379 ({error})"
+            ) from error
 
 
 def _bound(settings: GatewaySettings) -> socket.socket:
@@ -244,10 +293,11 @@ def _report(url: str, settings: GatewaySettings, on_ready: Callable[[str], None]
                 break
         except urllib.error.HTTPError:
             break
-        except ssl.SSLError:  # a client certificate is required, so something answers
-            break
         except OSError as error:
-            if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            # The refusal of a caller without a certificate shows that something answers: an alert, or the end of the
+            # connection with TLS 1.3, whose handshake is over before.
+            reason = getattr(error, "reason", error)
+            if settings.tls_client_ca is not None and isinstance(reason, ssl.SSLError | ConnectionResetError):
                 break
             time.sleep(0.05)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -11,6 +11,8 @@ from tritone.credentials import is_loopback_host
 
 MIB: Final = 1 << 20
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}$")]
+UserId = Annotated[str, Field(min_length=1, max_length=1_024)]
 HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
@@ -27,14 +29,25 @@ class GatewaySettings(BaseModel):
     allow_anonymous: bool = Field(
         False, description="Serve callers without a key on other addresses than loopback while there are no keys."
     )
-    service_key: str | None = Field(
-        None, repr=False, description="Service key for stored users; None for this user's own key, as in the SDK."
+    service_key_file: Path | None = Field(
+        None,
+        description="File with the service key for stored users, read again when it changes; None for this user's own "
+        "key, as in the SDK.",
     )
     api_key: str | None = Field(None, repr=False, description="API key of Triton's server; None if it has none.")
+    api_key_file: Path | None = Field(
+        None, description="File with the API key, instead of `api_key`; read again when it changes."
+    )
+    required_models: tuple[ModelName, ...] = Field(
+        (), description="Models without which /readyz says no; with none, one model that is ready is enough."
+    )
     timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit of one call to a model.")
     retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
     body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
     header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time limit for receiving a request's headers.")
+    send_timeout_s: float = Field(
+        60.0, gt=0, le=3_600, description="Time within which a caller must read something of a response."
+    )
     keep_alive_s: int = Field(30, ge=1, le=3_600, description="Seconds after which an idle connection is closed.")
     drain_s: float = Field(
         1.0, ge=0, le=600, description="Seconds of accepting requests while /readyz says no, before a stop."
@@ -44,12 +57,16 @@ class GatewaySettings(BaseModel):
     max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests that one worker serves at once.")
     rate_store: str | None = Field(
         None,
+        repr=False,  # it may hold a password
         pattern=r"^(redis|valkey)(s)?://",
         description="Valkey or Redis that several gateways count requests in; None to count in memory.",
     )
     url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
     recordings: Path | None = Field(
         None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
+    )
+    example_users: tuple[UserId, ...] = Field(
+        (), max_length=100, repr=False, description="Ids of stored users that callers see as examples; none by default."
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")
@@ -70,6 +87,8 @@ class GatewaySettings(BaseModel):
     def _consistent(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key: expected both or neither")
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("api_key and api_key_file: expected only one of them")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("tls_client_ca: expected tls_cert and tls_key too, which enable TLS")
         if self.max_bodies_mb < self.max_body_mb:
@@ -89,7 +108,3 @@ class GatewaySettings(BaseModel):
     def from_environment(cls, text: str) -> Self:
         """Return the settings that `to_environment` wrote."""
         return cls.model_validate_json(text)
-
-    def public(self) -> dict[str, Any]:
-        """Return the settings without secrets, for the log."""
-        return self.model_dump(mode="json", exclude={"service_key", "api_key"})

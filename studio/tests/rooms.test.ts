@@ -1,15 +1,17 @@
 import { describe, expect, it, vi } from "vitest";
 
-import { area, passages } from "../src/rooms/listen/windows";
+import type { Classification } from "../src/api/client";
+import { area, emotionCurves, labelCurves, passages } from "../src/rooms/listen/windows";
+import { byCause } from "../src/rooms/recommend/causes";
 import { chosen, composing, streams } from "../src/rooms/write/models";
 
 vi.mock("../src/api/client", () => ({ api: {} }));
 
 describe("the timeline of a recording", () => {
   const timeline = [
-    { start_s: 0, probabilities: { jazz: 0.9, folk: 0.1 } },
-    { start_s: 3, probabilities: { folk: 0.2, jazz: 0.8 } },
-    { start_s: 6, probabilities: { jazz: 0.25, folk: 0.75 } },
+    { start_s: 0, probabilities: { jazz: 0.9, folk: 0.1 }, emotions: null },
+    { start_s: 3, probabilities: { folk: 0.2, jazz: 0.8 }, emotions: null },
+    { start_s: 6, probabilities: { jazz: 0.25, folk: 0.75 }, emotions: null },
   ];
 
   it("is divided where the most probable label changes", () => {
@@ -21,8 +23,41 @@ describe("the timeline of a recording", () => {
   });
 
   it("is drawn as steps, up to the end of the recording", () => {
-    expect(area(timeline, "folk", 8)).toBe("M0 1L0 0.9L3 0.9L3 0.8L6 0.8L6 0.25L8 0.25L8 1Z");
-    expect(area([], "folk", 8)).toBe("");
+    const folk = (window: Classification["timeline"][number]) => window.probabilities.folk ?? 0;
+    expect(area(timeline, folk, 8)).toBe("M0 1L0 0.9L3 0.9L3 0.8L6 0.8L6 0.25L8 0.25L8 1Z");
+    expect(area([], folk, 8)).toBe("");
+  });
+
+  it("has the strongest labels and emotions as curves", () => {
+    const emotions = { power: 0.5, sadness: 0.25 };
+    const window = { start_s: 0, probabilities: { jazz: 0.75, folk: 0.25 }, emotions };
+    const result = { probabilities: window.probabilities, emotions, timeline: [window] } as unknown as Classification;
+    expect(labelCurves(result, 1).map((each) => [each.name, each.valueOf(window)])).toEqual([["jazz", 0.75]]);
+    expect(emotionCurves(result, 5).map((each) => [each.name, each.valueOf(window)])).toEqual([
+      ["power", 0.5],
+      ["sadness", 0.25],
+    ]);
+  });
+
+  it("has no emotions where the model or a stored result has none", () => {
+    const stored = { probabilities: {}, emotions: { power: 1 }, timeline } as unknown as Classification;
+    expect(emotionCurves(stored, 5)).toEqual([]);
+    expect(emotionCurves({ ...stored, emotions: null, timeline: [] }, 5)).toEqual([]);
+  });
+});
+
+describe("the reasons for a track", () => {
+  const reason = (because: string, id: string, amount: number) =>
+    ({ because, id, amount, base_model: "m", title: null, artist: null }) as Parameters<typeof byCause>[0][number];
+
+  it("are one for each cause, the weightiest first", () => {
+    const reasons = [reason("history", "a", 0.25), reason("tag", "a", -0.75), reason("history", "a", 0.25)];
+    expect(byCause(reasons).map((each) => [each.because, each.amount])).toEqual([
+      ["tag", -0.75],
+      ["history", 0.5],
+    ]);
+    expect(byCause([])).toEqual([]);
+    expect(byCause(["a", "b", "c", "d"].map((id) => reason("history", id, 1)))).toHaveLength(3);
   });
 });
 

@@ -232,6 +232,33 @@ def test_a_large_body_of_unknown_length_is_refused_by_the_gateway(balancer: Bala
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
+def test_a_body_with_malformed_chunks_is_a_problem(balancer: Balancer) -> None:
+    head = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: audio/ogg\r\nTransfer-Encoding: chunked\r\n"
+    with socket.create_connection(("127.0.0.1", balancer.ports["REST"]), 10) as connection:
+        connection.sendall(head + b"X-Request-ID: find-this\r\n\r\n10000\r\n" + bytes(0x10000) + b"\r\n")
+        time.sleep(0.3)  # the beginning is on its way to the gateway
+        connection.sendall(b"no length\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        answer = Answer(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        )
+    assert answer.status == 400
+    assert answer.problem["type"] == "urn:tritone:problem:malformed-http"
+    assert answer.problem["instance"] == "urn:tritone:request:find-this"
+    assert answer.headers["x-request-id"] == "find-this"
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.1\r\nHost a\r\n\r\n", b"nonsense\r\n\r\n", b"GET /\x00 HTTP/1.1\r\n\r\n"]
+)
+def test_malformed_headers_are_refused(balancer: Balancer, head: bytes) -> None:
+    """HAProxy 2.6 writes this response in HTML, whatever is configured."""
+    with socket.create_connection(("127.0.0.1", balancer.ports["REST"]), 10) as connection:
+        connection.sendall(head)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 400")
+
+
 @pytest.mark.slow
 def test_slow_headers_end_the_connection(balancer: Balancer) -> None:
     with socket.create_connection(("127.0.0.1", balancer.ports["REST"]), 30) as connection:

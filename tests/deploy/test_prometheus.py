@@ -21,7 +21,7 @@ from tests.deploy.conftest import Replicas
 from tests.deploy.rendering import KUBERNETES, ROOT
 from tests.deploy.test_balancer import asked as fetched
 from tests.deploy.test_balancer import sound
-from tests.integration.gateway import gateway_process
+from tests.support.gateways import gateway_process
 
 from tritone import MusicClient
 from tritone_serving.supervision.metrics import SupervisorMetrics
@@ -244,7 +244,11 @@ def test_alerts_of_the_gateway(tmp_path: Path) -> None:
         counter(5, route="/v1/embed", status="502"),
         counter(1000, route="/v1/compose", status="422"),  # the callers' faults
         counter(60, route="/readyz", status="503"),
-        counter(90, route="unmatched", status="401"),
+        counter(90, route="/v1/recommend", status="401"),
+        {"series": 'tritone_gateway_models{instance="a",state="ready"}', "values": "11x20"},
+        {"series": 'tritone_gateway_models{instance="a",state="not_ready"}', "values": "0x20"},
+        {"series": 'tritone_gateway_models{instance="b",state="ready"}', "values": "9x20"},
+        {"series": 'tritone_gateway_models{instance="b",state="not_ready"}', "values": "2x20"},
         *(bucket("/v1/recommend", le, n) for le, n in (("1.0", 980), ("5.0", 1000), ("+Inf", 1000))),
         *(bucket("/v1/similar", le, n) for le, n in (("1.0", 995), ("5.0", 1000), ("+Inf", 1000))),
         *(bucket("/v1/compose", le, n) for le, n in (("1.0", 0), ("5.0", 1000), ("+Inf", 1000))),
@@ -268,6 +272,7 @@ def test_alerts_of_the_gateway(tmp_path: Path) -> None:
         fires("TritoneGatewayBusy", "a serves more than 200 requests at once; a worker refuses more than 256",
               instance="a"),
         fires("TritoneGatewayKeysRefused", "callers use missing or invalid API keys, more than one a second"),
+        fires("TritoneGatewayDegraded", "2 models of b are not ready; its /readyz names them", instance="b"),
         fires("TritoneGatewayDown", "c does not show its metrics", job="gateway", instance="c"),
         fires("TritoneNoGateway", "the balancer has no gateway that is ready", "critical", proxy="gateways"),
     ]  # fmt: skip

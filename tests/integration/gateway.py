@@ -1,17 +1,9 @@
-"""A gateway process in front of a server, and a repository with a small model for each of its routes."""
+"""A repository with a small model for each route of the gateway."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tests.support import music_models, recommender_artifacts
 
@@ -33,25 +25,3 @@ def music_repository(folder: Path) -> Path:
     recommender_artifacts.publish(artifact, key_file, folder, ensembles=False)
     publish_ensemble(INSPIRE, folder)
     return folder
-
-
-@contextmanager
-def gateway_process(server: str, keys: Path, *options: str) -> Iterator[str]:
-    """Run `tritone gateway` and yield its URL; it must stop by itself."""
-    command = [
-        *(sys.executable, "-m", "tritone_cli", "gateway", "--server", server, "--port", "0", "--json"),
-        *("--keys-file", str(keys), "--drain", "0.2", *options),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Nobody reads its log, which must not stop it.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.stderr.read() if process.stderr else ""
-            facts: dict[str, Any] = json.loads(line)
-            yield facts["url"]
-            process.send_signal(signal.SIGTERM)
-            process.wait(20)
-        finally:
-            process.kill()

@@ -21,7 +21,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.integration.collector import collecting
-from tests.integration.gateway import gateway_process, music_repository
+from tests.integration.gateway import music_repository
+from tests.support.gateways import gateway_process
 from tests.support.recommender_artifacts import item_id
 
 from tritone import MusicClient, to_grid

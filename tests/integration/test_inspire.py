@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 from tests.integration.conftest import EMBEDDING_SIZE, LABELS
-from tests.integration.gateway import gateway_process, music_repository
+from tests.integration.gateway import music_repository
 from tests.integration.test_gateway import call
+from tests.support.gateways import gateway_process
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
@@ -76,6 +78,8 @@ def test_one_request_gives_what_the_steps_give(music: MusicClient, tmp_path: Pat
     assert len(result.classification.timeline) == len(heard.timeline)
     for name, value in heard.probabilities.items():
         assert result.classification.probabilities[name] == pytest.approx(value, abs=1e-3)
+    for one, other in zip(heard.timeline, result.classification.timeline, strict=True):
+        assert one.emotions == (None if other.emotions is None else pytest.approx(other.emotions, abs=1e-3))
     assert heard.embedding.shape == result.classification.embedding.shape == (EMBEDDING_SIZE,)
     assert float(heard.embedding @ result.classification.embedding) > 0.9999
     tracks = music.recommend(audio=tmp_path / "piece.wav", n=5)
@@ -109,6 +113,17 @@ def test_over_http(models: TritonServer, music: MusicClient) -> None:
         found, expected = (client.inspire(bars=2, seed=9, mood="tension", n=3) for client in (other, music))
     assert found.piece.to_dict() == expected.piece.to_dict()
     assert found.recommendations.track_ids == expected.recommendations.track_ids
+
+
+def test_on_the_command_line(models: TritonServer, music: MusicClient, run_tritone: Any, tmp_path: Path) -> None:
+    words = ("--mood", "power", "--bars", 1, "--seed", 4, "-n", 3, "--server", models.grpc_url)
+    ended = run_tritone("inspire", *words, "--json", "-o", tmp_path / "x.wav")
+    assert ended.status == 0, ended.stderr
+    values = json.loads(ended.stdout)
+    assert values["files"] == [str(tmp_path / "x.wav")]
+    found = Inspiration.from_dict(values)
+    assert found.piece.to_dict() == music.inspire(mood="power", bars=1, seed=4).piece.to_dict()
+    assert len(found.recommendations) == 3
 
 
 def test_the_server_refuses_invalid_requests_itself(raw: triton.InferenceServerClient) -> None:

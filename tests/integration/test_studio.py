@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
-from tests.integration.gateway import gateway_process, music_repository
-from tests.support.recommender_artifacts import item_id
+from tests.integration.gateway import music_repository
+from tests.support.gateways import gateway_process
+from tests.support.recommender_artifacts import item_id, user_id
 
 from tritone import to_grid
+from tritone.constants import EMOTIONS
+from tritone_export.renderer import publish_renderer
 from tritone_gateway.routers.studio import PAGE
 from tritone_serving import TritonServer
 
@@ -42,6 +51,17 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
+CORRUPT_STORAGE = """async () => {
+    for (const name of Object.keys(localStorage)) localStorage.setItem(name, '{"notes": [[0, 0, 0]]');
+    localStorage.setItem("tritone.studio.write.settings", '{"bars": "many"}');
+    localStorage.setItem("tritone.studio.recommend.history", '[1, null]');
+    const opened = indexedDB.open("tritone.studio", 1);
+    await new Promise((resolve) => (opened.onsuccess = resolve));
+    const values = opened.result.transaction("values", "readwrite").objectStore("values");
+    for (const name of ["write.history", "listen.recording"]) values.put({before: [{nFrames: 1e12}], after: 7}, name);
+    await new Promise((resolve) => (values.transaction.oncomplete = resolve));
+    opened.result.close();
+}"""
 ROOMS = ("listen", "write", "recommend", "watch")
 WIDTHS = {"phone": (390, 844), "desktop": (1280, 900)}
 
@@ -56,7 +76,8 @@ def url(
     recordings.mkdir()
     for number in range(50):
         (recordings / f"{item_id(number)}.ogg").write_bytes(recording(2.0))
-    with gateway_process(server.grpc_url, folder / "keys.json", "--recordings", str(recordings)) as address:
+    options = ("--recordings", str(recordings), "--example-user", user_id(3), "--example-user", user_id(5))
+    with gateway_process(server.grpc_url, folder / "keys.json", *options) as address:
         yield address
 
 
@@ -139,7 +160,7 @@ def test_the_plot_of_genres_is_as_wide_as_the_waveform_and_plays(visit: Callable
     page = visit().open("listen")
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
-    lanes, waveform = page.locator(".lanes"), page.locator(".wave")
+    lanes, waveform = page.locator(".lanes").first, page.locator(".wave")
     lanes.wait_for()
     assert lanes.bounding_box()["x"] == waveform.bounding_box()["x"]
     assert lanes.bounding_box()["width"] == waveform.bounding_box()["width"]
@@ -150,6 +171,21 @@ def test_the_plot_of_genres_is_as_wide_as_the_waveform_and_plays(visit: Callable
     expect(page.get_by_role("timer")).to_have_text(re.compile("^0:0[4-8]"))
     page.get_by_role("button", name=re.compile(": play from 0:00$")).first.click()
     expect(page.get_by_role("timer")).to_have_text(re.compile("^0:0[0-3]"))
+
+
+def test_emotions_are_drawn_over_time_and_are_in_the_table(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+    page = visit().open("listen")
+    (tmp_path / "song.ogg").write_bytes(recording())
+    page.set_input_files("input[type=file]", tmp_path / "song.ogg")
+    page.get_by_text("Emotions over time").wait_for()
+    lanes = page.locator(".lane.emotion")
+    assert lanes.count() == 5
+    name = lanes.first.text_content()
+    assert name in {each.replace("_", " ") for each in EMOTIONS}
+    page.get_by_text("Each window in numbers").click()
+    page.get_by_role("columnheader", name=name).wait_for()
+    lanes.first.click(position={"x": 10, "y": 10})
+    page.get_by_role("button", name="Pause").wait_for()
 
 
 def test_a_recording_survives_a_reload_until_it_is_forgotten(visit: Callable[..., Visitor], tmp_path: Path) -> None:
@@ -278,10 +314,61 @@ def test_notes_are_clicked_into_the_roll_and_survive_a_reload(visit: Callable[..
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Enter")
     assert page.locator("rect.roll-note").count() == 2
+    page.wait_for_timeout(300)  # until the history is stored
     page.reload()
     assert page.locator("rect.roll-note").count() == 2
-    page.keyboard.press("Control+z")  # the history of changes is not kept, the score is
+    expect(page.get_by_role("button", name="Undo")).to_be_enabled()
+    page.keyboard.press("Control+z")
+    assert page.locator("rect.roll-note").count() == 1
+    page.wait_for_timeout(300)  # until it is stored
+    page.reload()
+    expect(page.get_by_role("button", name="Redo")).to_be_enabled()
+    page.keyboard.press("Control+Shift+z")
     assert page.locator("rect.roll-note").count() == 2
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Undo").click()
+    assert page.locator("rect.roll-note").count() == 0
+
+
+def test_a_stored_state_that_is_corrupt_does_not_break_the_page(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("write")
+    page.locator("svg.roll-notes").click(position={"x": 16, "y": 40})
+    page.wait_for_timeout(300)  # until it is stored
+    page.evaluate(CORRUPT_STORAGE)
+    page.reload()
+    page.locator("svg.roll-notes").click(position={"x": 16, "y": 40})
+    assert page.locator("rect.roll-note").count() == 1
+    page.keyboard.press("Control+z")
+    assert page.locator("rect.roll-note").count() == 0
+    assert page.get_by_role("button", name="Undo").is_disabled()
+    for room in ROOMS:
+        page.goto(f"{page.url.partition('#')[0]}#/{room}")
+        page.get_by_role("heading", level=1, name=room.capitalize()).wait_for()
+        assert page.get_by_text("This room cannot be shown").count() == 0
+
+
+def test_from_a_mood_to_a_piece_that_is_heard_and_tracks_like_it(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("write")
+    page.get_by_label("Mood").select_option("calmness")
+    page.get_by_role("button", name="Inspire me").click()
+    page.locator("[data-inspired-ms]").wait_for()
+    page.locator(".roll-position").wait_for(state="attached")  # it plays
+    assert page.locator("rect.roll-note").count() > 0
+    page.get_by_role("heading", name=re.compile("sounds like")).wait_for()
+    expect(page.locator("code")).to_contain_text('music.inspire(mood="calmness", bars=8')
+    page.get_by_role("button", name="Stop", exact=True).wait_for()
+    tracks = page.locator("section", has=page.locator("[data-inspired-ms]")).locator("li")
+    assert tracks.count() == 5
+    tracks.first.get_by_role("button", name=re.compile("^Play ")).click()
+    tracks.first.get_by_role("button", name=re.compile("^Stop ")).wait_for()
+    page.get_by_role("button", name="Play", exact=True).wait_for()  # the piece has stopped
+    tracks.first.get_by_role("button", name=re.compile("^Like ")).click()
+    page.reload()
+    expect(page.locator("[data-inspired-ms]")).to_contain_text("ms, of which rendering took")
+    page.get_by_role("button", name="Undo").click()
+    assert page.locator("rect.roll-note").count() == 0
+    page.get_by_role("link", name="Recommend").click()
+    page.get_by_text("Liked (1)").wait_for()
 
 
 def test_a_score_is_engraved_played_harmonised_and_varied(visit: Callable[..., Visitor]) -> None:
@@ -317,12 +404,25 @@ def test_likes_and_skips_change_the_answer(visit: Callable[..., Visitor]) -> Non
     titles.first.wait_for()
     page.get_by_label("Search tracks").fill(item_id(3))
     page.get_by_role("button", name=re.compile("^Add .* to the history")).first.click()
-    page.get_by_text("Based on: history").wait_for()
+    page.get_by_text("Based on the tracks that you liked and skipped").wait_for()
     skipped, other = titles.nth(0).text_content(), titles.nth(1).text_content()
     page.get_by_role("button", name=f"Skip {skipped}", exact=True).click()
     expect(titles.get_by_text(skipped, exact=True)).to_have_count(0)
     page.get_by_role("button", name=f"Tracks similar to {other}", exact=True).click()
     page.get_by_role("heading", name=f"Similar to {other}", exact=True).wait_for()
+
+
+def test_a_known_listener_is_chosen_from_the_examples(visit: Callable[..., Visitor]) -> None:
+    page = visit().open("recommend")
+    page.get_by_text("Popular tracks").wait_for()
+    examples = page.get_by_role("group", name="For example").get_by_role("button")
+    assert examples.all_text_contents() == [user_id(3), user_id(5)]
+    examples.first.click()
+    page.get_by_text("Based on what this listener has played").wait_for()
+    examples.first.click()
+    page.get_by_text("Popular tracks").wait_for()
+    page.get_by_label("Known listener").fill("nobody")
+    page.get_by_text("This listener is not known here").wait_for()
 
 
 def test_a_track_is_played(visit: Callable[..., Visitor]) -> None:
@@ -362,6 +462,25 @@ def test_rooms_have_no_serious_accessibility_findings_and_fit_the_screen(
         if each["impact"] in ("serious", "critical")
     ]
     assert serious == []
+
+
+@pytest.mark.slow
+def test_the_command_stops_the_server_that_it_started(tmp_path: Path) -> None:
+    publish_renderer(tmp_path / "models")
+    command = [sys.executable, "-m", "tritone_cli", "studio", "--port", "0", "--json"]
+    command += ["--repository", str(tmp_path / "models")]
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as studio:
+        assert studio.stdout is not None
+        url = json.loads(studio.stdout.readline())["url"]
+        with urllib.request.urlopen(f"{url}/readyz") as response:  # noqa: S310 - a page of this machine
+            assert response.status == 200
+        (server,) = psutil.Process(studio.pid).children()
+        assert "serve" in server.cmdline()
+        studio.terminate()
+        assert studio.wait(30) == 0
+    server.wait(1)
+    assert not server.is_running()
 
 
 def test_without_a_gateway_the_page_says_so(browser: Any, url: str) -> None:

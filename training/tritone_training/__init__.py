@@ -28,6 +28,11 @@ if TYPE_CHECKING:
         UnsupportedOptionError,
     )
     from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
+    from tritone_training.listening_test import (
+        ListeningTestResult,
+        listening_test_of_files,
+        listening_test_of_model,
+    )
     from tritone_training.local_model import LocalModel, load
     from tritone_training.python_api import train
     from tritone_training.registry import get_kind, kind_names
@@ -42,6 +47,7 @@ _MODULES = {
     "EvaluationResult": "evaluation",
     "HyperparameterError": "exceptions",
     "ListeningFiles": "data.interactions.files",
+    "ListeningTestResult": "listening_test",
     "LocalModel": "local_model",
     "ModelKind": "kind",
     "PretrainedWeightsError": "exceptions",
@@ -54,6 +60,8 @@ _MODULES = {
     "UnsupportedOptionError": "exceptions",
     "get_kind": "registry",
     "kind_names": "registry",
+    "listening_test_of_files": "listening_test",
+    "listening_test_of_model": "listening_test",
     "load": "local_model",
     "train": "python_api",
 }
@@ -66,6 +74,7 @@ __all__ = [
     "EvaluationResult",
     "HyperparameterError",
     "ListeningFiles",
+    "ListeningTestResult",
     "LocalModel",
     "ModelKind",
     "PretrainedWeightsError",
@@ -78,6 +87,8 @@ __all__ = [
     "UnsupportedOptionError",
     "get_kind",
     "kind_names",
+    "listening_test_of_files",
+    "listening_test_of_model",
     "load",
     "train",
 ]

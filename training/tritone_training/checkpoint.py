@@ -3,7 +3,7 @@
 ```
 runs/genre_cnn/
   checkpoint.json   kind, hyper-parameters, labels, splits, data, metrics, seed, command, versions
-  weights-HASH.pt   a state dict, read with weights_only=True
+  weights-HASH.pt   a state dict, read with weights_only=True; in half precision if checkpoint.json says so
   logs/             metrics.csv (one row an epoch) and TensorBoard
   unfinished/       only while a training is running or was interrupted, see `runs`
 ```
@@ -37,6 +37,7 @@ FORMAT: Final = 1
 INFO: Final = "checkpoint.json"
 UNFINISHED: Final = "unfinished"  # folder with the state of an interrupted training, see `runs`
 BEST: Final = "best"  # in it, a checkpoint of the best epoch so far
+STORED_DTYPE: Final = "weights_dtype"  # in checkpoint.json, if weights are stored in another type than they are used in
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Checkpoint:
 
     Attributes:
         info: the content of checkpoint.json; see `save`.
-        weights: parameter name -> tensor.
+        weights: parameter name -> tensor, in single precision however it is stored.
     """
 
     folder: Path
@@ -135,6 +136,8 @@ def load(folder: Path, *, kind: str) -> Checkpoint:
         raise CheckpointError(f"{weights}: is damaged, or holds more than tensors ({why}); train again") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{weights}: holds something else than named tensors; train again")
+    if info.get(STORED_DTYPE) == "float16":
+        tensors = {name: each.float() if each.dtype == torch.float16 else each for name, each in tensors.items()}
     return Checkpoint(folder, info, tensors)
 
 

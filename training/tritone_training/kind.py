@@ -64,7 +64,8 @@ class TrainRequest:
     """The request of one training.
 
     Attributes:
-        data: the user's recordings, scores or listening log; None for the embedded corpus or simulated listening.
+        data: the user's recordings, scores or listening log, or collections of the corpus (`Path("corpus:bach")`); None
+            for the embedded corpus or simulated listening.
         fold: held out for `tritone evaluate --fold`, never seen in training.
         overrides: values that replace the preset's, by field name.
         n_seeds: number of random splits in `crossvalidate` of a listening log, which has no folds.

@@ -41,7 +41,8 @@ def train(
 
     Args:
         kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae` or `recommender`.
-        data: recordings or scores; the embedded corpus if None.
+        data: recordings or scores, or collections of the corpus such as `corpus:public-domain`; the embedded corpus if
+            None.
         interactions: listening log of `taste_vae` and `recommender`; simulated listening if None.
         listening: the log's columns and further tables, such as `ListeningFiles(friends=..., user_column=...)`.
         out: checkpoint folder; `runs/KIND` if None.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tritone_training.corpus import parse_selection
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Quality:
 
 
 def recorded_data(given: Path | None, info: Mapping[str, Any], checkpoint: Path) -> Path | None:
-    """Return the path of the data of a checkpoint: the given one, else the recorded one; None for embedded data.
+    """Return the data of a checkpoint: the given ones, else the recorded ones; None for embedded data.
 
     Raises:
         DataError: the recorded path does not exist.
@@ -85,7 +86,7 @@ def recorded_data(given: Path | None, info: Mapping[str, Any], checkpoint: Path)
     if recorded.startswith(_EMBEDDED):
         return None
     path = Path(recorded)
-    if recorded and path.exists():
+    if recorded and (parse_selection(path) is not None or path.exists()):
         return path
     raise DataError(
         f"{checkpoint}: what a precision costs is measured on the validation data, and these are not at hand: training "

@@ -204,8 +204,11 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     if not isinstance(value, Path):
         return value
+    from tritone_training.corpus import parse_selection
     from tritone_training.data.recordings import printable
 
+    if (selection := parse_selection(value)) is not None:
+        return str(selection)
     return printable(str(value.resolve()))
 
 

@@ -113,7 +113,7 @@ class MlflowRun:
             for file in (checkpoint.INFO, str(info.get("weights", "")), f"logs/{TABLE}"):
                 if file and (out / file).is_file():
                     client.log_artifact(self.run_id, str(out / file))
-            client.log_text(self.run_id, _card(info, metrics), "model_card.md")
+            client.log_text(self.run_id, model_card(info, metrics), "model_card.md")
 
     def _log_metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         from mlflow.entities import Metric
@@ -191,8 +191,8 @@ def _translated(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _card(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """Return a model card as Markdown: data, command, versions, hyper-parameters and metrics."""
+def model_card(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Return a model card as Markdown: data, command, licence if there is one, versions, hyper-parameters, metrics."""
     data = info.get("data", {})
     lines = [f"# {info['kind']}", "", "| | |", "|---|---|"]
     facts = {
@@ -200,6 +200,7 @@ def _card(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         "command": f"`{info.get('command', '')}`",
         "data": data.get("source", ""),
         "data fingerprint": data.get("fingerprint", ""),
+        **({"licence": info["licence"]} if "licence" in info else {}),
         **{f"{package} version": version for package, version in info.get("versions", {}).items()},
     }
     lines += [f"| {name} | {value} |" for name, value in facts.items()]

@@ -127,6 +127,10 @@ def _print_classification(name: str, result: Classification, top: int | None) ->
         tags = list(result.tags.items())[: top or N_TAGS_SHOWN]
         people.print(Text("  tags: " + ", ".join(f"{tag} {value:.0%}" for tag, value in tags)))
     people.print(Text(f"  {result.label} over time  {timeline_sparkline(result, result.label)}"))
+    if result.emotions is not None:
+        emotion = next(iter(result.emotions))
+        felt = [window.emotions[emotion] for window in result.timeline if window.emotions is not None]
+        people.print(Text(f"  {emotion.replace('_', ' ')} over time  {sparkline(felt, largest=1.0)}"))
     people.print(
         Text(
             f"  decoded in {1e3 * result.decode_s:.0f} ms, classified in {1e3 * result.request_s:.0f} ms\n",

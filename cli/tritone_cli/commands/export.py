@@ -38,6 +38,12 @@ def export(
         Path | None,
         typer.Option(help="Checkpoint folder written by `tritone train`. Default: runs/KIND.", show_default=False),
     ] = None,
+    starter: Annotated[
+        bool,
+        typer.Option(
+            "--starter", help="Export the starter weights that come with Tritone, instead of a checkpoint of your own."
+        ),
+    ] = False,
     repository: options.Repository = Path("model_repository"),
     pretrained: Annotated[
         str | None,
@@ -94,14 +100,17 @@ def export(
 ) -> None:
     """Convert a trained model to ONNX, compare it with PyTorch, and add it to the repository."""
     if configs_only:
-        if checkpoint or pretrained or ab or precision:
+        if checkpoint or starter or pretrained or ab or precision:
             raise typer.BadParameter(
-                "--configs-only: expected none of --checkpoint, --pretrained, --ab and --precision"
+                "--configs-only: expected none of --checkpoint, --starter, --pretrained, --ab and --precision"
             )
         _write_configs(kind, repository, name, as_json=as_json)
         return
     if kind is None:
         raise typer.BadParameter(f"expected one of {', '.join(_kind_names())}, got none", param_hint="KIND")
+    if starter and (checkpoint or pretrained):
+        other = "--checkpoint" if checkpoint else "--pretrained"
+        raise typer.BadParameter(f"expected --starter or {other}, got both", param_hint="--starter")
     options.require_supported(context, kind)
     precision_options = _PrecisionOptions(
         precisions=tuple(dict.fromkeys(each.value for each in precision or ())),
@@ -109,7 +118,7 @@ def export(
         data=data,
         listening=options.listening_files(locals()),
     )
-    results = _export(kind, checkpoint, repository, pretrained, name, ab, precision_options)
+    results = _export(kind, checkpoint, repository, pretrained, name, ab, precision_options, starter=starter)
     models = [result.model for result in results]
     if as_json:
         warnings = print_embedding_warnings(repository, models)
@@ -141,12 +150,15 @@ def _export(
     name: str | None,
     ab: Path | None,
     precision_options: _PrecisionOptions,
+    *,
+    starter: bool,
 ) -> tuple[ExportResult, ...]:
     from tritone_export import export_kind
     from tritone_training.registry import get_kind
+    from tritone_training.starter_weights import starter_checkpoint
 
     kind = get_kind(kind_name)
-    folder = checkpoint_folder(kind_name, checkpoint, pretrained)
+    folder = starter_checkpoint(kind_name) if starter else checkpoint_folder(kind_name, checkpoint, pretrained)
     with console.people.status("loading the checkpoint") as status:
         exportable = kind.export(folder, pretrained)
         if ab is not None:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def gateway(
     *,
     server: options.Server = "localhost:8001",
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
-    ] = "127.0.0.1",
+    host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 selects a free port.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Number of worker processes.")] = 1,
     keys_file: Annotated[
@@ -41,11 +39,21 @@ def gateway(
     ] = False,
     service_key_file: options.ServiceKeyFile = None,
     api_key_file: options.ApiKeyFile = None,
+    require_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model without which /readyz says no; repeatable. Default: one ready model is enough.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a call to a model in seconds.")] = 30.0,
     body_timeout: Annotated[float, typer.Option(min=0.001, help="Time limit for receiving a body in seconds.")] = 30.0,
     header_timeout: Annotated[
         float, typer.Option(min=0.001, help="Time limit for receiving the headers in seconds.")
     ] = 10.0,
+    send_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Time within which a caller must read something of a response in seconds.")
+    ] = 60.0,
     drain: Annotated[
         float, typer.Option(min=0, help="Seconds between SIGTERM, when /readyz says no, and the stop.")
     ] = 1.0,
@@ -67,15 +75,8 @@ def gateway(
         list[str] | None,
         typer.Option(help="Host to fetch files from for callers; repeatable. Default: none.", show_default=False),
     ] = None,
-    recordings: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
-            show_default=False,
-        ),
-    ] = None,
+    recordings: options.TrackRecordings = None,
+    example_user: options.ExampleUsers = None,
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,21 +86,9 @@ def gateway(
     tls_cert: Annotated[
         Path | None, typer.Option(help="PEM file with the certificate; enables TLS.", show_default=False)
     ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False
-        ),
-    ] = None,
-    otlp_url: Annotated[
-        str | None,
-        typer.Option(
-            help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
-        ),
-    ] = None,
+    tls_key: options.TlsKey = None,
+    tls_client_ca: options.TlsClientCa = None,
+    otlp_url: options.OtlpUrl = None,
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Log format, on standard error.")] = "text",
     print_openapi: Annotated[
         bool, typer.Option("--print-openapi", help="Print the OpenAPI schema as JSON, and serve nothing.")
@@ -109,18 +98,21 @@ def gateway(
     """Serve the models as REST with OpenAPI until Ctrl-C; the documentation is at /docs."""
     from tritone_gateway.server import serve
 
-    settings = _settings(
+    settings = settings_of(
         server=model_address(server),
         host=host,
         port=port,
         workers=workers,
         keys_file=keys_file,
         allow_anonymous=allow_anonymous,
-        service_key=_service_key(service_key_file),
-        api_key=api_key_from(api_key_file),
+        service_key_file=_service_key_file(service_key_file),
+        api_key=api_key_from(None) if api_key_file is None else None,
+        api_key_file=_checked(api_key_file, "--api-key-file"),
+        required_models=tuple(require_model or ()),
         timeout_s=timeout,
         body_timeout_s=body_timeout,
         header_timeout_s=header_timeout,
+        send_timeout_s=send_timeout,
         drain_s=drain,
         max_body_mb=max_body_mb,
         max_bodies_mb=max_bodies_mb,
@@ -128,6 +120,7 @@ def gateway(
         rate_store=rate_store,
         url_hosts=tuple(url_host or ()),
         recordings=recordings,
+        example_users=tuple(example_user or ()),
         cors_origins=tuple(cors_origin or ()),
         tls_cert=tls_cert,
         tls_key=tls_key,
@@ -151,18 +144,38 @@ def gateway(
     serve(settings, on_ready=report)
 
 
-def _service_key(file: Path | None) -> str | None:
-    """Return the service key from a file, or else from the one that TRITONE_SERVICE_KEY_FILE names.
+def _service_key_file(file: Path | None) -> Path | None:
+    """Return the given file with the service key, or else the one that TRITONE_SERVICE_KEY_FILE names.
 
     As for the servers, that one need not exist: a deployment mounts the folder before it has a key.
     """
     if file is not None:
-        return read_secret(file, "--service-key-file")
-    path = os.environ.get("TRITONE_SERVICE_KEY_FILE")
-    return read_secret(Path(path), "TRITONE_SERVICE_KEY_FILE") if path and Path(path).is_file() else None
+        return _checked(file, "--service-key-file")
+    named = os.environ.get("TRITONE_SERVICE_KEY_FILE")
+    if not named:
+        return None
+    path = Path(named).absolute()
+    return _checked(path, "TRITONE_SERVICE_KEY_FILE") if path.is_file() else path
 
 
-def _settings(**values: Any) -> GatewaySettings:
+def _checked(file: Path | None, option: str) -> Path | None:
+    """Return a file whose secret can be read now; the gateway reads it again when it changes.
+
+    Raises:
+        typer.BadParameter: it cannot be read, or is empty.
+    """
+    if file is None:
+        return None
+    read_secret(file, option)
+    return file.absolute()
+
+
+def settings_of(**values: Any) -> GatewaySettings:
+    """Return the settings of a gateway.
+
+    Raises:
+        typer.BadParameter: a value is invalid.
+    """
     from pydantic import ValidationError
 
     from tritone_gateway import GatewaySettings

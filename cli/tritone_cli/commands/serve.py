@@ -37,9 +37,7 @@ def serve(
     model: Annotated[
         list[str] | None, typer.Option(help="Load only this model; repeatable. Default: all.", show_default=False)
     ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")
-    ] = "127.0.0.1",
+    host: options.Host = "127.0.0.1",
     http_port: Annotated[int, typer.Option(help="HTTP port; 0 selects a free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(help="gRPC port; 0 selects a free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(help="Port of Triton's metrics; 0 selects a free port.")] = 8002,
@@ -70,25 +68,13 @@ def serve(
         Path | None,
         typer.Option(help="PEM file with the server's certificate; enables TLS for gRPC.", show_default=False),
     ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False
-        ),
-    ] = None,
+    tls_key: options.TlsKey = None,
+    tls_client_ca: options.TlsClientCa = None,
     http_host: Annotated[
         str | None,
         typer.Option(help="Address for HTTP and metrics. Default: --host; with TLS, loopback.", show_default=False),
     ] = None,
-    otlp_url: Annotated[
-        str | None,
-        typer.Option(
-            help="OpenTelemetry collector for traces, such as http://localhost:4318/v1/traces.", show_default=False
-        ),
-    ] = None,
+    otlp_url: options.OtlpUrl = None,
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(help="Log format; json logs this command and the server as JSON lines on stderr."),

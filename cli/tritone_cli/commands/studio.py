@@ -17,6 +17,7 @@ import typer
 
 from tritone import TritoneError
 from tritone_cli import console, options
+from tritone_cli.commands.gateway import settings_of
 from tritone_cli.connections import model_address
 
 _STOP_TIMEOUT_S: Final = 30.0
@@ -31,20 +32,12 @@ def studio(
     repository: options.Repository = Path("model_repository"),
     server: options.OptionalServer = None,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the page; 0 selects a free port.")] = 8080,
-    recordings: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder with recordings or MIDI files of the tracks, named by their ids.",
-            show_default=False,
-        ),
-    ] = None,
+    recordings: options.TrackRecordings = None,
+    example_user: options.ExampleUsers = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
 ) -> None:
     """Open the studio, a page to listen, write and recommend with, on this machine until Ctrl-C."""
-    from tritone_gateway import GatewaySettings
     from tritone_gateway.routers.studio import PAGE
     from tritone_gateway.server import serve
 
@@ -59,8 +52,16 @@ def studio(
         if open_browser:
             webbrowser.open(f"{url}/studio/")
 
+    # uvicorn ends by the signal that it got, whose default action would leave the server running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with _models(repository) if server is None else nullcontext(model_address(server)) as address:
-        settings = GatewaySettings(server=address, port=port, recordings=recordings, drain_s=0)
+        settings = settings_of(
+            server=address,
+            port=port,
+            recordings=recordings,
+            example_users=tuple(example_user or ()),
+            drain_s=0,
+        )
         serve(settings, on_ready=report)
 
 

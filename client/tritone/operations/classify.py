@@ -147,14 +147,19 @@ def classification_of(
         activations = collected.output("tags")
         tags = _ranked(known.labels("tags", activations.shape[1]), activations)
     by_label = _ranked(labels, probabilities)
+    has_emotions = not np.all(emotions <= EMOTION_NOT_TRAINED)
     return Classification(
         label=next(iter(by_label)),
         probabilities=dict(list(by_label.items())[:top]),
-        emotions=None if np.all(emotions <= EMOTION_NOT_TRAINED) else _ranked(emotion_names, emotions),
+        emotions=_ranked(emotion_names, emotions) if has_emotions else None,
         tags=tags,
         timeline=tuple(
-            TimelineWindow(start_s, dict(zip(labels, row, strict=True)))
-            for start_s, row in zip(collected.starts_s, probabilities.tolist(), strict=True)
+            TimelineWindow(
+                start_s,
+                dict(zip(labels, row, strict=True)),
+                dict(zip(emotion_names, felt, strict=True)) if has_emotions else None,
+            )
+            for start_s, row, felt in zip(collected.starts_s, probabilities.tolist(), emotions.tolist(), strict=True)
         ),
         embedding=_mean_direction(collected.output("embedding")),
         model=known.name,

@@ -16,7 +16,6 @@ from tritone.arguments import (
     check_count,
     check_model_name,
     is_number,
-    is_whole,
     scalar,
 )
 from tritone.constants import ATTRIBUTES, LARGEST_DENSITY
@@ -25,6 +24,7 @@ from tritone.messages import Flow
 from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
 from tritone.music.instruments import Instruments
+from tritone.music.keys import mode_number, tonic_number
 from tritone.music.piece import Piece
 from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
 from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_voices, pair_of
@@ -37,11 +37,8 @@ from tritone.sampling import (
 
 FloatArray = npt.NDArray[np.float32]
 N_PIECES_MAX: Final = 1_000
-MODES: Final = ("major", "minor")
 ANY: Final = -1
 _LATENT_STREAM: Final = 1  # of a seed's noise; 0 chooses the notes
-_SEMITONES_OF_NOTES: Final = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-_SEMITONES_OF_SIGNS: Final = {"": 0, "#": 1, "♯": 1, "b": -1, "♭": -1}
 
 
 class Conditions(TypedDict, total=False):
@@ -106,25 +103,6 @@ def seeds_of(seed: int, n: int) -> tuple[int, ...]:
     return (seed, *others.tolist())
 
 
-def key_number(key: str | int | None) -> int:
-    """Return the tonic of a key as 0 (C) to 11 (B); -1 for any.
-
-    Raises:
-        InvalidInputError: the key is unknown.
-    """
-    if key is None:
-        return ANY
-    if is_whole(key) and 0 <= int(key) <= 11:
-        return int(key)
-    if isinstance(key, str) and key[:1].upper() in _SEMITONES_OF_NOTES and key[1:] in _SEMITONES_OF_SIGNS:
-        return (_SEMITONES_OF_NOTES[key[0].upper()] + _SEMITONES_OF_SIGNS[key[1:]]) % 12
-    raise InvalidInputError(
-        f"unknown key: expected a note such as 'C', 'F#' or 'Bb', or 0 (C) to 11 (B), got {key!r}; pass the mode as "
-        f"mode=",
-        argument="key",
-    )
-
-
 def _generate(
     known: CachedModel,
     conditions: Mapping[str, Any],
@@ -132,7 +110,7 @@ def _generate(
     noise: FloatArray,
     sampling: SamplingParams,
 ) -> Flow[tuple[npt.NDArray[np.int64], str]]:
-    key, mode = key_number(conditions.get("key")), _mode_number(conditions.get("mode"))
+    key, mode = tonic_number(conditions.get("key")), mode_number(conditions.get("mode"))
     density, truncation = _density(conditions.get("density")), _truncation(conditions.get("truncation"))
     latent_noise = _latent_noise(seeds, known.size_of("latent_noise"))
     voices = []
@@ -144,8 +122,8 @@ def _generate(
         inputs = {
             "latent_noise": latent_noise[part],
             "truncation": scalar(truncation, n_rows, np.float32),
-            "key": scalar(key, n_rows, np.int64),
-            "mode": scalar(mode, n_rows, np.int64),
+            "key": scalar(ANY if key is None else key, n_rows, np.int64),
+            "mode": scalar(ANY if mode is None else mode, n_rows, np.int64),
             "density": scalar(density, n_rows, np.float32),
             "noise": noise[part],
             **sampling.inputs(n_rows),
@@ -176,16 +154,6 @@ def _check_known(conditions: Mapping[str, Any], own: frozenset[str], model: str)
             model=model,
             argument="condition",
         )
-
-
-def _mode_number(mode: str | None) -> int:
-    if mode is None:
-        return ANY
-    if mode not in MODES:
-        raise InvalidInputError(
-            f"unknown mode: expected {' or '.join(MODES)}, or None for any, got {mode!r}", argument="mode"
-        )
-    return MODES.index(mode)
 
 
 def _density(density: float | None) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from tritone.exceptions import InvalidInputError
 from tritone.files import File, PathLike
 from tritone.results.frames import require_pandas
 from tritone.results.json_result import (
@@ -26,26 +27,40 @@ from tritone.results.json_result import (
 
 @dataclass(frozen=True)
 class TimelineWindow(JsonResult):
-    """The probabilities in one window of 3 s.
+    """The probabilities and emotions in one window of 3 s.
 
     Attributes:
         start_s: start of the window in the recording.
         probabilities: by label, in the order of the model.
+        emotions: expected fraction of listeners who feel each emotion, in the order of the model; None if the model was
+            not trained on emotions.
     """
 
     start_s: float
     probabilities: Mapping[str, float]
+    emotions: Mapping[str, float] | None = None
 
-    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {"start_s": NUMBER, "probabilities": NUMBER_BY_NAME}
+    json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "start_s": NUMBER,
+        "probabilities": NUMBER_BY_NAME,
+        "emotions": optional(NUMBER_BY_NAME),
+    }
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"start_s": float(self.start_s), "probabilities": _plain(self.probabilities)}
+        return {
+            "start_s": float(self.start_s),
+            "probabilities": _plain(self.probabilities),
+            "emotions": None if self.emotions is None else _plain(self.emotions),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the window whose `to_dict` gave the values."""
-        return cls(float(values["start_s"]), _plain(values["probabilities"]))
+        """Return the window whose `to_dict` gave the values; those of earlier releases are without emotions."""
+        emotions = values.get("emotions")
+        return cls(
+            float(values["start_s"]), _plain(values["probabilities"]), None if emotions is None else _plain(emotions)
+        )
 
 
 @json_result
@@ -152,14 +167,24 @@ class Classification(JsonResult):
             notes=tuple(values["notes"]),
         )
 
-    def to_pandas(self) -> Any:
-        """Return the timeline as a `pandas.DataFrame`: a row for each window, a column for each label.
+    def to_pandas(self, values: Literal["probabilities", "emotions"] = "probabilities") -> Any:
+        """Return the timeline as a `pandas.DataFrame`: a row for each window, a column for each label or emotion.
 
         Raises:
+            InvalidInputError: another name, or emotions of a model that was not trained on emotions.
             MissingExtraError: pandas is not installed.
         """
+        if values not in ("probabilities", "emotions"):
+            raise InvalidInputError(
+                f"invalid values: expected probabilities or emotions, got {values!r}", argument="values"
+            )
+        rows = [getattr(each, values) for each in self.timeline]
+        if None in rows:
+            raise InvalidInputError(
+                f"model {self.model!r} was not trained on emotions: expected probabilities, got {values!r}",
+                argument="values",
+            )
         pandas = require_pandas()
-        rows = [each.probabilities for each in self.timeline]
         return pandas.DataFrame(rows, index=pandas.Index([each.start_s for each in self.timeline], name="start_s"))
 
     def _repr_html_(self) -> str:

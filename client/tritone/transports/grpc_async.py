@@ -44,7 +44,6 @@ class AsyncGrpcTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._metadata = wire.call_metadata(endpoint)
         self._opened: _Opened | None = None
         self._closed = False
 
@@ -61,7 +60,9 @@ class AsyncGrpcTransport:
         pid = os.getpid()
         try:
             messages = iter((wire.stream_message(request),))
-            call = self._connection().stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
+            call = self._connection().stub.ModelStreamInfer(
+                messages, metadata=wire.metadata_for(request, self._endpoint)
+            )
             received = aiter(call)
             while (message := await _next(received, request, timeout_s)) is not None:
                 response = wire.read_stream_response(request, message)
@@ -119,7 +120,7 @@ class AsyncGrpcTransport:
 
     async def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
         return await method(
-            message, metadata=wire.metadata_for(request, self._metadata), timeout=deadline.check(request)
+            message, metadata=wire.metadata_for(request, self._endpoint), timeout=deadline.check(request)
         )
 
 

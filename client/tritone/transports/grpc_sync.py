@@ -32,7 +32,6 @@ class GrpcTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._metadata = wire.call_metadata(endpoint)
         self._closed = False
         self._connection = PerProcess(self._connected, keep=True)
 
@@ -54,7 +53,7 @@ class GrpcTransport:
                 self._check_open()
                 messages = iter((wire.stream_message(request),))
                 stub = self._connection.get().stub
-                call = stub.ModelStreamInfer(messages, metadata=wire.traced(self._metadata))
+                call = stub.ModelStreamInfer(messages, metadata=wire.metadata_for(request, self._endpoint))
                 received: queue.SimpleQueue[Any] = queue.SimpleQueue()
                 # gRPC has no timeout for a single response of a stream, so a thread waits for it.
                 threading.Thread(target=_pass_on, args=(call, received), name="tritone-stream", daemon=True).start()
@@ -113,7 +112,7 @@ class GrpcTransport:
         return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)
 
     def _call(self, method: Any, message: Any, request: Request, deadline: Deadline) -> Any:
-        return method(message, metadata=wire.metadata_for(request, self._metadata), timeout=deadline.check(request))
+        return method(message, metadata=wire.metadata_for(request, self._endpoint), timeout=deadline.check(request))
 
 
 def _pass_on(call: Any, received: queue.SimpleQueue[Any]) -> None:

@@ -155,12 +155,12 @@ def _content(file: Path | None) -> bytes | None:
 
 
 def call_metadata(endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
-    """Return the headers of an endpoint as gRPC metadata.
+    """Return the headers of the next request to an endpoint as gRPC metadata.
 
     Triton expects the key of a restricted protocol under a prefixed name. The API key is sent under both names, so
     that one `api_key` serves a proxy and Triton.
     """
-    headers = dict(endpoint.headers)
+    headers = dict(endpoint.current_headers())
     if "authorization" in headers:
         headers["triton-grpc-protocol-authorization"] = headers["authorization"]
     return tuple((name.lower(), value) for name, value in headers.items())  # gRPC rejects upper case
@@ -171,8 +171,9 @@ def traced(metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]
     return (*metadata, *trace_headers().items())
 
 
-def metadata_for(request: Request, metadata: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+def metadata_for(request: Request, endpoint: Endpoint) -> tuple[tuple[str, str], ...]:
     """Return the metadata of one request; its headers replace those of the endpoint with the same name."""
+    metadata = call_metadata(endpoint)
     if isinstance(request, InferRequest) and request.headers:
         kept = (each for each in metadata if each[0] not in request.headers)
         metadata = (*kept, *request.headers.items())

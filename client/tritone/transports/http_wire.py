@@ -94,7 +94,7 @@ class Reply:
 
 def first_call(request: Request, endpoint: Endpoint) -> Call:
     """Return the first HTTP call of a request; for most requests it is the only one."""
-    headers = {**endpoint.headers, **trace_headers()}
+    headers = {**endpoint.current_headers(), **trace_headers()}
     if isinstance(request, InferRequest):
         headers.update(request.headers)
         return _infer_call(request, _model_path(request.model, endpoint, request.version), headers)
@@ -124,7 +124,7 @@ def second_call(request: Request, reply: Reply, endpoint: Endpoint) -> Call | No
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise malformed(request, f"{type(error).__name__}: {error}") from error
     path = f"{_model_path(request.model, endpoint, version)}/config"
-    return Call("GET", path, {**endpoint.headers, **trace_headers()})
+    return Call("GET", path, {**endpoint.current_headers(), **trace_headers()})
 
 
 def read(request: Request, replies: list[Reply]) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request
@@ -11,19 +10,11 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from tritone import Inspiration
-from tritone_gateway.bodies import (
-    InstrumentNames,
-    Options,
-    ScoreFile,
-    body,
-    body_schema,
-    instruments_field,
-    score_field,
-    score_of,
-)
+from tritone_gateway.bodies import ScoreFile, body, body_schema, score_field, score_of
 from tritone_gateway.gateway import GatewayOf
 from tritone_gateway.problems import responses
 from tritone_gateway.representations import JSON, MIDI, WAV, contents, negotiated, piece_response
+from tritone_gateway.sampling import Styled
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
@@ -36,7 +27,7 @@ router = APIRouter(
 _TYPES: Final = (JSON, MIDI, WAV)
 
 
-class InspireRequest(Options):
+class InspireRequest(Styled):
     """What to begin with: a score, a mood, or nothing."""
 
     file: ScoreFile | None = score_field("Score to continue: a MIDI file, or notes.", default=None)
@@ -45,18 +36,6 @@ class InspireRequest(Options):
     )
     bars: int = Field(8, ge=1, le=256, description="Number of new bars.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Below 1 more conservative, above 1 more random.")
-    top_k: int | None = Field(None, ge=1, description="Sample among this many candidates; all if left out.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
-    seed: int = Field(
-        # JavaScript's numbers hold such a seed exactly.
-        default_factory=lambda: secrets.randbelow(1 << 53),
-        ge=0,
-        description="Reproduces the piece; drawn and returned if left out.",
-    )
-    tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the piece.")
-    instruments: InstrumentNames = instruments_field()
-    style: str | None = Field(None, max_length=100, description="One of the composer's styles; any if left out.")
     model: str = Field("inspire", max_length=256, description="Name of the model.")
 
 

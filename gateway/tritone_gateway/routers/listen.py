@@ -67,7 +67,7 @@ class PredictRequest(Options):
     "/classify",
     operation_id="classify",
     summary="Classify a recording",
-    responses=contents(Classification, CLASSIFICATION_TYPES),
+    responses={**contents(Classification, CLASSIFICATION_TYPES), **responses(406)},
     openapi_extra=body_schema(ClassifyRequest),
 )
 async def classify(

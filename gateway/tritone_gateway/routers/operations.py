@@ -5,30 +5,20 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-import tritone
 from tritone_gateway.gateway import GatewayOf
 from tritone_gateway.problems import responses
+from tritone_gateway.readiness import Readiness
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(tags=["Operations"])
-
-_READY_TIMEOUT_S = 2.0
 
 
 class Liveness(BaseModel):
     """Whether the process responds."""
 
     alive: bool = True
-
-
-class Readiness(BaseModel):
-    """Whether requests can be served."""
-
-    ready: bool
-    models: dict[str, bool] = Field(description="Whether each loaded model is ready.")
-    reason: str | None = Field(None, description="Why not.")
 
 
 @router.get("/livez", operation_id="liveness", summary="Whether the process responds")
@@ -45,23 +35,15 @@ async def livez() -> Liveness:
     responses={503: {"description": "Not ready.", "model": Readiness}},
 )
 async def readyz(gateway: GatewayOf) -> Response:
-    """Ask the server for its models and each model whether it is ready; 503 if one is not, or before a stop."""
-    models: dict[str, bool] = {}
-    reason = None
+    """Tell which models are ready, as their server reports at most a second ago.
+
+    503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
+    While some models are ready and others are not, the gateway is ready and `degraded`.
+    """
     if gateway.load.draining:
-        reason = "the gateway is about to stop"
+        state = Readiness(ready=False, degraded=False, models={}, reason="the gateway is about to stop")
     else:
-        try:
-            models = {each.name: each.ready for each in await gateway.client.models(timeout_s=_READY_TIMEOUT_S)}
-        except tritone.TritoneError as error:
-            reason = str(error)
-        else:
-            waiting = [name for name, ready in models.items() if not ready]
-            if not models:
-                reason = "the server has no models"
-            elif waiting:
-                reason = f"not ready: {', '.join(waiting)}"
-    state = Readiness(ready=reason is None, models=models, reason=reason)
+        state = await gateway.readiness.state(gateway.client)
     return JSONResponse(state.model_dump(), status_code=200 if state.ready else 503)
 
 
@@ -70,7 +52,7 @@ async def readyz(gateway: GatewayOf) -> Response:
     operation_id="metrics",
     summary="Metrics in Prometheus's text format",
     dependencies=[requires("admin")],
-    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403)},
+    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403, 429, 503)},
     response_class=Response,
 )
 async def metrics(gateway: GatewayOf) -> Response:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from tritone import Recommendations, TrackPage
 from tritone_gateway.bodies import AudioFile, Options, audio_field, body, body_schema, recording_of
@@ -57,6 +57,12 @@ class SimilarRequest(Options):
     by: Literal["both", "listening", "sound"] = Field("both", description="What similarity is measured by.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
     model: str = _MODEL
+
+
+class ExampleUsers(BaseModel):
+    """Stored users that the operator shows as examples."""
+
+    user_ids: list[str] = Field(description="For `user_id` of `recommend`; only those that the key may use.")
 
 
 def _listed(ids: Any) -> list[str] | None:
@@ -130,3 +136,15 @@ async def tracks(  # noqa: PLR0917 - FastAPI reads the query from the parameters
 ) -> Response:
     """Return tracks by title, artist or id, best match first."""
     return JSONResponse((await gateway.client.find_tracks(q, by=by, limit=limit, offset=offset, model=model)).to_dict())
+
+
+@router.get(
+    "/users/examples",
+    operation_id="exampleUsers",
+    summary="List examples of stored users",
+    responses=contents(ExampleUsers, (JSON,)),
+)
+async def example_users(gateway: GatewayOf, caller: CallerOf) -> Response:
+    """Return the users that the operator names with --example-user; none by default, for users are private."""
+    user_ids = [each for each in gateway.settings.example_users if caller.may_use(each)]
+    return JSONResponse({"user_ids": user_ids})

@@ -72,7 +72,7 @@ async def soundfont() -> Response:
     summary="Listen to a track",
     tags=["Recommend"],
     dependencies=[requires("recommend")],
-    responses={200: {"content": {"audio/*": {}}}, **responses(401, 403, 404, 429)},
+    responses={200: {"content": {"audio/*": {}}}, **responses(401, 403, 404, 429, 503)},
     response_class=FileResponse,
 )
 async def track_audio(track_id: str, gateway: GatewayOf) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Request
@@ -12,16 +12,7 @@ from pydantic import BaseModel, Field
 
 from tritone import Piece, to_grid
 from tritone.music.instruments import check_instruments
-from tritone_gateway.bodies import (
-    InstrumentNames,
-    Options,
-    ScoreFile,
-    body,
-    body_schema,
-    instruments_field,
-    score_field,
-    score_of,
-)
+from tritone_gateway.bodies import Options, ScoreFile, body, body_schema, score_field, score_of
 from tritone_gateway.events import composition_events
 from tritone_gateway.gateway import Gateway, GatewayOf
 from tritone_gateway.problems import responses
@@ -34,6 +25,7 @@ from tritone_gateway.representations import (
     piece_response,
     pieces_response,
 )
+from tritone_gateway.sampling import InstrumentNames, Sampling, Styled, drawn_seed, instruments_field
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
@@ -46,31 +38,6 @@ router = APIRouter(
 _COMPOSED_TYPES: Final = (*PIECE_TYPES, EVENT_STREAM)
 _SCORE: Final = "a MIDI file, or notes."
 _ONE_PIECE: Final = contents(Piece, PIECE_TYPES)
-
-
-def _drawn_seed() -> int:
-    """Return a seed that JavaScript's numbers hold exactly."""
-    return secrets.randbelow(1 << 53)
-
-
-class Sampling(Options):
-    """How a model samples."""
-
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Below 1 more conservative, above 1 more random.")
-    top_k: int | None = Field(None, ge=1, description="Sample among this many candidates; all if left out.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
-    seed: int = Field(
-        default_factory=_drawn_seed, ge=0, description="Reproduces the piece; drawn and returned if left out."
-    )
-    tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
-    instruments: InstrumentNames = instruments_field()
-
-
-class Styled(Sampling):
-    """How a model of whole pieces samples."""
-
-    style: str | None = Field(None, max_length=100, description="One of the model's styles; any if left out.")
-    model: str = Field("music_transformer", max_length=256, description="Name of the model.")
 
 
 class ComposeRequest(Styled):
@@ -142,7 +109,7 @@ class SampleRequest(Options):
     model: str = Field("music_gan", max_length=256, description="Name of the model.")
     n: int = Field(4, ge=1, le=1_000, description="Number of pieces.")
     seed: int = Field(
-        default_factory=_drawn_seed, ge=0, description="Reproduces the pieces; drawn and returned if left out."
+        default_factory=drawn_seed, ge=0, description="Reproduces the pieces; drawn and returned if left out."
     )
     temperature: float | None = Field(None, ge=0.01, le=100, description="Below 1 more conservative.")
     top_k: int | None = Field(None, ge=1, description="Sample among this many candidates.")
@@ -210,10 +177,7 @@ async def harmonize(
     request: Request, gateway: GatewayOf, options: Annotated[HarmonizeRequest, body(HarmonizeRequest)]
 ) -> Response:
     """Return the melody with other voices."""
-    media_type = negotiated(request, PIECE_TYPES)
-    melody = await score_of(options.file, gateway)
-    arguments = options.model_dump(exclude={"file"})
-    return await piece_response(await gateway.client.harmonize(melody, **arguments), media_type)
+    return await _changed(request, gateway, options, gateway.client.harmonize)
 
 
 @router.post(
@@ -227,9 +191,7 @@ async def infill(
     request: Request, gateway: GatewayOf, options: Annotated[InfillRequest, body(InfillRequest)]
 ) -> Response:
     """Return the score with new bars that fit their surroundings."""
-    media_type = negotiated(request, PIECE_TYPES)
-    score = await score_of(options.file, gateway)
-    return await piece_response(await gateway.client.infill(score, **options.model_dump(exclude={"file"})), media_type)
+    return await _changed(request, gateway, options, gateway.client.infill)
 
 
 @router.post(
@@ -241,9 +203,7 @@ async def infill(
 )
 async def vary(request: Request, gateway: GatewayOf, options: Annotated[VaryRequest, body(VaryRequest)]) -> Response:
     """Return a variation with more or less of a musical attribute."""
-    media_type = negotiated(request, PIECE_TYPES)
-    score = await score_of(options.file, gateway)
-    return await piece_response(await gateway.client.vary(score, **options.model_dump(exclude={"file"})), media_type)
+    return await _changed(request, gateway, options, gateway.client.vary)
 
 
 @router.post(
@@ -257,10 +217,7 @@ async def reconstruct(
     request: Request, gateway: GatewayOf, options: Annotated[ReconstructRequest, body(ReconstructRequest)]
 ) -> Response:
     """Return what a model keeps of a score."""
-    media_type = negotiated(request, PIECE_TYPES)
-    score = await score_of(options.file, gateway)
-    piece = await gateway.client.reconstruct(score, **options.model_dump(exclude={"file"}))
-    return await piece_response(piece, media_type)
+    return await _changed(request, gateway, options, gateway.client.reconstruct)
 
 
 @router.post(
@@ -312,6 +269,18 @@ async def convert(
     score = await score_of(options.file, gateway)
     piece = Piece(await asyncio.to_thread(to_grid, score), instruments=check_instruments(options.instruments) or ())
     return await piece_response(piece, media_type)
+
+
+async def _changed(
+    request: Request,
+    gateway: Gateway,
+    options: HarmonizeRequest | InfillRequest | VaryRequest | ReconstructRequest,
+    call: Callable[..., Awaitable[Piece]],
+) -> Response:
+    """Return what a call of the SDK makes of a score."""
+    media_type = negotiated(request, PIECE_TYPES)
+    score = await score_of(options.file, gateway)
+    return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)
 
 
 async def _composed(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:

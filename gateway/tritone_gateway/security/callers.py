@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
-from limits import RateLimitItem, parse
-from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from limits.storage import storage_from_string
 
 from tritone_gateway.problems import ProblemError
 from tritone_gateway.security.keys import SCOPES, ApiKey, KeyStore, Scope
+from tritone_gateway.security.rates import RateLimits
 
 ANONYMOUS: Final = "anonymous"
 KEY_HEADER: Final = "x-api-key"
@@ -48,6 +45,10 @@ class Caller:
         """Return what the caller may do."""
         return SCOPES if self.key is None else self.key.scopes
 
+    def may_use(self, user_id: str) -> bool:
+        """Return whether the caller may use the stored data of a user without a token of that user."""
+        return self.key is None or self.key.may_use(user_id)
+
     def check_users(self, user_ids: list[str], *, has_token: bool) -> None:
         """Check that the caller may use stored data of users.
 
@@ -58,10 +59,10 @@ class Caller:
         Raises:
             ProblemError: 403.
         """
-        if self.key is None or has_token:
+        if has_token:
             return
         for user_id in user_ids:
-            if not self.key.may_use(user_id):
+            if not self.may_use(user_id):
                 raise ProblemError(
                     403,
                     "user-denied",
@@ -75,20 +76,19 @@ class Caller:
 class Callers:
     """Authenticates requests and counts them against the limits of their keys."""
 
-    def __init__(self, keys: KeyStore, *, anonymous: bool, rate_store: str | None, n_workers: int) -> None:
+    def __init__(self, keys: KeyStore, *, anonymous: bool, rates: RateLimits, n_workers: int) -> None:
         """Prepare the limits.
 
         Args:
             keys: the API keys.
             anonymous: whether to serve callers without a key while there are no keys.
-            rate_store: where several gateways count requests; None for this process's memory.
-            n_workers: number of workers that count separately; each gets its part of a rate. Ignored with `rate_store`.
+            rates: counts the requests of keys that have a rate.
+            n_workers: number of workers, each of which serves its part of a key's requests at once.
         """
         self._keys = keys
         self._anonymous = anonymous
-        self._n_workers = 1 if rate_store else n_workers
-        self._limiter = SlidingWindowCounterRateLimiter(storage_from_string(f"async+{rate_store or 'memory://'}"))
-        self._rates: dict[str, RateLimitItem] = {}
+        self._rates = rates
+        self._n_workers = n_workers
         self._running: Counter[str] = Counter()
 
     def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
@@ -131,24 +131,19 @@ class Callers:
             raise _too_many(
                 f"the key's limit of {key.concurrency} requests at once is reached; wait for a response", retry_s=1
             )
-        if key.rate is not None:
-            item = self._rate(key.rate)
-            if not await self._limiter.hit(item, key.id):
-                reset_s, _ = await self._limiter.get_window_stats(item, key.id)
-                wait_s = max(1, math.ceil(reset_s - time.time()))
+        self._running[key.id] += 1  # before waiting for the store of rates, so that no other request takes the place
+        try:
+            wait_s = await self._rates.wait_s(key)
+            if wait_s is not None:
                 raise _too_many(f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s)
-        self._running[key.id] += 1
+        except BaseException:
+            self.release(caller)
+            raise
 
     def release(self, caller: Caller) -> None:
         """Count a request that ended."""
         if caller.key is not None:
             self._running[caller.key.id] -= 1
-
-    def _rate(self, text: str) -> RateLimitItem:
-        if text not in self._rates:
-            amount, _, unit = text.partition("/")
-            self._rates[text] = parse(f"{math.ceil(int(amount) / self._n_workers)}/{unit}")
-        return self._rates[text]
 
 
 async def caller_of(request: Request) -> Caller:

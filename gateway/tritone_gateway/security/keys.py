@@ -24,12 +24,12 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tritone import TritoneError, atomic
+from tritone.secret_files import WatchedFile
 
 Scope: TypeAlias = Literal["listen", "write", "recommend", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("listen", "write", "recommend", "admin")
 KEY: Final = re.compile(r"tritone_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _LOCK_TIMEOUT_S: Final = 10.0
-_REREAD_S: Final = 0.5
 _N_SECRET_BYTES: Final = 32
 RATE: Final = r"^[1-9]\d{0,6}/(second|minute|hour|day)$"
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -116,9 +116,9 @@ class KeyStore:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
-        self._by_id: Mapping[str, ApiKey] = {}
-        self._stamp: tuple[int, int, int] | None = None
-        self._checked_s = float("-inf")
+        self._by_id: WatchedFile[Mapping[str, ApiKey]] = WatchedFile(
+            path, lambda _path: {each.id: each for each in self._read().keys}
+        )
 
     def find(self, key: str) -> ApiKey | None:
         """Return the valid key that a text is; None if there is none.
@@ -127,8 +127,8 @@ class KeyStore:
             ApiKeyError: the file cannot be read.
         """
         found = KEY.fullmatch(key)
-        self._refresh()
-        each = self._by_id.get(found[1]) if found else None
+        keys = self._by_id.content()
+        each = keys.get(found[1]) if found else None
         now_s = self._clock()
         return each if each is not None and each.matches(key, now_s) and each.is_valid(now_s) else None
 
@@ -137,8 +137,7 @@ class KeyStore:
 
         Revoking the last key must not open the gateway to everyone.
         """
-        self._refresh()
-        return bool(self._by_id)
+        return bool(self._by_id.content())
 
     def keys(self) -> tuple[ApiKey, ...]:
         """Return all keys, the oldest first."""
@@ -221,23 +220,6 @@ class KeyStore:
                 keys[index] = keys[index].model_copy(update={"revoked_s": self._clock(), "retired": ()})
             return keys[index]
 
-    def _refresh(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self._checked_s < _REREAD_S:
-            return
-        stamp = self._file_stamp()
-        if stamp != self._stamp or stamp is None:
-            self._by_id = {each.id: each for each in self._read().keys}
-            self._stamp = stamp
-        self._checked_s = now_s
-
-    def _file_stamp(self) -> tuple[int, int, int] | None:
-        try:
-            status = self.path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
     def _read(self) -> _KeyFile:
         try:
             return _KeyFile.model_validate_json(self.path.read_bytes())
@@ -264,7 +246,7 @@ class KeyStore:
             raise ApiKeyError(f"{self.path}: another process is changing the API keys; try again") from error
         except OSError as error:
             raise ApiKeyError(f"{self.path}: the API keys cannot be written ({error.strerror})") from error
-        self._checked_s = float("-inf")
+        self._by_id.expire()
 
 
 def _key_text(key_id: str) -> str:

@@ -7,6 +7,7 @@ export type Piece = Schemas["Piece"];
 export type Classification = Schemas["Classification"];
 export type Recommendations = Schemas["Recommendations"];
 export type TrackPage = Schemas["TrackPage"];
+export type Inspiration = Schemas["Inspiration"];
 export type Models = Schemas["Models"];
 export type Problem = Schemas["Problem"];
 
@@ -83,6 +84,10 @@ export const api = {
   async compose(body: Body<"ComposeRequest">, options: CallOptions = {}): Promise<Piece> {
     return (await send("/v1/compose", json(body), options)).json();
   },
+  /** Compose a piece, classify its sound and recommend tracks like it. */
+  async inspire(body: Body<"InspireRequest">, options: CallOptions = {}): Promise<Inspiration> {
+    return (await send("/v1/inspire", json(body), options)).json();
+  },
   async harmonize(body: Body<"HarmonizeRequest">, options: CallOptions = {}): Promise<Piece> {
     return (await send("/v1/harmonize", json(body), options)).json();
   },
@@ -110,6 +115,10 @@ export const api = {
   },
   async recommend(body: Body<"RecommendRequest">, options: CallOptions = {}): Promise<Recommendations> {
     return (await send("/v1/recommend", json(body), options)).json();
+  },
+  /** Return the ids of stored users that the operator shows as examples. */
+  async exampleUsers(options: CallOptions = {}): Promise<string[]> {
+    return ((await (await send("/v1/users/examples", {}, options)).json()) as { user_ids: string[] }).user_ids;
   },
   async similar(body: Body<"SimilarRequest">, options: CallOptions = {}): Promise<Recommendations> {
     return (await send("/v1/similar", json(body), options)).json();

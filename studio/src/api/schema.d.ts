@@ -33,7 +33,10 @@ export interface paths {
         };
         /**
          * Whether requests can be served
-         * @description Ask the server for its models and each model whether it is ready; 503 if one is not, or before a stop.
+         * @description Tell which models are ready, as their server reports at most a second ago.
+         *
+         *     503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
+         *     While some models are ready and others are not, the gateway is ready and `degraded`.
          */
         get: operations["readiness"];
         put?: never;
@@ -364,6 +367,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/users/examples": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List examples of stored users
+         * @description Return the users that the operator names with --example-user; none by default, for users are private.
+         */
+        get: operations["exampleUsers"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/inspire": {
         parameters: {
             query?: never;
@@ -443,21 +466,29 @@ export interface components {
         };
         /**
          * Readiness
-         * @description Whether requests can be served.
+         * @description Whether requests can be served, and by which models.
          */
         Readiness: {
-            /** Ready */
+            /**
+             * Ready
+             * @description Whether this gateway should get requests.
+             */
             ready: boolean;
             /**
+             * Degraded
+             * @description Whether it is ready although a model is not.
+             */
+            degraded: boolean;
+            /**
              * Models
-             * @description Whether each loaded model is ready.
+             * @description Whether each model is ready; empty if the server cannot be asked.
              */
             models: {
                 [key: string]: boolean;
             };
             /**
              * Reason
-             * @description Why not.
+             * @description Why it is not ready, or degraded.
              */
             reason?: string | null;
         };
@@ -819,30 +850,6 @@ export interface components {
          */
         InspireRequest: {
             /**
-             * File
-             * @description Score to continue: a MIDI file, or notes.
-             * @default null
-             */
-            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
-            /**
-             * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
-             * @default null
-             */
-            mood?: string | null;
-            /**
-             * Bars
-             * @description Number of new bars.
-             * @default 8
-             */
-            bars?: number;
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
              * Temperature
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
@@ -867,13 +874,13 @@ export interface components {
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the piece.
+             * @description Quarter notes per minute of the result.
              * @default null
              */
             tempo_qpm?: number | null;
             /**
              * Style
-             * @description One of the composer's styles; any if left out.
+             * @description One of the model's styles; any if left out.
              * @default null
              */
             style?: string | null;
@@ -883,6 +890,30 @@ export interface components {
              * @default inspire
              */
             model?: string;
+            /**
+             * File
+             * @description Score to continue: a MIDI file, or notes.
+             * @default null
+             */
+            file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
         };
         /**
          * InterpolateRequest
@@ -1445,29 +1476,6 @@ export interface components {
          */
         InspireRequestForm: {
             /**
-             * Format: binary
-             * @description Score to continue: a MIDI file, or notes.
-             */
-            file?: string;
-            /**
-             * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
-             * @default null
-             */
-            mood?: string | null;
-            /**
-             * Bars
-             * @description Number of new bars.
-             * @default 8
-             */
-            bars?: number;
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
              * Temperature
              * @description Below 1 more conservative, above 1 more random.
              * @default 1
@@ -1492,13 +1500,13 @@ export interface components {
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the piece.
+             * @description Quarter notes per minute of the result.
              * @default null
              */
             tempo_qpm?: number | null;
             /**
              * Style
-             * @description One of the composer's styles; any if left out.
+             * @description One of the model's styles; any if left out.
              * @default null
              */
             style?: string | null;
@@ -1508,6 +1516,29 @@ export interface components {
              * @default inspire
              */
             model?: string;
+            /**
+             * Format: binary
+             * @description Score to continue: a MIDI file, or notes.
+             */
+            file?: string;
+            /**
+             * Mood
+             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @default null
+             */
+            mood?: string | null;
+            /**
+             * Bars
+             * @description Number of new bars.
+             * @default 8
+             */
+            bars?: number;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
         };
         /**
          * ClassifyRequestForm
@@ -2176,6 +2207,9 @@ export interface components {
                     probabilities: {
                         [key: string]: number;
                     };
+                    emotions: {
+                        [key: string]: number;
+                    } | null;
                 }[];
                 embedding: number[];
                 model: string;
@@ -2243,6 +2277,9 @@ export interface components {
                 probabilities: {
                     [key: string]: number;
                 };
+                emotions: {
+                    [key: string]: number;
+                } | null;
             }[];
             embedding: number[];
             model: string;
@@ -2361,6 +2398,17 @@ export interface components {
             model: string;
             model_version: string;
             request_id: string;
+        };
+        /**
+         * ExampleUsers
+         * @description Stored users that the operator shows as examples.
+         */
+        ExampleUsers: {
+            /**
+             * User Ids
+             * @description For `user_id` of `recommend`; only those that the key may use.
+             */
+            user_ids: string[];
         };
         /**
          * Piece
@@ -2522,6 +2570,24 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
         };
     };
     classify: {
@@ -2579,6 +2645,15 @@ export interface operations {
             };
             /** @description The model, or every id of the request, is unknown. */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description None of the accepted media types can be produced. */
+            406: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4661,6 +4736,134 @@ export interface operations {
             };
         };
     };
+    exampleUsers: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ExampleUsers"];
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model, or every id of the request, is unknown. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     inspire: {
         parameters: {
             query?: never;
@@ -4929,6 +5132,15 @@ export interface operations {
             };
             /** @description A limit of the key is exceeded; see Retry-After. */
             429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

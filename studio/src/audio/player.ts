@@ -3,6 +3,7 @@
 import { computed, signal } from "@preact/signals";
 
 import { secondsPerFrame, type Score } from "../music/notes";
+import { takeSound } from "./exclusive";
 import { audioContext, synthesizer } from "./synth";
 
 const AHEAD_S = 0.3;
@@ -46,6 +47,7 @@ export function prepareSound(): void {
  * @throws Error if the synthesiser or its SoundFont cannot be loaded
  */
 export async function play(playback: Playback): Promise<void> {
+  takeSound(stop);
   stop();
   const own = ++generation;
   const audio = audioContext();

@@ -13,6 +13,12 @@ const DELAY_MS = 250;
 const NARROW_PX = 600;
 const NARROW_ZOOM = 0.7;
 
+/** Draw a loaded score in a width. */
+function fit(display: OpenSheetMusicDisplay, widthPx: number): void {
+  display.zoom = widthPx < NARROW_PX ? NARROW_ZOOM : 1;
+  display.render();
+}
+
 export function Engraving({ score, label }: { score: Score; label: string }) {
   const box = useRef<HTMLDivElement>(null);
   const display = useRef<OpenSheetMusicDisplay | null>(null);
@@ -43,6 +49,20 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
     };
   }, [score]);
 
+  // Not OpenSheetMusicDisplay's own listener, which goes on after this component is gone.
+  useEffect(() => {
+    if (!box.current) return;
+    let width = box.current.clientWidth;
+    const observer = new ResizeObserver(() => {
+      if (box.current?.clientWidth && box.current.clientWidth !== width) {
+        width = box.current.clientWidth;
+        if (display.current?.IsReadyToRender()) fit(display.current, width);
+      }
+    });
+    observer.observe(box.current);
+    return () => observer.disconnect();
+  }, []);
+
   const draw = async (signal: AbortSignal) => {
     const [{ OpenSheetMusicDisplay: Display }, file] = await Promise.all([
       import("opensheetmusicdisplay"),
@@ -52,14 +72,13 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
     if (signal.aborted || !box.current) return;
     display.current ??= new Display(box.current, {
       backend: "svg",
-      autoResize: true,
+      autoResize: false,
       drawTitle: false,
       drawPartNames: false,
       drawingParameters: "compacttight",
     });
     await display.current.load(text);
-    display.current.zoom = box.current.clientWidth < NARROW_PX ? NARROW_ZOOM : 1;
-    display.current.render();
+    fit(display.current, box.current.clientWidth);
   };
 
   return (

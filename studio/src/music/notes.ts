@@ -28,6 +28,38 @@ export const EMPTY: Score = {
   nFrames: 32,
 };
 
+const MOST_FRAMES = 100_000; // more could not be drawn
+
+/** Return whether a value, such as one of the browser's storage, is a score that can be shown. */
+export function isScore(value: unknown): value is Score {
+  const it = value as Score | null;
+  return (
+    typeof it === "object" &&
+    it !== null &&
+    isWhole(it.framesPerQuarter, 1) &&
+    isWhole(it.framesPerBar, 1) &&
+    isWhole(it.firstFrameInBar, 0) &&
+    it.firstFrameInBar < it.framesPerBar &&
+    isWhole(it.nFrames, 1) &&
+    it.nFrames <= MOST_FRAMES &&
+    Number.isFinite(it.tempoQpm) &&
+    it.tempoQpm > 0 &&
+    (it.meter === null || (Array.isArray(it.meter) && it.meter.length === 2 && it.meter.every((n) => isWhole(n, 1)))) &&
+    Array.isArray(it.notes) &&
+    it.notes.every((note) => isNote(note, it.nFrames))
+  );
+}
+
+function isNote(value: unknown, nFrames: number): value is Note {
+  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isInteger)) return false;
+  const [onset, length, pitch] = value as Note;
+  return onset >= 0 && length > 0 && onset + length <= nFrames && pitch >= LOWEST_PITCH && pitch <= HIGHEST_PITCH;
+}
+
+function isWhole(value: unknown, least: number): boolean {
+  return Number.isInteger(value) && (value as number) >= least;
+}
+
 export function scoreOf(piece: Piece | Schemas["PieceChunk"]): Score {
   const meter = piece.meter;
   return {

@@ -99,6 +99,7 @@ def test_people_get_a_text_summary(run: Any, song: Path) -> None:
     ):
         assert part in " ".join(result.stderr.split())  # a long path is wrapped
     assert "classical over time  █▆▄▁" in result.stderr
+    assert "amazement over time  ▅▅▅▅" in result.stderr
 
 
 def test_emotions_without_training_data_are_not_printed(run: Any, song: Path, fake: Fake) -> None:

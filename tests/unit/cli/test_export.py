@@ -83,6 +83,20 @@ def test_a_missing_checkpoint_names_the_command(app: typer.Typer, arguments: lis
     assert command in str(caught.value)
 
 
+def test_starter_weights_are_exported_without_a_checkpoint(
+    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONE_WEIGHTS", str(tmp_path / "weights"))
+    arguments = ["export", "genre_cnn", "--starter", "--json"]
+    with pytest.raises(TritoneError, match="no starter weights of genre_cnn"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "model_repository").exists()
+    (tmp_path / "weights" / "genre_cnn").mkdir(parents=True)
+    (tmp_path / "weights" / "genre_cnn" / "checkpoint.json").write_text("{}")
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert json.loads(result.stdout)["path"] == "model_repository/genre_cnn/1"
+
+
 def test_configs_only_needs_no_checkpoint(app: typer.Typer, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "--configs-only", "--json"], catch_exceptions=False)
     assert json.loads(result.stdout)["written"] == [
@@ -95,7 +109,14 @@ def test_configs_only_needs_no_checkpoint(app: typer.Typer, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--configs-only", "--name", "x"], ["--configs-only", "--checkpoint", "x"]],
+    [
+        [],
+        ["--configs-only", "--name", "x"],
+        ["--configs-only", "--checkpoint", "x"],
+        ["--configs-only", "--starter"],
+        ["genre_cnn", "--starter", "--checkpoint", "x"],
+        ["genre_cnn", "--starter", "--pretrained", "musicnn"],
+    ],
 )
 def test_options_that_contradict_are_usage_errors(app: typer.Typer, arguments: list[str]) -> None:
     assert CliRunner().invoke(app, ["export", *arguments]).exit_code == 2

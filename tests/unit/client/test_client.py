@@ -45,6 +45,8 @@ def test_a_recording_becomes_a_classification(connect: Any, model: Any, make_noi
     assert [window.start_s for window in result.timeline] == pytest.approx([0, 3, 6, 9, 12, 15, 17])
     means = np.mean([list(window.probabilities.values()) for window in result.timeline], axis=0)
     np.testing.assert_allclose([result.probabilities[label] for label in model.labels], means, atol=1e-6)
+    felt = np.mean([list(window.emotions.values()) for window in result.timeline], axis=0)
+    np.testing.assert_allclose([result.emotions[name] for name in EMOTIONS], felt, atol=1e-6)
     assert result.embedding.shape == (256,)
     assert result.embedding.dtype == np.float32
     assert np.linalg.norm(result.embedding) == pytest.approx(1)
@@ -75,7 +77,9 @@ def test_top_limits_the_probabilities_only(connect: Any, make_noise: Any) -> Non
 
 def test_emotions_that_were_not_trained_are_none(connect: Any, model: Any, make_noise: Any) -> None:
     model.emotions = False
-    assert connect()("classify", make_noise(3)).emotions is None
+    result = connect()("classify", make_noise(3))
+    assert result.emotions is None
+    assert [window.emotions for window in result.timeline] == [None]
 
 
 def test_tags_where_the_model_has_them(connect: Any, model: Any, make_noise: Any) -> None:

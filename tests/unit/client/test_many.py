@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tritone import AsyncMusicClient, ClientError, InvalidAudioError, InvalidInputError, MusicClient
+from tritone.constants import EMOTIONS
 from tritone.testing import AsyncMockTransport, FakeComposer, FakeGenreModel, FakeRecommender, MockTransport
 
 RATE_HZ = 22_050
@@ -121,3 +122,15 @@ def test_results_are_json_html_and_data_frames() -> None:
     frame = classification.to_pandas()
     assert frame.index.name == "start_s"
     assert frame.shape == (len(classification.timeline), len(classification.probabilities))
+
+
+def test_emotions_over_time_are_a_data_frame() -> None:
+    with MusicClient(transport=MockTransport(FakeGenreModel(emotions=np.linspace(0, 0.8, 9).tolist()))) as music:
+        frame = music.classify(tones(3)[2]).to_pandas("emotions")
+    assert list(frame.columns) == list(EMOTIONS)
+    assert frame.iloc[0]["sadness"] == pytest.approx(0.8)
+    with MusicClient(transport=MockTransport(FakeGenreModel())) as music:
+        result = music.classify(tones(3)[2])
+    for values in ("emotions", "tags"):
+        with pytest.raises(InvalidInputError):
+            result.to_pandas(values)  # type: ignore[arg-type]

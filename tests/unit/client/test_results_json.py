@@ -57,7 +57,8 @@ def a_prediction() -> Prediction:
     return Prediction(np.ones(24, np.float32), probabilities, GRID, "polyphony_rnn", "3")
 
 
-RESULTS: list[Any] = [a_piece(), a_chunk(), a_classification(), a_prediction(), GRID, TimelineWindow(0.0, {"a": 1.0})]
+RESULTS: list[Any] = [a_piece(), a_chunk(), a_classification(), a_prediction(), GRID]
+RESULTS += [TimelineWindow(0.0, {"a": 1.0}), TimelineWindow(3.0, {"a": 1.0}, {"power": 0.5})]
 ids = [type(result).__name__ for result in RESULTS]
 
 
@@ -67,6 +68,10 @@ def test_plain_values_are_json_and_give_the_result_again(result: Any) -> None:
     again = type(result).from_dict(json.loads(text))
     assert again.to_dict() == result.to_dict()
     assert list(result.to_dict()) == list(type(result).json_properties)
+
+
+def test_windows_of_earlier_releases_have_no_emotions() -> None:
+    assert TimelineWindow.from_dict({"start_s": 0, "probabilities": {"a": 1.0}}) == TimelineWindow(0.0, {"a": 1.0})
 
 
 def test_nothing_of_a_piece_is_lost() -> None:

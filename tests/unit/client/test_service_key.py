@@ -158,11 +158,11 @@ def test_both_protocols_send_credentials_in_addition_to_headers() -> None:
     request = InferRequest("recommender", "1", {}, (), headers={KEY_HEADER: KEY})
     endpoint = make_endpoint("http://h", api_key="abc", headers={"x-a": "1", "Tritone-Service-Key": "old"})
     assert http_wire.first_call(request, endpoint).headers[KEY_HEADER] == KEY
-    metadata = grpc_wire.metadata_for(request, grpc_wire.call_metadata(endpoint))
+    metadata = grpc_wire.metadata_for(request, endpoint)
     assert [value for name, value in metadata if name == KEY_HEADER] == [KEY]
     assert dict(metadata)["authorization"] == "Bearer abc"
     plain = InferRequest("genre_cnn", "1", {}, ())
-    assert KEY not in dict(grpc_wire.metadata_for(plain, grpc_wire.call_metadata(endpoint))).values()
+    assert KEY not in dict(grpc_wire.metadata_for(plain, endpoint)).values()
 
 
 @pytest.mark.parametrize("name", ["service_key", "user_token"])

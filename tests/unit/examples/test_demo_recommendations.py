@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from examples.demo import recommendations
-from examples.demo.listeners import N_SUGGESTED, SimulatedListener, join_words, listeners
+from examples.demo.listeners import N_SUGGESTED, SimulatedListener, join_words, listeners, stored_users
 from examples.demo.recommendations import plot_contributions
 from tritone import Reason, Recommendation, Recommendations, TritoneError
 from tritone_training.corpus import CorpusTrack
@@ -97,6 +97,10 @@ def test_texts_about_listeners_match_the_log(everybody: tuple[SimulatedListener,
     assert dict(nobody.options) == {}
     assert "simulated" in known.text
     assert "simulated" in friends.text
+
+
+def test_the_users_of_the_log_are_offered_once(everybody: tuple[SimulatedListener, ...]) -> None:
+    assert stored_users(everybody) == ("a", "c", "d")
 
 
 def test_too_few_friends_raise(listening: ListeningData) -> None:

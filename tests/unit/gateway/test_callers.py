@@ -11,7 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.unit.gateway.conftest import TRACKS, Start, tone
 
-from tritone_gateway.security.keys import ApiKeyError, KeyStore
+from tritone_gateway import GatewaySettings
+from tritone_gateway.security.keys import ApiKeyError, KeyStore, Scope
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -151,6 +152,34 @@ def test_stored_users_are_those_of_the_key(
     for body in ({"user_id": user_id}, {"friends": [user_id]}, {"friends": user_id}):
         response = gateway.post("/v1/recommend", json={**body, "history": [TRACKS[0]]}, headers=bearer(key))
         assert response.status_code == (200 if allowed else 403), response.text
+
+
+def test_examples_of_users_are_those_that_the_operator_names(start: Start) -> None:
+    assert start().get("/v1/users/examples").json() == {"user_ids": []}
+    gateway = start(example_users=("u1", "u2"))
+    assert gateway.get("/v1/users/examples").json() == {"user_ids": ["u1", "u2"]}
+
+
+@pytest.mark.parametrize(
+    ("scope", "users", "expected"),
+    [
+        ("recommend", "none", []),
+        ("recommend", "all", ["shop:1", "other:2"]),
+        ("recommend", "shop:", ["shop:1"]),
+        ("listen", "all", None),
+    ],
+)
+def test_examples_of_users_are_those_of_the_key(
+    start: Start, keys: KeyStore, scope: Scope, users: str, expected: list[str] | None
+) -> None:
+    _, key = keys.create("app", (scope,), users=users)
+    response = start(example_users=("shop:1", "other:2")).get("/v1/users/examples", headers=bearer(key))
+    assert response.status_code == (403 if expected is None else 200)
+    assert response.json().get("user_ids") == expected
+
+
+def test_examples_of_users_are_not_logged() -> None:
+    assert "u1" not in repr(GatewaySettings(example_users=("u1",)))
 
 
 def test_a_user_token_is_passed_on(start: Start, keys: KeyStore) -> None:

@@ -13,49 +13,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-import uvicorn
+from tests.support.gateways import listening, received, request_head
 from tests.unit.gateway.conftest import tone
 
-from tritone import AsyncMusicClient
-from tritone.testing import AsyncMockTransport, FakeGenreModel
-from tritone_gateway import GatewaySettings, create_app
-from tritone_gateway.server import TimedProtocol
+from tritone.testing import FakeComposer, FakeGenreModel
 
-
-@contextmanager
-def listening(tmp_path: Path, handler: object = None, **settings: object) -> Iterator[int]:
-    """Yield the port of a gateway that runs in a thread."""
-    music = AsyncMusicClient(retries=0, transport=AsyncMockTransport(handler or FakeGenreModel()))
-    app = create_app(GatewaySettings(keys_file=tmp_path / "keys.json", **settings), music=music)
-    server = uvicorn.Server(uvicorn.Config(app, http=TimedProtocol, log_config=None, ws="none"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-def request_head(path: str, *headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: localhost", *headers, "", ""]
-    return "\r\n".join(lines).encode()
-
-
-def received(connection: socket.socket) -> bytes:
-    parts = []
-    while part := connection.recv(65_536):
-        parts.append(part)
-    return b"".join(parts)
+BUFFER = 8_192
 
 
 def test_headers_that_do_not_arrive_end_the_connection(tmp_path: Path) -> None:
@@ -155,8 +124,6 @@ def test_more_requests_than_allowed_get_503_and_the_others_are_served(tmp_path: 
 
 
 def test_a_caller_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
-    from tritone.testing import FakeComposer
-
     closed = threading.Event()
 
     class Slow(FakeComposer):
@@ -209,3 +176,117 @@ def test_sigterm_finishes_requests_and_readiness_says_no_first(tmp_path: Path, w
             process.kill()
     with pytest.raises(OSError):  # noqa: PT011 - any: nothing listens
         urllib.request.urlopen(f"{url}/livez", timeout=5)  # noqa: S310
+
+
+@contextmanager
+def slow_reader(port: int, path: str, body: bytes = b"", *headers: str) -> Iterator[socket.socket]:
+    """Send a request and yield the connection, whose buffer for the response is small."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", port))
+        method = "POST" if body else "GET"
+        head = request_head(path, *headers, f"Content-Length: {len(body)}", "Connection: close", method=method)
+        connection.sendall(head + body)
+        yield connection
+
+
+class CountingComposer(FakeComposer):
+    """Writes many notes; counts the bars that a stream draws from it, and notes when it is closed early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_drawn = 0
+        self.closed = threading.Event()
+
+    def run(self, inputs: Any) -> Any:
+        outputs = super().run(inputs)
+        outputs["frames"][:, :, :40] = 2
+        return outputs
+
+    def split(self, outputs: Any) -> Iterator[Any]:
+        for part in super().split(outputs):
+            self.n_drawn += 1
+            try:
+                yield part
+            except GeneratorExit:
+                self.closed.set()
+                raise
+
+
+LONG = json.dumps({"bars": 200, "seed": 1}).encode()
+EVENTS = "Content-Type: application/json", "Accept: text/event-stream"
+
+
+def test_a_stream_that_nobody_reads_waits_and_then_stops_the_model(tmp_path: Path) -> None:
+    model = CountingComposer()
+    with (
+        listening(tmp_path, model, send_buffer=BUFFER, send_timeout_s=1) as port,
+        slow_reader(port, "/v1/compose", LONG, *EVENTS),
+    ):
+        assert model.closed.wait(10)
+        n_drawn = model.n_drawn
+        time.sleep(0.2)
+    assert model.n_drawn == n_drawn
+    assert n_drawn < 50, "the gateway keeps more of a stream than its buffer holds"
+
+
+def test_a_stream_that_is_read_slowly_is_complete(tmp_path: Path) -> None:
+    model = CountingComposer()
+    with (
+        listening(tmp_path, model, send_buffer=BUFFER, send_timeout_s=0.5) as port,
+        slow_reader(port, "/v1/compose", LONG, *EVENTS) as connection,
+    ):
+        content = b""
+        for _ in range(4):
+            time.sleep(0.35)
+            n_left = 100_000
+            while n_left:
+                part = connection.recv(n_left)
+                content += part
+                n_left -= len(part)
+        content += received(connection)
+    assert content.count(b"event: bars") > 200
+    assert b"event: piece" in content
+    assert not model.closed.is_set()
+
+
+def test_files_that_nobody_reads_take_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "1.ogg").open("wb") as file:
+        file.truncate(64 << 20)
+    with listening(tmp_path, recordings=tmp_path, send_timeout_s=1) as port, ExitStack() as stack:
+        before = psutil.Process().memory_info().rss
+        connections = [stack.enter_context(slow_reader(port, "/v1/tracks/1/audio")) for _ in range(8)]
+        time.sleep(0.5)
+        assert psutil.Process().memory_info().rss - before < 32 << 20
+        time.sleep(1.5)
+        assert max(n_received(connection) for connection in connections) < 32 << 20
+
+
+def n_received(connection: socket.socket) -> int:
+    """Return how many bytes arrive before the connection ends in one way or another."""
+    n_bytes = 0
+    with suppress(ConnectionError):
+        while part := connection.recv(1 << 20):
+            n_bytes += len(part)
+    return n_bytes
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+def test_a_caller_that_goes_away_in_the_middle_of_a_body_is_not_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, framing: str
+) -> None:
+    def metrics() -> str:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+
+    with listening(tmp_path) as port:
+        with socket.create_connection(("127.0.0.1", port), 5) as connection:
+            connection.sendall(request_head("/v1/classify", "Content-Type: audio/ogg", framing))
+            connection.sendall(b"a\r\n0123456789\r\n" if "chunked" in framing else b"0123456789")
+            time.sleep(0.1)
+        line = 'tritone_gateway_requests_total{method="POST",route="/v1/classify",status="499"} 1.0'
+        deadline_s = time.monotonic() + 5
+        while line not in metrics() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        assert line in metrics()
+    assert "unexpected error" not in caplog.text

@@ -141,3 +141,10 @@ def test_readiness_tells_why_not(start: Start) -> None:
     assert response.status_code == 503
     assert json.loads(response.text)["reason"] == "no connection to localhost:8001"
     assert gateway.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("content", ["é", "QUI", "QUJD\n", "=", "Q U I="])
+def test_invalid_base64_is_422(gateway: TestClient, content: str) -> None:
+    response = gateway.post("/v1/classify", json={"file": {"base64": content}})
+    assert response.status_code == 422
+    assert "base64" in response.json()["detail"].lower()

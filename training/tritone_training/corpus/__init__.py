@@ -8,7 +8,14 @@ samples = render(track, seed=7)
 from __future__ import annotations
 
 from tritone_training.corpus.audio import render, write_audio, write_samples
-from tritone_training.corpus.sources import COLLECTIONS, KNOWN_COLLECTIONS, PIECES_PER_COLLECTION, Collection
+from tritone_training.corpus.selection import CorpusSelection, parse_selection
+from tritone_training.corpus.sources import (
+    COLLECTIONS,
+    KNOWN_COLLECTIONS,
+    PIECES_PER_COLLECTION,
+    PUBLIC_DOMAIN,
+    Collection,
+)
 from tritone_training.corpus.store import (
     CollectionReport,
     Corpus,
@@ -22,13 +29,16 @@ __all__ = [
     "COLLECTIONS",
     "KNOWN_COLLECTIONS",
     "PIECES_PER_COLLECTION",
+    "PUBLIC_DOMAIN",
     "Collection",
     "CollectionReport",
     "Corpus",
+    "CorpusSelection",
     "CorpusTrack",
     "Dropped",
     "cache_folder",
     "load_corpus",
+    "parse_selection",
     "render",
     "write_audio",
     "write_samples",

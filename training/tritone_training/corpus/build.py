@@ -81,11 +81,14 @@ def build(
     folder: Path,
     *,
     collections: tuple[str, ...],
-    n_per_collection: int,
+    n_per_collection: int | None,
     music21_corpus: Path,
     progress: bool,
 ) -> None:
     """Build a corpus in `folder`; the caller holds the lock.
+
+    Args:
+        n_per_collection: number of pieces of each collection; None for all usable ones.
 
     Raises:
         DataError: a collection has too few usable pieces, or the folder cannot be written.
@@ -115,11 +118,11 @@ def _replace(folder: Path, made: Path) -> None:
 
 
 def _build_in(
-    made: Path, collections: tuple[str, ...], n_per_collection: int, music21_corpus: Path, progress: bool
+    made: Path, collections: tuple[str, ...], n_per_collection: int | None, music21_corpus: Path, progress: bool
 ) -> dict[str, Any]:
     seen: dict[str, str] = {}  # across collections, so that no tune has two labels
     picks = [_Pick(name, n_per_collection, music21_corpus, made, seen) for name in collections]
-    n_wanted = n_per_collection * len(picks)
+    n_wanted = sum(pick.n_wanted for pick in picks)
     with progress_bar("reading pieces", shown=progress) as on_progress, WorkerPool() as pool:
         # Each round reads as many pieces as are still missing, so that the choice does not depend on the speed of
         # the workers.
@@ -151,14 +154,15 @@ def fingerprint(tracks: list[dict[str, Any]]) -> str:
 class _Pick:
     """Selects the pieces of one collection: its candidates in order, until enough of them are usable."""
 
-    def __init__(self, name: str, n_wanted: int, music21_corpus: Path, made: Path, seen: dict[str, str]) -> None:
+    def __init__(self, name: str, n_wanted: int | None, music21_corpus: Path, made: Path, seen: dict[str, str]) -> None:
         self.name = name
         self.title = KNOWN_COLLECTIONS[name].title
         self.tracks: list[dict[str, Any]] = []
         self._made = made
-        self._n_wanted = n_wanted
         listed = list_candidates(KNOWN_COLLECTIONS[name], music21_corpus)
         self._candidates = list({candidate.id: candidate for candidate in reversed(listed)}.values())[::-1]
+        self.n_wanted = len(self._candidates) if n_wanted is None else n_wanted
+        self._n_required = 1 if n_wanted is None else n_wanted
         self._n_tried = 0
         self._wave: list[Candidate] = []
         self._n_repeated_ids = len(listed) - len(self._candidates)
@@ -167,12 +171,12 @@ class _Pick:
         self._n_grace_notes = 0
 
     def next_jobs(self) -> list[dict[str, Any]]:
-        n_missing = self._n_wanted - len(self.tracks)
+        n_missing = self.n_wanted - len(self.tracks)
         self._wave = self._candidates[self._n_tried : self._n_tried + n_missing]
-        if n_missing and not self._wave:
+        if not self._wave and len(self.tracks) < self._n_required:
             raise DataError(
                 f"{self.title}: {len(self.tracks)} of {len(self._candidates)} pieces can be used, "
-                f"{self._n_wanted} are wanted; {self._first_reasons()}"
+                f"{self._n_required} are wanted; {self._first_reasons()}"
             )
         self._n_tried += len(self._wave)
         return [

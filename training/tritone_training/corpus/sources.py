@@ -2,7 +2,8 @@
 
 The compositions are centuries old or traditional; the *encodings* are other people's work, and music21
 passes them on by their permission, some for non-commercial use only (see `terms`). The corpus is
-built on the user's machine from the user's copy of music21; nothing of it is redistributed.
+built on the user's machine from the user's copy of music21; nothing of it is redistributed. Weights that were
+trained on it may be passed on if all its collections are in `PUBLIC_DOMAIN`; weights/LICENSES.md has the reasons.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Collection:
         beat_bpm: tempo of the beat if a score states none; the beat depends on the metre.
         min_voices: fewer than this is a fragment or an arrangement, not a piece of this collection.
         terms: who encoded it, and the terms under which music21 distributes it.
+        may_share_weights: whether weights trained on it may be passed on: the music is in the public domain, and
+            neither its files nor music21's notes restrict its use or what is derived from the encoding.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Collection:
     beat_bpm: float
     min_voices: int
     terms: str
+    may_share_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ _KNOWN: Final = (
         beat_bpm=72.0,
         min_voices=4,
         terms="encoded by Margaret Greentree and music21; included in music21 by permission",
+        may_share_weights=True,
     ),
     Collection(
         name="palestrina",
@@ -103,6 +108,7 @@ _KNOWN: Final = (
         min_voices=1,
         terms="transcribed by Ray Davies, John Walsh, Bob Puckette, John Chambers and others; "
         "included in music21 by permission",
+        may_share_weights=True,
     ),
     Collection(
         name="oneills",
@@ -117,6 +123,7 @@ _KNOWN: Final = (
         min_voices=1,
         terms="transcribed by Henrik Norbeck, Bob Safranek, John Chambers and others; "
         "included in music21 by permission",
+        may_share_weights=True,
     ),
     Collection(
         name="airds",
@@ -169,10 +176,11 @@ _KNOWN: Final = (
         period="Late Renaissance",
         beat_bpm=60.0,
         min_voices=4,
-        terms="included in music21 by permission of the encoders",
+        terms="included in music21 by permission of the encoders; some files name an edition under copyright",
     ),
 )
 KNOWN_COLLECTIONS: Final = {collection.name: collection for collection in _KNOWN}
+PUBLIC_DOMAIN: Final = tuple(collection.name for collection in _KNOWN if collection.may_share_weights)
 
 # Ryan's and O'Neill's are one repertory: from the notes alone a classifier tells them apart on 72 % of
 # 20 s excerpts, and these four on 98 % (with O'Neill's for Essen: 86 %).

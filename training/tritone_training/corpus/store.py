@@ -174,7 +174,7 @@ def load_corpus(
     *,
     progress: bool = True,
     rebuild: bool = False,
-    n_per_collection: int = PIECES_PER_COLLECTION,
+    n_per_collection: int | None = PIECES_PER_COLLECTION,
     collections: tuple[str, ...] = COLLECTIONS,
     music21_corpus: Path | None = None,
 ) -> Corpus:
@@ -183,7 +183,7 @@ def load_corpus(
     Args:
         progress: show progress bars on stderr while building.
         rebuild: build it again even if it is whole.
-        n_per_collection: number of pieces in each collection; tests use fewer.
+        n_per_collection: number of pieces in each collection; None for all usable ones.
         collections: names in `KNOWN_COLLECTIONS`.
         music21_corpus: another folder of music21's layout, for tests.
 
@@ -218,15 +218,15 @@ def load_corpus(
     return corpus
 
 
-def _check(n_per_collection: int, collections: tuple[str, ...]) -> None:
-    if n_per_collection < 1:
+def _check(n_per_collection: int | None, collections: tuple[str, ...]) -> None:
+    if n_per_collection is not None and n_per_collection < 1:
         raise DataError(f"n_per_collection is {n_per_collection}; expected at least 1")
     unknown = [name for name in collections if name not in KNOWN_COLLECTIONS]
     if unknown or not collections:
         raise DataError(f"no collections {unknown}; there are: {', '.join(KNOWN_COLLECTIONS)}")
 
 
-def _folder_name(n_per_collection: int, collections: tuple[str, ...], music21_corpus: Path | None) -> str:
+def _folder_name(n_per_collection: int | None, collections: tuple[str, ...], music21_corpus: Path | None) -> str:
     settings = (n_per_collection, collections, str(music21_corpus) if music21_corpus else None)
     if settings == (PIECES_PER_COLLECTION, COLLECTIONS, None):
         return f"{_FOLDER}-v{FORMAT}"

@@ -21,7 +21,7 @@ from typing import Any, Final
 import soundfile
 
 from tritone.constants import EMOTIONS
-from tritone_training.corpus import load_corpus, render
+from tritone_training.corpus import load_corpus, parse_selection, render
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, normal_label, printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
@@ -45,6 +45,11 @@ def load_recordings(path: Path) -> RecordingSet:
     Raises:
         DataError: there are no usable recordings, or the manifest has wrong columns.
     """
+    if parse_selection(path) is not None:
+        raise DataError(
+            f"{path}: expected recordings, got scores of the corpus; leave --data out to train on renderings of the "
+            f"corpus, or give a manifest CSV or a folder per label"
+        )
     if path.is_file():
         return from_manifest(path)
     if not path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tritone.music.keys import estimate_keys
 from tritone_training.musicality.comparison import (
     duplicate_rate,
     frechet_distance,
@@ -17,7 +18,6 @@ from tritone_training.musicality.comparison import (
 from tritone_training.musicality.measures import (
     ATTRIBUTES,
     describe,
-    estimate_keys,
     measure_attributes,
     note_table,
     spans_to_frames,

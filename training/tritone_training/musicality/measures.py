@@ -1,4 +1,4 @@
-"""Measures of sets of spans: attributes, keys, and summary statistics.
+"""Measures of sets of spans: attributes and summary statistics.
 
 Attributes are numbers along which spans can be moved:
 
@@ -9,10 +9,6 @@ Attributes are numbers along which spans can be moved:
   between the eighths): one minus the mean metrical weight of the onsets, with the weights of Toussaint 2002 ("A
   mathematical analysis of African, Brazilian and Cuban clave rhythms") scaled to 0..1. Pati & Lerch 2020
   (arXiv:2004.05485) order latent spaces by the same idea.
-
-Keys are estimated with the Krumhansl-Schmuckler algorithm: the durations of the twelve pitch classes are correlated
-with the profiles that Krumhansl & Kessler (1982) measured with listeners; the best of the 24 keys wins (Krumhansl 1990,
-Cognitive Foundations of Musical Pitch, chapter 4).
 
 Definitions of the other measures: MuseGAN (Dong et al. 2018, arXiv:1709.06298) for empty bars and used pitch classes;
 MusPy (Dong et al. 2020, arXiv:2008.01951) for polyphony, polyphony rate, scale consistency and pitch-class entropy.
@@ -28,7 +24,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.grid import HELD, LOWEST_PITCH, N_PITCHES, SILENT, STRUCK
+from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
+from tritone.music.keys import PITCH_CLASSES, pitch_class_durations
 from tritone.music.voices import FIRST_STRIKE, HOLD
 from tritone_training.exceptions import DataError
 
@@ -66,53 +63,9 @@ def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return measured
 
 
-N_KEYS: Final = 12
-N_MODES: Final = 2  # 0 major, 1 minor
-
-_MAJOR_PROFILE: Final = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
-_MINOR_PROFILE: Final = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-PROFILES: Final = (_MAJOR_PROFILE, _MINOR_PROFILE)  # how well listeners find each degree to fit, 1 to 7
-# Pitch class of each column, C = 0.
-PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % 12
-
-
-def pitch_class_durations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the number of time steps in which each pitch class sounds, summed over octaves: (S, N, 88) -> (S, 12)."""
-    steps = is_sounding(frames).sum(1).astype(np.float64)
-    return np.stack([steps[:, pitch_class == PITCH_CLASSES].sum(1) for pitch_class in range(12)], axis=1)
-
-
-def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
-    """Estimate tonic and mode of each span; of equal keys, the first in the order C major .. B major, C minor ...
-
-    Args:
-        frames: (S, N, 88).
-
-    Returns:
-        tonic (S,) 0..11 from C, mode (S,) 0 major, 1 minor; both -1 where nothing sounds, or all classes equally long.
-    """
-    durations = pitch_class_durations(frames)
-    centred = durations - durations.mean(1, keepdims=True)
-    spread = np.linalg.norm(centred, axis=1)
-    best = (centred @ key_profiles().T).argmax(1)
-    known = spread > 0
-    return np.where(known, best % N_KEYS, -1), np.where(known, best // N_KEYS, -1)
-
-
-def key_profiles() -> npt.NDArray[np.float64]:
-    """Return the 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
-
-    They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
-    """
-    rows = [np.roll(profile, tonic) for profile in PROFILES for tonic in range(N_KEYS)]
-    profiles = np.array(rows) - np.mean(rows, axis=1, keepdims=True)
-    normalised: npt.NDArray[np.float64] = profiles / np.linalg.norm(profiles, axis=1, keepdims=True)
-    return normalised
-
-
 STEPS_PER_BAR: Final = 16  # sixteenths of 4/4
-_MAJOR_SCALE: Final = (0, 2, 4, 5, 7, 9, 11)
-_HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
+MAJOR_SCALE: Final = (0, 2, 4, 5, 7, 9, 11)
+HARMONIC_MINOR_SCALE: Final = (0, 2, 3, 5, 7, 8, 11)
 
 
 def describe(frames: npt.NDArray[Any]) -> dict[str, float]:
@@ -153,15 +106,31 @@ def used_pitch_classes(frames: npt.NDArray[Any]) -> float:
 
 def scale_consistency(frames: npt.NDArray[Any]) -> float:
     """Return the largest share of notes in one major or harmonic minor scale, averaged over spans with notes."""
+    shares = best_scale_share(pitch_class_counts(frames), (MAJOR_SCALE, HARMONIC_MINOR_SCALE))
+    return _mean(shares[~np.isnan(shares)])
+
+
+def pitch_class_counts(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the number of notes of each pitch class: (S, N, 88) -> (S, 12)."""
     notes = note_table(frames)
     counts = np.zeros((len(frames), 12))
     np.add.at(counts, (notes.span, PITCH_CLASSES[notes.pitch]), 1)
-    scales = np.zeros((24, 12))
-    for row, (scale, tonic) in enumerate((s, t) for s in (_MAJOR_SCALE, _HARMONIC_MINOR_SCALE) for t in range(12)):
-        scales[row, (np.array(scale) + tonic) % 12] = 1
+    return counts
+
+
+def best_scale_share(counts: npt.NDArray[np.float64], scales: tuple[tuple[int, ...], ...]) -> npt.NDArray[np.float64]:
+    """Return the largest share of notes in one scale: pitch-class counts (S, 12) -> (S,), NaN without notes.
+
+    Args:
+        scales: semitones above the tonic; each scale is tried on every tonic.
+    """
+    masks = np.zeros((len(scales) * 12, 12))
+    for row, (scale, tonic) in enumerate((scale, tonic) for scale in scales for tonic in range(12)):
+        masks[row, (np.array(scale) + tonic) % 12] = 1
     total = counts.sum(1)
-    best = (counts @ scales.T).max(1)
-    return _mean(best[total > 0] / total[total > 0])
+    best = (counts @ masks.T).max(1)
+    shares: npt.NDArray[np.float64] = np.divide(best, total, out=np.full_like(total, np.nan), where=total > 0)
+    return shares
 
 
 def pitch_class_entropy(frames: npt.NDArray[Any]) -> float:

@@ -36,7 +36,8 @@ export function Listen() {
         <section class="panel" aria-label={t("listen.recording")}>
           {found && (
             <p class="verdict">
-              {t("listen.label")} <strong>{found.label}</strong>
+              {t("listen.label")} <strong>{found.label}</strong>{" "}
+              <span class="time">{formatNumber(100 * (found.probabilities[found.label] ?? 0))} %</span>
             </p>
           )}
           <Waveform file={current.file} name={current.name} />

@@ -1,10 +1,11 @@
-/** Labels over time, in the width of the waveform above: passages by name, and a curve for each label. */
+/** Labels and emotions over time, in the width of the waveform above: passages by name, and a curve for each. */
 
 import type { Classification } from "../../api/client";
 import { formatTime, t } from "../../i18n";
-import { area, endOf, passages } from "./windows";
+import { area, emotionCurves, endOf, labelCurves, passages, type Curve } from "./windows";
 
-const MOST = 5; // labels, each with a colour of its own
+const MOST_LABELS = 5; // each with a colour of its own
+const MOST_EMOTIONS = 5;
 const MIN_PERCENT_FOR_TEXT = 6;
 
 interface Props {
@@ -14,13 +15,11 @@ interface Props {
 }
 
 export function Timeline({ result, positionS, onSeek }: Props) {
-  const labels = Object.keys(result.probabilities).slice(0, MOST);
+  const labels = labelCurves(result, MOST_LABELS);
+  const emotions = emotionCurves(result, MOST_EMOTIONS);
+  const names = labels.map((each) => each.name);
   const durationS = Math.max(result.duration_s, 1e-3);
   const percent = (timeS: number) => (100 * timeS) / durationS;
-  const onClick = (event: MouseEvent) => {
-    const box = (event.currentTarget as HTMLElement).getBoundingClientRect();
-    onSeek((durationS * (event.clientX - box.left)) / box.width);
-  };
   return (
     <div class="timeline">
       <p class="hint">{t("listen.timeline")}</p>
@@ -28,13 +27,12 @@ export function Timeline({ result, positionS, onSeek }: Props) {
         <ol class="passages" aria-label={t("listen.passages")}>
           {passages(result.timeline, durationS).map(({ startS, endS, label }) => {
             const width = percent(endS - startS);
-            const text = `${label}, ${formatTime(startS)}`;
             return (
               <li key={startS} style={{ left: `${percent(startS)}%`, width: `${width}%` }}>
                 <button
                   type="button"
-                  class={`passage label-${labels.indexOf(label)}`}
-                  title={text}
+                  class={`passage label-${names.indexOf(label)}`}
+                  title={`${label}, ${formatTime(startS)}`}
                   aria-label={t("listen.playPassage", { label, time: formatTime(startS) })}
                   onClick={() => onSeek(startS)}
                 >
@@ -44,37 +42,61 @@ export function Timeline({ result, positionS, onSeek }: Props) {
             );
           })}
         </ol>
-        {/* For the pointer; the passages and the table are for the keyboard. */}
-        <div class="lanes" onClick={onClick}>
-          {labels.map((label, index) => (
-            <div key={label} class={`lane label-${index}`}>
-              <svg viewBox={`0 0 ${durationS} 1`} preserveAspectRatio="none" aria-hidden="true">
-                <path d={area(result.timeline, label, durationS)} />
-              </svg>
-              <span class="lane-name">{label}</span>
-            </div>
-          ))}
-        </div>
+        <Lanes result={result} curves={labels} classOf={(index) => `label-${index}`} onSeek={onSeek} />
+        {emotions.length > 0 && (
+          <>
+            <p class="hint">{t("listen.emotionsOverTime")}</p>
+            <Lanes result={result} curves={emotions} classOf={() => "emotion"} onSeek={onSeek} />
+          </>
+        )}
         <div class="timeline-cursor" style={{ left: `${Math.min(percent(positionS), 100)}%` }} aria-hidden="true" />
       </div>
       <details>
         <summary>{t("listen.table")}</summary>
-        <WindowTable result={result} labels={labels} positionS={positionS} onSeek={onSeek} />
+        <WindowTable result={result} curves={[...labels, ...emotions]} positionS={positionS} onSeek={onSeek} />
       </details>
     </div>
   );
 }
 
-function WindowTable({ result, labels, positionS, onSeek }: Props & { labels: string[] }) {
+interface LanesProps {
+  result: Classification;
+  curves: Curve[];
+  classOf: (index: number) => string;
+  onSeek: (timeS: number) => void;
+}
+
+/** Curves one below the other. For the pointer; the passages and the table are for the keyboard. */
+function Lanes({ result, curves, classOf, onSeek }: LanesProps) {
+  const durationS = Math.max(result.duration_s, 1e-3);
+  const onClick = (event: MouseEvent) => {
+    const box = (event.currentTarget as HTMLElement).getBoundingClientRect();
+    onSeek((durationS * (event.clientX - box.left)) / box.width);
+  };
+  return (
+    <div class="lanes" onClick={onClick}>
+      {curves.map(({ name, valueOf }, index) => (
+        <div key={name} class={`lane ${classOf(index)}`}>
+          <svg viewBox={`0 0 ${durationS} 1`} preserveAspectRatio="none" aria-hidden="true">
+            <path d={area(result.timeline, valueOf, durationS)} />
+          </svg>
+          <span class="lane-name">{name.replaceAll("_", " ")}</span>
+        </div>
+      ))}
+    </div>
+  );
+}
+
+function WindowTable({ result, curves, positionS, onSeek }: Props & { curves: Curve[] }) {
   return (
     <div class="scroll tall" tabIndex={0} role="region" aria-label={t("listen.table")}>
       <table class="data">
         <thead>
           <tr>
             <th scope="col">{t("listen.time")}</th>
-            {labels.map((label) => (
-              <th key={label} scope="col" class="number">
-                {label}
+            {curves.map(({ name }, column) => (
+              <th key={column} scope="col" class="number">
+                {name.replaceAll("_", " ")}
               </th>
             ))}
           </tr>
@@ -95,9 +117,9 @@ function WindowTable({ result, labels, positionS, onSeek }: Props & { labels: st
                     {formatTime(window.start_s)}
                   </button>
                 </th>
-                {labels.map((label) => (
-                  <td key={label} class="number">
-                    {Math.round(100 * (window.probabilities[label] ?? 0))} %
+                {curves.map(({ valueOf }, column) => (
+                  <td key={column} class="number">
+                    {Math.round(100 * valueOf(window))} %
                   </td>
                 ))}
               </tr>

@@ -72,8 +72,7 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
   const durationS = decoded.value === "yes" ? (surfer.current?.getDuration() ?? 0) : 0;
   return (
     <>
-      <div class="row spread">
-        <strong class="clip">{name}</strong>
+      <div class="row">
         <Button
           primary
           disabled={decoded.value !== "yes"}
@@ -86,6 +85,7 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
           {formatTime(positionS.value)}
           {durationS > 0 && ` / ${formatTime(durationS)}`}
         </span>
+        <strong class="clip">{name}</strong>
       </div>
       <div
         ref={box}
@@ -104,8 +104,14 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
   );
 }
 
+/** Return the colours of the theme as a canvas reads them; the custom properties hold both themes' colours. */
 function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const value = (name: string) => style.getPropertyValue(name).trim();
-  return { waveColor: value("--wave"), progressColor: value("--accent"), cursorColor: value("--text") };
+  const probe = document.body.appendChild(document.createElement("span"));
+  const value = (name: string) => {
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
+  const found = { waveColor: value("--wave"), progressColor: value("--accent"), cursorColor: value("--text") };
+  probe.remove();
+  return found;
 }

@@ -1,4 +1,4 @@
-/** The timeline of a classification, as what is drawn: passages with one label, and a curve for each label. */
+/** The timeline of a classification, as what is drawn: passages with one label, and curves of labels and emotions. */
 
 import type { Classification } from "../../api/client";
 
@@ -34,11 +34,34 @@ export function passages(timeline: readonly Window[], durationS: number): Passag
   return found;
 }
 
-/** Return an area of steps for SVG: time from left to right, the probability 1 at the top of a box of height 1. */
-export function area(timeline: readonly Window[], label: string, durationS: number): string {
+/** Return an area of steps for SVG: time from left to right, the value 1 at the top of a box of height 1. */
+export function area(timeline: readonly Window[], valueOf: (window: Window) => number, durationS: number): string {
   const steps = timeline.map((window, index) => {
-    const top = 1 - Math.min(Math.max(window.probabilities[label] ?? 0, 0), 1);
+    const top = 1 - Math.min(Math.max(valueOf(window), 0), 1);
     return `L${window.start_s} ${top}L${endOf(timeline, index, durationS)} ${top}`;
   });
   return steps.length ? `M0 1${steps.join("")}L${durationS} 1Z` : "";
+}
+
+/** A value that is drawn over time. */
+export interface Curve {
+  name: string;
+  valueOf: (window: Window) => number;
+}
+
+/** Return the curves of the most probable labels. */
+export function labelCurves(result: Classification, most: number): Curve[] {
+  return curves(result.probabilities, most, (window) => window.probabilities);
+}
+
+/** Return the curves of the strongest emotions; none where the model, or an earlier release of it, has none. */
+export function emotionCurves(result: Classification, most: number): Curve[] {
+  if (!result.timeline.every((window) => window.emotions)) return [];
+  return curves(result.emotions ?? {}, most, (window) => window.emotions ?? {});
+}
+
+function curves(means: Record<string, number>, most: number, valuesOf: (window: Window) => Record<string, number>) {
+  return Object.keys(means)
+    .slice(0, most)
+    .map((name): Curve => ({ name, valueOf: (window) => valuesOf(window)[name] ?? 0 }));
 }

@@ -4,6 +4,7 @@ import { Button, TextField } from "../../components/controls";
 import { Status } from "../../components/status";
 import { t } from "../../i18n";
 import {
+  examples,
   history,
   like,
   page,
@@ -45,8 +46,28 @@ export function ListenerPanel() {
           value={user.value}
           onInput={(value) => (user.value = value)}
         />
+        <Examples />
       </div>
     </section>
+  );
+}
+
+function Examples() {
+  if (!examples.value.length) return null;
+  return (
+    <div class="row" role="group" aria-label={t("recommend.examples")}>
+      <span class="hint" aria-hidden="true">
+        {t("recommend.examples")}
+      </span>
+      {examples.value.map((id) => {
+        const isChosen = user.value === id;
+        return (
+          <Button key={id} small pressed={isChosen} onClick={() => (user.value = isChosen ? "" : id)}>
+            {id}
+          </Button>
+        );
+      })}
+    </div>
   );
 }
 

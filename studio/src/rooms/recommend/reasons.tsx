@@ -1,9 +1,7 @@
 /** Why a track is recommended: in words, and how much each reason weighs. */
 
-import type { Recommendations } from "../../api/client";
 import { t, type Key } from "../../i18n";
-
-type Reason = Recommendations["recommendations"][number]["reasons"][number];
+import { byCause, type Reason } from "./causes";
 
 const WORDS: Record<string, Key> = {
   history: "reason.history",
@@ -18,9 +16,17 @@ const WORDS: Record<string, Key> = {
   diversity: "reason.diversity",
   novelty: "reason.novelty",
 };
+// Of models that cannot name a single cause.
+const UNNAMED: Record<string, Key> = {
+  history: "reason.taste",
+  friend: "reason.friends",
+  friends_listening: "reason.friends",
+  tag: "reason.tags",
+};
 const WIDEST_PX = 48;
 
-export function Reasons({ reasons }: { reasons: readonly Reason[] }) {
+export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
+  const reasons = byCause(all);
   if (!reasons.length) return null;
   const scale = Math.max(...reasons.map((reason) => Math.abs(reason.amount)), 1e-9);
   return (
@@ -41,6 +47,6 @@ export function Reasons({ reasons }: { reasons: readonly Reason[] }) {
 }
 
 function wordsOf(reason: Reason): string {
-  const words = WORDS[reason.because];
+  const words = (reason.id ? undefined : UNNAMED[reason.because]) ?? WORDS[reason.because];
   return words ? t(words, { name: reason.title ?? reason.id }) : reason.because.replaceAll("_", " ");
 }

@@ -5,11 +5,11 @@ import { useEffect, useRef } from "preact/hooks";
 import type { Recommendations } from "../../api/client";
 import { Button, Slider } from "../../components/controls";
 import { Status } from "../../components/status";
-import { t } from "../../i18n";
+import { TrackAudio, stopTrack } from "../../components/track-audio";
+import { t, type Key } from "../../i18n";
 import { ListenerPanel } from "./listener-panel";
 import { Reasons } from "./reasons";
 import { diversity, like, novelty, recommending, result, similarTo, skip, start, titleOf } from "./state";
-import { stopTrack, TrackAudio } from "./track-audio";
 
 type Track = Recommendations["recommendations"][number];
 
@@ -83,7 +83,8 @@ function Tracks() {
           </Button>
         )}
       </div>
-      {found?.source && !isSimilar && <p class="hint">{t("recommend.source", { source: found.source })}</p>}
+      {found?.source && !isSimilar && <p class="hint">{sourceText(found.source)}</p>}
+      {found?.unknown.user && !isSimilar && <p class="hint">{t("recommend.unknownUser")}</p>}
       <Status task={recommending} busyText={t("recommend.busy")} />
       {found && !found.recommendations.length && <p class="hint">{t("recommend.noTracks")}</p>}
       <ol class="tracks">
@@ -100,15 +101,13 @@ function TrackRow({ track, choose }: { track: Track; choose: (action: () => void
   const title = track.title ?? id;
   return (
     <li>
-      <div class="track-head">
-        <div class="clip">
-          <strong>{title}</strong>
-          {track.artist ? <small> {track.artist}</small> : null}
-        </div>
-        <TrackAudio id={id} title={title} />
+      <div class="clip">
+        <strong>{title}</strong>
+        {track.artist ? <small> {track.artist}</small> : null}
+        <Reasons reasons={track.reasons} />
       </div>
-      <Reasons reasons={track.reasons} />
       <div class="row">
+        <TrackAudio id={id} title={title} />
         <Button small onClick={() => choose(() => like(id))} label={t("recommend.likeTrack", { title })}>
           {t("recommend.like")}
         </Button>
@@ -125,4 +124,18 @@ function TrackRow({ track, choose }: { track: Track; choose: (action: () => void
       </div>
     </li>
   );
+}
+
+const SOURCES: Record<string, Key> = {
+  user: "source.user",
+  history: "source.history",
+  friends: "source.friends",
+  audio: "source.audio",
+  mood: "source.mood",
+  popularity: "source.popularity",
+};
+
+function sourceText(source: string): string {
+  const words = SOURCES[source];
+  return words ? t(words) : source;
 }

@@ -8,7 +8,7 @@ import { isNumber, isString, isStrings, persisted } from "../../state/persisted"
 
 const DELAY_MS = 250;
 const N_TRACKS = 12;
-const N_REASONS = 3;
+const N_REASONS = 6; // of the models; those with the same cause are shown as one
 const PAGE_SIZE = 10;
 const MOST_TITLES = 1_000;
 
@@ -24,6 +24,8 @@ export const query = persisted("recommend.query", "", isString);
 export const similarTo = persisted("recommend.similarTo", "", isString);
 export const page = signal<TrackPage | null>(null);
 export const result = signal<Recommendations | null>(null);
+/** Stored users that the operator shows as examples. */
+export const examples = signal<readonly string[]>([]);
 export const searching = newTask();
 export const recommending = newTask();
 
@@ -35,6 +37,10 @@ let started = false;
 export function start(): void {
   if (started) return;
   started = true;
+  api.exampleUsers().then(
+    (found) => (examples.value = found),
+    () => undefined, // without examples, an id can be typed
+  );
   let timer: ReturnType<typeof setTimeout>;
   effect(() => {
     const request = {
@@ -88,7 +94,9 @@ export function titleOf(id: string): string {
   return titles.value[id] ?? id;
 }
 
-export function like(id: string): void {
+/** Like a track; its title, if it is not known from an earlier response, is remembered. */
+export function like(id: string, title: string | null = null): void {
+  remember([{ track_id: id, title }]);
   skipped.value = skipped.value.filter((each) => each !== id);
   history.value = [...history.value.filter((each) => each !== id), id];
 }

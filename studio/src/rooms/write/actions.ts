@@ -9,7 +9,7 @@ import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
-import { change, choices, other, python, score, selection, settings } from "./state";
+import { adoptTempo, change, choices, other, python, score, selection, settings } from "./state";
 
 export const task = newTask();
 /** Milliseconds from the request to the first bar of the last composition. */
@@ -26,9 +26,9 @@ export const SCORE = "score";
 /** Whether the score, and not an idea, plays. */
 export const scorePlays = computed(() => playingId.value === SCORE);
 
+const FAR = 0.6; // of the screen's height
 const SPAN_BARS = 2;
 const FILE = "tune.mid"; // stands for the score in lines of Python
-const TEMPO_RANGE = [40, 220] as const; // of the slider
 
 /** Play from a time step; while a composition arrives, its end waits for more. */
 export function listen(from = 0): void {
@@ -38,6 +38,12 @@ export function listen(from = 0): void {
 
 export function failedSound(error: unknown): void {
   soundError.value = t("play.noSound", { why: error instanceof Error ? error.message : String(error) });
+}
+
+/** Bring the score into view where it is far below, as on a phone. */
+export function revealScore(): void {
+  const panel = document.getElementById("score")?.parentElement;
+  if (panel && panel.getBoundingClientRect().top > innerHeight * FAR) panel.scrollIntoView();
 }
 
 function seedOf(text: string): number | undefined {
@@ -52,11 +58,13 @@ function sampling() {
   return { temperature, top_p: topP < 1 ? topP : undefined, seed: seedOf(seed), tempo_qpm: tempoQpm };
 }
 
-function styled() {
+/** Return what the settings say about sampling, for models of whole pieces. */
+export function styled() {
   return { ...sampling(), style: settings.value.style.trim() || undefined };
 }
 
-function done(next: Score, piece: Piece, call: string, values: Record<string, unknown>): void {
+/** Show the result of a call, so that undo returns to the score before. */
+export function done(next: Score, piece: Piece, call: string, values: Record<string, unknown>): void {
   change(next);
   lastSeed.value = piece.seed ?? null;
   python.value = pythonCall(call, { ...values, seed: piece.seed ?? undefined });
@@ -69,6 +77,7 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
   const before = prompt?.nFrames ?? 0;
   const start = performance.now();
   stop();
+  revealScore();
   firstBarMs.value = null;
   if (aloud) prepareSound(); // while this is still a click, after which browsers permit sound
   await task.run(async (abort) => {
@@ -193,8 +202,7 @@ export async function open(file: File): Promise<void> {
     const read = scoreOf(await api.readScore(file, { signal: abort }));
     stop();
     change(read);
-    const [least, most] = TEMPO_RANGE;
-    settings.value = { ...settings.value, tempoQpm: Math.min(Math.max(Math.round(read.tempoQpm), least), most) };
+    adoptTempo(read);
     python.value = "";
   });
 }

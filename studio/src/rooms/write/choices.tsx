@@ -18,7 +18,7 @@ export function Choices() {
     <section class="panel" aria-labelledby="choices">
       <div class="row spread">
         <h2 id="choices">{t("write.choices")}</h2>
-        <Button onClick={close}>{t("write.close")}</Button>
+        <Button small onClick={close}>{t("write.close")}</Button>
       </div>
       <ol class="choices">
         {choices.value.map((each, index) => (

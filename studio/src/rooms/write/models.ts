@@ -1,14 +1,19 @@
-/** The models that compose, among those that the server has. */
+/** The models of this room, among those that the server has. */
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 import { api } from "../../api/client";
 
 const STREAMING = "composer";
 const WHOLE = ["music_transformer", "polyphony_rnn"];
 
-/** The names of the models that compose, those that stream first; empty until they are known. */
-export const composers = signal<readonly string[]>([]);
+const INSPIRE = "inspire";
+
+const served = signal<readonly string[]>([]); // empty until they are known
+
+/** The names of the models that compose, those that stream first. */
+export const composers = computed(() => composing(served.value));
+export const canInspire = computed(() => served.value.includes(INSPIRE));
 
 /** Return whether a model composes bar by bar. */
 export function streams(model: string): boolean {
@@ -28,9 +33,9 @@ export function chosen(model: string, available: readonly string[]): string {
 }
 
 /** Ask for the models; where that fails, composing reports what is wrong. */
-export async function findComposers(): Promise<void> {
+export async function findModels(): Promise<void> {
   try {
-    composers.value = composing((await api.models()).models.map((model) => model.name));
+    served.value = (await api.models()).models.map((model) => model.name);
   } catch {
     // The gateway may be starting; the next visit to the room asks again.
   }

@@ -10,8 +10,9 @@ import { Status } from "../../components/status";
 import { formatNumber, formatTime, t } from "../../i18n";
 import { durationS, EMPTY, secondsPerFrame } from "../../music/notes";
 import { composing, firstBarMs, listen, scorePlays, soundError, task } from "./actions";
+import { canRedo, canUndo } from "./history";
 import { togglePlay } from "./keys";
-import { canRedo, canUndo, change, noteLength, redo, score, selection, settings, undo } from "./state";
+import { change, noteLength, redo, score, selection, settings, undo } from "./state";
 
 const NOTE_LENGTHS = ["0.25", "0.5", "1", "2", "4"] as const;
 type NoteLength = (typeof NOTE_LENGTHS)[number];
@@ -43,7 +44,7 @@ export function ScorePanel() {
           </Button>
         </div>
       </div>
-      <Status task={task} busyText={t(composing.value ? "write.composing" : "write.busy")} cancel={!composing.value} />
+      <Status task={task} busyText={t(composing.value ? "write.composing" : "write.busy")} cancel />
       {soundError.value && (
         <p class="error" role="alert">
           {soundError.value}

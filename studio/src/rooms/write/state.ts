@@ -1,11 +1,13 @@
-/** The score in work, its history for undo, and the settings; all of it survives a reload. */
+/** The score in work and the settings, which survive a reload. */
 
-import { computed, signal } from "@preact/signals";
+import { signal } from "@preact/signals";
 
-import { barStarts, EMPTY, HIGHEST_PITCH, LOWEST_PITCH, nBars, type Note, type Score } from "../../music/notes";
-import { isNumber, isString, persisted } from "../../state/persisted";
+import { barStarts, EMPTY, isScore, nBars, type Score } from "../../music/notes";
+import { isBoolean, isNumber, isString, persisted } from "../../state/persisted";
+import { back, forward, remember } from "./history";
 
-const MOST_STEPS = 100;
+export const LOWEST_QPM = 40;
+export const HIGHEST_QPM = 220;
 
 export interface Settings {
   model: string;
@@ -50,13 +52,9 @@ export const choices = persisted<Score[]>(
 /** The length of a note that is clicked into the piano roll, in quarter notes. */
 export const noteLength = persisted("write.noteLength", 0.5, isNumber);
 export const selection = signal<[first: number, end: number] | null>(null);
+/** Whether the settings beyond the usual ones are shown; at first where there is room for them. */
+export const showsMore = persisted("write.more", globalThis.matchMedia?.("(min-width: 60rem)").matches ?? true, isBoolean);
 export const python = persisted("write.python", "", isString);
-
-const before = signal<Score[]>([]);
-const after = signal<Score[]>([]);
-
-export const canUndo = computed(() => before.value.length > 0);
-export const canRedo = computed(() => after.value.length > 0);
 
 /** Return where playing begins: at the selected bars, else at the start. */
 export function startFrame(): number {
@@ -65,8 +63,7 @@ export function startFrame(): number {
 
 /** Replace the score by another one, so that undo returns to it. */
 export function change(next: Score): void {
-  before.value = [...before.value.slice(1 - MOST_STEPS), score.value];
-  after.value = [];
+  remember(score.value);
   show(next);
 }
 
@@ -77,19 +74,18 @@ function show(next: Score): void {
 }
 
 export function undo(): void {
-  const previous = before.value.at(-1);
-  if (!previous) return;
-  before.value = before.value.slice(0, -1);
-  after.value = [...after.value, score.value];
-  show(previous);
+  const previous = back(score.value);
+  if (previous) show(previous);
 }
 
 export function redo(): void {
-  const next = after.value.at(-1);
-  if (!next) return;
-  after.value = after.value.slice(0, -1);
-  before.value = [...before.value, score.value];
-  show(next);
+  const next = forward(score.value);
+  if (next) show(next);
+}
+
+/** Set the tempo of new music to that of a score, as far as the slider goes. */
+export function adoptTempo({ tempoQpm }: Score): void {
+  set("tempoQpm", Math.min(Math.max(Math.round(tempoQpm), LOWEST_QPM), HIGHEST_QPM));
 }
 
 /** Set the tempo of new music, and of the score, which sounds the same otherwise. */
@@ -100,28 +96,6 @@ export function setTempo(tempoQpm: number): void {
 
 export function set<K extends keyof Settings>(name: K, value: Settings[K]): void {
   settings.value = { ...settings.value, [name]: value };
-}
-
-function isScore(value: unknown): value is Score {
-  const it = value as Score | null;
-  const whole = (number: unknown, least: number): boolean => Number.isInteger(number) && (number as number) >= least;
-  return (
-    typeof it === "object" &&
-    it !== null &&
-    Array.isArray(it.notes) &&
-    whole(it.framesPerQuarter, 1) &&
-    whole(it.framesPerBar, 1) &&
-    whole(it.firstFrameInBar, 0) &&
-    whole(it.nFrames, 1) &&
-    typeof it.tempoQpm === "number" &&
-    it.notes.every((note) => isNote(note, it.nFrames))
-  );
-}
-
-function isNote(value: unknown, nFrames: number): value is Note {
-  if (!Array.isArray(value) || value.length !== 3 || !value.every(Number.isInteger)) return false;
-  const [onset, length, pitch] = value as Note;
-  return onset >= 0 && length > 0 && onset + length <= nFrames && pitch >= LOWEST_PITCH && pitch <= HIGHEST_PITCH;
 }
 
 function isSettings(value: unknown): value is Settings {

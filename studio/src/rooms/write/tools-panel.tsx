@@ -15,6 +15,7 @@ export function ToolsPanel() {
   return (
     <section class="panel" aria-labelledby="tools">
       <h2 id="tools">{t("write.change")}</h2>
+      {!score.value.notes.length && <p class="hint">{t("write.needsScore")}</p>}
       <Voices off={off} />
       <Variation off={off} />
       <Interpolation off={off} />

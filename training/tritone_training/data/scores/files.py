@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -237,7 +238,7 @@ def from_midi_folder(root: Path, *, progress: bool = True) -> ScoreSet:
                 problems.append(DataProblem(name, "duplicate", f"{name}: has the same notes as {pieces[digest].name}"))
                 continue
             lost.update(grid.dropped)
-            pieces[digest] = ScorePiece(name, grid.frames, "", style, grid.meter)
+            pieces[digest] = ScorePiece(name, grid.frames, "", style, grid.meter, time_signature=grid.time_signature)
     if not pieces:
         raise DataError(
             f"{root}: holds no scores that can be used; expected .mid files, or <style>/<file>.mid (also "
@@ -262,4 +263,4 @@ def _style(root: Path, name: str) -> str:
 def _with_splits(pieces: list[ScorePiece]) -> Iterator[ScorePiece]:
     splits = hashed_splits([piece.name for piece in pieces])
     for piece, split in zip(pieces, splits, strict=True):
-        yield ScorePiece(piece.name, piece.frames, split, piece.style, piece.meter)
+        yield replace(piece, split=split)

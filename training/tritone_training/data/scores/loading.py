@@ -17,37 +17,37 @@ from tritone import InvalidScoreError
 from tritone.music.grid import FRAMES_PER_QUARTER, HIGHEST_PITCH, LOWEST_PITCH, Grid
 from tritone.music.scores import to_grid, to_steps
 from tritone.music.smf import MIDI_SUFFIXES
-from tritone_training.corpus import CorpusTrack, load_corpus
+from tritone_training.corpus import CorpusSelection, CorpusTrack, load_corpus, parse_selection
 from tritone_training.data.recordings import DataProblem
 from tritone_training.data.scores.score_set import SPLIT_NOTE, ScorePiece, ScoreSet, hashed_splits
 from tritone_training.exceptions import DataError
 from tritone_training.progress import progress_bar
 
 LICENCE: Final = "music in the public domain; encodings from music21's corpus"
+_EXPECTED: Final = "a folder of MIDI files, a .mat file, a .json file, or corpus:COLLECTION"
 
 
 def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
     """Return a data set of scores.
 
     Args:
-        data: a folder of MIDI files (a subfolder is a style), a poly-music `.mat`, a JSB-style `.json`, or None for
-            the embedded corpus.
+        data: a folder of MIDI files (a subfolder is a style), a poly-music `.mat`, a JSB-style `.json`, collections of
+            the corpus (`corpus:public-domain`, `corpus:bach,ryans`), or None for the embedded corpus.
         progress: show a progress bar on stderr.
 
     Raises:
         DataError: there are no usable scores, or the format is not supported.
         MissingExtraError: a package of the `train` extra is not installed.
     """
-    if data is None:
-        from tritone_training.data.scores.loading import embedded_scores
-
-        return embedded_scores(progress=progress)
+    selection = None if data is None else parse_selection(data)
+    if data is None or selection is not None:
+        return embedded_scores(selection, progress=progress)
     if data.is_dir():
         from tritone_training.data.scores.files import from_midi_folder
 
         return from_midi_folder(data, progress=progress)
     if not data.is_file():
-        raise DataError(f"{data}: no such file or folder; expected a folder of MIDI files, a .mat file or a .json file")
+        raise DataError(f"{data}: no such file or folder; expected {_EXPECTED}")
     suffix = data.suffix.lower()
     if suffix == ".mat":
         from tritone_training.data.scores.files import from_matlab
@@ -59,21 +59,24 @@ def load_scores(data: Path | None, *, progress: bool = True) -> ScoreSet:
         return from_json(data)
     hint = "; give the folder of the MIDI files" if suffix in MIDI_SUFFIXES else ""
     raise DataError(
-        f"{data}: {suffix or 'a name without a suffix'} is not a data set of scores; "
-        f"expected a folder of MIDI files, a .mat file or a .json file{hint}"
+        f"{data}: {suffix or 'a name without a suffix'} is not a data set of scores; expected {_EXPECTED}{hint}"
     )
 
 
-def embedded_scores(*, progress: bool = True) -> ScoreSet:
+def embedded_scores(selection: CorpusSelection | None = None, *, progress: bool = True) -> ScoreSet:
     """Return every piece of the corpus on a grid of sixteenths.
 
     Movements of a work and settings of a tune are in the same split.
+
+    Args:
+        selection: collections, of which all usable pieces are taken; None for the default corpus.
+        progress: show a progress bar on stderr.
 
     Raises:
         DataError: the corpus cannot be built.
         MissingExtraError: music21 or symusic is not installed.
     """
-    corpus = load_corpus(progress=progress)
+    corpus = load_corpus(progress=progress) if selection is None else selection.load(progress=progress)
     splits = hashed_splits([track.group for track in corpus.tracks])
     pieces: list[ScorePiece] = []
     problems: list[DataProblem] = []
@@ -89,7 +92,7 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
                 lost.update(grid.dropped)
             on_progress(len(pieces) + len(problems), len(splits))
     return ScoreSet(
-        source=f"embedded corpus ({len(pieces)} pieces)",
+        source=f"embedded corpus ({len(pieces)} pieces)" if selection is None else str(selection),
         pieces=tuple(pieces),
         has_onsets=True,
         frames_per_quarter=FRAMES_PER_QUARTER,
@@ -99,6 +102,7 @@ def embedded_scores(*, progress: bool = True) -> ScoreSet:
             "split": f"{SPLIT_NOTE}; by work and tune",
             "dropped": dict(sorted(lost.items())),
             "corpus_fingerprint": corpus.fingerprint,
+            **({} if selection is None else {"terms": selection.terms}),
         },
     )
 
@@ -116,6 +120,7 @@ def _piece(track: CorpusTrack, split: str) -> tuple[ScorePiece, Grid]:
         style=track.collection,
         meter=meter_with_upbeat(track, grid),
         voices=np.stack(voices, axis=1) if len(voices) == len(parts) else None,
+        time_signature=grid.time_signature,
     ), grid
 
 

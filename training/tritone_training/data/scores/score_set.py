@@ -36,6 +36,7 @@ class ScorePiece:
         style: a collection, a folder's or a file's name.
         meter: (time steps in a bar, index within its bar of the first step); (0, 0) if unknown.
         voices: (T, V) int64, the MIDI pitch that each voice sounds, or -1; None where notes have no voices.
+        time_signature: (beats, denominator), such as (6, 8); None if unknown.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ScorePiece:
     style: str
     meter: tuple[int, int] = (0, 0)
     voices: npt.NDArray[np.int64] | None = field(default=None, repr=False)
+    time_signature: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ What the caller leaves open is drawn inside the graph from the distribution of t
 always works under full conditions and "any" is as varied as the training set. The style, which callers cannot choose,
 is drawn last, with its probability given mode and density.
 
-The key estimate is that of `tritone_training.musicality.estimate_keys`, in whole numbers: with rounded sums, two keys
+The key estimate is that of `tritone.music.keys.estimate_keys`, in whole numbers: with rounded sums, two keys
 that are almost equally likely could be ordered differently on different hosts, which would change the whole span.
 
 Shapes: B batch, S spans, N = 32 time steps, V = 4 voices, D 33 quantiles, T styles, P 88 pitches, K = 89 values of a
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
+from tritone.music.keys import N_KEYS, N_MODES, PITCH_CLASSES, PROFILES, estimate_keys, key_profiles
 from tritone.music.voices import FIRST_STRIKE
 from tritone_training.bars.spans import REACH, SpanSet, sounding_of
-from tritone_training.musicality import estimate_keys, measure_attributes, spans_to_frames
-from tritone_training.musicality.measures import N_KEYS, N_MODES, PITCH_CLASSES, PROFILES, key_profiles
+from tritone_training.musicality import measure_attributes, spans_to_frames
 
 _N_QUANTILES: Final = 33
 _LEAST_DEVIATION: Final = 0.1  # notes in a quarter

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from tritone.music.keys import N_KEYS, N_MODES
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone.sampling import uniform_noise
 from tritone_training.bars.autoencoder import decode, encode
@@ -41,7 +42,6 @@ from tritone_training.musicality import (
     relative_similarity,
     spans_to_frames,
 )
-from tritone_training.musicality.measures import N_KEYS, N_MODES
 from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from tritone.music.keys import N_KEYS, N_MODES
 from tritone_training import checkpoint
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import to_absolute
@@ -34,7 +35,6 @@ from tritone_training.kinds.music_gan.conditions import (
 )
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.declaration import KIND_NAME, N_CHOICES
-from tritone_training.musicality.measures import N_KEYS, N_MODES
 
 _LEAST_TRUNCATION: Final = 1e-3
 _BORROWED: Final = 0.25  # spans of the shared covariance for each dimension of the latent

@@ -2,10 +2,11 @@
 
 import { signal } from "@preact/signals";
 
-import { api, ApiError } from "../../api/client";
-import { Button } from "../../components/controls";
-import { messageOf } from "../../components/status";
-import { t } from "../../i18n";
+import { api, ApiError } from "../api/client";
+import { takeSound } from "../audio/exclusive";
+import { t } from "../i18n";
+import { Button } from "./controls";
+import { messageOf } from "./status";
 
 const current = signal<string | null>(null);
 const loading = signal(false);
@@ -32,6 +33,7 @@ export function stopTrack(): void {
 }
 
 async function playTrack(id: string): Promise<void> {
+  takeSound(stopTrack);
   stopTrack();
   const own = new AbortController();
   controller = own;
@@ -67,6 +69,7 @@ export function TrackAudio({ id, title }: { id: string; title: string }) {
   const isCurrent = current.value === id;
   return (
     <Button
+      small
       pressed={isCurrent}
       label={t(isCurrent ? "recommend.stopTrack" : "recommend.playTrack", { title })}
       onClick={() => (isCurrent ? stopTrack() : void playTrack(id))}

@@ -1,0 +1,74 @@
+"""`tritone inspire`: compose a piece, and recommend tracks like it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tritone_cli import connections, console, options, pieces, recommendations
+
+if TYPE_CHECKING:
+    from tritone import Classification
+
+
+def inspire(
+    prompt: Annotated[
+        Path | None, typer.Argument(help="MIDI file to continue. Without it, compose from scratch.", show_default=False)
+    ] = None,
+    *,
+    mood: Annotated[
+        str | None,
+        typer.Option(help="Mood of the piece: one of the nine emotions, such as calmness.", show_default=False),
+    ] = None,
+    bars: Annotated[int, typer.Option(help="Number of new bars, 1 to 256.")] = 8,
+    n: options.TrackCount = 10,
+    out: options.Out = None,
+    seed: options.PieceSeed = None,
+    temperature: options.Temperature = 1.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    style: options.Style = None,
+    tempo: options.Tempo = None,
+    model: options.Model = "inspire",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compose a piece, classify its sound and recommend tracks like it, in one request."""
+    pieces.check_outs(out)
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("composing and recommending"),
+    ):
+        found = music.inspire(
+            prompt=prompt,
+            mood=mood,
+            bars=bars,
+            n=n,
+            seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            style=style,
+            tempo_qpm=tempo,
+            model=model,
+        )
+    files = pieces.write_piece("inspire", found.piece, out, as_json=as_json)
+    if as_json:
+        console.print_json({**found.to_dict(), "files": files})
+        return
+    _print_sound(found.classification)
+    recommendations.print_recommendations(found.recommendations, as_json=False)
+    console.say(f"{1e3 * found.request_s:.0f} ms in all, of which rendering took {1e3 * found.render_s:.0f} ms")
+
+
+def _print_sound(heard: Classification) -> None:
+    text = f"sounds like {heard.label} ({heard.probabilities[heard.label]:.0%})"
+    if heard.emotions:
+        emotion, fraction = next(iter(heard.emotions.items()))
+        text += f"; strongest emotion: {emotion.replace('_', ' ')} ({fraction:.0%})"
+    console.say(f"{text}; {heard.model} v{heard.model_version}")

@@ -1,0 +1,103 @@
+"""Ask a served model for pieces from nothing, with whichever operation it supports."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tritone import ClientError, InvalidInputError, MusicClient, Piece, ServerError
+from tritone.music.keys import KEY_NAMES, MODES
+from tritone.music.voices import SPAN_FRAMES
+
+SAMPLE_BARS: Final = SPAN_FRAMES // 16  # of the models that sample
+Call = Callable[..., Piece]
+
+
+class ModelWriter:
+    """Writes pieces with one model.
+
+    The first piece is written at once, to find the operation that the model supports, and whether it can write so many
+    bars.
+
+    Args:
+        music: a connected client.
+        model: name of the model.
+        arguments: arguments of each call, such as `temperature` and `style`; all others keep their defaults.
+        ask_keys: ask for the 24 keys in turn, by the seed.
+        bars: length of the first piece; two for models that sample.
+        seed: seed of the first piece.
+
+    Attributes:
+        samples: whether the model can only sample spans of two bars.
+        first: the first piece.
+
+    Raises:
+        InvalidInputError: the model cannot write music.
+        ClientError: the server cannot be reached, or has no such model.
+    """
+
+    def __init__(
+        self, music: MusicClient, model: str, *, arguments: Mapping[str, Any], ask_keys: bool, bars: int, seed: int
+    ) -> None:
+        self.model = model
+        self._arguments = dict(arguments)
+        self._ask_keys = ask_keys
+        calls: dict[str, tuple[Call, Callable[..., Any]]] = {
+            "compose": (music.compose, music.compose),
+            "stream_compose": (lambda **given: _streamed(music, given), music.stream_compose),
+            "sample": (lambda bars, **given: music.sample(n=1, **given)[0], music.sample),
+        }
+        problems: list[ClientError] = []
+        for name, (call, operation) in calls.items():
+            self._call, self.samples = call, name == "sample"
+            if ask_keys and not self.samples and "key" not in inspect.signature(operation).parameters:
+                problems.append(_no_keys(model))
+                continue
+            try:
+                self.first = self.write(SAMPLE_BARS if self.samples else bars, seed)
+            except ServerError as error:
+                if error.reason != "unsuitable_model":
+                    raise
+                problems.append(error)
+            else:
+                return
+        if isinstance(problems[0], InvalidInputError):
+            raise problems[0]
+        raise InvalidInputError(
+            f"model {model!r} cannot write music: expected a model that composes, streams or samples, such as "
+            f"music_transformer, composer, polyphony_rnn, music_vae or music_gan; name another one ({problems[0]})",
+            model=model,
+            argument="model",
+            reason="unsuitable_model",
+        )
+
+    def asked(self, seed: int) -> dict[str, Any]:
+        """Return the arguments of a seed, apart from its length."""
+        if not self._ask_keys:
+            return self._arguments
+        key = seed % (len(KEY_NAMES) * len(MODES))
+        return {**self._arguments, "key": KEY_NAMES[key // len(MODES)], "mode": MODES[key % len(MODES)]}
+
+    def write(self, bars: int, seed: int) -> Piece:
+        """Return the piece of a seed.
+
+        Raises:
+            ClientError: as `MusicClient.compose`.
+        """
+        return self._call(bars=bars, seed=seed, model=self.model, **self.asked(seed))
+
+
+def _no_keys(model: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"model {model!r} cannot be asked for a key: expected a model with key conditions; leave the keys to the model",
+        model=model,
+        argument="ask_keys",
+    )
+
+
+def _streamed(music: MusicClient, given: Mapping[str, Any]) -> Piece:
+    with music.stream_compose(**given) as stream:
+        for _ in stream:
+            pass
+    return stream.result()

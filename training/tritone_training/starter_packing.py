@@ -1,0 +1,198 @@
+"""Make starter weights of a checkpoint: check its data, store it in half precision, measure the loss, write a card.
+
+    python -m tritone_training.starter_packing --checkpoint runs/starter/music_vae --out weights/music_vae
+
+`make weights` trains the checkpoints and packs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from tritone import TritoneError
+from tritone.atomic import write_atomically
+from tritone_training import checkpoint
+from tritone_training.corpus import PUBLIC_DOMAIN, parse_selection
+from tritone_training.exceptions import CheckpointError
+from tritone_training.kind import EvaluateRequest, ModelKind
+from tritone_training.registry import get_kind
+from tritone_training.starter_weights import MAX_TOTAL_BYTES
+from tritone_training.training_logs import model_card
+
+CARD: Final = "README.md"
+LICENCE: Final = "Apache-2.0; trained on music in the public domain, see LICENSES.md"
+MAX_LOSS: Final = 0.002  # in the metric that a kind's training maximises: nats a frame, or a fraction of notes
+_OWN_ENTRIES: Final = frozenset({"format", "kind", "weights", "weights_sha256", "asked"})
+
+
+@dataclass(frozen=True)
+class PackedWeights:
+    """Starter weights that were written.
+
+    Attributes:
+        folder: a checkpoint folder.
+        metric: what was measured on the validation split, before and after.
+        n_bytes: size of the folder.
+    """
+
+    folder: Path
+    metric: str
+    float32: float
+    float16: float
+    n_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Return how much worse the metric is in half precision; negative if it is better."""
+        return self.float32 - self.float16
+
+
+def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool = True) -> PackedWeights:
+    """Write the starter weights of a checkpoint; what `out` held before is replaced.
+
+    Args:
+        folder: checkpoint folder.
+        out: folder of the kind's starter weights; all of them together are in its parent.
+        max_loss: largest accepted loss by half precision.
+        progress: show progress bars on stderr.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used; it, or one that it was warm-started from, was trained on data
+            whose terms do not allow to pass its weights on; half precision loses too much; or all starter weights
+            together would be too large.
+        DataError: the data cannot be evaluated on.
+    """
+    info = _read_info(folder)
+    kind = get_kind(str(info.get("kind")))
+    trained = checkpoint.load(folder, kind=kind.name)
+    require_shareable(folder, info)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".packing-", dir=out.parent) as parent:
+        packed = Path(parent) / out.name
+        own = {name: value for name, value in info.items() if name not in _OWN_ENTRIES}
+        own |= {checkpoint.STORED_DTYPE: "float16", "licence": LICENCE}
+        checkpoint.save(packed, kind=kind.name, info=own, weights=_halved(trained))
+        float32, float16 = (_measure(kind, each, info, progress=progress) for each in (folder, packed))
+        if float32 - float16 > max_loss:
+            raise CheckpointError(
+                f"{folder}: half precision costs {float32 - float16:.4g} of {kind.score}: expected at most "
+                f"{max_loss:g}; give a larger --max-loss if that is acceptable"
+            )
+        saved = checkpoint.read_info(packed)
+        measured = {"split": "valid", "metric": kind.score, "float32": float32, "float16": float16}
+        saved["half_precision"] = {**measured, "loss": float32 - float16}
+        checkpoint.update_info(packed, saved)
+        write_atomically(packed / CARD, _card(saved))
+        kind.export(packed)  # whatever else the kind's export needs is in the folder
+        n_bytes = _size(packed)
+        _require_room(out, n_bytes)
+        shutil.rmtree(out, ignore_errors=True)
+        packed.replace(out)
+    return PackedWeights(out, kind.score, float32, float16, n_bytes)
+
+
+def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
+    """Check that a checkpoint was trained on nothing but collections in the public domain.
+
+    Args:
+        folder: of the checkpoint, for messages.
+        info: content of checkpoint.json.
+
+    Raises:
+        CheckpointError: it was trained on other data, or started from weights that were or may have been.
+    """
+    data = info.get("data") or {}
+    source = str(data.get("source") or "")
+    selection = parse_selection(source)
+    styles = set(data.get("styles") or ())
+    if selection is None or not selection.may_share_weights or not styles <= set(selection.collections):
+        raise CheckpointError(
+            f"{folder}: the terms of its data do not allow to pass its weights on: expected collections among "
+            f"{', '.join(PUBLIC_DOMAIN)}, got {source or 'unknown data'}; train with --data corpus:public-domain"
+        )
+    if (warm_start := info.get("warm_start")) is not None:
+        start = Path(str(warm_start.get("checkpoint")))
+        require_shareable(start, _read_info(start))
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    try:
+        info = checkpoint.read_info(folder)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: expected a checkpoint folder, got none that can be read: {error}") from error
+    if not isinstance(info, dict):
+        raise CheckpointError(f"{folder}: {checkpoint.INFO} is damaged; train again")
+    return info
+
+
+def _halved(trained: checkpoint.Checkpoint) -> dict[str, torch.Tensor]:
+    """Return the weights in half precision; integers stay as they are."""
+    halved = {name: each.half() if each.is_floating_point() else each for name, each in trained.weights.items()}
+    for name, each in halved.items():
+        if not torch.isfinite(each).all() and torch.isfinite(trained.weights[name]).all():
+            raise CheckpointError(f"{trained.folder}: {name} has values beyond the range of half precision, 65,504")
+    return halved
+
+
+def _measure(kind: ModelKind, folder: Path, info: Mapping[str, Any], *, progress: bool) -> float:
+    request = EvaluateRequest(folder, data=Path(info["data"]["source"]), split="valid", progress=progress)
+    value = float(kind.evaluate(request).metrics[kind.score])
+    if not math.isfinite(value):
+        raise CheckpointError(f"{folder}: {kind.score} is {value}: expected a number; train again")
+    return value
+
+
+def _card(info: Mapping[str, Any]) -> str:
+    half = {name: value for name, value in info["half_precision"].items() if name not in ("metric", "split")}
+    metric, split = info["half_precision"]["metric"], info["half_precision"]["split"]
+    terms = info["data"].get("terms", {})
+    return (
+        model_card(info, {**info["metrics"], f"{split}/{metric} by precision": half})
+        + f"\n## Use\n\n```sh\ntritone export {info['kind']} --starter\n```\n\n## Data\n\n"
+        + "".join(f"- `{name}`: {text}\n" for name, text in terms.items())
+        + "\nThe terms are in [LICENSES.md](../LICENSES.md). Files of the data are not distributed.\n"
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _require_room(out: Path, n_bytes: int) -> None:
+    others = sum(_size(path) for path in out.parent.iterdir() if path.is_dir() and path.name[0] != "." and path != out)
+    if others + n_bytes > MAX_TOTAL_BYTES:
+        raise CheckpointError(
+            f"{out}: all starter weights together would have {(others + n_bytes) / 1e6:.1f} MB: expected at most "
+            f"{MAX_TOTAL_BYTES / 1e6:.0f} MB; train a smaller network"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack one checkpoint, print the result as JSON, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tritone_training.starter_packing", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="Checkpoint folder written by `tritone train`.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the kind's starter weights.")
+    parser.add_argument("--max-loss", type=float, default=MAX_LOSS, help="Largest loss by half precision.")
+    given = parser.parse_args(arguments)
+    try:
+        packed = pack(given.checkpoint, given.out, max_loss=given.max_loss)
+    except TritoneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({**vars(packed), "folder": str(packed.folder), "loss": packed.loss}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
