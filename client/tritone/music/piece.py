@@ -52,7 +52,7 @@ class Piece(JsonResult):
         model_version: the version of the model that was used.
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
-        style: the style in which the model was asked to write; None for any.
+        style: the style of the piece, such as the one that the model was asked for; None if unknown.
         instruments: 1 to 4 instruments of General MIDI for the parts from the highest down, given by name or program
             (0 to 127) and kept by name; those of the style, or the piano, if none are given.
     """

@@ -13,6 +13,8 @@ export interface Score {
   meter: [number, number] | null;
   tempoQpm: number;
   nFrames: number;
+  /** General MIDI names from the highest part down; the piano if left out. */
+  instruments?: readonly string[];
 }
 
 export const LOWEST_PITCH = 21;
@@ -70,6 +72,7 @@ export function scoreOf(piece: Piece | Schemas["PieceChunk"]): Score {
     meter: meter && meter.length === 2 ? [meter[0] as number, meter[1] as number] : null,
     tempoQpm: piece.tempo_qpm,
     nFrames: piece.n_frames,
+    ...("instruments" in piece ? { instruments: piece.instruments } : {}),
   };
 }
 

@@ -99,6 +99,48 @@ def test_options_reach_the_model(connect: Any, model: FakeWriters) -> None:
     assert inputs["given"].shape == (1, 12, 88)
 
 
+@pytest.mark.parametrize(
+    ("method", "positional", "options"),
+    [
+        ("compose", (), {"bars": 1}),
+        ("harmonize", (True,), {}),
+        ("infill", (True,), {"bars": (0, 1)}),
+        ("reconstruct", (True,), {}),
+        ("vary", (True,), {"attribute": "note_density", "amount": 1}),
+        ("sample", (), {"n": 1}),
+    ],
+)
+def test_instruments_are_part_of_the_piece(
+    connect: Any, model: FakeWriters, method: str, positional: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    ask = connect()
+    scores = [melody(2) for _ in positional]
+
+    def made(**more: Any) -> Piece:
+        result = ask(method, *scores, **options, **more, seed=3)
+        return result[0] if isinstance(result, tuple) else result
+
+    plain, duo = made(), made(instruments=["violin", 42])
+    assert plain.instruments == ("Acoustic Grand Piano",)
+    assert duo.instruments == ("Violin", "Cello")
+    np.testing.assert_array_equal(plain.grid.frames, duo.grid.frames)
+    n_requests = len(model.requests)
+    with pytest.raises(InvalidInputError) as caught:
+        made(instruments="kazoo")
+    assert caught.value.argument == "instruments"
+    assert len(model.requests) == n_requests
+
+
+def test_a_style_has_instruments_and_a_tempo(connect: Any) -> None:
+    ask = connect()
+    piece = ask("compose", bars=1, style="bach")
+    assert (piece.style, piece.instruments, piece.grid.tempo_qpm) == ("bach", ("Choir Aahs",), 80)
+    assert ask("compose", bars=1, style="bach", tempo_qpm=99).grid.tempo_qpm == 99
+    assert ask("compose", bars=1).grid.tempo_qpm == 120
+    assert ask("compose", bars=1, style="bach", prompt=melody(1)).grid.tempo_qpm == 90
+    assert ask("harmonize", melody(1), style="folk").instruments == ("Flute", "Acoustic Guitar (nylon)")
+
+
 def test_prompts_are_continued(connect: Any, model: FakeWriters) -> None:
     prompt = melody(2)
     piece = connect()("compose", prompt=prompt, bars=1, seed=5)

@@ -107,6 +107,37 @@ def test_a_melody_is_harmonized_and_bars_are_replaced(gateway: TestClient) -> No
     assert kept == melody["notes"][:4]
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(["Violin", 42], ["Violin", "Cello"]), ("flute", ["Flute"]), (73, ["Flute"]), (None, ["Acoustic Grand Piano"])],
+)
+def test_instruments_of_pieces(gateway: TestClient, given: Any, names: list[str]) -> None:
+    melody = {"notes": [[4 * i, 4, 60 + i] for i in range(8)]}
+    for path, body in (
+        ("compose", {"bars": 1}),
+        ("harmonize", {"file": melody}),
+        ("infill", {"file": melody, "bars": [0, 1]}),
+        ("convert", {"file": melody}),
+    ):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": given})
+        assert (response.status_code, response.json()["instruments"]) == (200, names), response.text
+    midi = gateway.post(
+        "/v1/convert", json={"file": melody, "instruments": given}, headers={"Accept": "audio/midi"}
+    ).content
+    assert to_grid(midi).n_notes == 8
+    assert names[0].encode() in midi
+    query = gateway.post("/v1/compose?bars=1&instruments=violin&instruments=42")
+    assert query.json()["instruments"] == ["Violin", "Cello"]
+
+
+@pytest.mark.parametrize("wrong", ["kazoo", [], ["Violin"] * 5, 128, {"a": 1}, [None], ""])
+def test_unknown_instruments_are_refused(gateway: TestClient, wrong: Any) -> None:
+    for path, body in (("compose", {"bars": 1}), ("convert", {"file": {"notes": [[0, 4, 60]]}})):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": wrong})
+        assert response.status_code == 422, response.text
+        assert response.json()["argument"].startswith("instruments")
+
+
 def test_a_composition_streams_as_events(gateway: TestClient) -> None:
     whole = gateway.post("/v1/compose", json={"bars": 3, "seed": 5, "model": "composer"})
     response = gateway.post("/v1/compose", json={"bars": 3, "seed": 5}, headers={"Accept": "text/event-stream"})

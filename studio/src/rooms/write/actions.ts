@@ -9,7 +9,18 @@ import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
-import { adoptTempo, change, choices, other, python, score, selection, settings } from "./state";
+import {
+  adoptTempo,
+  change,
+  choices,
+  chosenInstruments,
+  instrumented,
+  other,
+  python,
+  score,
+  selection,
+  settings,
+} from "./state";
 
 export const task = newTask();
 /** Milliseconds from the request to the first bar of the last composition. */
@@ -33,7 +44,7 @@ const FILE = "tune.mid"; // stands for the score in lines of Python
 /** Play from a time step; while a composition arrives, its end waits for more. */
 export function listen(from = 0): void {
   soundError.value = null;
-  play({ id: SCORE, score: () => score.value, from, complete: () => !composing.value }).catch(failedSound);
+  play({ id: SCORE, score: () => instrumented(score.value), from, complete: () => !composing.value }).catch(failedSound);
 }
 
 export function failedSound(error: unknown): void {
@@ -55,7 +66,13 @@ function seedOf(text: string): number | undefined {
 
 function sampling() {
   const { temperature, topP, seed, tempoQpm } = settings.value;
-  return { temperature, top_p: topP < 1 ? topP : undefined, seed: seedOf(seed), tempo_qpm: tempoQpm };
+  return {
+    temperature,
+    top_p: topP < 1 ? topP : undefined,
+    seed: seedOf(seed),
+    tempo_qpm: tempoQpm,
+    instruments: chosenInstruments()?.slice(),
+  };
 }
 
 /** Return what the settings say about sampling, for models of whole pieces. */
@@ -209,7 +226,10 @@ export async function open(file: File): Promise<void> {
 
 export async function download(mediaType: string, suffix: string): Promise<void> {
   await task.run(async (abort) => {
-    const file = await api.convert(noteList(score.value), mediaType, { signal: abort });
+    const file = await api.convert(noteList(score.value), mediaType, {
+      signal: abort,
+      instruments: instrumented(score.value).instruments,
+    });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
     link.download = `tritone.${suffix}`;

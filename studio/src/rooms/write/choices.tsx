@@ -6,7 +6,7 @@ import { PianoRoll } from "../../components/piano-roll";
 import { t } from "../../i18n";
 import type { Score } from "../../music/notes";
 import { failedSound, soundError } from "./actions";
-import { change, choices } from "./state";
+import { change, choices, instrumented } from "./state";
 
 export function Choices() {
   if (!choices.value.length) return null;
@@ -34,7 +34,7 @@ function Choice({ score, number }: { score: Score; number: number }) {
   const plays = playingId.value === id;
   const listen = (from = 0) => {
     soundError.value = null;
-    play({ id, score: () => score, from }).catch(failedSound);
+    play({ id, score: () => instrumented(score), from }).catch(failedSound);
   };
   return (
     <li>
