@@ -47,9 +47,14 @@ export function isScore(value: unknown): value is Score {
     Number.isFinite(it.tempoQpm) &&
     it.tempoQpm > 0 &&
     (it.meter === null || (Array.isArray(it.meter) && it.meter.length === 2 && it.meter.every((n) => isWhole(n, 1)))) &&
+    (it.instruments === undefined || areNames(it.instruments)) &&
     Array.isArray(it.notes) &&
     it.notes.every((note) => isNote(note, it.nFrames))
   );
+}
+
+function areNames(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((each) => typeof each === "string");
 }
 
 function isNote(value: unknown, nFrames: number): value is Note {
