@@ -188,6 +188,7 @@ def _recommending(material: Material) -> list[GatewayRequest]:
         GatewayRequest("similar (form)", "POST", "/v1/similar", _form(file=("a.ogg", material.ogg[0]))),
         GatewayRequest("tracks", "GET", f"/v1/tracks?q={quote(ids[0], safe='')}"),
         GatewayRequest("tracks (audio)", "GET", f"/v1/tracks/{quote(ids[0])}/audio", media_type="audio/"),
+        GatewayRequest("users (examples)", "GET", "/v1/users/examples"),
         GatewayRequest("models", "GET", "/v1/models"),
     ]
 

@@ -119,6 +119,7 @@ HALF = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # of charset=unicode_escape
 @given(form=forms(), route=st.sampled_from(sorted(ROUTES)))
 @example(form=UNDEFINED, route="/v1/recommend")
 @example(form=HALF, route="/v1/recommend")

@@ -84,7 +84,7 @@ function ModelTable() {
         >
           {models.value.map((model) => (
             <tr key={model.name}>
-              <th scope="row">{model.name}</th>
+              <th scope="row">{breakable(model.name)}</th>
               <td>{model.versions.join(", ")}</td>
               <td>
                 <span class={model.ready ? "dot good" : "dot bad"} aria-hidden="true" />{" "}
@@ -116,7 +116,7 @@ function LoadTable() {
         >
           {load.value.map((row) => (
             <tr key={row.route}>
-              <th scope="row">{row.route}</th>
+              <th scope="row">{breakable(row.route)}</th>
               <td class="number">{formatNumber(row.perSecond, 1)}</td>
               <td class="number">{milliseconds(row.p50)}</td>
               <td class="number">{milliseconds(row.p95)}</td>
@@ -155,6 +155,11 @@ function Table({ labelledBy, head, nText, children }: TableProps) {
       </table>
     </div>
   );
+}
+
+/** Return a name that may be broken behind its underscores and slashes. */
+function breakable(name: string): ComponentChildren {
+  return name.split(/(?<=[_/])/).map((part, index) => [index > 0 && <wbr />, part]);
 }
 
 function Problem({ text }: { text: string | null }) {
