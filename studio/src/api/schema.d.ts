@@ -298,7 +298,7 @@ export interface paths {
         put?: never;
         /**
          * Convert a score
-         * @description Return a score as the models read it: in sixteenths, without instruments and loudness.
+         * @description Return a score as the models read it: in sixteenths, without its instruments and loudness.
          */
         post: operations["convert"];
         delete?: never;
@@ -558,6 +558,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
@@ -636,6 +646,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
@@ -688,6 +708,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * EmbedRequest
@@ -757,6 +787,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
@@ -779,6 +819,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequest
@@ -814,6 +860,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
@@ -878,6 +934,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
@@ -949,6 +1015,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -1254,6 +1330,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -1311,6 +1397,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Key
              * @description Tonic, as in F# or 6 (music_gan).
@@ -1448,6 +1544,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -1504,6 +1610,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
@@ -1757,6 +1873,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
@@ -1833,6 +1959,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
@@ -1911,6 +2047,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any if left out.
              * @default null
@@ -1933,6 +2079,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequestForm
@@ -1968,6 +2120,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any if left out.
@@ -2033,6 +2195,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2090,6 +2262,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2136,6 +2318,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2168,6 +2360,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: string;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * Inspiration
@@ -2190,6 +2392,8 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                style: string | null;
+                instruments: string[];
             };
             classification: {
                 label: string;
@@ -2430,6 +2634,8 @@ export interface components {
                 [key: string]: number;
             };
             nll: (number | null)[] | null;
+            style: string | null;
+            instruments: string[];
         };
         /**
          * Pieces
@@ -2453,6 +2659,8 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                style: string | null;
+                instruments: string[];
             }[];
         };
         /**

@@ -136,7 +136,7 @@ def test_unknown_instruments_are_refused(gateway: TestClient, wrong: Any) -> Non
     for path, body in (("compose", {"bars": 1}), ("convert", {"file": {"notes": [[0, 4, 60]]}})):
         response = gateway.post(f"/v1/{path}", json={**body, "instruments": wrong})
         assert response.status_code == 422, response.text
-        assert response.json()["argument"].startswith("instruments")
+        assert "instruments" in response.text
 
 
 def test_a_composition_streams_as_events(gateway: TestClient) -> None:
