@@ -31,8 +31,8 @@ from tritone_training.exceptions import DataError
 
 # Every collection draws from the same instruments, so that the instrument does not indicate the collection. They suit a
 # chorale as well as a reel, and include those that `Piece` plays: piano, music box, guitar, violin, strings, choir,
-# trumpet, soprano sax, oboe, flute.
-PROGRAMS: Final = (0, 10, 24, 40, 48, 52, 56, 64, 68, 73)
+# trumpet, oboe, clarinet, flute.
+PROGRAMS: Final = (0, 10, 24, 40, 48, 52, 56, 68, 71, 73)
 TEMPO_FACTORS: Final = (0.8, 1.25)
 TRANSPOSITIONS: Final = (-6, 5)  # semitones, inclusive; each key occurs once
 MAX_REST_S: Final = 1.0  # longer rests are shortened in a rendering of fixed length
