@@ -54,7 +54,7 @@ def write_log_line(line: str) -> None:
 def _log(level: str, message: str) -> None:
     from tritone_serving.server.logs import entry
 
-    write_log_line(json.dumps(_plain(entry(level, message)), ensure_ascii=False))
+    write_log_line(json.dumps(plain(entry(level, message)), ensure_ascii=False))
 
 
 def fail(message: str) -> None:
@@ -102,12 +102,12 @@ def say(message: str) -> None:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; NaN and infinity, which JSON does not have, become null."""
-    plain = _plain(value)
-    text = json.dumps(plain, ensure_ascii=False)
+    values = plain(value)
+    text = json.dumps(values, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:  # the locale lacks some characters; JSON can escape all of them
-        text = json.dumps(plain)
+        text = json.dumps(values)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -118,13 +118,14 @@ def print_line(text: str) -> None:
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: NaN and infinity as None, NumPy's numbers and arrays as Python's."""
     if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # NumPy scalars and arrays
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, str):  # file names may hold bytes that are not UTF-8, which JSON requires
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, float) and not math.isfinite(value):

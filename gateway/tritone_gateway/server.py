@@ -22,6 +22,7 @@ from uvicorn.supervisors import Multiprocess
 from tritone import TritoneError
 from tritone_gateway.app import create_app
 from tritone_gateway.logs import logging_config
+from tritone_gateway.memory import return_freed_memory
 from tritone_gateway.metrics import MULTIPROCESS_VARIABLE
 from tritone_gateway.security.keys import KeyStore, default_keys_file
 from tritone_gateway.security.rates import RateLimits
@@ -176,6 +177,7 @@ class TimedProtocol(HttpToolsProtocol):
 
 def app_from_environment() -> FastAPI:
     """Return the application of a worker process."""
+    return_freed_memory()
     return create_app(GatewaySettings.from_environment(os.environ[SETTINGS_VARIABLE]))
 
 

@@ -11,9 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tritone import TritoneError
-from tritone.atomic import write_atomically
 from tritone_cli.bench.measurement import BenchResult, LoadResult
+from tritone_cli.marked_tables import check_marks, markdown_table, replace_marked
 
 _PARTS: Final = ("queue", "compute_input", "compute_infer", "compute_output")
 _COLUMNS: Final = {
@@ -37,8 +36,7 @@ _COLUMNS: Final = {
     "memory_mb": "MB",
 }
 
-TABLE_BEGIN: Final = "<!-- bench: begin -->"
-TABLE_END: Final = "<!-- bench: end -->"
+_TABLE: Final = "bench"  # name of the marks around the table
 _SUMMARY_HEAD: Final = (
     "model",
     "best closed loop",
@@ -247,17 +245,13 @@ def _short(name: str, value: Any) -> str:
     return str(value)
 
 
-class TableMarksError(TritoneError):
-    """Raised when a file does not contain the marks that enclose the table."""
-
-
 def check_table_file(path: Path) -> None:
     """Check that a file has the marks of the table, before the measurement.
 
     Raises:
         TableMarksError: the marks are missing or in the wrong order.
     """
-    _split_at_marks(path)
+    check_marks(path, _TABLE)
 
 
 def replace_table(path: Path, results: Sequence[BenchResult], *, command: str) -> None:
@@ -266,16 +260,12 @@ def replace_table(path: Path, results: Sequence[BenchResult], *, command: str) -
     Raises:
         TableMarksError: the marks are missing or in the wrong order.
     """
-    before, after = _split_at_marks(path)
-    text = "\n".join([before + TABLE_BEGIN, *table_lines(results, command=command), TABLE_END + after])
-    write_atomically(path, text)
+    replace_marked(path, _TABLE, table_lines(results, command=command))
 
 
 def table_lines(results: Sequence[BenchResult], *, command: str) -> list[str]:
     """Return the lines of the table and a line about its origin."""
-    rows = [_summary_cells(result) for result in results]
-    table = ["| " + " | ".join(row) + " |" for row in (_SUMMARY_HEAD, *rows)]
-    table.insert(1, "|" + "---|" * len(_SUMMARY_HEAD))
+    table = markdown_table(_SUMMARY_HEAD, [_summary_cells(result) for result in results])
     when = datetime.now(UTC).strftime("%Y-%m-%d")
     return [*table, "", f"{when}, {os.cpu_count()} cores, shared with the load generator: {command}."]
 
@@ -302,17 +292,3 @@ def _summary_cells(result: BenchResult) -> tuple[str, ...]:
 
 def _latency(row: LoadResult) -> str:
     return "-" if row.reading is None else f"{row.reading.p50_ms:.3g}, {row.reading.p99_ms:.3g}"
-
-
-def _split_at_marks(path: Path) -> tuple[str, str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableMarksError(f"{path}: {error}") from error
-    before, begin, rest = text.partition(TABLE_BEGIN)
-    _, end, after = rest.partition(TABLE_END)
-    if not begin or not end:
-        raise TableMarksError(
-            f"{path}: expected a line {TABLE_BEGIN} and a line {TABLE_END} below it, got none; add them"
-        )
-    return before, after

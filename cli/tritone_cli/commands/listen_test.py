@@ -1,13 +1,18 @@
-"""`tritone listen-test`: measure how musical the pieces of a model are, beside real pieces."""
+"""`tritone listen-test`: compare the pieces of a model with real pieces."""
 
 from __future__ import annotations
 
+import json
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tritone.atomic import write_atomically
 from tritone_cli import connections, console, options
+from tritone_cli.marked_tables import check_marks, markdown_table, replace_marked
 
 if TYPE_CHECKING:
     from tritone import Piece
@@ -44,14 +49,14 @@ def listen_test(
     ] = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
-    ask_keys: Annotated[
-        bool, typer.Option("--ask-keys", help="Ask for the 24 keys in turn, and measure whether they are kept.")
+    all_keys: Annotated[
+        bool, typer.Option("--all-keys", help="Request each of the 24 keys in turn, and measure whether they are kept.")
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Real scores to compare with: a folder of MIDI files, .mat or .json. Default: held-out pieces of the "
-            "embedded corpus.",
+            help="Real scores to compare with: a folder of MIDI files, .mat, .json or corpus:public-domain. Default: "
+            "held-out pieces of the embedded corpus.",
             show_default=False,
         ),
     ] = None,
@@ -59,9 +64,20 @@ def listen_test(
         Path | None,
         typer.Option(help="Folder to write the model's pieces to, as MIDI files.", show_default=False),
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder to write plots and a JSON file to.", show_default=False)
+    ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the files of an earlier run in --save.")
+        bool, typer.Option("--overwrite", help="Replace the files of an earlier run in --save and --report.")
     ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Markdown file to update: the lines between `<!-- listen-test MODEL: begin -->` and `<!-- listen-test "
+            "MODEL: end -->`; the name of the folder with --files.",
+            show_default=False,
+        ),
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of requests at once.")] = 4,
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 300.0,
@@ -69,38 +85,53 @@ def listen_test(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how musical the pieces of a model (or of a folder) are, beside real pieces of the same length."""
+    """Compare pieces of a model or a folder with real pieces of the same length: key, range, repetition, endings."""
     if (model is None) == (files is None):
         raise typer.BadParameter("give a model or --files, and not both")
     lengths = None if bars is None else _lengths(bars)
     progress = console.shows_progress(as_json=as_json)
     given = {"style": style, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for folder, option in ((save, "--save"), (report, "--report")):
+        options.require_unused(folder, overwrite=overwrite, option=option)
+    name = model if files is None else files.resolve().name
+    if table is not None:
+        check_marks(table, f"listen-test {name}")
+    if report is not None:
+        import matplotlib  # noqa: F401  - a missing extra is reported before the test, not after it
     from tritone_training.listening_test import listening_test_of_files, listening_test_of_model
 
     if files is not None:
-        foreign = [f"--{name.replace('_', '-')}" for name in arguments if name != "style"]
-        foreign += ["--ask-keys"] * ask_keys + ["--save"] * (save is not None)
+        foreign = [f"--{option.replace('_', '-')}" for option in arguments if option != "style"]
+        foreign += ["--all-keys"] * all_keys + ["--save"] * (save is not None)
         if foreign:
             raise typer.BadParameter(f"{' and '.join(foreign)}: expected a model, got --files; remove the option")
-        _print(listening_test_of_files(files, bars=lengths, style=style, data=data, progress=progress), as_json=as_json)
+        result = listening_test_of_files(files, bars=lengths, style=style, data=data, progress=progress)
+    else:
+        with connections.connect(server, timeout, api_key_file, ca_file) as music:
+            result = listening_test_of_model(
+                music,
+                str(model),
+                bars=lengths,
+                n_seeds=seeds,
+                seed=seed,
+                arguments=arguments,
+                all_keys=all_keys,
+                data=data,
+                concurrency=concurrency,
+                progress=progress,
+                on_piece=None if save is None else lambda n_bars, piece: _save(save, n_bars, piece),
+            )
+    written = [] if report is None else _write_report(report, result)
+    if table is not None:
+        replace_marked(table, f"listen-test {name}", _table_lines(result))
+        written.append(str(table))
+    if as_json:
+        console.print_json({**result.to_dict(), "written": written})
         return
-    options.require_unused(save, overwrite=overwrite, option="--save")
-    with connections.connect(server, timeout, api_key_file, ca_file) as music:
-        result = listening_test_of_model(
-            music,
-            str(model),
-            bars=lengths,
-            n_seeds=seeds,
-            seed=seed,
-            arguments=arguments,
-            ask_keys=ask_keys,
-            data=data,
-            concurrency=concurrency,
-            progress=progress,
-            on_piece=None if save is None else lambda n_bars, piece: _save(save, n_bars, piece),
-        )
-    _print(result, as_json=as_json)
+    console.print_summary(result.summary)
+    for path in written:
+        console.say(f"written: {path}")
 
 
 def _lengths(text: str) -> list[int]:
@@ -116,8 +147,25 @@ def _save(folder: Path, n_bars: int, piece: Piece) -> None:
     piece.save(into / f"{piece.seed:05d}.mid")
 
 
-def _print(result: ListeningTestResult, *, as_json: bool) -> None:
-    if as_json:
-        console.print_json(result.to_dict())
-        return
-    console.print_summary(result.summary)
+def _write_report(folder: Path, result: ListeningTestResult) -> list[str]:
+    from tritone_training.listening_test.plot import draw_measures, draw_self_similarity
+
+    folder.mkdir(parents=True, exist_ok=True)
+    values = folder / "listening-test.json"
+    write_atomically(values, json.dumps(console.plain(result.to_dict()), indent=1) + "\n")
+    plots = [draw_measures(folder / "measures.png", result), draw_self_similarity(folder / "similarity.png", result)]
+    return [str(values), *plots]
+
+
+def _table_lines(result: ListeningTestResult) -> list[str]:
+    rows = result.overview.rows
+    table = markdown_table(list(rows[0]), [[_in_markdown(cell) for cell in row.values()] for row in rows])
+    when = datetime.now(UTC).strftime("%Y-%m-%d")
+    return [*table, "", f"{when}, {result.source}: `{options.command_line(sys.argv)}`."]
+
+
+def _in_markdown(cell: str) -> str:
+    """Return a cell with a missed target in bold, as on the page of benchmarks."""
+    from tritone_training.listening_test.result import MISSED
+
+    return f"**{cell.removesuffix(MISSED).strip()}: missed**" if cell.endswith(MISSED) else cell

@@ -27,6 +27,7 @@ from tritone_cli.bench.measurement import (
     rates,
 )
 from tritone_cli.bench.server_statistics import ServerCounts, between, statistics
+from tritone_cli.marked_tables import TableMarksError
 from tritone_serving import AdminApiError, PerfAnalyzerMissingError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Reading
 
@@ -198,19 +199,19 @@ def test_the_report_has_tables_and_plots_and_marks_unstable_results(tmp_path: Pa
 
 def test_the_table_between_the_marks_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
-    file.write_text(f"# é\n{report.TABLE_BEGIN}\nold\n{report.TABLE_END}\nrest\n", encoding="utf-8")
+    file.write_text("# é\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nrest\n", encoding="utf-8")
     open_loop = replace(row(50.0), load=Load(rate=50.0))
     for _ in range(2):
         report.replace_table(file, [result_of(row(80.0), row(90.0, n=8), open_loop)], command="`x`")
     text = file.read_text(encoding="utf-8")
-    assert text.startswith(f"# é\n{report.TABLE_BEGIN}\n| model |")
-    assert text.endswith(f"`x`.\n{report.TABLE_END}\nrest\n")
+    assert text.startswith("# é\n<!-- bench: begin -->\n| model |")
+    assert text.endswith("`x`.\n<!-- bench: end -->\nrest\n")
     assert "| `m` | grpc, 8 at once | 90 | 1, 4 | 0.90 | grpc, 50/s Poisson | 1, 4 |" in text
     assert "old" not in text
     report.replace_table(file, [result_of(row(None, "why"))], command="`x`")
     assert "| `m` | not stable | - | - | - | - | - |" in file.read_text(encoding="utf-8")
-    file.write_text(f"{report.TABLE_END}{report.TABLE_BEGIN}")
-    with pytest.raises(report.TableMarksError):
+    file.write_text("<!-- bench: end --><!-- bench: begin -->")
+    with pytest.raises(TableMarksError):
         report.check_table_file(file)
 
 

@@ -48,6 +48,7 @@ def test_a_table_for_each_length(run: Any) -> None:
     ended = run("music_transformer", "--bars", "4,2", "--seeds", 2)
     assert ended.status == 0, ended.stderr
     assert ended.stdout == ""
+    assert "music_transformer v3: mean (real pieces)" in ended.stderr  # all lengths side by side
     assert ended.stderr.index("2 bars: 2 pieces of music_transformer v3") < ended.stderr.index("4 bars: 2 pieces")
     assert "key clarity" in ended.stderr
     assert ">= 0.82 MISSED" in ended.stderr  # the model strikes keys at random
@@ -91,6 +92,33 @@ def test_files_instead_of_a_model(run: Any, real: Path, model: FakeWriters) -> N
     assert not model.requests
 
 
+def test_the_report_has_plots_and_all_values(run: Any, tmp_path: Path) -> None:
+    ended = run("music_transformer", "--bars", "1,2", "--seeds", 2, "--report", "new/folder")
+    assert ended.status == 0, ended.stderr
+    folder = tmp_path / "new/folder"
+    assert {path.name for path in folder.iterdir()} == {"listening-test.json", "measures.png", "similarity.png"}
+    assert all((folder / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in ("measures", "similarity"))
+    assert [each["n_bars"] for each in json.loads((folder / "listening-test.json").read_text())["lengths"]] == [1, 2]
+    assert "written: new/folder/measures.png" in ended.stderr
+    assert run("music_transformer", "--bars", "1", "--seeds", 1, "--report", "new/folder").status == 2
+
+
+def test_the_table_of_a_model_is_replaced(run: Any, model: FakeWriters, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    marks = "<!-- listen-test music_transformer: begin -->", "<!-- listen-test music_transformer: end -->"
+    page.write_text(f"# é\n{marks[0]}\nold\n{marks[1]}\nrest\n", encoding="utf-8")
+    for _ in range(2):
+        assert run("music_transformer", "--bars", "1,2", "--seeds", 2, "--table", "page.md").status == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# é\n{marks[0]}\n|  | 1 bars | 2 bars | target |\n|---|---|---|---|\n| pieces without")
+    assert text.endswith(f"`.\n{marks[1]}\nrest\n")
+    assert ": missed**" in text
+    assert "old" not in text
+    n_requests = len(model.requests)
+    assert run("polyphony_rnn", "--table", "page.md").status == 1  # no marks of this model
+    assert len(model.requests) == n_requests
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -104,8 +132,8 @@ def test_files_instead_of_a_model(run: Any, real: Path, model: FakeWriters) -> N
         (("music_transformer", "--bars", "0"), 1),
         (("music_transformer", "--bars", "257"), 1),
         (("music_vae", "--bars", "8"), 1),
-        (("music_transformer", "--ask-keys"), 1),
-        (("nobody",), 1),
+        (("music_transformer", "--all-keys"), 1),
+        (("missing",), 1),
         (("--files", "nowhere"), 1),
         (("--files", "real", "--bars", "64"), 1),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from tests.unit.client.writers import FakeWriters
 
 from tritone import InvalidInputError, ModelNotFoundError, MusicClient, Piece
 from tritone.music.grid import Grid
+from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.exceptions import DataError
-from tritone_training.listening_test import listening_test_of_files, listening_test_of_model
+from tritone_training.listening_test import listening_test_of_files, listening_test_of_model, plot
 from tritone_training.listening_test.estimates import estimate_mean
-from tritone_training.listening_test.pieces import ListeningPiece, asked_key, piece_of
+from tritone_training.listening_test.pieces import ListeningPiece, piece_of, requested_key
+from tritone_training.listening_test.reference import Reference
 from tritone_training.listening_test.result import Target, compare
+from tritone_training.plots import saved_figure
 
 SCALE = (60, 62, 64, 65, 67, 69, 71, 72)
 
@@ -69,7 +73,9 @@ def run(music: MusicClient, model: str, real: Path, **options: Any) -> Any:
     return listening_test_of_model(music, model, data=real, progress=False, **{"n_seeds": 3, **options})
 
 
-def test_one_piece_per_seed_and_length_beside_real_pieces(music: MusicClient, server: FakeWriters, real: Path) -> None:
+def test_one_piece_per_seed_and_length_compared_with_real_pieces(
+    music: MusicClient, server: FakeWriters, real: Path
+) -> None:
     seen = []
     result = run(
         music, "music_transformer", real, bars=(2, 4), on_piece=lambda n_bars, piece: seen.append((n_bars, piece.seed))
@@ -123,16 +129,16 @@ def test_models_of_two_bars(music: MusicClient, real: Path, model: str) -> None:
     assert caught.value.argument == "bars"
 
 
-def test_keys_are_asked_for_in_turn(music: MusicClient, server: FakeWriters, real: Path) -> None:
-    result = run(music, "music_gan", real, ask_keys=True, n_seeds=26)
-    asked = [(request.inputs["key"].item(), request.inputs["mode"].item()) for request in server.asked("music_gan")]
-    assert len(set(asked)) == 24
-    kept = result.lengths[0].measures["asked_key_kept"]
+def test_each_key_is_requested_in_turn(music: MusicClient, server: FakeWriters, real: Path) -> None:
+    result = run(music, "music_gan", real, all_keys=True, n_seeds=26)
+    keys = [(request.inputs["key"].item(), request.inputs["mode"].item()) for request in server.asked("music_gan")]
+    assert len(set(keys)) == 24
+    kept = result.lengths[0].measures["requested_key_kept"]
     assert kept.generated.n == 26
     assert kept.real.n == 0
     with pytest.raises(InvalidInputError) as caught:
-        run(music, "polyphony_rnn", real, ask_keys=True)
-    assert caught.value.argument == "ask_keys"
+        run(music, "polyphony_rnn", real, all_keys=True)
+    assert caught.value.argument == "all_keys"
 
 
 def test_invalid_arguments(music: MusicClient, server: FakeWriters, real: Path) -> None:
@@ -164,7 +170,7 @@ def test_models_that_cannot_write(music: MusicClient, server: FakeWriters, real:
         run(music, "genre_cnn", real)
     assert (caught.value.argument, caught.value.reason) == ("model", "unsuitable_model")
     with pytest.raises(ModelNotFoundError):
-        run(music, "nobody", real)
+        run(music, "missing", real)
 
 
 def test_empty_pieces_are_counted_and_measured(music: MusicClient, server: FakeWriters, real: Path) -> None:
@@ -237,6 +243,53 @@ def test_folders_that_cannot_be_measured(tmp_path: Path, real: Path) -> None:
             listening_test_of_files(folder, bars=bars, data=real, progress=False)
 
 
+# --- plots --------------------------------------------------------------------------------------
+
+
+def points(axis: Any) -> list[list[float]]:
+    """The y values of the drawn lines that are data, not caps of intervals."""
+    return [list(map(float, line.get_ydata())) for line in axis.lines if line.get_marker() in ("o", ".")]
+
+
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The drawn axes by title."""
+    drawn: dict[str, Any] = {}
+
+    @contextmanager
+    def spy(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        with saved_figure(*args, **kwargs) as axes:
+            yield axes
+            drawn.update({axis.get_title(): axis for row in axes for axis in row})
+
+    monkeypatch.setattr(plot, "saved_figure", spy)
+    return drawn
+
+
+def test_the_plots_show_the_values_of_the_result(tmp_path: Path, real: Path, panels: dict[str, Any]) -> None:
+    result = listening_test_of_files(real, bars=(2, 4), data=real, progress=False)
+    for draw in (plot.draw_measures, plot.draw_self_similarity):
+        path = Path(draw(tmp_path / f"{draw.__name__}.png", result))
+        assert path.read_bytes().startswith(b"\x89PNG")
+    clarity = [each.measures["key_clarity"] for each in result.lengths]
+    assert points(panels["key clarity (correlation)"]) == [
+        pytest.approx([each.real.mean for each in clarity]),
+        pytest.approx([each.generated.mean for each in clarity]),
+    ]
+    assert points(panels["4 bars"])[1] == pytest.approx(result.lengths[1].self_similarity)
+
+
+def test_measures_that_no_piece_has_are_left_out_of_the_plots(
+    tmp_path: Path, real: Path, panels: dict[str, Any]
+) -> None:
+    save(silent(2), tmp_path / "mine" / "a.mid")
+    result = listening_test_of_files(tmp_path / "mine", bars=(2,), data=real, progress=False)
+    plot.draw_measures(tmp_path / "a.png", result)
+    plot.draw_self_similarity(tmp_path / "b.png", result)
+    assert points(panels["key clarity (correlation)"])[1] == []
+    assert points(panels["bars without an onset"])[1] == [1.0]
+
+
 # --- parts --------------------------------------------------------------------------------------
 
 
@@ -265,7 +318,7 @@ def test_note_lengths_are_compared_as_distributions() -> None:
     real[3] = real[7] = 0.5  # half quarters, half half notes
     quarters = Grid(np.repeat([[2], [1], [1], [1]] * 4, 88, axis=1), meter=(16, 0))
     piece = ListeningPiece("a", quarters, quarters)
-    each = compare(1, [piece], [piece], real).measures["note_length_distance"]
+    each = compare(1, [piece], [piece], {None: real}).measures["note_length_distance"]
     assert each.generated.mean == pytest.approx(0.5)
 
 
@@ -276,27 +329,48 @@ def test_the_range_is_relative_to_the_median_of_the_own_style() -> None:
     wide, narrow = tune(4), tune(2)  # 12 and 5 semitones
     real = [piece(wide, "wide"), piece(narrow, "narrow")]
     lengths = np.full(32, 1 / 32)
-    assert compare(4, [piece(narrow, "wide")], real, lengths).measures["range_ratio"].generated.mean == 5 / 12
-    assert compare(4, [piece(narrow, "narrow")], real, lengths).measures["range_ratio"].generated.mean == 1.0
-    assert compare(4, [piece(narrow, None)], real, lengths).measures["range_ratio"].generated.mean == 5 / 8.5
+    assert compare(4, [piece(narrow, "wide")], real, {None: lengths}).measures["range_ratio"].generated.mean == 5 / 12
+    assert compare(4, [piece(narrow, "narrow")], real, {None: lengths}).measures["range_ratio"].generated.mean == 1.0
+    assert compare(4, [piece(narrow, None)], real, {None: lengths}).measures["range_ratio"].generated.mean == 5 / 8.5
 
 
-def test_asked_values_come_from_the_call_or_else_from_the_piece() -> None:
+def test_requested_values_come_from_the_call_or_else_from_the_piece() -> None:
     class Reporting(Piece):
         conditions: Mapping[str, Any] = {"style": "folk", "key": "A", "mode": "minor"}
 
     piece = Reporting(tune(4), seed=7)
-    assert (piece_of(piece, {}).style, piece_of(piece, {}).asked_key) == ("folk", (9, 1))
-    asked = piece_of(piece, {"style": "bach", "key": "C", "mode": "major"})
-    assert (asked.style, asked.asked_key) == ("bach", (0, 0))
-    assert asked.values["asked_key_kept"] == 1.0
-    assert asked.values["asked_key_notes"] == 1.0
+    assert (piece_of(piece, {}).style, piece_of(piece, {}).requested_key) == ("folk", (9, 1))
+    requested = piece_of(piece, {"style": "bach", "key": "C", "mode": "major"})
+    assert (requested.style, requested.requested_key) == ("bach", (0, 0))
+    assert requested.values["requested_key_kept"] == 1.0
+    assert requested.values["requested_key_notes"] == 1.0
     plain = piece_of(Piece(tune(4), seed=7), {})
-    assert (plain.style, plain.asked_key) == (None, None)
-    assert "asked_key_kept" not in plain.values
+    assert (plain.style, plain.requested_key) == (None, None)
+    assert "requested_key_kept" not in plain.values
 
 
 def test_forms_of_keys() -> None:
-    assert asked_key("Bb", "minor") == asked_key("A#", "minor") == asked_key(10, "minor") == (10, 1)
-    assert asked_key(None, "minor") is None
-    assert asked_key("C", None) is None
+    assert requested_key("Bb", "minor") == requested_key("A#", "minor") == requested_key(10, "minor") == (10, 1)
+    assert requested_key(None, "minor") is None
+    assert requested_key("C", None) is None
+
+
+def test_at_most_100_held_out_pieces_of_each_style() -> None:
+    def pieces(style: str, split: str, n: int) -> list[ScorePiece]:
+        return [ScorePiece(f"{style}/{split}/{number}", tune(4).frames, split, style, (16, 0)) for number in range(n)]
+
+    scores = ScoreSet("x", (*pieces("a", "train", 5), *pieces("a", "valid", 60), *pieces("a", "test", 61),
+                            *pieces("b", "test", 3)), has_onsets=True, frames_per_quarter=4)  # fmt: skip
+    real = Reference(scores).first_bars(4)
+    assert len([piece for piece in real if piece.style == "a"]) == 100
+    assert len([piece for piece in real if piece.style == "b"]) == 3
+    assert {piece.name.split("/")[1] for piece in real} == {"valid", "test"}
+
+
+def test_a_data_set_without_held_out_pieces_is_used_as_it_is() -> None:
+    scores = ScoreSet(
+        "x", (ScorePiece("a", tune(4).frames, "train", "a", (16, 0)),), has_onsets=True, frames_per_quarter=0
+    )
+    reference = Reference(scores)
+    assert [piece.name for piece in reference.first_bars(4)] == ["a"]
+    assert reference.note_lengths(4)[None].sum() == pytest.approx(1.0)

@@ -140,7 +140,7 @@ def test_parallel_fifths_and_octaves_are_counted_per_100_chord_changes() -> None
     assert voice_leading(two_voices((C4, E4), (D4, F4)))["parallels"] == 0.0  # thirds
     assert voice_leading(two_voices((C4, G4), (C4 - 5, D4)))["parallels"] == 100.0  # downwards
     assert voice_leading(two_voices((D4, A4), (C4 - 5, D4 + 12)))["parallels"] == 0.0  # contrary motion
-    assert voice_leading(two_voices((C4, G4), (C4, G4)))["parallels"] != 100.0  # nobody moves
+    assert voice_leading(two_voices((C4, G4), (C4, G4)))["parallels"] != 100.0  # no voice moves
     three = two_voices((C4, G4), (D4, A4), (E4, G4), (F4, A4))
     assert voice_leading(three)["parallels"] == pytest.approx(100 / 3)
 

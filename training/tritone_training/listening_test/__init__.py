@@ -1,4 +1,4 @@
-"""The listening test by numbers: pieces of a model or of a folder beside real held-out pieces of the same length.
+"""The listening test by numbers: compare pieces of a model or of a folder with real held-out pieces of the same length.
 
 ```python
 with MusicClient() as music:

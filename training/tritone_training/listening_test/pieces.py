@@ -1,4 +1,4 @@
-"""Pieces under test: written by a model, read from files, or real; with the values that were asked for."""
+"""Pieces under test: written by a model, read from files, or real; with the requested values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tritone_training.musicality.texture import note_lengths
 from tritone_training.musicality.tonality import Key, in_scale_share, key_of
 from tritone_training.progress import progress_bar
 
-# A piece that ends with a cadence may be a bar shorter than asked.
+# A piece that ends with a cadence may be a bar shorter than requested.
 SHORTER_BARS: Final = 1
 
 
@@ -37,23 +37,23 @@ class ListeningPiece:
         name: of the seed or file.
         grid: the bars that are measured.
         whole: the complete piece, whose end is measured.
-        style: the style that was asked for, or that the piece has; None if unknown.
-        asked_key: the key that was asked for; None if none was.
+        style: the requested style, or the one that the piece has; None if unknown.
+        requested_key: the requested key; None if none was requested.
     """
 
     name: str
     grid: Grid
     whole: Grid
     style: str | None = None
-    asked_key: Key | None = None
+    requested_key: Key | None = None
 
     @cached_property
     def values(self) -> Mapping[str, float]:
         """Return all measures by name; NaN where the piece does not have one."""
-        values = {**measure_piece(self.grid), **measure_ending(self.whole, self.asked_key)}
-        if self.asked_key is not None:
-            values["asked_key_kept"] = float(key_of(self.grid) == self.asked_key)
-            values["asked_key_notes"] = in_scale_share(self.grid, self.asked_key)
+        values = {**measure_piece(self.grid), **measure_ending(self.whole, self.requested_key)}
+        if self.requested_key is not None:
+            values["requested_key_kept"] = float(key_of(self.grid) == self.requested_key)
+            values["requested_key_notes"] = in_scale_share(self.grid, self.requested_key)
         return values
 
     @cached_property
@@ -82,20 +82,20 @@ def n_full_bars(grid: Grid) -> int:
     return grid.n_bars - (grid.meter[1] > 0)
 
 
-def piece_of(piece: Piece, asked: Mapping[str, Any]) -> ListeningPiece:
-    """Return a model's piece with the values that were asked for, or that the model chose and reports.
+def piece_of(piece: Piece, requested: Mapping[str, Any]) -> ListeningPiece:
+    """Return a model's piece with the requested values, or those that the piece reports.
 
     Args:
-        asked: arguments of the call, such as `style`, `key` and `mode`; the conditions of the piece are used where they
-            are not given.
+        requested: arguments of the call, such as `style`, `key` and `mode`; the conditions of the piece are used where
+            they are not given.
     """
     reported: Mapping[str, Any] = getattr(piece, "conditions", {})  # what the model or the client chose
-    chosen = {name: asked.get(name, reported.get(name)) for name in ("style", "key", "mode")}
+    chosen = {name: requested.get(name, reported.get(name)) for name in ("style", "key", "mode")}
     name = f"seed {piece.seed}"
-    return ListeningPiece(name, piece.grid, piece.grid, chosen["style"], asked_key(chosen["key"], chosen["mode"]))
+    return ListeningPiece(name, piece.grid, piece.grid, chosen["style"], requested_key(chosen["key"], chosen["mode"]))
 
 
-def asked_key(key: str | int | None, mode: str | None) -> Key | None:
+def requested_key(key: str | int | None, mode: str | None) -> Key | None:
     """Return the key of the arguments `key` and `mode` of `MusicClient.compose`; None if either is open."""
     tonic, number = tonic_number(key), mode_number(mode)
     return None if tonic is None or number is None else (tonic, number)

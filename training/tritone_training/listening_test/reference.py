@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +12,18 @@ from tritone.music.grid import FRAMES_PER_QUARTER, Grid
 from tritone_training.data.scores.loading import load_scores
 from tritone_training.data.scores.score_set import ScorePiece, ScoreSet
 from tritone_training.listening_test.pieces import ListeningPiece, n_full_bars
+from tritone_training.quality import spread
 
-OnProgress = Callable[[int, int], None]
+Shares = npt.NDArray[np.float64]
+MAX_HELD_OUT: Final = 100  # pieces of each style; more would narrow the intervals little, and take minutes
+MAX_TRAINING: Final = 200
 
 
 class Reference:
-    """The held-out pieces of a data set, by style.
+    """The held-out pieces of a data set, by style; at most 100 of each.
 
     Attributes:
         source: description of the data set.
-        styles: names of the styles with held-out pieces, sorted.
     """
 
     def __init__(self, scores: ScoreSet, *, style: str | None = None) -> None:
@@ -31,9 +33,9 @@ class Reference:
         if style in {piece.style for piece in held_out}:  # the model may know styles that the data do not have
             held_out = [piece for piece in held_out if piece.style == style]
             training = [piece for piece in training if piece.style == style]
-        self._held_out = [_piece(piece, scores.frames_per_quarter) for piece in held_out]
-        self._training = [_piece(piece, scores.frames_per_quarter) for piece in training]
-        self.styles = sorted({piece.style for piece in self._held_out if piece.style is not None})
+        steps = scores.frames_per_quarter or FRAMES_PER_QUARTER  # unknown in piano rolls
+        self._held_out = [_piece(piece, steps) for piece in _chosen(held_out, MAX_HELD_OUT)]
+        self._training = [_piece(piece, steps) for piece in _chosen(training, MAX_TRAINING)]
 
     def first_bars(self, n_bars: int) -> list[ListeningPiece]:
         """Return the first bars of the held-out pieces.
@@ -42,18 +44,17 @@ class Reference:
         """
         return _cut(self._held_out, n_bars)
 
-    def note_lengths(self, n_bars: int) -> npt.NDArray[np.float64]:
-        """Return the shares of note lengths of 1 .. 32 sixteenths in training pieces, or else held-out ones: (32,).
+    def note_lengths(self, n_bars: int) -> dict[str | None, Shares]:
+        """Return the shares of note lengths of 1 .. 32 sixteenths by style, None for all styles equally: (32,).
 
-        Each style has the same weight.
+        They are those of training pieces, or of the held-out pieces if there are no others.
         """
         pieces = _cut(self._training or self._held_out, n_bars)
-        shares = []
-        for style in {piece.style for piece in pieces}:
-            counts = np.sum([piece.note_lengths for piece in pieces if piece.style == style], axis=0)
-            shares.append(counts / max(counts.sum(), 1))
-        mean: npt.NDArray[np.float64] = np.mean(shares, axis=0)
-        return mean
+        shares: dict[str | None, Shares] = {}
+        for style in sorted({piece.style or "" for piece in pieces}):
+            counts = np.sum([piece.note_lengths for piece in pieces if (piece.style or "") == style], axis=0)
+            shares[style] = counts / max(counts.sum(), 1)
+        return {**shares, None: np.mean(list(shares.values()), axis=0)}
 
 
 def load_reference(data: Path | None, *, style: str | None, progress: bool) -> Reference:
@@ -69,13 +70,17 @@ def load_reference(data: Path | None, *, style: str | None, progress: bool) -> R
     return Reference(load_scores(data, progress=progress), style=style)
 
 
+def _chosen(pieces: list[ScorePiece], most: int) -> list[ScorePiece]:
+    """Return at most so many pieces of each style, evenly spaced."""
+    chosen = []
+    for style in sorted({piece.style for piece in pieces}):
+        group = [piece for piece in pieces if piece.style == style]
+        chosen += [group[index] for index in spread(len(group), most)]
+    return chosen
+
+
 def _piece(piece: ScorePiece, frames_per_quarter: int) -> ListeningPiece:
-    grid = Grid(
-        piece.frames,
-        frames_per_quarter or FRAMES_PER_QUARTER,  # unknown in piano rolls
-        piece.meter,
-        time_signature=piece.time_signature,
-    )
+    grid = Grid(piece.frames, frames_per_quarter, piece.meter, time_signature=piece.time_signature)
     return ListeningPiece(piece.name, grid, grid, piece.style)
 
 

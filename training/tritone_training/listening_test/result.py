@@ -1,4 +1,4 @@
-"""Result of a listening test: estimates of each measure beside those of real pieces, and the targets."""
+"""Result of a listening test: estimates of each measure for the pieces and for real pieces, and the targets."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from tritone_training.listening_test.pieces import ListeningPiece
 from tritone_training.musicality.comparison import overlap_area
 from tritone_training.musicality.piece_measures import ENDING_MEASURES, MEASURES
 
-# Measures of the comparison with real pieces, and of what was asked for.
+# Measures of the comparison with real pieces, and of the requested values.
 _COMPARISONS: Final[Mapping[str, str]] = {
-    "range_ratio": "  relative to the style",
+    "range_ratio": "  range / real median",
     "note_length_distance": "note lengths, distance",
 }
 _ASKED: Final[Mapping[str, str]] = {
-    "asked_key_kept": "asked key kept",
-    "asked_key_notes": "  notes in the asked key",
+    "requested_key_kept": "requested key kept",
+    "requested_key_notes": "  notes in the requested key",
 }
 TITLES: Final[Mapping[str, str]] = {**MEASURES, **_COMPARISONS, **ENDING_MEASURES, **_ASKED}
+MISSED: Final = "MISSED"
 _AFTER: Final = {"pitch_range": "range_ratio", "longest_silence": "note_length_distance"}
 
 
@@ -64,7 +65,7 @@ TARGETS: Final[Mapping[str, Target]] = {
     "repeated_bars": Target(least=0.5, most=2.0, of_real=True),
     "silent_bars": Target(most=0.03),
     "cadence": Target(least=0.9),
-    "asked_key_kept": Target(least=0.95),
+    "requested_key_kept": Target(least=0.95),
 }
 
 
@@ -106,7 +107,7 @@ class LengthResult:
     """The results of pieces of one length.
 
     Attributes:
-        n_bars: the length that was asked for.
+        n_bars: the requested length.
         n_pieces: number of pieces under test.
         n_real: number of real pieces.
         measures: by name; see `TITLES`.
@@ -152,8 +153,21 @@ class ListeningTestResult:
         """Return lines and tables for people."""
         n_targets = sum(each.is_met is not None for length in self.lengths for each in length.measures.values())
         tables = [_table(self.source, each) for each in self.lengths]
+        if len(self.lengths) > 1:
+            tables.append(self.overview)
         last = f"{n_targets - self.n_missed} of {n_targets} targets met; real pieces: {self.reference}"
         return [*problem_lines("not used", self.details.get("problems", ())), *tables, last]
+
+    @property
+    def overview(self) -> SummaryTable:
+        """Return the measures that have a target: means by length, those of real pieces in parentheses."""
+        names = [name for name in TARGETS if any(name in each.measures for each in self.lengths)]
+        rows = []
+        for name in names:
+            measures = {f"{each.n_bars} bars": each.measures[name] for each in self.lengths if name in each.measures}
+            cells = {length: _with_real(each) for length, each in measures.items()}
+            rows.append({"": TITLES[name].strip(), **cells, "target": str(TARGETS[name])})
+        return SummaryTable(f"{self.source}: mean (real pieces)", rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -170,12 +184,13 @@ def compare(
     n_bars: int,
     pieces: Sequence[ListeningPiece],
     real: Sequence[ListeningPiece],
-    real_note_lengths: npt.NDArray[np.float64],
+    real_note_lengths: Mapping[str | None, npt.NDArray[np.float64]],
 ) -> LengthResult:
-    """Return the measures of pieces beside those of real pieces of the same length.
+    """Compare pieces with real pieces of the same length.
 
     Args:
-        real_note_lengths: (32,), the shares of note lengths with which both are compared.
+        real_note_lengths: (32,) each, the shares of note lengths with which the pieces of a style are compared; under
+            None, those for all pieces.
     """
     medians = _median_ranges(real)
     groups = {
@@ -185,7 +200,10 @@ def compare(
     measures = {}
     for name in _names(pieces):
         found = {
-            side: {style: _estimate(name, each, medians, real_note_lengths) for style, each in by_style.items()}
+            side: {
+                style: _estimate(name, each, medians, real_note_lengths.get(style, real_note_lengths[None]))
+                for style, each in by_style.items()
+            }
             for side, by_style in groups.items()
         }
         measures[name] = MeasureResult(
@@ -256,7 +274,7 @@ def _table(source: str, length: LengthResult) -> SummaryTable:
     for name, each in length.measures.items():
         if not each.generated.n and not each.real.n:  # such as repeated phrases in two bars
             continue
-        met = {None: "", True: "met", False: "MISSED"}[each.is_met]
+        met = {None: "", True: "met", False: MISSED}[each.is_met]
         rows.append(
             {
                 "": TITLES[name],
@@ -268,6 +286,11 @@ def _table(source: str, length: LengthResult) -> SummaryTable:
         )
     title = f"{length.n_bars} bars: {length.n_pieces} pieces of {source}, {length.n_real} real pieces (mean, 95 %)"
     return SummaryTable(title, rows)
+
+
+def _with_real(each: MeasureResult) -> str:
+    value = f"{_cell(each.generated.mean)} ({_cell(each.real.mean)})"
+    return f"{value} {MISSED}" if each.is_met is False else value
 
 
 def _with_interval(each: Estimate) -> str:

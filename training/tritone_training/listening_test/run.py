@@ -31,23 +31,23 @@ def listening_test_of_model(
     n_seeds: int = N_SEEDS,
     seed: int = 0,
     arguments: Mapping[str, Any] | None = None,
-    ask_keys: bool = False,
+    all_keys: bool = False,
     data: Path | str | None = None,
     concurrency: int = 4,
     progress: bool = True,
     on_piece: OnPiece | None = None,
 ) -> ListeningTestResult:
-    """Ask a served model for one piece per seed and length, and measure them beside real pieces.
+    """Request one piece per seed and length from a served model, and compare them with real pieces.
 
     Args:
         music: a client.
-        model: a model that writes from nothing: `music_transformer`, `composer`, `polyphony_rnn`, `music_vae` or
+        model: a model that composes from scratch: `music_transformer`, `composer`, `polyphony_rnn`, `music_vae` or
             `music_gan`.
         bars: lengths in bars, 1 to 256 each; 8, 16, 32 and 64 if None. Models that sample write 2.
         n_seeds: number of pieces of each length, at least 1.
         seed: the first seed; the others follow it.
         arguments: arguments of each call, such as `temperature` and `style`; all others keep the client's defaults.
-        ask_keys: ask for the 24 keys in turn, to measure whether they are kept.
+        all_keys: request each of the 24 keys in turn, to measure whether they are kept.
         data: real scores to compare with, as for `tritone train`; the embedded corpus if None. With a `style` that the
             data have, only its pieces are used.
         concurrency: number of requests at once, 1 to 256.
@@ -63,7 +63,7 @@ def listening_test_of_model(
     check_count("n_seeds", n_seeds, least=1, most=_MAX_SEEDS)
     lengths = _checked_bars(bars)
     writer = ModelWriter(
-        music, model, arguments=arguments, ask_keys=ask_keys, bars=max(lengths), seed=seed
+        music, model, arguments=arguments, all_keys=all_keys, bars=max(lengths), seed=seed
     )  # the longest pieces first, so that a length beyond the model's limit is reported at once
     if writer.samples:
         if bars is not None and set(lengths) != {SAMPLE_BARS}:
@@ -81,7 +81,7 @@ def listening_test_of_model(
         source=f"{model} v{writer.first.model_version}",
         reference=reference.source,
         lengths=_compared(pieces, reference, progress=progress),
-        details={"seed": seed, "n_seeds": n_seeds, "arguments": arguments, "ask_keys": ask_keys},
+        details={"seed": seed, "n_seeds": n_seeds, "arguments": arguments, "all_keys": all_keys},
     )
 
 
@@ -93,7 +93,7 @@ def listening_test_of_files(
     data: Path | str | None = None,
     progress: bool = True,
 ) -> ListeningTestResult:
-    """Measure MIDI files beside real pieces.
+    """Compare MIDI files with real pieces.
 
     A file counts for each length that it has, or has but for one bar: its first bars are measured, and its end.
 
@@ -163,7 +163,7 @@ def _written(
         for (n_bars, seed), piece in zip(jobs, results, strict=True):
             if isinstance(piece, Exception):  # not with on_error="raise"
                 raise piece
-            pieces[n_bars].append(piece_of(piece, writer.asked(seed)))
+            pieces[n_bars].append(piece_of(piece, writer.requested(seed)))
             if on_piece is not None:
                 on_piece(n_bars, piece)
     return pieces

@@ -1,4 +1,4 @@
-"""Ask a served model for pieces from nothing, with whichever operation it supports."""
+"""Request pieces from scratch from a served model, with whichever operation it supports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ModelWriter:
         music: a connected client.
         model: name of the model.
         arguments: arguments of each call, such as `temperature` and `style`; all others keep their defaults.
-        ask_keys: ask for the 24 keys in turn, by the seed.
+        all_keys: request each of the 24 keys in turn, by the seed.
         bars: length of the first piece; two for models that sample.
         seed: seed of the first piece.
 
@@ -38,11 +38,11 @@ class ModelWriter:
     """
 
     def __init__(
-        self, music: MusicClient, model: str, *, arguments: Mapping[str, Any], ask_keys: bool, bars: int, seed: int
+        self, music: MusicClient, model: str, *, arguments: Mapping[str, Any], all_keys: bool, bars: int, seed: int
     ) -> None:
         self.model = model
         self._arguments = dict(arguments)
-        self._ask_keys = ask_keys
+        self._all_keys = all_keys
         calls: dict[str, tuple[Call, Callable[..., Any]]] = {
             "compose": (music.compose, music.compose),
             "stream_compose": (lambda **given: _streamed(music, given), music.stream_compose),
@@ -51,7 +51,7 @@ class ModelWriter:
         problems: list[ClientError] = []
         for name, (call, operation) in calls.items():
             self._call, self.samples = call, name == "sample"
-            if ask_keys and not self.samples and "key" not in inspect.signature(operation).parameters:
+            if all_keys and not self.samples and "key" not in inspect.signature(operation).parameters:
                 problems.append(_no_keys(model))
                 continue
             try:
@@ -72,9 +72,9 @@ class ModelWriter:
             reason="unsuitable_model",
         )
 
-    def asked(self, seed: int) -> dict[str, Any]:
+    def requested(self, seed: int) -> dict[str, Any]:
         """Return the arguments of a seed, apart from its length."""
-        if not self._ask_keys:
+        if not self._all_keys:
             return self._arguments
         key = seed % (len(KEY_NAMES) * len(MODES))
         return {**self._arguments, "key": KEY_NAMES[key // len(MODES)], "mode": MODES[key % len(MODES)]}
@@ -85,14 +85,15 @@ class ModelWriter:
         Raises:
             ClientError: as `MusicClient.compose`.
         """
-        return self._call(bars=bars, seed=seed, model=self.model, **self.asked(seed))
+        return self._call(bars=bars, seed=seed, model=self.model, **self.requested(seed))
 
 
 def _no_keys(model: str) -> InvalidInputError:
     return InvalidInputError(
-        f"model {model!r} cannot be asked for a key: expected a model with key conditions; leave the keys to the model",
+        f"model {model!r} cannot compose in a requested key: expected a model with key conditions; leave the keys to "
+        f"the model",
         model=model,
-        argument="ask_keys",
+        argument="all_keys",
     )
 
 
