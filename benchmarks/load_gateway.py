@@ -2,10 +2,10 @@
 
     python -m benchmarks.load_gateway --repository DIR [--clients 32] [--workers 1] [--rounds 5] [--json]
 
-Two calls: `recommend` for nobody in particular, and `classify` of a 20 s clip, sent as Ogg Vorbis. Both sides run
-in interleaved trials of a few seconds, each in a process of its own that sends the next request when a response has
-arrived: the asynchronous SDK over gRPC, and prepared HTTP/1.1 requests. The SDK decodes the clip and sends PCM;
-the gateway receives the Ogg file and does both. Load generators and servers share the cores.
+Two calls are measured: `recommend` without a user, and `classify` of a 20 s clip in Ogg Vorbis. Interleaved trials of a
+few seconds, each in a separate process, run closed loops with the asynchronous SDK over gRPC and with prepared
+HTTP/1.1 requests. The SDK decodes the clip and sends PCM; the gateway receives the Ogg file and decodes it. Load
+generators and servers share the cores.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Start a server and a gateway, and measure both sides in turn."""
+    """Start a server and a gateway, and measure the SDK and the gateway in interleaved trials."""
     served = tuple(name for name in MODELS if list((arguments.repository / name).glob("[0-9]*")))
     options = ServerOptions(repository=arguments.repository, models=served, http_port=0, grpc_port=0, metrics_port=0)
     rows = []
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def row(call: str, n_clients: int, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return the medians of the rounds; the ratio is the median of those of each round."""
+    """Return the medians over the rounds; the ratio of throughputs is the median of the ratios of each round."""
 
     def median(side: str, name: str) -> float:
         return statistics.median(each[name] for each in rounds[side])
@@ -97,7 +97,7 @@ def row(call: str, n_clients: int, rounds: dict[str, list[dict[str, float]]]) ->
 
 
 def in_process(side: str, call: str, address: str, n_clients: int, seconds: float) -> dict[str, float]:
-    """Run one trial in a process of its own."""
+    """Run one trial in a separate process."""
     command = [
         *(sys.executable, "-m", "benchmarks.load_gateway", "--seconds", str(seconds)),
         *("--trial", side, call, address, str(n_clients)),

@@ -1,14 +1,13 @@
-"""Soak test of the gateway: Poisson arrivals on all of its routes, for ten minutes.
+"""Soak test of the gateway: Poisson arrivals on all routes for ten minutes.
 
     python -m benchmarks.soak_gateway [--repository DIR] [--minutes N] [--rate N] [--workers N] [--json]
 
-Serves the repository, or small stand-ins if none is given, with a gateway in front of it, and sends requests without
-waiting for responses: JSON, forms and bodies with recordings, all forms of answers, streams of events that are read to
-the end and streams that the caller leaves, and errors of callers. Every request is sent three times before the load, so
-that everything is loaded; the memory (proportional set size), the open files and the threads of the gateway's processes
-are then compared as medians: of the last minute, and of the minute after a minute of warm-up (of shorter loads, a
-quarter each). The exit status is 1 if a bound is missed: no unexpected response, memory growing under 2 %, no growing
-number of open files or threads, no request that the gateway still counts as served after the end. Loopback only; load
+Serves the repository, or small stand-in models, behind a gateway, and sends requests in an open loop: JSON, forms and
+recordings, all response formats, event streams that are read to the end and ones that the caller abandons, and invalid
+requests. Every request is first sent three times as warm-up. The memory (proportional set size), open files and threads
+of the gateway's processes are compared between two periods, as medians: the second minute and the last one (of loads
+under four minutes, the second and last quarter). The exit status is 1 if a bound is missed: no unexpected response,
+memory growth under 2 %, no growth of open files or threads, and no request in flight after the end. Loopback only; load
 generator, gateway and server share the machine.
 """
 
@@ -42,15 +41,15 @@ from tritone_serving.supervision.processes import family, memory_mb
 RATE_PER_S = 10.0
 SAMPLE_S = 2.0
 PROGRESS_S = 30.0
-SETTLE_S = 10.0  # streams that callers have left may take a moment to end
-N_FILES_MORE = 10  # connections that happen to be open
-N_THREADS_MORE = 4
+SETTLE_S = 10.0  # time for abandoned streams to end
+MAX_MORE_FILES = 10  # for connections that are open at that moment
+MAX_MORE_THREADS = 4
 MAX_ERRORS = 10
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The gateway's processes at one time."""
+    """Resources of the gateway's processes at one time."""
 
     at_s: float
     memory_mb: float
@@ -61,7 +60,9 @@ class Sample:
 def main() -> None:
     """Run the soak test and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, help="models for all routes; default: small stand-ins")
+    parser.add_argument(
+        "--repository", type=Path, help="model repository with models for all routes; default: small stand-in models"
+    )
     parser.add_argument("--minutes", type=amount, default=10.0)
     parser.add_argument("--rate", type=amount, default=RATE_PER_S, help="requests per second (10)")
     parser.add_argument("--workers", type=count, default=1, help="worker processes of the gateway (1)")
@@ -157,7 +158,7 @@ def _sample(pid: int, at_s: float) -> Sample:
 
 
 async def _requests_left(client: mixing.GatewayClient) -> int:
-    """Return the number of requests that the gateway still counts as being served, without the one that reads it."""
+    """Return the number of requests in flight at the gateway, except the one that reads this metric."""
     name = "tritone_gateway_requests_in_flight "
     deadline_s = time.perf_counter() + SETTLE_S
     while True:
@@ -174,9 +175,9 @@ def evaluate(sent: Sequence[SentRequest], samples: Sequence[Sample], *, seconds:
 
     Args:
         sent: the requests of the load.
-        samples: of the gateway's processes.
+        samples: resources of the gateway's processes.
         seconds: length of the load.
-        n_left: requests that the gateway counts as served after the end.
+        n_left: number of requests in flight after the end.
 
     Raises:
         TooShortError: there are no samples after the warm-up, or at the end.
@@ -194,8 +195,8 @@ def evaluate(sent: Sequence[SentRequest], samples: Sequence[Sample], *, seconds:
     verdicts = {
         "no unexpected response": bool(sent) and not failed,
         f"memory growth under {MOST_GROWTH:.0%}": growth < MOST_GROWTH,
-        f"at most {N_FILES_MORE} more open files": files[1] - files[0] <= N_FILES_MORE,
-        f"at most {N_THREADS_MORE} more threads": threads[1] - threads[0] <= N_THREADS_MORE,
+        f"at most {MAX_MORE_FILES} more open files": files[1] - files[0] <= MAX_MORE_FILES,
+        f"at most {MAX_MORE_THREADS} more threads": threads[1] - threads[0] <= MAX_MORE_THREADS,
         "no request left at the end": n_left == 0,
     }
     names = sorted({each.model for each in sent})
@@ -251,7 +252,7 @@ def table(result: dict[str, Any]) -> str:
             f"{name}: {result[key]['after_warm_up']:.0f} after warm-up, {result[key]['end']:.0f} at the end"
             for name, key in (("open files", "open_files"), ("threads", "threads"))
         ),
-        f"requests that the gateway still serves after the end: {result['n_left']}",
+        f"requests in flight after the end: {result['n_left']}",
         f"the generator sent {result['late']:.1%} of the requests more than 10 ms late",
         *result["errors"],
         *(f"{'pass' if kept else 'FAIL'}  {bound}" for bound, kept in result["verdicts"].items()),

@@ -27,15 +27,15 @@ MakeBody = Callable[[int], dict[str, Any]]
 
 @dataclass(frozen=True)
 class GatewayRequest:
-    """One kind of request, sent again and again with small differences.
+    """One kind of request, sent repeatedly with small variations.
 
     Attributes:
-        model: name in the report, where that of `soak` has the model.
-        make_body: returns arguments of `aiohttp.ClientSession.request` for a running number.
-        media_type: of a response without an error.
-        key: the caller; "none" sends no key.
-        events: for server-sent events, whether to read all of them or to go away after the first bars.
-        weight: how often it is sent, relative to the others.
+        model: name in the report; called `model` as in the soak test of the server.
+        make_body: returns arguments of `aiohttp.ClientSession.request` for a consecutive number.
+        media_type: expected media type of a successful response.
+        key: which key to send; "none" for no key.
+        events: for server-sent events, whether to read all of them or to disconnect after the first bars.
+        weight: relative frequency of the request.
     """
 
     model: str
@@ -53,7 +53,7 @@ class GatewayRequest:
 
 @dataclass(frozen=True)
 class Material:
-    """What requests refer to: recordings, a score and tracks of the served models."""
+    """Inputs of requests: recordings, a score and ids of tracks."""
 
     ogg: tuple[bytes, ...]
     wav: bytes
@@ -62,7 +62,7 @@ class Material:
 
 
 def make_keys(path: Path) -> dict[str, str]:
-    """Create the keys of two callers: one that may do everything, and one that may hardly do anything."""
+    """Create two keys: one with all scopes, and one with a single scope and a low rate."""
     store = KeyStore(path)
     return {
         "all": store.create("soak", SCOPES, users="all")[1],
@@ -93,7 +93,7 @@ async def find_material(client: GatewayClient) -> Material:
 
 
 def requests_of_all_routes(material: Material) -> list[GatewayRequest]:
-    """Return a mix of requests to all routes: answers of all forms, streams read and left, and errors of callers."""
+    """Return a mix of requests to all routes: all response formats, whole and abandoned streams, invalid requests."""
     return [*_listening(material), *_writing(material), *_recommending(material), *_operations(), *_errors(material)]
 
 
@@ -112,7 +112,7 @@ def _raw(content: bytes, media_type: str) -> MakeBody:
 
 
 def _json(**values: Any) -> MakeBody:
-    """Return JSON bodies; a `seed` is the running number."""
+    """Return a maker of JSON bodies, whose `seed`, if any, is the consecutive number."""
     return lambda number: {"json": {**values, **({"seed": number} if "seed" in values else {})}}
 
 
@@ -226,7 +226,9 @@ def _errors(material: Material) -> list[GatewayRequest]:
             method,
             path,
             make,
-            statuses=(status, 200, 429) if keys.get(name) == "limited" else (status,),  # the first of an hour passes
+            statuses=(status, 200, 429)
+            if keys.get(name) == "limited"
+            else (status,),  # the first request of an hour is within the rate
             accept="video/mp4" if name == "form" else "*/*",
             key=keys.get(name, "all"),
             weight=0.3,
@@ -270,7 +272,7 @@ class GatewayClient:
             return await (response.json() if response.content_type == "application/json" else response.read())
 
     async def ask(self, asked: GatewayRequest) -> str:
-        """Send one request and read its response; return what is wrong with it, empty if nothing is."""
+        """Send one request and read its response; return the first deviation from the expected response, or ''."""
         try:
             wrong = await self._wrong(asked)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
@@ -296,7 +298,7 @@ class GatewayClient:
 
 
 async def _read_events(response: aiohttp.ClientResponse, *, leave: bool) -> str:
-    """Read server-sent events to the end, or go away after the first bars; return what is wrong with them."""
+    """Read server-sent events to the end, or disconnect after the first bars; return an error message, or ''."""
     names: Counter[str] = Counter()
     last = ""
     async for line in response.content:
@@ -304,16 +306,16 @@ async def _read_events(response: aiohttp.ClientResponse, *, leave: bool) -> str:
             last = line[7:].decode().strip()
             names[last] += 1
             if leave and last == "bars":
-                response.close()  # ends the connection, on which the rest would have come
+                response.close()  # closes the connection before the rest arrives
                 return ""
     return "" if last == "piece" and names["bars"] else f"the stream ended with {last!r} after {names.total()} events"
 
 
 async def warm_up(client: GatewayClient, mix: Sequence[GatewayRequest], *, rounds: int = 3) -> None:
-    """Send each request some times, so that everything that is loaded on first use is loaded.
+    """Send each request several times, so that everything that is loaded on first use is loaded.
 
     Raises:
-        RuntimeError: a response is not as expected; nothing is worth measuring then.
+        RuntimeError: a response is not as expected, so that a measurement would be meaningless.
     """
     for _ in range(rounds):
         for asked in mix:

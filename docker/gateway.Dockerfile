@@ -2,11 +2,11 @@
 # The REST gateway with the studio page, in front of servers in other containers.
 #   docker build -f docker/gateway.Dockerfile -t tritone/gateway:0.2.0 .
 # Node 22 for its npm 10: npm 11 refuses the lock file, because vite names an optional package that the registry does not have.
-# Give NODE and BASE digests (python:...@sha256:...) where builds must be the same to the byte.
+# For reproducible builds, set NODE and BASE to digests (python:...@sha256:...).
 ARG NODE=node:22.14.0-bookworm-slim
 ARG BASE=python:3.11.14-slim-bookworm
 
-# The page is built here rather than copied, because git ignores it: a checkout may have none, or that of another version.
+# The page is built here because git ignores it: a checkout may have no page, or one of another version.
 FROM ${NODE} AS page
 COPY studio/package.json studio/package-lock.json /src/studio/
 COPY docker/common.sh docker/install-gateway.sh /src/docker/
@@ -16,7 +16,7 @@ RUN bash /src/docker/install-gateway.sh page /src
 
 FROM ${BASE}
 
-# The dependencies are a layer of their own, which an edit of the source leaves as it is.
+# The dependencies are a separate layer, which changes of the source do not invalidate.
 COPY pyproject.toml constraints.txt /src/
 COPY docker/common.sh docker/requirements.py docker/install-gateway.sh /src/docker/
 RUN bash /src/docker/install-gateway.sh dependencies /src

@@ -186,7 +186,9 @@ Model = Annotated[str, typer.Option(help="Name of the model.")]
 
 # --- listening for callers ------------------------------------------------------------------------
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts connections from other machines.")]
-TlsKey = Annotated[Path | None, typer.Option(help="PEM file with the key of the certificate.", show_default=False)]
+TlsKey = Annotated[
+    Path | None, typer.Option(help="PEM file with the private key of the certificate.", show_default=False)
+]
 TlsClientCa = Annotated[
     Path | None,
     typer.Option(help="PEM file with the certificate authority of callers; enables mutual TLS.", show_default=False),
@@ -267,7 +269,7 @@ TrackRecordings = Annotated[
     typer.Option(
         exists=True,
         file_okay=False,
-        help="Folder with recordings or MIDI files of the tracks, named by their ids, for the studio.",
+        help="Folder with recordings or MIDI files of the tracks, named by track id, for playback in the studio.",
         show_default=False,
     ),
 ]
@@ -276,7 +278,7 @@ ExampleUsers = Annotated[
     typer.Option(
         "--example-user",
         metavar="ID",
-        help="Stored user that callers see as an example, for the studio; repeatable. Default: none.",
+        help="Id of a stored user that is shown to callers as an example, for the studio; repeatable. Default: none.",
         show_default=False,
     ),
 ]

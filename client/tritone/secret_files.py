@@ -1,26 +1,23 @@
-"""Keys and tokens in files, which are rotated while a process runs: a changed file is read again."""
+"""Keys and tokens in files, which may be rotated while a process runs."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 from tritone.exceptions import InvalidInputError
+from tritone.watched_files import WatchedFiles
 
-T = TypeVar("T")
-CHECK_INTERVAL_S: Final = 0.5  # how long a change may go unnoticed; a check takes some microseconds
 LONGEST_SECRET: Final = 4_096  # characters
 SECRET: Final = re.compile(r"[\x21-\x7e]+")
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 def checked_secret(name: str, value: Any) -> str:
-    """Return a secret that can be sent as a header; error messages do not contain it.
+    """Return a secret after checking that a header can hold it; error messages do not contain it.
 
     Raises:
         InvalidInputError: it cannot be sent.
@@ -32,48 +29,6 @@ def checked_secret(name: str, value: Any) -> str:
             argument=name,
         )
     return value
-
-
-class WatchedFile(Generic[T]):
-    """The parsed content of a file, read again after a change."""
-
-    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
-        """Prepare to read; nothing is read before the first use.
-
-        Args:
-            path: the file, which may be a link, as in a mounted secret of Kubernetes.
-            read: returns the content, also if there is no file.
-        """
-        self.path = path
-        self._read = read
-        self._found: tuple[tuple[int, ...] | None, T] | None = None
-        self._checked_s = float("-inf")
-
-    def content(self) -> T:
-        """Return the content, at most `CHECK_INTERVAL_S` old.
-
-        Raises:
-            Exception: whatever `read` raises; the file is then read again by the next call.
-        """
-        now_s = time.monotonic()
-        found = self._found
-        if found is None or now_s - self._checked_s >= CHECK_INTERVAL_S:
-            identity = self._identity()  # before the content, so that a change in between is noticed by the next check
-            if found is None or identity is None or identity != found[0]:
-                found = self._found = (identity, self._read(self.path))
-            self._checked_s = now_s
-        return found[1]
-
-    def expire(self) -> None:
-        """Check the file at the next use."""
-        self._checked_s = float("-inf")
-
-    def _identity(self) -> tuple[int, ...] | None:
-        try:
-            status = self.path.stat()
-        except (OSError, ValueError):  # ValueError: the path has a null byte
-            return None
-        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class SecretFile:
@@ -97,15 +52,17 @@ class SecretFile:
                 f"invalid {name}_file: expected the path of a file, got {type(path).__name__}", argument=f"{name}_file"
             )
         self._name = name
-        self._file = WatchedFile(Path(path), self._read)
+        self._path = Path(path)
+        self._file = WatchedFiles([self._path], self._read)
         self._last: str | None = None
         self._problem = ""
 
     def secret(self) -> str | None:
-        """Return the present secret; None if there has been none yet."""
+        """Return the current secret; None if the file has not had a usable one yet."""
         return self._file.content()
 
-    def _read(self, path: Path) -> str | None:
+    def _read(self) -> str | None:
+        path = self._path
         try:
             with path.open("rb") as file:
                 content = file.read(LONGEST_SECRET + 2)
@@ -120,4 +77,4 @@ class SecretFile:
         return self._last
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self._file.path)!r})"
+        return f"{type(self).__name__}({str(self._path)!r})"

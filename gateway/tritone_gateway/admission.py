@@ -1,6 +1,6 @@
-"""The first thing that happens to a request: an id, its caller, and the limits of requests, bodies and time.
+"""Admission of requests: request ids, authentication, and limits of requests, body sizes and receive times.
 
-Written for ASGI directly, because Starlette's limit of bodies has neither a time limit nor a bound on the memory of all
+Implemented as ASGI middleware, because Starlette's body limit has neither a time limit nor a bound on the memory of all
 bodies together, and because a caller without a key must be refused before the body is read.
 """
 
@@ -19,10 +19,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritone import TritoneError
-from tritone_gateway.metrics import Metrics
+from tritone_gateway.metrics import Metrics, RouteTemplates
 from tritone_gateway.problems import ProblemError, problem_response
-from tritone_gateway.route_templates import RouteTemplates
-from tritone_gateway.security.callers import Caller, Callers
+from tritone_gateway.security.callers import ApiCaller, Callers
 from tritone_gateway.settings import MIB, GatewaySettings
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
@@ -32,13 +31,13 @@ _ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass
-class Load:
-    """What one worker is doing.
+class WorkerLoad:
+    """Current load of one worker process.
 
     Attributes:
         n_requests: requests being served.
-        n_body_bytes: bytes of their bodies.
-        draining: whether the worker is about to stop.
+        n_body_bytes: bytes of their bodies that have arrived.
+        draining: whether the worker is shutting down and finishes its last requests.
     """
 
     n_requests: int = 0
@@ -48,17 +47,17 @@ class Load:
 
 @dataclass(frozen=True)
 class _Limits:
-    n_requests: int
-    n_body_bytes: int
-    n_bodies_bytes: int
+    max_requests: int
+    max_body_bytes: int
+    max_bodies_bytes: int
     body_timeout_s: float
 
 
 @dataclass
-class _Body:
-    """The body of one request, while it arrives."""
+class _IncomingBody:
+    """Progress of receiving the body of one request."""
 
-    load: Load
+    load: WorkerLoad
     limits: _Limits
     deadline_s: float
     n_bytes: int = 0
@@ -67,14 +66,14 @@ class _Body:
     def add(self, n_bytes: int) -> None:
         self.n_bytes += n_bytes
         self.load.n_body_bytes += n_bytes
-        if self.n_bytes > self.limits.n_body_bytes:
+        if self.n_bytes > self.limits.max_body_bytes:
             raise _too_large(self.limits)
-        if self.load.n_body_bytes > self.limits.n_bodies_bytes:
-            raise _busy("the bodies of the present requests take all the memory that is set aside for them")
+        if self.load.n_body_bytes > self.limits.max_bodies_bytes:
+            raise _overloaded("the bodies of the current requests use all the memory that is reserved for them")
 
 
 class Admission:
-    """ASGI middleware around the application."""
+    """ASGI middleware that authenticates each request, applies the limits and records its metrics."""
 
     def __init__(
         self,
@@ -82,7 +81,7 @@ class Admission:
         *,
         settings: GatewaySettings,
         callers: Callers,
-        load: Load,
+        load: WorkerLoad,
         metrics: Metrics,
         templates: RouteTemplates,
     ) -> None:
@@ -92,9 +91,9 @@ class Admission:
         self._metrics = metrics
         self._templates = templates
         self._limits = _Limits(
-            n_requests=settings.max_in_flight,
-            n_body_bytes=settings.max_body_mb * MIB,
-            n_bodies_bytes=settings.max_bodies_mb * MIB,
+            max_requests=settings.max_in_flight,
+            max_body_bytes=settings.max_body_mb * MIB,
+            max_bodies_bytes=settings.max_bodies_mb * MIB,
             body_timeout_s=settings.body_timeout_s,
         )
 
@@ -120,20 +119,20 @@ class Admission:
                 record.add_sent(len(message.get("body", b"")))
             await send(message)
 
-        admitted: Caller | None = None
-        body = _Body(load, self._limits, time.monotonic() + self._limits.body_timeout_s)
+        admitted: ApiCaller | None = None
+        body = _IncomingBody(load, self._limits, time.monotonic() + self._limits.body_timeout_s)
         try:
             if scope["path"].startswith(PROTECTED):
                 caller = self._callers.authenticate(headers)
-                record.caller = caller.name  # also of a request that is refused
+                record.caller = caller.name  # also recorded for a request that is refused
                 await self._admit(caller)
                 state["caller"] = admitted = caller
-            _check_announced(headers, self._limits)
+            _check_content_length(headers, self._limits)
             await self._app(scope, _limited(receive, body), send_with_id)
         except ClientDisconnect:
-            pass  # in the middle of the body; counted as 499
+            pass  # before the whole body had arrived; counted as status 499
         except Exception as error:
-            # A problem is raised here, before the application; everything else is a fault of the gateway.
+            # The checks above raise ProblemError and TritoneError; any other exception is a bug of the gateway.
             if not isinstance(error, ProblemError | TritoneError):
                 _LOGGER.exception("unexpected error", extra={"request_id": request_id})
             if record.status is not None:
@@ -144,13 +143,13 @@ class Admission:
             if admitted is not None:
                 load.n_requests -= 1
                 self._callers.release(admitted)
-            route = getattr(scope.get("route"), "path", None)  # not set for a request that is refused here
+            route = getattr(scope.get("route"), "path", None)  # not set if the request was refused above
             record.finish(route or self._templates.find(scope["path"]), body.n_bytes)
 
-    async def _admit(self, caller: Caller) -> None:
-        if self._load.n_requests >= self._limits.n_requests:
-            raise _busy(f"this worker serves {self._limits.n_requests} requests already")
-        self._load.n_requests += 1  # before waiting for the store of rates
+    async def _admit(self, caller: ApiCaller) -> None:
+        if self._load.n_requests >= self._limits.max_requests:
+            raise _overloaded(f"this worker already serves its maximum of {self._limits.max_requests} requests")
+        self._load.n_requests += 1  # before the rate store is awaited
         try:
             await self._callers.admit(caller)
         except BaseException:
@@ -158,11 +157,11 @@ class Admission:
             raise
 
 
-def _limited(receive: Receive, body: _Body) -> Receive:
-    """Return a `receive` that bounds the size of a body and the time that it takes."""
+def _limited(receive: Receive, body: _IncomingBody) -> Receive:
+    """Return a `receive` that limits the size of a body and the time for receiving it."""
 
     async def receive_within_limits() -> Message:
-        if body.complete:  # the next message is a disconnect, for which a stream may wait as long as it likes
+        if body.complete:  # the next message is a disconnect, for which a streaming response waits without a limit
             return await receive()
         left_s = body.deadline_s - time.monotonic()
         try:
@@ -184,9 +183,9 @@ def _limited(receive: Receive, body: _Body) -> Receive:
     return receive_within_limits
 
 
-def _check_announced(headers: Mapping[bytes, bytes], limits: _Limits) -> None:
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limits.n_body_bytes:
+def _check_content_length(headers: Mapping[bytes, bytes], limits: _Limits) -> None:
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > limits.max_body_bytes:
         raise _too_large(limits)
 
 
@@ -195,11 +194,11 @@ def _too_large(limits: _Limits) -> ProblemError:
         413,
         "body-too-large",
         "The body is too large",
-        f"expected at most {limits.n_body_bytes // MIB} MiB; send a compressed recording, or a part of it",
+        f"expected at most {limits.max_body_bytes // MIB} MiB; send a compressed recording, or a shorter one",
     )
 
 
-def _busy(why: str) -> ProblemError:
+def _overloaded(why: str) -> ProblemError:
     return ProblemError(503, "overloaded", "The gateway is busy", f"{why}; try again", headers={"Retry-After": "1"})
 
 

@@ -15,10 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tritone import AsyncMusicClient
 from tritone_gateway import openapi, problems
-from tritone_gateway.admission import Admission, Load
+from tritone_gateway.admission import Admission, WorkerLoad
 from tritone_gateway.gateway import Gateway
-from tritone_gateway.metrics import Metrics
-from tritone_gateway.route_templates import RouteTemplates
+from tritone_gateway.metrics import Metrics, RouteTemplates
 from tritone_gateway.routers import ROUTERS
 from tritone_gateway.routers.studio import mount_page
 from tritone_gateway.security.callers import Callers
@@ -27,8 +26,9 @@ from tritone_gateway.security.rates import RateLimits
 from tritone_gateway.settings import GatewaySettings
 
 _DESCRIPTION: Final = (
-    "Models that listen to, write and recommend music. Every route is a call of the Python SDK; errors are problems "
-    "as of RFC 9457. Where the operator has created keys, each request needs one: `Authorization: Bearer KEY`."
+    "Models that analyse, compose and recommend music. Every route is a call of the Python SDK; errors are problem "
+    "details as defined by RFC 9457. If the operator has created API keys, each request needs one: "
+    "`Authorization: Bearer KEY`."
 )
 _EXPOSED_HEADERS: Final = (
     "Content-Disposition",
@@ -42,10 +42,11 @@ _EXPOSED_HEADERS: Final = (
 
 
 @contextmanager
-def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
-    """Delay the stop that SIGTERM asks for: `/readyz` says no, and connections end with their next response.
+def drain_before_stop(load: WorkerLoad, drain_s: float) -> Iterator[None]:
+    """Delay the shutdown on SIGTERM: meanwhile `/readyz` responds 503, and connections close after their next response.
 
-    A load balancer thus stops sending requests before the socket closes. Nothing changes outside the main thread.
+    A load balancer thus stops sending requests before the socket closes. Outside the main thread, signals are not
+    handled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -69,13 +70,13 @@ def draining_before_stop(load: Load, drain_s: float) -> Iterator[None]:
         signal.signal(signal.SIGTERM, stop)
 
 
-def _traces(otlp_url: str | None) -> AbstractContextManager[object]:
-    """Send spans to a collector, if there is one; OpenTelemetry's SDK is imported only then."""
+def _span_export(otlp_url: str | None) -> AbstractContextManager[object]:
+    """Return a context that exports spans to a collector; without a collector, OpenTelemetry's SDK is not imported."""
     if otlp_url is None:
         return nullcontext()
-    from tritone_gateway.tracing import exporting
+    from tritone_gateway.tracing import export_spans
 
-    return exporting(otlp_url)
+    return export_spans(otlp_url)
 
 
 def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClient | None = None) -> FastAPI:
@@ -83,7 +84,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
 
     Args:
         settings: the defaults if None.
-        music: the client of the models, as one with a mock transport; one for `settings.server` if None. The
+        music: client of the models, for example with a mock transport; None to connect to `settings.server`. The
             application closes it.
     """
     settings = settings or GatewaySettings()
@@ -111,7 +112,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         )
         async with client:
             gateway.music = client
-            with _traces(settings.otlp_url), draining_before_stop(gateway.load, settings.drain_s):
+            with _span_export(settings.otlp_url), drain_before_stop(gateway.load, settings.drain_s):
                 yield {"header_timeout_s": settings.header_timeout_s, "send_timeout_s": settings.send_timeout_s}
             gateway.music = None
         await rates.close()
@@ -131,7 +132,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         },
     )
     app.state.gateway = gateway
-    problems.install(app)
+    problems.add_error_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
     mount_page(app)
@@ -141,7 +142,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
             app.openapi_schema = openapi.schema_of(app)
         return app.openapi_schema
 
-    app.openapi = schema  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.openapi = schema  # type: ignore[method-assign]  # FastAPI's documented way
     app.add_middleware(
         Admission,
         settings=settings,

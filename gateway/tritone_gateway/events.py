@@ -1,7 +1,7 @@
 """Server-sent events of a composition.
 
-`start` with the seed, `bars` with each chunk as it arrives, then `piece` with the whole piece; `error` with a problem
-ends a stream that fails. A comment keeps the connection open while the model works.
+The event `start` has the seed, `bars` each chunk as it arrives, and `piece` the complete piece. A stream that fails
+ends with `error` and a problem. Comments keep the connection open while the model computes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ async def composition_events(request: Request, stream: AsyncPieceStream) -> Stre
     """Return a response that streams a composition.
 
     The first chunk is awaited before the response begins, so that an invalid request has an error status. If the caller
-    goes away, the stream is closed, which stops the model.
+    disconnects, the stream is closed, which stops the model.
 
     Raises:
-        ClientError: the composition cannot begin.
+        ClientError: the composition failed before its first chunk.
     """
     try:
         first = await anext(stream, None)

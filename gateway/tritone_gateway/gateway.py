@@ -1,4 +1,4 @@
-"""What all routes share: the client of the models, the settings, and the state of this worker."""
+"""State of one worker process that all routes share: settings, client of the models, metrics and load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from tritone import AsyncMusicClient
-from tritone_gateway.admission import Load
+from tritone_gateway.admission import WorkerLoad
 from tritone_gateway.metrics import Metrics
 from tritone_gateway.readiness import ReadinessCheck
 from tritone_gateway.settings import GatewaySettings
@@ -17,7 +17,7 @@ from tritone_gateway.settings import GatewaySettings
 
 @dataclass
 class Gateway:
-    """The state of one worker process.
+    """State of one worker process.
 
     Attributes:
         music: the client of the models; set while the application runs.
@@ -25,12 +25,12 @@ class Gateway:
 
     settings: GatewaySettings
     metrics: Metrics
-    load: Load = field(default_factory=Load)
+    load: WorkerLoad = field(default_factory=WorkerLoad)
     music: AsyncMusicClient | None = None
 
     @cached_property
     def readiness(self) -> ReadinessCheck:
-        """Return the check of the models for probes."""
+        """Return the readiness check of the models."""
         return ReadinessCheck(self.settings.required_models, self.metrics)
 
     @property
@@ -38,14 +38,14 @@ class Gateway:
         """Return the client of the models.
 
         Raises:
-            RuntimeError: the application does not run.
+            RuntimeError: the application is not running.
         """
         if self.music is None:
             raise RuntimeError("the gateway's client exists only while the application runs; start it first")
         return self.music
 
 
-async def gateway_of(request: Request) -> Gateway:
+async def get_gateway(request: Request) -> Gateway:
     """Return the gateway that serves a request.
 
     Asynchronous, because FastAPI runs other dependencies in a thread each.
@@ -54,4 +54,4 @@ async def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-GatewayOf = Annotated[Gateway, Depends(gateway_of)]
+GatewayDependency = Annotated[Gateway, Depends(get_gateway)]

@@ -1,4 +1,4 @@
-"""Logging of the gateway as text or JSON lines, on standard error."""
+"""Logging of the gateway to standard error, as text or JSON lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final, Literal
 
-MAX_WAITING: Final = 10_000
+MAX_QUEUED_RECORDS: Final = 10_000
 _COLLECT_S: Final = 0.05
 _FLUSH_S: Final = 1.0
 _FIELDS: Final = (
@@ -52,24 +52,24 @@ class JsonFormatter(logging.Formatter):
 class BackgroundHandler(logging.handlers.QueueHandler):
     """Passes records to a thread that writes them to standard error.
 
-    A reader of standard error that stops reading would otherwise stop the event loop with the first full pipe. Records
-    beyond `MAX_WAITING` are dropped and counted.
+    Otherwise, a full pipe whose reader has stopped reading would block the event loop. Records beyond
+    `MAX_QUEUED_RECORDS` are dropped and counted.
     """
 
     def __init__(self) -> None:
-        self._records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_WAITING)
+        self._records: queue.Queue[logging.LogRecord] = queue.Queue(MAX_QUEUED_RECORDS)
         super().__init__(self._records)
         self._n_dropped = 0
         self._started = False
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return the record with its line, formatted here because exceptions cannot wait in a queue."""
+        """Format the record in the thread that logs, because tracebacks cannot be queued."""
         record.msg, record.args, record.exc_info = self.format(record), None, None
         return record
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Put a record into the queue, or count it as dropped."""
-        if not self._started:  # in the process that logs: a fork has no threads
+        if not self._started:  # started on first use, because a forked process has no threads
             self._started = True
             threading.Thread(target=self._write, name="tritone-gateway-log", daemon=True).start()
             atexit.register(self._flush)
@@ -81,7 +81,7 @@ class BackgroundHandler(logging.handlers.QueueHandler):
     def _write(self) -> None:
         while True:
             lines = [self._records.get().msg]
-            time.sleep(_COLLECT_S)  # one wake-up and one write for many lines: a thread for each slows the event loop
+            time.sleep(_COLLECT_S)  # collect many lines for one write: waking up for each line slows the event loop
             with suppress(queue.Empty):
                 while True:
                     lines.append(self._records.get_nowait().msg)
@@ -94,7 +94,7 @@ class BackgroundHandler(logging.handlers.QueueHandler):
                 self._records.task_done()
 
     def _flush(self) -> None:
-        """Wait for the last lines, but not for a reader that does not read."""
+        """Wait up to `_FLUSH_S` until the last lines are written."""
         deadline_s = time.monotonic() + _FLUSH_S
         while self._records.unfinished_tasks and time.monotonic() < deadline_s:
             time.sleep(0.01)

@@ -1,19 +1,23 @@
-"""Metrics for Prometheus and one log line for each request.
+"""Prometheus metrics and one log line for each request.
 
-Labels hold the route as in `/v1/classify`, never ids of users or tracks; logs hold neither audio nor ids nor histories.
+Labels have the template of the route, such as `/v1/classify`, never ids of users or tracks. Logs have neither audio nor
+ids nor histories.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
+from fastapi.routing import APIRoute, iter_route_contexts
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -25,7 +29,7 @@ _QUIET_ROUTES: Final = ("/livez", "/readyz", "/metrics")
 
 
 class Metrics:
-    """The metrics of one worker process; `text` adds up those of all workers."""
+    """Metrics of one worker process; `text` returns the totals of all workers."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -53,25 +57,28 @@ class Metrics:
             registry=self.registry,
         )
         self.caller_received = Counter(
-            "tritone_gateway_caller_received_bytes", "Bytes of bodies by caller.", ("caller",), registry=self.registry
+            "tritone_gateway_caller_received_bytes",
+            "Bytes of request bodies by caller.",
+            ("caller",),
+            registry=self.registry,
         )
         self.caller_sent = Counter(
             "tritone_gateway_caller_sent_bytes", "Bytes of responses by caller.", ("caller",), registry=self.registry
         )
         self.models = Gauge(
             "tritone_gateway_models",
-            "Models that are ready and that are not, when /readyz asked last.",
+            "Number of models that are ready, and that are not ready, at the last check of /readyz.",
             ("state",),
             registry=self.registry,
             multiprocess_mode="livemostrecent",
         )
         self.rate_fallbacks = Counter(
             "tritone_gateway_rate_fallbacks",
-            "Requests whose rate was counted in memory because the store of rates failed.",
+            "Requests counted in memory because the rate store failed.",
             registry=self.registry,
         )
 
-        # Looking up the children of a metric by their labels takes as long as a small request.
+        # Cached, because looking up a metric by its labels takes as long as a small request.
         self.of_route = lru_cache(maxsize=_MAX_CHILDREN)(self._of_route)
         self.of_caller = lru_cache(maxsize=_MAX_CHILDREN)(self._of_caller)
 
@@ -89,7 +96,7 @@ class Metrics:
         return RequestRecord(self, scope["method"], request_id, traceparent)
 
     def set_models(self, *, n_ready: int, n_not_ready: int) -> None:
-        """Note how many models are ready."""
+        """Set the number of models that are ready, and that are not."""
         self.models.labels("ready").set(n_ready)
         self.models.labels("not_ready").set(n_not_ready)
 
@@ -104,7 +111,7 @@ class Metrics:
 
 @dataclass
 class RequestRecord:
-    """What is counted and logged about one request.
+    """Measurements of one request, which `finish` counts and logs.
 
     Attributes:
         caller: None for routes that need no key, and for refused keys.
@@ -123,11 +130,11 @@ class RequestRecord:
         self._start_s = time.perf_counter()
 
     def respond(self, status: int) -> None:
-        """Note the beginning of the response."""
+        """Record the status of the response when it begins."""
         self.status = status
 
     def add_sent(self, n_bytes: int) -> None:
-        """Note a part of the response."""
+        """Add bytes of the response that were sent."""
         self.n_sent += n_bytes
 
     def finish(self, route: str | None, n_received: int) -> None:
@@ -139,7 +146,7 @@ class RequestRecord:
         """
         duration_s = time.perf_counter() - self._start_s
         route = route or _UNMATCHED
-        status = str(self.status or 499)  # 499: the caller went away before the response
+        status = str(self.status or 499)  # 499: the caller disconnected before the response
         metrics = self.metrics
         metrics.in_flight.dec()
         requests, durations = metrics.of_route(self.method, route, status)
@@ -171,3 +178,29 @@ class RequestRecord:
                     "traceparent": self.traceparent or None,
                 },
             )
+
+
+class RouteTemplates:
+    """Templates of the routes of an application, such as `/v1/tracks/{track_id}/audio`.
+
+    They label requests that are refused before a route is found. Paths without parameters are looked up in a set, so
+    that refusing a request stays cheap.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._fixed: set[str] = set()
+        self._patterns: list[tuple[re.Pattern[str], str]] = []
+        for context in iter_route_contexts(routes):
+            route: Any = context
+            if not isinstance(context.original_route, APIRoute):
+                continue
+            if route.param_convertors:
+                self._patterns.append((route.path_regex, route.path))
+            else:
+                self._fixed.add(route.path)
+
+    def find(self, path: str) -> str | None:
+        """Return the template of the route that a path matches, whatever the method; None if there is no such route."""
+        if path in self._fixed:
+            return path
+        return next((template for pattern, template in self._patterns if pattern.match(path)), None)

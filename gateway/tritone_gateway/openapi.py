@@ -12,22 +12,25 @@ from pydantic.json_schema import models_json_schema
 from tritone import PieceChunk
 from tritone_gateway.admission import PROTECTED
 from tritone_gateway.bodies import COMPONENTS, form_schema
-from tritone_gateway.problems import Problem, responses
+from tritone_gateway.problems import Problem, problem_responses
 from tritone_gateway.representations import RESULTS
 from tritone_gateway.security.callers import SECURITY_SCHEMES
 
 TAGS: Final = [
-    {"name": "Listen", "description": "Recordings and scores in, labels, timelines and vectors out. Scope: listen."},
-    {"name": "Write", "description": "New music, as JSON, MIDI, sound or a plot. Scope: write."},
-    {"name": "Recommend", "description": "Tracks for a listener, and tracks like a track. Scope: recommend."},
-    {"name": "Models", "description": "What is served. Any key."},
-    {"name": "Operations", "description": "For monitoring."},
+    {
+        "name": "Listen",
+        "description": "Classification and embedding of recordings, and likelihoods of scores. Scope: listen.",
+    },
+    {"name": "Write", "description": "Composition of music, as JSON, MIDI, audio or a plot. Scope: write."},
+    {"name": "Recommend", "description": "Recommendation of tracks, similar tracks, and search. Scope: recommend."},
+    {"name": "Models", "description": "The served models. Any valid key."},
+    {"name": "Operations", "description": "Liveness, readiness and metrics, for monitoring."},
 ]
 _REF: Final = "#/components/schemas/{model}"
 
 
 def schema_of(app: FastAPI) -> dict[str, Any]:
-    """Return the schema of an application: FastAPI's, and the models of the request bodies that `bodies` reads."""
+    """Return the schema of an application, with the request bodies that `bodies` parses instead of FastAPI."""
     schema = get_openapi(
         title=app.title,
         version=app.version,
@@ -49,7 +52,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
             components[f"{name}Form"] = form
     for name, result in (RESULTS | {PieceChunk.__name__: PieceChunk}).items():
         components[name] = TypeAdapter(result).json_schema(ref_template=_REF)
-    # FastAPI describes validation errors in a form that the gateway does not use.
+    # FastAPI's own schema of validation errors, which the gateway does not use.
     for name in ("HTTPValidationError", "ValidationError"):
         components.pop(name, None)
     schema["components"]["securitySchemes"] = SECURITY_SCHEMES
@@ -59,5 +62,5 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
                 operation["security"] = [{name: []} for name in SECURITY_SCHEMES]
     for operation in (each for path in schema["paths"].values() for each in path.values()):
         if "422" in operation["responses"]:
-            operation["responses"]["422"] = responses(422)[422]
+            operation["responses"]["422"] = problem_responses(422)[422]
     return schema

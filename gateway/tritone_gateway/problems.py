@@ -1,7 +1,8 @@
 """Errors as `application/problem+json` (RFC 9457).
 
-Each exception of the SDK has one status and one type; its fields (`argument`, `model`, `reason`, `request_id`) are
-members of the problem. Other exceptions become a 500 without details, which are in the log only.
+Each exception of the SDK maps to one status and one problem type; its fields (`argument`, `model`, `reason`,
+`request_id`) are members of the problem. Any other exception becomes a status 500 without details, which only the log
+has.
 """
 
 from __future__ import annotations
@@ -33,24 +34,26 @@ class FieldProblem(BaseModel):
 class Problem(BaseModel):
     """An error (RFC 9457)."""
 
-    type: str = Field(description="Kind of the error, a URN.", examples=["urn:tritone:problem:invalid-audio"])
-    title: str = Field(description="Kind of the error in words.", examples=["The recording cannot be used"])
+    type: str = Field(description="Type of the error, a URN.", examples=["urn:tritone:problem:invalid-audio"])
+    title: str = Field(description="Short text for the type of the error.", examples=["The recording cannot be used"])
     status: Annotated[int, Field(description="HTTP status.", examples=[422])]
-    detail: str = Field(description="What was wrong, what was expected, and what to do.")
-    instance: str | None = Field(None, description="This request, a URN with its id.")
-    argument: str | None = Field(None, description="The argument that is wrong, if it is a single one.")
+    detail: str = Field(description="What was wrong, what was expected, and how to correct it.")
+    instance: str | None = Field(None, description="URN with the id of this request.")
+    argument: str | None = Field(None, description="Name of the invalid argument, if exactly one is invalid.")
     model: str | None = Field(None, description="The model that was called.")
     reason: str | None = Field(None, description="Why a recording or score cannot be used.", examples=["silent"])
-    request_id: str | None = Field(None, description="Id of the request in the log of the models' server.")
+    request_id: str | None = Field(
+        None, description="Id of the request to the model, as in the log of the models' server."
+    )
     errors: list[FieldProblem] | None = Field(None, description="All invalid values.")
 
 
 class ProblemError(Exception):
-    """An error of the gateway itself, raised by its routes and answered as a problem.
+    """Raised by the gateway itself for a request that it cannot serve; the response is a problem.
 
     Attributes:
         kind: last part of the problem's type.
-        headers: of the response, such as Retry-After.
+        headers: headers of the response, such as Retry-After.
     """
 
     def __init__(
@@ -73,14 +76,14 @@ class ProblemError(Exception):
         self.errors = errors
 
 
-# The first kind that an exception is an instance of: status, type and title.
-_KINDS: Final[tuple[tuple[type[Exception], int, str, str], ...]] = (
+# Status, type and title of each exception; the first class that an exception is an instance of applies.
+_PROBLEMS: Final[tuple[tuple[type[Exception], int, str, str], ...]] = (
     (tritone.InvalidAudioError, 422, "invalid-audio", "The recording cannot be used"),
     (tritone.InvalidScoreError, 422, "invalid-score", "The score cannot be used"),
     (tritone.InvalidInputError, 422, "invalid-argument", "An argument is invalid"),
-    (tritone.MissingExtraError, 501, "missing-extra", "The gateway lacks a package for this"),
+    (tritone.MissingExtraError, 501, "missing-extra", "A package that this request needs is not installed"),
     (tritone.ModelNotFoundError, 404, "model-not-found", "The model is not served"),
-    (tritone.NothingKnownError, 404, "nothing-known", "The recommender knows none of the ids"),
+    (tritone.NothingKnownError, 404, "nothing-known", "None of the ids is known to the recommender"),
     (tritone.RequestRejectedError, 422, "rejected", "The model rejected the request"),
     (tritone.ServerBusyError, 503, "busy", "The model is busy"),
     (tritone.AccessDeniedError, 403, "access-denied", "Access to the stored data is denied"),
@@ -91,34 +94,32 @@ _KINDS: Final[tuple[tuple[type[Exception], int, str, str], ...]] = (
     (ApiKeyError, 503, "keys-unreadable", "The API keys cannot be read"),
 )
 _SDK_FIELDS: Final = ("argument", "model", "reason", "request_id")
-_OF_STATUS: Final = {
+_HTTP_PROBLEMS: Final = {
     404: ("not-found", "There is no such route"),
-    405: ("method-not-allowed", "The route has no such method"),
+    405: ("method-not-allowed", "The route does not support this method"),
 }
 
 
 def problem_of(error: Exception, request_id: str | None) -> tuple[Problem, dict[str, str]]:
-    """Return the problem of an exception, and the headers of the response."""
+    """Return the problem for an exception, and headers of the response."""
     headers: dict[str, str] = {}
     fields: dict[str, Any] = {}
     if isinstance(error, ProblemError):
         status, kind, title, headers = error.status, error.kind, error.title, error.headers
         fields = {"argument": error.argument, "errors": error.errors}
     elif isinstance(error, RequestValidationError):
-        status, kind, title, fields = _of_validation(error)
+        status, kind, title, fields = _validation_problem(error)
     elif isinstance(error, HTTPException):
         status, headers = error.status_code, dict(error.headers or {})
-        kind, title = _OF_STATUS.get(status, ("http", str(error.detail)))
+        kind, title = _HTTP_PROBLEMS.get(status, ("http", str(error.detail)))
         return _problem(status, kind, title, str(error.detail), request_id), headers
     else:
-        for cls, status, kind, title in _KINDS:  # noqa: B007 - used after the loop
+        for cls, status, kind, title in _PROBLEMS:  # noqa: B007 - used after the loop
             if isinstance(error, cls):
                 fields = {name: getattr(error, name, None) for name in _SDK_FIELDS}
                 break
         else:
-            detail = (
-                "an unexpected error, which the gateway has logged with this request's id; report it to its operator"
-            )
+            detail = "an unexpected error, logged with the id of this request; report it to the operator of the gateway"
             return _problem(500, "internal", "Internal error", detail, request_id), headers
         if status == 503:
             headers = {"Retry-After": str(BUSY_RETRY_S)}
@@ -127,14 +128,14 @@ def problem_of(error: Exception, request_id: str | None) -> tuple[Problem, dict[
 
 
 def problem_response(error: Exception, request_id: str | None) -> JSONResponse:
-    """Return an exception as a response."""
+    """Return the response for an exception."""
     problem, headers = problem_of(error, request_id)
     content = problem.model_dump(exclude_none=True)
     return JSONResponse(content, status_code=problem.status, headers=headers, media_type=PROBLEM_JSON)
 
 
-def install(app: FastAPI) -> None:
-    """Answer the errors of an application with problems; `Admission` does so for unexpected ones."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Make an application respond to errors with problems; `Admission` does this for unexpected exceptions."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         request_id = request.scope.get("state", {}).get("request_id")
@@ -150,7 +151,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(cls, handle)
 
 
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the error responses of a route for the OpenAPI schema."""
     return {status: {"description": _DESCRIPTIONS[status], "content": _CONTENT} for status in statuses}
 
@@ -160,7 +161,7 @@ _DESCRIPTIONS: Final = {
     400: "The request is malformed.",
     401: "The API key is missing or invalid.",
     403: "The key does not allow this.",
-    404: "The model, or every id of the request, is unknown.",
+    404: "The model is not served, or no id of the request is known.",
     406: "None of the accepted media types can be produced.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",
@@ -168,7 +169,7 @@ _DESCRIPTIONS: Final = {
     422: "A value is invalid, or a file cannot be used.",
     429: "A limit of the key is exceeded; see Retry-After.",
     502: "The models' server sent an invalid response.",
-    503: "The gateway or the model is busy or not ready; see Retry-After.",
+    503: "The gateway or the model is overloaded or not ready; see Retry-After.",
     504: "The model did not respond in time.",
 }
 
@@ -189,17 +190,12 @@ def _name(loc: Sequence[int | str]) -> str:
     return ".".join(map(str, loc[1:] or loc))
 
 
-def _of_validation(error: RequestValidationError) -> tuple[int, str, str, dict[str, Any]]:
+def _validation_problem(error: RequestValidationError) -> tuple[int, str, str, dict[str, Any]]:
     entries = error.errors()
     if any(each["type"] == "json_invalid" for each in entries):
         why = str(entries[0].get("ctx", {}).get("error", entries[0]["msg"]))
         return 400, "malformed-json", "The body is not JSON", {"detail": f"expected JSON in the body: {why}"}
-    errors = [
-        FieldProblem(
-            argument=".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0]), message=each["msg"]
-        )
-        for each in entries
-    ]
+    errors = [FieldProblem(argument=_name(each["loc"]), message=each["msg"]) for each in entries]
     detail = "; ".join(f"invalid {each.argument}: {each.message}" for each in errors[:5])
     argument = errors[0].argument if len(errors) == 1 else None
     return 422, "invalid-argument", "An argument is invalid", {"detail": detail, "argument": argument, "errors": errors}

@@ -1,4 +1,4 @@
-"""Responses in the media type that a caller accepts."""
+"""Content negotiation: responses in the media type that the caller accepts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ALIASES: Final = {
     "audio/vnd.wave": WAV,
     "application/musicxml+xml": MUSICXML,
 }
-_VARIES: Final = {"Vary": "Accept"}
+_VARY: Final = {"Vary": "Accept"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Format:
     encode: Callable[[Piece], bytes]
 
 
-def _drawn(kind: str) -> Callable[[Piece], bytes]:
+def _plot_encoder(kind: str) -> Callable[[Piece], bytes]:
     def draw(piece: Piece) -> bytes:
         return piece.plot(io.BytesIO(), format=kind).getvalue()
 
@@ -53,17 +53,17 @@ _PIECE_FORMATS: Final[Mapping[str, _Format]] = {
     MIDI: _Format("mid", Piece.to_midi),
     MUSICXML: _Format("musicxml", Piece.to_musicxml),
     WAV: _Format("wav", Piece.to_wav),
-    PNG: _Format("png", _drawn("png")),
-    SVG: _Format("svg", _drawn("svg")),
+    PNG: _Format("png", _plot_encoder("png")),
+    SVG: _Format("svg", _plot_encoder("svg")),
 }
-RESULTS: Final[dict[str, type[Any]]] = {}  # the JSON results of all routes by name, for the OpenAPI schema
+RESULTS: Final[dict[str, type[Any]]] = {}  # result types of all routes by name, for the OpenAPI schema
 PIECE_TYPES: Final = (JSON, *_PIECE_FORMATS)
 PIECES_TYPES: Final = (JSON, ZIP)
 CLASSIFICATION_TYPES: Final = (JSON, PNG, SVG)
 
 
-def negotiated(request: Request, offered: Sequence[str]) -> str:
-    """Return the media type of the response: the most wanted of those offered, the first one if all are alike.
+def negotiate(request: Request, offered: Sequence[str]) -> str:
+    """Return the offered media type with the highest weight in the Accept header; among equal ones, the first.
 
     Raises:
         ProblemError: 406, none of them is accepted.
@@ -94,11 +94,11 @@ def negotiated(request: Request, offered: Sequence[str]) -> str:
 async def piece_response(piece: Piece, media_type: str) -> Response:
     """Return a piece in a media type of `PIECE_TYPES`."""
     if media_type == JSON:
-        return JSONResponse(await asyncio.to_thread(piece.to_dict), headers=_VARIES)
+        return JSONResponse(await asyncio.to_thread(piece.to_dict), headers=_VARY)
     form = _PIECE_FORMATS[media_type]
     content = await asyncio.to_thread(form.encode, piece)
     headers = {
-        **_VARIES,
+        **_VARY,
         "Content-Disposition": f'inline; filename="{piece.model or "piece"}-{piece.seed}.{form.suffix}"',
         **_provenance(piece),
     }
@@ -109,28 +109,28 @@ async def pieces_response(pieces: Sequence[Piece], media_type: str) -> Response:
     """Return pieces as a JSON list, or as a ZIP archive of MIDI files."""
     if media_type == JSON:
         return JSONResponse(
-            {"pieces": await asyncio.to_thread(lambda: [each.to_dict() for each in pieces])}, headers=_VARIES
+            {"pieces": await asyncio.to_thread(lambda: [each.to_dict() for each in pieces])}, headers=_VARY
         )
     content = await asyncio.to_thread(_archive, pieces)
-    headers = {**_VARIES, "Content-Disposition": 'attachment; filename="pieces.zip"'}
+    headers = {**_VARY, "Content-Disposition": 'attachment; filename="pieces.zip"'}
     return Response(content, media_type=media_type, headers=headers)
 
 
 async def classification_response(result: Classification, media_type: str) -> Response:
     """Return a classification as JSON, or its timeline as a plot."""
     if media_type == JSON:
-        return JSONResponse(result.to_dict(), headers=_VARIES)
+        return JSONResponse(result.to_dict(), headers=_VARY)
     kind = "png" if media_type == PNG else "svg"
     content = await asyncio.to_thread(lambda: result.plot(io.BytesIO(), format=kind).getvalue())
-    return Response(content, media_type=media_type, headers=_VARIES)
+    return Response(content, media_type=media_type, headers=_VARY)
 
 
-def contents(schema: type[Any], media_types: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+def result_responses(schema: type[Any], media_types: Sequence[str]) -> dict[int | str, dict[str, Any]]:
     """Return the 200 response of a route for the OpenAPI schema.
 
     Args:
-        schema: what the JSON is.
-        media_types: what the route offers.
+        schema: type of the JSON result.
+        media_types: media types that the route offers.
     """
     RESULTS[schema.__name__] = schema
     content: dict[str, Any] = {}

@@ -17,62 +17,82 @@ HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
 class GatewaySettings(BaseModel):
-    """What `tritone gateway` can be told; each field is an option of the command."""
+    """Settings of the gateway; most are options of `tritone gateway`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    server: str = Field("localhost:8001", description="Triton's address, in the SDK's form; several with commas.")
+    server: str = Field(
+        "localhost:8001", description="Addresses of Triton in the form of the SDK, separated by commas."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65_535, description="Port to listen on; 0 selects a free port.")
     workers: int = Field(1, ge=1, le=256, description="Number of worker processes.")
-    keys_file: Path | None = Field(None, description="File with the API keys; None for the one of `tritone keys`.")
+    keys_file: Path | None = Field(None, description="File with the API keys; None for the default of `tritone keys`.")
     allow_anonymous: bool = Field(
-        False, description="Serve callers without a key on other addresses than loopback while there are no keys."
+        False, description="Serve callers without a key on non-loopback addresses while no keys exist."
     )
     service_key_file: Path | None = Field(
         None,
-        description="File with the service key for stored users, read again when it changes; None for this user's own "
-        "key, as in the SDK.",
+        description="File with the service key for stored users, read again after a change; None for the default key "
+        "of the SDK.",
     )
     api_key: str | None = Field(None, repr=False, description="API key of Triton's server; None if it has none.")
     api_key_file: Path | None = Field(
-        None, description="File with the API key, instead of `api_key`; read again when it changes."
+        None, description="File with the API key of Triton's server, instead of `api_key`; read again after a change."
     )
     required_models: tuple[ModelName, ...] = Field(
-        (), description="Models without which /readyz says no; with none, one model that is ready is enough."
+        (), description="Models that must be ready for /readyz to respond 200; if empty, one ready model is enough."
     )
-    timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit of one call to a model.")
-    retries: int = Field(2, ge=0, le=10, description="How often a failed call is repeated.")
-    body_timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit for receiving a request's body.")
-    header_timeout_s: float = Field(10.0, gt=0, le=600, description="Time limit for receiving a request's headers.")
+    timeout_s: float = Field(30.0, gt=0, le=3_600, description="Time limit of one call to a model, in seconds.")
+    retries: int = Field(2, ge=0, le=10, description="Number of retries of a failed call to a model.")
+    body_timeout_s: float = Field(
+        30.0, gt=0, le=3_600, description="Time limit for receiving a request's body, in seconds."
+    )
+    header_timeout_s: float = Field(
+        10.0, gt=0, le=600, description="Time limit for receiving a request's headers, in seconds."
+    )
     send_timeout_s: float = Field(
-        60.0, gt=0, le=3_600, description="Time within which a caller must read something of a response."
+        60.0,
+        gt=0,
+        le=3_600,
+        description="Seconds after which a connection whose caller reads nothing of a response is closed.",
     )
     keep_alive_s: int = Field(30, ge=1, le=3_600, description="Seconds after which an idle connection is closed.")
     drain_s: float = Field(
-        1.0, ge=0, le=600, description="Seconds of accepting requests while /readyz says no, before a stop."
+        1.0, ge=0, le=600, description="Seconds between SIGTERM, after which /readyz responds 503, and the shutdown."
     )
-    max_body_mb: int = Field(64, ge=1, le=4_096, description="Largest body of a request in MiB.")
-    max_bodies_mb: int = Field(512, ge=1, le=65_536, description="Memory for all bodies of one worker in MiB.")
-    max_in_flight: int = Field(256, ge=1, le=100_000, description="Most requests that one worker serves at once.")
+    max_body_mb: int = Field(64, ge=1, le=4_096, description="Maximum size of a request body in MiB.")
+    max_bodies_mb: int = Field(
+        512, ge=1, le=65_536, description="Maximum size of all request bodies of one worker together, in MiB."
+    )
+    max_in_flight: int = Field(
+        256, ge=1, le=100_000, description="Maximum number of concurrent requests of one worker."
+    )
     rate_store: str | None = Field(
         None,
         repr=False,  # it may hold a password
         pattern=r"^(redis|valkey)(s)?://",
-        description="Valkey or Redis that several gateways count requests in; None to count in memory.",
+        description="URL of the Valkey or Redis server in which gateways count requests; None to count in memory.",
     )
-    url_hosts: tuple[HostName, ...] = Field((), description="Hosts from which recordings and scores may be fetched.")
+    url_hosts: tuple[HostName, ...] = Field(
+        (), description="Hosts from which files that callers name by URL may be downloaded."
+    )
     recordings: Path | None = Field(
-        None, description="Folder with recordings or MIDI files of the tracks, named by their ids, as in 42.ogg."
+        None, description="Folder with recordings or MIDI files of the tracks, named by track id, such as 42.ogg."
     )
     example_users: tuple[UserId, ...] = Field(
-        (), max_length=100, repr=False, description="Ids of stored users that callers see as examples; none by default."
+        (),
+        max_length=100,
+        repr=False,
+        description="Ids of stored users that are shown to callers as examples; none by default.",
     )
     cors_origins: tuple[Origin, ...] = Field((), description="Origins of web pages that may call the gateway.")
     tls_cert: Path | None = Field(None, description="PEM file with the gateway's certificate.")
-    tls_key: Path | None = Field(None, description="PEM file with the key of the certificate.")
-    tls_client_ca: Path | None = Field(None, description="PEM file with the authority of callers; for mutual TLS.")
-    otlp_url: str | None = Field(None, description="OpenTelemetry collector for traces.")
+    tls_key: Path | None = Field(None, description="PEM file with the private key of the certificate.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file with the certificate authority of callers; enables mutual TLS."
+    )
+    otlp_url: str | None = Field(None, description="URL of an OpenTelemetry collector for traces.")
     log_format: Literal["text", "json"] = Field("text", description="Format of the log.")
     genre_model: str = Field("genre_cnn", description="Default model of classify and embed.")
 
@@ -97,7 +117,7 @@ class GatewaySettings(BaseModel):
 
     @property
     def is_loopback(self) -> bool:
-        """Return whether only this machine can connect."""
+        """Return whether the gateway listens on a loopback address."""
         return is_loopback_host(self.host)
 
     def to_environment(self) -> str:

@@ -1,11 +1,10 @@
-"""TLS of the gateway: its files are checked before the start, and read again when they are replaced."""
+"""TLS of the gateway: its files are checked before the start, and read again after a change."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import ssl
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any, Final
 import uvicorn
 
 from tritone import TritoneError
+from tritone.watched_files import WatchedFiles
 
 _LOGGER: Final = logging.getLogger(__name__)
-REREAD_S: Final = 1.0
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _KEY: Final = b"PRIVATE KEY-----"
 
@@ -32,7 +31,7 @@ class TlsFiles:
     Attributes:
         cert: the gateway's certificate, and those of intermediate authorities.
         key: the key of the certificate, without a passphrase.
-        client_ca: the authorities that callers' certificates must come from; None if callers need no certificate.
+        client_ca: the authorities that must have issued the certificates of callers; None if callers need none.
     """
 
     cert: Path
@@ -75,9 +74,10 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
 
 
 class CertificateReloader:
-    """Gives each new connection the present files, so that a renewed certificate needs no restart.
+    """Uses the current TLS files for each new connection, so that a renewed certificate needs no restart.
 
-    Files that cannot be used, such as a certificate whose key is not yet replaced, are logged; the previous ones stay.
+    Files that cannot be used, such as a certificate whose key is not yet replaced, are logged; the previous ones stay
+    in use.
     """
 
     def __init__(self, files: TlsFiles) -> None:
@@ -87,38 +87,38 @@ class CertificateReloader:
             TlsFilesError: as `server_context`.
         """
         self._files = files
-        self._stamp = self._file_stamp()
-        self._checked_s = time.monotonic()
-        self._current = server_context(files)
+        self._current: ssl.SSLContext | None = None
+        self._problem = ""
+        paths = [path for path in (files.cert, files.key, files.client_ca) if path is not None]
+        self._watched = WatchedFiles(paths, self._read)
+        self._watched.content()
 
     def context(self) -> ssl.SSLContext:
-        """Return the configuration to listen with, which switches each connection to that of the present files."""
-        context = self._current
+        """Return the configuration to listen with, which switches each connection to the current files."""
+        context = self._watched.content()
         # Called for each handshake, with and without a server name in it.
         context.sni_callback = self._select
         return context
 
     def _select(self, connection: Any, _server_name: str | None, _context: ssl.SSLContext) -> None:
-        if time.monotonic() - self._checked_s >= REREAD_S:
-            self._refresh()
-        if connection.context is not self._current:
-            connection.context = self._current
+        context = self._watched.content()
+        if connection.context is not context:
+            connection.context = context
 
-    def _refresh(self) -> None:
-        self._checked_s = time.monotonic()
-        stamp = self._file_stamp()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
+    def _read(self) -> ssl.SSLContext:
         try:
-            self._current = server_context(self._files)
+            context = server_context(self._files)
         except TlsFilesError as error:
-            _LOGGER.error("the replaced TLS files cannot be used; the previous ones stay in use: %s", error)
-        else:
+            if self._current is None:
+                raise
+            if str(error) != self._problem:
+                _LOGGER.error("the replaced TLS files cannot be used; the previous ones stay in use: %s", error)
+            self._problem = str(error)
+            return self._current
+        if self._current is not None:
             _LOGGER.info("the TLS files were replaced; new connections use them")
-
-    def _file_stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp_of(path) for path in (self._files.cert, self._files.key, self._files.client_ca))
+        self._current, self._problem = context, ""
+        return context
 
 
 def reloading_context(config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
@@ -139,7 +139,7 @@ def _check_content(path: Path, marker: bytes, kind: str) -> None:
 
 
 def _check_validity(context: ssl.SSLContext, cert: Path) -> None:
-    """Check the dates and the purpose of a server's certificate, by a handshake in memory in which it is trusted."""
+    """Check the dates and the purpose of a server's certificate by a handshake in memory whose client trusts it."""
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.load_verify_locations(cert)
@@ -166,11 +166,3 @@ def _refuse_passphrase(key: Path) -> str:
     raise TlsFilesError(
         f"the TLS key {key} is encrypted: expected one without a passphrase; decrypt it with `openssl pkey -in {key}`"
     )
-
-
-def _stamp_of(path: Path | None) -> tuple[int, int, int] | None:
-    try:
-        status = None if path is None else path.stat()
-    except OSError:
-        return None
-    return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -1,7 +1,7 @@
 """OpenTelemetry traces, from the HTTP request through the SDK's call to the model on the server.
 
-FastAPI makes the span of the HTTP request and continues a trace that the caller sends as `traceparent`; the span of the
-SDK's call becomes its child, and is propagated to Triton, which continues the trace if it runs with `--otlp-url`.
+FastAPI creates the span of the HTTP request, as a child of the caller's `traceparent` if there is one. The span of the
+SDK's call is a child of it and is propagated to Triton, which continues the trace if it runs with `--otlp-url`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class OtlpJsonExporter(SpanExporter):
         self._failed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Send spans; a collector that does not answer is reported once, and its spans are lost."""
+        """Send spans; a failing collector is logged once, and the spans are lost."""
         body = json.dumps(_document(spans)).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})  # noqa: S310
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - the operator's address
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - an address that the operator has set
                 self._failed = False
         except OSError as error:
             if not self._failed:
@@ -50,8 +50,8 @@ class OtlpJsonExporter(SpanExporter):
 
 
 @contextmanager
-def exporting(url: str) -> Iterator[TracerProvider]:
-    """Send the spans of the block to a collector."""
+def export_spans(url: str) -> Iterator[TracerProvider]:
+    """Export the spans of the block to a collector."""
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "tritone-gateway"}))
     provider.add_span_processor(BatchSpanProcessor(OtlpJsonExporter(url), schedule_delay_millis=1_000))
     trace.set_tracer_provider(provider)
@@ -68,7 +68,7 @@ def _document(spans: Sequence[ReadableSpan]) -> dict[str, Any]:
 
 
 def _span(span: ReadableSpan) -> dict[str, Any]:
-    context: Any = span.get_span_context()  # a span that has ended has one
+    context: Any = span.get_span_context()  # never None for a span that has ended
     parent = {} if span.parent is None else {"parentSpanId": f"{span.parent.span_id:016x}"}
     return {
         "traceId": f"{context.trace_id:032x}",

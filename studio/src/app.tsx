@@ -1,4 +1,4 @@
-/** The frame around the rooms: their names and the settings. */
+/** The page: navigation between the rooms, settings, and the current room. */
 
 import { lazy, Suspense } from "preact/compat";
 import { useErrorBoundary } from "preact/hooks";
@@ -11,7 +11,7 @@ import { Recommend } from "./rooms/recommend/recommend";
 import { Watch } from "./rooms/watch/watch";
 import { room, ROOMS, type Room } from "./state/rooms";
 
-// The largest room; its packages are loaded when it is opened.
+// The largest room; its packages are loaded on first use.
 const Write = lazy(async () => ({ default: (await import("./rooms/write/write")).Write }));
 
 const VIEWS: Record<Room, () => preact.JSX.Element> = {
@@ -56,7 +56,7 @@ export function App() {
   );
 }
 
-/** One room; if it fails to load or to draw, the others still work. */
+/** The current room; if it fails to load or render, the others still work. */
 function RoomView({ room: shown }: { room: Room }) {
   const [error] = useErrorBoundary();
   if (error !== undefined) {
@@ -72,6 +72,6 @@ function RoomView({ room: shown }: { room: Room }) {
 }
 
 function focusContent(event: MouseEvent): void {
-  event.preventDefault(); // the address names the room
+  event.preventDefault(); // the default action would replace the name of the room in the address
   document.getElementById("content")?.focus();
 }

@@ -3,7 +3,7 @@ import { render } from "preact";
 import { App } from "./app";
 import "./styles.css";
 
-// A file that misses a place to drop it must not replace the page.
+// A file dropped outside a drop area must not replace the page.
 for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
 
 const root = document.getElementById("app");

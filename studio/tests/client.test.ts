@@ -31,7 +31,7 @@ afterEach(() => {
 });
 
 describe("server-sent events", () => {
-  it("are read however they are cut", async () => {
+  it("are parsed across any chunk boundaries", async () => {
     const text = 'event: start\ndata: {"seed":1}\n\n: keep-alive\n\nevent: piece\ndata: {"a":\ndata: "é"}\n\n';
     const expected = [
       { name: "start", data: { seed: 1 } },
@@ -48,11 +48,11 @@ describe("server-sent events", () => {
     expect(await all(serverSentEvents(cut))).toEqual(expected);
   });
 
-  it("that are not finished are left out", async () => {
+  it("that are incomplete are ignored", async () => {
     expect(await all(serverSentEvents(body('event: bars\ndata: {"a":1}')))).toEqual([]);
   });
 
-  it("are cancelled when nobody wants more", async () => {
+  it("are cancelled when the consumer stops", async () => {
     let isCancelled = false;
     const endless = new ReadableStream<Uint8Array>({
       pull(controller) {
@@ -101,7 +101,7 @@ describe("calls", () => {
     await expect(api.compose({})).rejects.toMatchObject({ message: "bars: too many", problem: { status: 422 } });
   });
 
-  it("raise an error where a proxy answers without a problem", async () => {
+  it("raise an error for a response without a problem, as of a proxy", async () => {
     answerWith(new Response("<html>", { status: 502, statusText: "Bad Gateway" }));
     await expect(api.models()).rejects.toMatchObject({ message: "Bad Gateway", problem: { status: 502 } });
   });
@@ -111,7 +111,7 @@ describe("calls", () => {
     await expect(api.models()).rejects.toMatchObject({ problem: { status: 0 } });
   });
 
-  it("that are aborted say so, as nobody needs an error then", async () => {
+  it("that are aborted raise an AbortError", async () => {
     answerWith(new DOMException("aborted", "AbortError"));
     await expect(api.models()).rejects.toMatchObject({ name: "AbortError" });
   });

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, it, vi } from "vitest";
 import { EMPTY, type Score } from "../src/music/notes";
 
 const kept = new Map<string, unknown>();
-vi.mock("../src/state/stored", () => ({
+vi.mock("../src/state/indexed-db", () => ({
   store: async (name: string, value: unknown) => {
     kept.set(name, structuredClone(value));
     return true;
@@ -31,42 +31,42 @@ async function settled(): Promise<void> {
 beforeEach(() => kept.clear());
 
 describe("the history of the score", () => {
-  it("goes back and forward", async () => {
+  it("undoes and redoes", async () => {
     const history = await opened();
-    expect(history.back(score(1))).toBeUndefined();
+    expect(history.stepBack(score(1))).toBeUndefined();
     history.remember(score(1));
     history.remember(score(2));
-    expect(history.back(score(3))).toEqual(score(2));
-    expect(history.back(score(2))).toEqual(score(1));
+    expect(history.stepBack(score(3))).toEqual(score(2));
+    expect(history.stepBack(score(2))).toEqual(score(1));
     expect([history.canUndo.value, history.canRedo.value]).toEqual([false, true]);
-    expect(history.forward(score(1))).toEqual(score(2));
+    expect(history.stepForward(score(1))).toEqual(score(2));
     history.remember(score(2));
     expect(history.canRedo.value).toBe(false);
   });
 
-  it("survives a reload, what was undone too", async () => {
+  it("survives a reload, including steps to redo", async () => {
     const first = await opened();
     first.remember(score(1));
     first.remember(score(2));
-    first.back(score(3));
+    first.stepBack(score(3));
     await settled();
     const second = await opened();
     expect(second.canUndo.value).toBe(false);
     await second.restoreHistory();
-    expect(second.forward(score(2))).toEqual(score(3));
-    expect(second.back(score(3))).toEqual(score(2));
-    expect(second.back(score(2))).toEqual(score(1));
+    expect(second.stepForward(score(2))).toEqual(score(3));
+    expect(second.stepBack(score(3))).toEqual(score(2));
+    expect(second.stepBack(score(2))).toEqual(score(1));
   });
 
-  it("keeps changes that are made while it is read", async () => {
+  it("keeps changes that are made while it is restored", async () => {
     kept.set(NAME, { before: [score(1)], after: [score(9)] });
     const history = await opened();
     const restored = history.restoreHistory();
     history.remember(score(2));
     await restored;
     expect(history.canRedo.value).toBe(false);
-    expect(history.back(score(3))).toEqual(score(2));
-    expect(history.back(score(2))).toEqual(score(1));
+    expect(history.stepBack(score(3))).toEqual(score(2));
+    expect(history.stepBack(score(2))).toEqual(score(1));
   });
 
   it("is bounded by steps and by notes", async () => {
@@ -99,6 +99,6 @@ describe("the history of the score", () => {
     await history.restoreHistory();
     expect([history.canUndo.value, history.canRedo.value]).toEqual([false, false]);
     history.remember(score(1));
-    expect(history.back(score(2))).toEqual(score(1));
+    expect(history.stepBack(score(2))).toEqual(score(1));
   });
 });

@@ -7,8 +7,8 @@ const requests = (route: string, status: number, value: number) =>
 const duration = (route: string, le: string, value: number) =>
   `tritone_gateway_request_duration_seconds_bucket{route="${route}",le="${le}"} ${value}`;
 
-describe("Prometheus's text", () => {
-  it("is read with labels, without comments", () => {
+describe("Prometheus's text format", () => {
+  it("is parsed with labels and without comments", () => {
     const text = '# HELP a words\n# TYPE a counter\na{b="c,d}",e="\\"f\\\\\\n"} 1.5e3 1700000000\nplain 2\n\n';
     expect(parseMetrics(text)).toEqual([
       { name: "a", labels: { b: "c,d}", e: '"f\\\n' }, value: 1500 },
@@ -16,11 +16,11 @@ describe("Prometheus's text", () => {
     ]);
   });
 
-  it("has infinite values", () => {
+  it("may have infinite values", () => {
     expect(parseMetrics("a +Inf\nb -Inf").map((each) => each.value)).toEqual([Infinity, -Infinity]);
   });
 
-  it("that is none has no samples", () => {
+  it("has no samples if the text is something else", () => {
     expect(parseMetrics("<!doctype html>\n<p>no</p>")).toEqual([]);
   });
 });
@@ -41,7 +41,7 @@ describe("quantiles", () => {
     expect(quantile([[0.1, 1], [Infinity, 10]], 0.9)).toBe(0.1);
   });
 
-  it("of nothing are null", () => {
+  it("of no observations are null", () => {
     expect(quantile([], 0.5)).toBeNull();
     expect(quantile([[0.1, 0]], 0.5)).toBeNull();
   });
@@ -61,7 +61,7 @@ describe("the load", () => {
     ].join("\n"),
   );
 
-  it("is what changed, by route, without this page's own requests", () => {
+  it("is the change for each route, without this page's own requests", () => {
     expect(loadBetween(before, after, 2)).toEqual([
       { route: "/v1/compose", perSecond: 2.5, p50: expect.closeTo(0.05), p95: expect.closeTo(0.095), failed: 1 },
     ]);

@@ -14,7 +14,7 @@ import {
   replaced,
   scoreOf,
   toggled,
-  wholeBars,
+  endOfBar,
   type Note,
   type Score,
 } from "../src/music/notes";
@@ -44,7 +44,7 @@ describe("scores of the gateway", () => {
     expect(scoreOf(piece as never)).toMatchObject({ framesPerBar: 16, meter: null });
   });
 
-  it("last as long as their tempo says", () => {
+  it("have the duration of their tempo", () => {
     expect(durationS(score([], { nFrames: 32, tempoQpm: 120 }))).toBe(4);
     expect(durationS(score([], { nFrames: 32, tempoQpm: 60 }))).toBe(8);
   });
@@ -60,7 +60,7 @@ describe("chunks", () => {
     expect(grown.nFrames).toBe(32);
   });
 
-  it("make held notes longer instead of striking them again", () => {
+  it("lengthen held notes instead of striking them again", () => {
     const grown = appended(score([[12, 4, 60]], { nFrames: 16 }), chunk(16, [[0, 6, 60], [8, 2, 60]], [60]));
     expect(grown.notes).toEqual([
       [12, 10, 60],
@@ -68,7 +68,7 @@ describe("chunks", () => {
     ]);
   });
 
-  it("leave the score that they are appended to as it is", () => {
+  it("do not modify the score that they are appended to", () => {
     const before = score([[12, 4, 60]], { nFrames: 16 });
     appended(before, chunk(16, [[0, 6, 60]], [60]));
     expect(before.notes).toEqual([[12, 4, 60]]);
@@ -80,7 +80,7 @@ describe("bars", () => {
     const upbeat = score([], { firstFrameInBar: 12, nFrames: 36 });
     expect(barStarts(upbeat)).toEqual([0, 4, 20]);
     expect(nBars(upbeat)).toBe(3);
-    expect(wholeBars(upbeat, 5)).toBe(20);
+    expect(endOfBar(upbeat, 5)).toBe(20);
   });
 
   it("are cut out with their notes", () => {
@@ -89,7 +89,7 @@ describe("bars", () => {
     expect(two.nFrames).toBe(32);
   });
 
-  it("are replaced, and notes that reach into them are cut", () => {
+  it("are replaced, and notes that extend into them are cut", () => {
     const whole = score([[0, 60, 50], [20, 20, 60], [56, 4, 64]], { nFrames: 64 });
     const by = score([[0, 8, 72]], { nFrames: 16 });
     expect(replaced(whole, 1, 2, by)?.notes).toEqual([
@@ -101,7 +101,7 @@ describe("bars", () => {
     ]);
   });
 
-  it("are not replaced by ones of another length or grid", () => {
+  it("are not replaced by bars of another length or grid", () => {
     const whole = score([], { nFrames: 64 });
     expect(replaced(whole, 1, 2, score([], { nFrames: 32 }))).toBeNull();
     expect(replaced(whole, 1, 2, score([], { nFrames: 16, framesPerQuarter: 8 }))).toBeNull();
@@ -109,13 +109,13 @@ describe("bars", () => {
 });
 
 describe("clicks", () => {
-  it("add a note and a bar where the score ends", () => {
+  it("add a note, and a bar at the end of the score", () => {
     const next = toggled(EMPTY, 31, 2, 60);
     expect(next.notes).toEqual([[31, 2, 60]]);
     expect(next.nFrames).toBe(48);
   });
 
-  it("remove the note that is there", () => {
+  it("remove an existing note", () => {
     expect(toggled(score([[4, 4, 60]]), 6, 2, 60).notes).toEqual([]);
   });
 
@@ -126,13 +126,13 @@ describe("clicks", () => {
 });
 
 describe("voices", () => {
-  it("are several where notes sound together", () => {
+  it("are several if notes overlap", () => {
     expect(isPolyphonic(score([[0, 4, 60], [4, 4, 62]]))).toBe(false);
     expect(isPolyphonic(score([[4, 4, 62], [0, 5, 60]]))).toBe(true);
     expect(isPolyphonic(EMPTY)).toBe(false);
   });
 });
 
-it("names pitches as musicians do", () => {
+it("names pitches with accidentals and octaves", () => {
   expect([21, 60, 61, 108].map(pitchName)).toEqual(["A0", "C4", "C♯4", "C8"]);
 });

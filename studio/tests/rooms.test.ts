@@ -1,8 +1,8 @@
 import { describe, expect, it, vi } from "vitest";
 
 import type { Classification } from "../src/api/client";
-import { area, emotionCurves, labelCurves, passages } from "../src/rooms/listen/windows";
-import { byCause } from "../src/rooms/recommend/causes";
+import { area, emotionCurves, labelCurves, passages } from "../src/rooms/listen/timeline-data";
+import { groupByCause } from "../src/rooms/recommend/group-reasons";
 import { chosen, composing, streams } from "../src/rooms/write/models";
 
 vi.mock("../src/api/client", () => ({ api: {} }));
@@ -14,7 +14,7 @@ describe("the timeline of a recording", () => {
     { start_s: 6, probabilities: { jazz: 0.25, folk: 0.75 }, emotions: null },
   ];
 
-  it("is divided where the most probable label changes", () => {
+  it("is divided at changes of the most probable label", () => {
     expect(passages(timeline, 8)).toEqual([
       { startS: 0, endS: 6, label: "jazz" },
       { startS: 6, endS: 8, label: "folk" },
@@ -39,7 +39,7 @@ describe("the timeline of a recording", () => {
     ]);
   });
 
-  it("has no emotions where the model or a stored result has none", () => {
+  it("has no emotions if the model or a stored result has none", () => {
     const stored = { probabilities: {}, emotions: { power: 1 }, timeline } as unknown as Classification;
     expect(emotionCurves(stored, 5)).toEqual([]);
     expect(emotionCurves({ ...stored, emotions: null, timeline: [] }, 5)).toEqual([]);
@@ -48,29 +48,29 @@ describe("the timeline of a recording", () => {
 
 describe("the reasons for a track", () => {
   const reason = (because: string, id: string, amount: number) =>
-    ({ because, id, amount, base_model: "m", title: null, artist: null }) as Parameters<typeof byCause>[0][number];
+    ({ because, id, amount, base_model: "m", title: null, artist: null }) as Parameters<typeof groupByCause>[0][number];
 
-  it("are one for each cause, the weightiest first", () => {
+  it("are one for each cause, the largest first", () => {
     const reasons = [reason("history", "a", 0.25), reason("tag", "a", -0.75), reason("history", "a", 0.25)];
-    expect(byCause(reasons).map((each) => [each.because, each.amount])).toEqual([
+    expect(groupByCause(reasons).map((each) => [each.because, each.amount])).toEqual([
       ["tag", -0.75],
       ["history", 0.5],
     ]);
-    expect(byCause([])).toEqual([]);
-    expect(byCause(["a", "b", "c", "d"].map((id) => reason("history", id, 1)))).toHaveLength(3);
+    expect(groupByCause([])).toEqual([]);
+    expect(groupByCause(["a", "b", "c", "d"].map((id) => reason("history", id, 1)))).toHaveLength(3);
   });
 });
 
 describe("the models that compose", () => {
   const served = ["composer", "genre_cnn", "music_transformer", "music_transformer-jazz", "polyphony_rnn_sampler"];
 
-  it("are those of the kinds that do, the streaming ones first", () => {
+  it("are those of composing kinds, streaming models first", () => {
     expect(composing(served)).toEqual(["composer", "music_transformer", "music_transformer-jazz"]);
     expect(streams("composer")).toBe(true);
     expect(streams("music_transformer")).toBe(false);
   });
 
-  it("are used as chosen, else the first that is served", () => {
+  it("are used as chosen, or else the first served one", () => {
     expect(chosen("music_transformer", ["composer", "music_transformer"])).toBe("music_transformer");
     expect(chosen("gone", ["polyphony_rnn"])).toBe("polyphony_rnn");
     expect(chosen("", [])).toBe("composer");

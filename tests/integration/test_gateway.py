@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -14,16 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.integration.collector import collecting
 from tests.integration.gateway import music_repository
 from tests.support.gateways import gateway_process
 from tests.support.recommender_artifacts import item_id
+from tests.support.tones import tone_file
 
 from tritone import MusicClient, to_grid
 from tritone_serving import ServerOptions, TritonServer
@@ -63,20 +61,14 @@ def call(url: str, body: Any = None, **headers: str) -> tuple[int, Any, dict[str
     return status, json.loads(content) if is_json else content, dict(found.items())
 
 
-def ogg(duration_s: float = 5.0) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, 0.4 * np.sin(np.arange(int(duration_s * 22_050)) / 15), 22_050, format="OGG")
-    return file.getvalue()
-
-
 def test_readiness_asks_the_models(url: str, models: TritonServer) -> None:
     status, body, _ = call(f"{url}/readyz")
     assert status == 200, body
     assert {"genre_cnn", "composer", "music_transformer", "recommender"} <= set(body["models"])
 
 
-def test_each_route_answers_as_the_sdk(url: str, models: TritonServer) -> None:
-    recording = ogg()
+def test_each_route_returns_the_result_of_the_sdk(url: str, models: TritonServer) -> None:
+    recording = tone_file()
     with MusicClient(models.grpc_url) as music:
         expected = {
             "classify": music.classify(recording).to_dict()["probabilities"],
@@ -98,7 +90,7 @@ def test_each_route_answers_as_the_sdk(url: str, models: TritonServer) -> None:
 @pytest.mark.parametrize(
     ("route", "body"),
     [
-        ("embed", ogg()),
+        ("embed", tone_file()),
         ("predict", {"file": NOTES}),
         ("continue", {"file": NOTES, "bars": 1}),
         ("harmonize", {"file": NOTES}),
@@ -110,7 +102,7 @@ def test_each_route_answers_as_the_sdk(url: str, models: TritonServer) -> None:
         ("similar", {"track_id": item_id(0), "n": 3}),
     ],
 )
-def test_the_other_routes_answer(url: str, route: str, body: Any) -> None:
+def test_the_other_routes_respond(url: str, route: str, body: Any) -> None:
     headers = {"Content-Type": "audio/ogg"} if isinstance(body, bytes) else {}
     status, found, _ = call(f"{url}/v1/{route}", body, **headers)
     assert status == 200, found
@@ -125,7 +117,7 @@ def test_the_other_routes_answer(url: str, route: str, body: Any) -> None:
         ("application/vnd.recordare.musicxml+xml", b"<?xml"),
     ],
 )
-def test_a_piece_comes_in_each_form(url: str, media_type: str, beginning: bytes) -> None:
+def test_a_piece_is_returned_in_each_media_type(url: str, media_type: str, beginning: bytes) -> None:
     status, content, headers = call(f"{url}/v1/compose", {"bars": 4, "seed": 1}, Accept=media_type)
     assert (status, headers["content-type"].partition(";")[0]) == (200, media_type)
     assert content.startswith(beginning)
@@ -146,7 +138,7 @@ def test_a_stream_is_the_piece_that_the_sdk_streams(url: str, models: TritonServ
     assert data[-1][1]["notes"] == json.loads(json.dumps(piece))["notes"]
 
 
-def test_a_caller_that_goes_away_stops_the_model(url: str, models: TritonServer) -> None:
+def test_a_disconnect_stops_the_model(url: str, models: TritonServer) -> None:
     def cancelled() -> float:
         text = urllib.request.urlopen(models.metrics_url, timeout=5).read().decode()  # noqa: S310
         lines = [line for line in text.splitlines() if "composer" in line and "cancel" in line and line[0] != "#"]
@@ -185,8 +177,8 @@ def test_an_upload_that_is_too_large_is_413(url: str) -> None:
     assert body["type"] == "urn:tritone:problem:body-too-large"
 
 
-def test_a_thousand_requests_at_once_are_answered_and_memory_is_stable(url: str) -> None:
-    recording = ogg(3.0)
+def test_a_thousand_concurrent_requests_are_served_and_memory_is_stable(url: str) -> None:
+    recording = tone_file(3.0)
     port = int(url.rpartition(":")[2])
     process = next(
         psutil.Process(each.pid)
@@ -227,7 +219,7 @@ def test_the_log_is_json_without_ids(models: TritonServer, tmp_path: Path) -> No
     assert (line["route"], line["status"], line["caller"]) == ("/v1/recommend", 404, "anonymous")
 
 
-def test_readiness_and_routes_say_when_the_server_is_gone(tmp_path: Path) -> None:
+def test_readiness_and_routes_report_an_unreachable_server(tmp_path: Path) -> None:
     with gateway_process("localhost:1", tmp_path / "keys.json", "--timeout", "1") as url:
         assert call(f"{url}/livez")[0] == 200
         assert call(f"{url}/readyz")[0] == 503
@@ -237,7 +229,7 @@ def test_readiness_and_routes_say_when_the_server_is_gone(tmp_path: Path) -> Non
     assert headers["retry-after"] == "1"
 
 
-def test_one_trace_goes_from_http_to_the_server(repository: Path, tmp_path: Path) -> None:
+def test_one_trace_covers_http_the_sdk_and_the_server(repository: Path, tmp_path: Path) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     ports = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
     with collecting() as collector:
@@ -247,7 +239,7 @@ def test_one_trace_goes_from_http_to_the_server(repository: Path, tmp_path: Path
             gateway_process(server.grpc_url, tmp_path / "keys.json", "--otlp-url", collector.url) as url,
         ):
             headers = {"Content-Type": "audio/ogg", "traceparent": parent}
-            assert call(f"{url}/v1/classify", ogg(), **headers)[0] == 200
+            assert call(f"{url}/v1/classify", tone_file(), **headers)[0] == 200
             deadline_s = time.monotonic() + 15
             spans = collector.of_trace(parent.split("-")[1], n_spans=3)
             while "tritone.classify" not in {span["name"] for span in spans} and time.monotonic() < deadline_s:

@@ -1,4 +1,4 @@
-"""The studio in a real browser, against a real Triton: each room's main path, accessibility, no foreign requests."""
+"""The studio in a real browser with a real Triton: main path of each room, accessibility, no other hosts."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def browser() -> Iterator[Any]:
 
 
 class Visitor:
-    """A page of its own, whose errors and requests to other hosts fail the test."""
+    """A new browser context with one page, whose errors and requests to other hosts fail the test."""
 
     def __init__(self, browser: Any, url: str, *, width: str = "desktop", scheme: str = "light") -> None:
         size = WIDTHS[width]
@@ -145,7 +145,7 @@ def test_a_recording_is_analysed_and_a_moment_is_played(visit: Callable[..., Vis
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
     page.get_by_text("Sounds like").wait_for()
-    page.get_by_text("Each window in numbers").click()
+    page.get_by_text("Values of each window").click()
     moments = page.get_by_role("button", name=re.compile("^Play from"))
     assert moments.count() == 3
     moments.nth(1).click()
@@ -160,13 +160,13 @@ def test_the_plot_of_genres_is_as_wide_as_the_waveform_and_plays(visit: Callable
     page = visit().open("listen")
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
-    lanes, waveform = page.locator(".lanes").first, page.locator(".wave")
-    lanes.wait_for()
-    assert lanes.bounding_box()["x"] == waveform.bounding_box()["x"]
-    assert lanes.bounding_box()["width"] == waveform.bounding_box()["width"]
+    curves, waveform = page.locator(".curves").first, page.locator(".wave")
+    curves.wait_for()
+    assert curves.bounding_box()["x"] == waveform.bounding_box()["x"]
+    assert curves.bounding_box()["width"] == waveform.bounding_box()["width"]
     page.get_by_role("button", name="Play", exact=True).wait_for()
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_enabled()
-    lanes.click(position={"x": lanes.bounding_box()["width"] / 2, "y": 10})
+    curves.click(position={"x": curves.bounding_box()["width"] / 2, "y": 10})
     page.get_by_role("button", name="Pause").wait_for()
     expect(page.get_by_role("timer")).to_have_text(re.compile("^0:0[4-8]"))
     page.get_by_role("button", name=re.compile(": play from 0:00$")).first.click()
@@ -178,31 +178,31 @@ def test_emotions_are_drawn_over_time_and_are_in_the_table(visit: Callable[..., 
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
     page.get_by_text("Emotions over time").wait_for()
-    lanes = page.locator(".lane.emotion")
-    assert lanes.count() == 5
-    name = lanes.first.text_content()
+    curves = page.locator(".curve.emotion")
+    assert curves.count() == 5
+    name = curves.first.text_content()
     assert name in {each.replace("_", " ") for each in EMOTIONS}
-    page.get_by_text("Each window in numbers").click()
+    page.get_by_text("Values of each window").click()
     page.get_by_role("columnheader", name=name).wait_for()
-    lanes.first.click(position={"x": 10, "y": 10})
+    curves.first.click(position={"x": 10, "y": 10})
     page.get_by_role("button", name="Pause").wait_for()
 
 
-def test_a_recording_survives_a_reload_until_it_is_forgotten(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+def test_a_recording_survives_a_reload_until_it_is_deleted(visit: Callable[..., Visitor], tmp_path: Path) -> None:
     page = visit().open("listen")
     (tmp_path / "song.ogg").write_bytes(recording())
     page.set_input_files("input[type=file]", tmp_path / "song.ogg")
     page.get_by_text("Sounds like").wait_for()
-    page.get_by_text("The recording stays in this browser").wait_for()
+    page.get_by_text("The recording is stored in this browser").wait_for()
     page.wait_for_timeout(300)  # until it is stored
     page.reload()
     page.get_by_text("Sounds like").wait_for()
     page.get_by_text("song.ogg", exact=True).wait_for()
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_enabled()
-    page.get_by_role("button", name="Forget the recording").click()
+    page.get_by_role("button", name="Delete the recording").click()
     page.get_by_text("Sounds like").wait_for(state="detached")
     page.reload()
-    page.get_by_text("A recording is cut into windows").wait_for()
+    page.get_by_text("The recording is divided into windows").wait_for()
 
 
 def test_the_microphone_is_recorded_and_analysed(visit: Callable[..., Visitor]) -> None:
@@ -214,7 +214,7 @@ def test_the_microphone_is_recorded_and_analysed(visit: Callable[..., Visitor]) 
     page.get_by_text("Sounds like").wait_for()
 
 
-def test_a_file_that_is_no_recording_is_explained(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+def test_an_invalid_recording_shows_an_error(visit: Callable[..., Visitor], tmp_path: Path) -> None:
     visitor = visit()
     page = visitor.open("listen")
     (tmp_path / "song.ogg").write_bytes(b"not a recording")
@@ -246,7 +246,7 @@ def test_a_piece_is_composed_edited_infilled_and_downloaded(visit: Callable[...,
             assert to_grid(content).n_notes > 0
 
 
-def test_a_piece_is_heard_while_it_is_composed(visit: Callable[..., Visitor]) -> None:
+def test_a_piece_plays_while_it_is_composed(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.get_by_role("slider", name=re.compile("^Bars")).fill("16")
     page.get_by_role("button", name="Compose and play").click()
@@ -257,7 +257,7 @@ def test_a_piece_is_heard_while_it_is_composed(visit: Callable[..., Visitor]) ->
     page.get_by_role("button", name="Play", exact=True).wait_for()
 
 
-def test_the_model_is_chosen_and_composes_what_it_streams(visit: Callable[..., Visitor]) -> None:
+def test_a_chosen_model_composes_the_same_notes_as_the_streaming_model(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.get_by_label("Seed").fill("7")
     roll = page.locator("rect.roll-note")
@@ -278,14 +278,14 @@ def test_the_model_is_chosen_and_composes_what_it_streams(visit: Callable[..., V
     assert composed[0]
 
 
-def test_a_seed_that_is_no_number_is_explained(visit: Callable[..., Visitor]) -> None:
+def test_an_invalid_seed_shows_an_error(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.get_by_label("Seed").fill("-3")
     page.get_by_role("button", name="Compose", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("expected a whole number from 0, got -3")
+    expect(page.get_by_role("alert")).to_contain_text("expected an integer of at least 0, got -3")
 
 
-def test_keys_undo_play_and_close(visit: Callable[..., Visitor]) -> None:
+def test_keyboard_shortcuts_undo_play_and_close_the_settings(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.locator("svg.roll-notes").click(position={"x": 16, "y": 40})
     assert page.locator("rect.roll-note").count() == 1
@@ -304,7 +304,7 @@ def test_keys_undo_play_and_close(visit: Callable[..., Visitor]) -> None:
     assert not page.get_by_label("API key").is_visible()
 
 
-def test_notes_are_clicked_into_the_roll_and_survive_a_reload(visit: Callable[..., Visitor]) -> None:
+def test_clicked_notes_survive_a_reload(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     page = visitor.open("write")
     roll = page.locator("svg.roll-notes")
@@ -330,7 +330,7 @@ def test_notes_are_clicked_into_the_roll_and_survive_a_reload(visit: Callable[..
     assert page.locator("rect.roll-note").count() == 0
 
 
-def test_a_stored_state_that_is_corrupt_does_not_break_the_page(visit: Callable[..., Visitor]) -> None:
+def test_corrupt_stored_state_does_not_break_the_page(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.locator("svg.roll-notes").click(position={"x": 16, "y": 40})
     page.wait_for_timeout(300)  # until it is stored
@@ -347,7 +347,7 @@ def test_a_stored_state_that_is_corrupt_does_not_break_the_page(visit: Callable[
         assert page.get_by_text("This room cannot be shown").count() == 0
 
 
-def test_from_a_mood_to_a_piece_that_is_heard_and_tracks_like_it(visit: Callable[..., Visitor]) -> None:
+def test_inspire_composes_plays_and_recommends_similar_tracks(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
     page.get_by_label("Mood").select_option("calmness")
     page.get_by_role("button", name="Inspire me").click()
@@ -389,7 +389,7 @@ def test_a_score_is_engraved_played_harmonised_and_varied(visit: Callable[..., V
 
 def test_two_ideas_are_interpolated_and_one_is_used(visit: Callable[..., Visitor]) -> None:
     page = visit().open("write")
-    page.get_by_text("Short ideas in a key").click()
+    page.get_by_text("Ideas of two bars").click()
     page.get_by_role("button", name="Create 4 ideas").click()
     page.get_by_role("button", name="Use idea 1").click()
     page.get_by_role("button", name="Remember two bars").click()
@@ -398,12 +398,12 @@ def test_two_ideas_are_interpolated_and_one_is_used(visit: Callable[..., Visitor
     page.get_by_role("button", name="Use idea 5").wait_for()
 
 
-def test_likes_and_skips_change_the_answer(visit: Callable[..., Visitor]) -> None:
+def test_likes_and_skips_change_the_recommendations(visit: Callable[..., Visitor]) -> None:
     page = visit().open("recommend")
     titles = page.locator(".tracks > li strong")
     titles.first.wait_for()
     page.get_by_label("Search tracks").fill(item_id(3))
-    page.get_by_role("button", name=re.compile("^Add .* to the history")).first.click()
+    page.get_by_role("button", name=re.compile("^Add .* to the liked tracks")).first.click()
     page.get_by_text("Based on the tracks that you liked and skipped").wait_for()
     skipped, other = titles.nth(0).text_content(), titles.nth(1).text_content()
     page.get_by_role("button", name=f"Skip {skipped}", exact=True).click()
@@ -412,17 +412,17 @@ def test_likes_and_skips_change_the_answer(visit: Callable[..., Visitor]) -> Non
     page.get_by_role("heading", name=f"Similar to {other}", exact=True).wait_for()
 
 
-def test_a_known_listener_is_chosen_from_the_examples(visit: Callable[..., Visitor]) -> None:
+def test_an_example_listener_is_selected(visit: Callable[..., Visitor]) -> None:
     page = visit().open("recommend")
     page.get_by_text("Popular tracks").wait_for()
-    examples = page.get_by_role("group", name="For example").get_by_role("button")
+    examples = page.get_by_role("group", name="Examples").get_by_role("button")
     assert examples.all_text_contents() == [user_id(3), user_id(5)]
     examples.first.click()
-    page.get_by_text("Based on what this listener has played").wait_for()
+    page.get_by_text("Based on the history of this listener").wait_for()
     examples.first.click()
     page.get_by_text("Popular tracks").wait_for()
     page.get_by_label("Known listener").fill("nobody")
-    page.get_by_text("This listener is not known here").wait_for()
+    page.get_by_text("This listener is unknown").wait_for()
 
 
 def test_a_track_is_played(visit: Callable[..., Visitor]) -> None:
@@ -432,7 +432,7 @@ def test_a_track_is_played(visit: Callable[..., Visitor]) -> None:
     page.get_by_role("button", name=re.compile("^Stop ")).wait_for()
 
 
-def test_models_and_load_are_watched(visit: Callable[..., Visitor]) -> None:
+def test_models_and_load_are_shown(visit: Callable[..., Visitor]) -> None:
     visitor = visit()
     page = visitor.open("watch")
     page.get_by_role("row", name=re.compile("genre_cnn.*yes")).wait_for()
@@ -443,7 +443,7 @@ def test_models_and_load_are_watched(visit: Callable[..., Visitor]) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("room", ROOMS)
-def test_rooms_have_no_serious_accessibility_findings_and_fit_the_screen(
+def test_rooms_have_no_serious_accessibility_violations_and_fit_the_screen(
     visit: Callable[..., Visitor], width: str, scheme: str, room: str
 ) -> None:
     page = visit(width=width, scheme=scheme).open(room)
@@ -465,7 +465,7 @@ def test_rooms_have_no_serious_accessibility_findings_and_fit_the_screen(
 
 
 @pytest.mark.slow
-def test_the_command_stops_the_server_that_it_started(tmp_path: Path) -> None:
+def test_the_command_stops_its_server(tmp_path: Path) -> None:
     publish_renderer(tmp_path / "models")
     command = [sys.executable, "-m", "tritone_cli", "studio", "--port", "0", "--json"]
     command += ["--repository", str(tmp_path / "models")]
@@ -483,7 +483,7 @@ def test_the_command_stops_the_server_that_it_started(tmp_path: Path) -> None:
     assert not server.is_running()
 
 
-def test_without_a_gateway_the_page_says_so(browser: Any, url: str) -> None:
+def test_an_unreachable_gateway_shows_an_error(browser: Any, url: str) -> None:
     visitor = Visitor(browser, url)
     page = visitor.open("recommend")
     page.locator(".tracks > li").first.wait_for()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import requests
 import schemathesis
-import soundfile
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import APIOperation, Case, GenerationMode
+from tests.support.tones import tone_file
 
 PATH = Path(__file__).parents[2] / "gateway" / "openapi.json"
 SCHEMA: Any = json.loads(PATH.read_text())
@@ -30,19 +28,11 @@ CASES = [
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
     if mode is GenerationMode.POSITIVE or {"parameters", "requestBody"} & set(operation)
 ]
-# What only makes the models work longer is kept small.
+# Limits of values that only make the models compute longer.
 _MOST = {"bars": 2, "n": 3, "steps": 3, "limit": 20}
 _OF_RECORDINGS = {"classify", "embed", "recommend", "similar"}
+_RECORDING = {"base64": base64.b64encode(tone_file(1.0)).decode()}
 _SCORE = {"notes": [[4 * i, 4, 60 + i % 12] for i in range(8)]}
-
-
-def _recording() -> dict[str, str]:
-    file = io.BytesIO()
-    soundfile.write(file, 0.4 * np.sin(np.arange(22_050) / 15), 22_050, format="OGG")
-    return {"base64": base64.b64encode(file.getvalue()).decode()}
-
-
-_RECORDING = _recording()
 
 
 def operations_at(url: str) -> dict[str, APIOperation]:

@@ -20,7 +20,7 @@ import uvicorn
 from tritone import AsyncMusicClient
 from tritone.testing import AsyncMockTransport, FakeGenreModel
 from tritone_gateway import GatewaySettings, create_app
-from tritone_gateway.server import TimedProtocol
+from tritone_gateway.http_protocol import TimedProtocol
 
 
 @contextmanager

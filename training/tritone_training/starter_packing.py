@@ -1,4 +1,4 @@
-"""Make starter weights of a checkpoint: check its data, store it in half precision, measure the loss, write a card.
+"""Create starter weights from a checkpoint: check its data, convert it to half precision, and measure the loss.
 
     python -m tritone_training.starter_packing --checkpoint runs/starter/music_vae --out weights/music_vae
 
@@ -32,7 +32,7 @@ from tritone_training.training_logs import model_card
 
 CARD: Final = "README.md"
 LICENCE: Final = "Apache-2.0; trained on music in the public domain, see LICENSES.md"
-MAX_LOSS: Final = 0.002  # in the metric that a kind's training maximises: nats a frame, or a fraction of notes
+MAX_LOSS: Final = 0.002  # in the metric that a kind's training maximises, such as nats per frame or a share of notes
 _OWN_ENTRIES: Final = frozenset({"format", "kind", "weights", "weights_sha256", "asked"})
 
 
@@ -42,8 +42,9 @@ class PackedWeights:
 
     Attributes:
         folder: a checkpoint folder.
-        metric: what was measured on the validation split, before and after.
-        n_bytes: size of the folder.
+        metric: name of the metric.
+        float32, float16: its value on the validation split in single and in half precision.
+        n_bytes: size of the folder in bytes.
     """
 
     folder: Path
@@ -54,24 +55,24 @@ class PackedWeights:
 
     @property
     def loss(self) -> float:
-        """Return how much worse the metric is in half precision; negative if it is better."""
+        """Return the decrease of the metric in half precision; negative if it is better."""
         return self.float32 - self.float16
 
 
 def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool = True) -> PackedWeights:
-    """Write the starter weights of a checkpoint; what `out` held before is replaced.
+    """Write the starter weights of a checkpoint; the previous content of `out` is replaced.
 
     Args:
         folder: checkpoint folder.
-        out: folder of the kind's starter weights; all of them together are in its parent.
-        max_loss: largest accepted loss by half precision.
+        out: folder of the kind's starter weights, in the folder of all starter weights.
+        max_loss: maximum loss by half precision, in the kind's metric.
         progress: show progress bars on stderr.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used; it, or one that it was warm-started from, was trained on data
-            whose terms do not allow to pass its weights on; half precision loses too much; or all starter weights
+        CheckpointError: the checkpoint cannot be used; it, or a checkpoint that it was warm-started from, was trained
+            on data whose terms do not permit distributing the weights; the loss is too large; or all starter weights
             together would be too large.
-        DataError: the data cannot be evaluated on.
+        DataError: the data cannot be used for evaluation.
     """
     info = _read_info(folder)
     kind = get_kind(str(info.get("kind")))
@@ -86,15 +87,15 @@ def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool 
         float32, float16 = (_measure(kind, each, info, progress=progress) for each in (folder, packed))
         if float32 - float16 > max_loss:
             raise CheckpointError(
-                f"{folder}: half precision costs {float32 - float16:.4g} of {kind.score}: expected at most "
-                f"{max_loss:g}; give a larger --max-loss if that is acceptable"
+                f"{folder}: half precision reduces {kind.score} by {float32 - float16:.4g}: expected at most "
+                f"{max_loss:g}; pass a larger --max-loss if this is acceptable"
             )
         saved = checkpoint.read_info(packed)
         measured = {"split": "valid", "metric": kind.score, "float32": float32, "float16": float16}
         saved["half_precision"] = {**measured, "loss": float32 - float16}
         checkpoint.update_info(packed, saved)
         write_atomically(packed / CARD, _card(saved))
-        kind.export(packed)  # whatever else the kind's export needs is in the folder
+        kind.export(packed)  # fails if a file that the export needs is missing
         n_bytes = _size(packed)
         _require_room(out, n_bytes)
         shutil.rmtree(out, ignore_errors=True)
@@ -103,14 +104,14 @@ def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool 
 
 
 def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
-    """Check that a checkpoint was trained on nothing but collections in the public domain.
+    """Check that a checkpoint was trained only on collections in the public domain.
 
     Args:
-        folder: of the checkpoint, for messages.
+        folder: folder of the checkpoint, for error messages.
         info: content of checkpoint.json.
 
     Raises:
-        CheckpointError: it was trained on other data, or started from weights that were or may have been.
+        CheckpointError: it was trained on other or unknown data, or warm-started from such a checkpoint.
     """
     data = info.get("data") or {}
     source = str(data.get("source") or "")
@@ -118,7 +119,7 @@ def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
     styles = set(data.get("styles") or ())
     if selection is None or not selection.may_share_weights or not styles <= set(selection.collections):
         raise CheckpointError(
-            f"{folder}: the terms of its data do not allow to pass its weights on: expected collections among "
+            f"{folder}: the terms of its data do not permit distributing its weights: expected collections among "
             f"{', '.join(PUBLIC_DOMAIN)}, got {source or 'unknown data'}; train with --data corpus:public-domain"
         )
     if (warm_start := info.get("warm_start")) is not None:
@@ -130,7 +131,9 @@ def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = checkpoint.read_info(folder)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: expected a checkpoint folder, got none that can be read: {error}") from error
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be read: expected a checkpoint folder ({error})"
+        ) from error
     if not isinstance(info, dict):
         raise CheckpointError(f"{folder}: {checkpoint.INFO} is damaged; train again")
     return info
@@ -183,7 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tritone_training.starter_packing", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True, help="Checkpoint folder written by `tritone train`.")
     parser.add_argument("--out", type=Path, required=True, help="Folder of the kind's starter weights.")
-    parser.add_argument("--max-loss", type=float, default=MAX_LOSS, help="Largest loss by half precision.")
+    parser.add_argument(
+        "--max-loss",
+        type=float,
+        default=MAX_LOSS,
+        help="Maximum loss by half precision, in the metric of the kind (%(default)s).",
+    )
     given = parser.parse_args(arguments)
     try:
         packed = pack(given.checkpoint, given.out, max_loss=given.max_loss)

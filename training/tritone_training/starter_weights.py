@@ -1,15 +1,15 @@
-"""Starter weights: trained checkpoints that come with Tritone, for models that can be served without training.
+"""Starter weights: trained checkpoints that are included in Tritone, for models that can be served without training.
 
 ```
 weights/
-  LICENSES.md             what they were trained on, and the terms of these data
+  LICENSES.md             training data, and their terms
   music_transformer/
     checkpoint.json       as in every checkpoint folder; also the licence and the loss by half precision
     weights-HASH.pt       in half precision
     README.md             model card
 ```
 
-`starter_packing` makes such a folder of a checkpoint.
+`starter_packing` creates such a folder from a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Final
 from tritone_training.exceptions import CheckpointError
 
 VARIABLE: Final = "TRITONE_WEIGHTS"
-MAX_TOTAL_BYTES: Final = 25_000_000  # of all starter weights, which every clone and installation downloads
+MAX_TOTAL_BYTES: Final = 25_000_000  # all starter weights together, which every clone and installation downloads
 _INFO: Final = "checkpoint.json"  # `checkpoint.INFO`, without importing PyTorch
 
 
 def weights_folder() -> Path:
-    """Return the folder of all starter weights: `$TRITONE_WEIGHTS`, else that of the installation or the checkout."""
+    """Return the folder of all starter weights: `$TRITONE_WEIGHTS`, or else that of the installation or checkout."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
-    installed = Path(__file__).parent / "weights"  # where the wheel has them
+    installed = Path(__file__).parent / "weights"  # their place in the wheel
     return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "weights"
 
 

@@ -1,4 +1,4 @@
-"""`tritone gateway`: serve the models as REST with OpenAPI."""
+"""`tritone gateway`: serve the models as a REST API with OpenAPI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def gateway(
         Path | None,
         typer.Option(
             envvar="TRITONE_GATEWAY_KEYS",
-            help="File with the API keys. Default: TRITONE_GATEWAY_KEYS, or that of `tritone keys`.",
+            help="File with the API keys. Default: TRITONE_GATEWAY_KEYS, or the default file of `tritone keys`.",
             show_default=False,
             show_envvar=False,
         ),
@@ -34,7 +34,8 @@ def gateway(
     allow_anonymous: Annotated[
         bool,
         typer.Option(
-            "--allow-anonymous", help="Serve other machines without a key while there are no keys; private networks."
+            "--allow-anonymous",
+            help="Serve other machines without a key while no keys exist; only for private networks.",
         ),
     ] = False,
     service_key_file: options.ServiceKeyFile = None,
@@ -42,38 +43,50 @@ def gateway(
     require_model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Model without which /readyz says no; repeatable. Default: one ready model is enough.",
+            help="Model that must be ready for /readyz to respond 200; repeatable. Default: any one ready model.",
             show_default=False,
         ),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of a call to a model in seconds.")] = 30.0,
-    body_timeout: Annotated[float, typer.Option(min=0.001, help="Time limit for receiving a body in seconds.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Time limit of one call to a model in seconds.")] = 30.0,
+    body_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Time limit for receiving a request body in seconds.")
+    ] = 30.0,
     header_timeout: Annotated[
-        float, typer.Option(min=0.001, help="Time limit for receiving the headers in seconds.")
+        float, typer.Option(min=0.001, help="Time limit for receiving request headers in seconds.")
     ] = 10.0,
     send_timeout: Annotated[
-        float, typer.Option(min=0.001, help="Time within which a caller must read something of a response in seconds.")
+        float,
+        typer.Option(
+            min=0.001, help="Seconds after which a connection whose caller reads nothing of a response is closed."
+        ),
     ] = 60.0,
     drain: Annotated[
-        float, typer.Option(min=0, help="Seconds between SIGTERM, when /readyz says no, and the stop.")
+        float, typer.Option(min=0, help="Seconds between SIGTERM, after which /readyz responds 503, and the shutdown.")
     ] = 1.0,
-    max_body_mb: Annotated[int, typer.Option(min=1, help="Largest body of a request in MiB.")] = 64,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="Maximum size of a request body in MiB.")] = 64,
     max_bodies_mb: Annotated[
-        int, typer.Option(min=1, help="Memory of a worker for all bodies in MiB; above it, requests get status 503.")
+        int,
+        typer.Option(
+            min=1,
+            help="Maximum size of all request bodies of a worker together in MiB; further requests get status 503.",
+        ),
     ] = 512,
     max_in_flight: Annotated[
-        int, typer.Option(min=1, help="Requests that a worker serves at once; further ones get status 503.")
+        int, typer.Option(min=1, help="Maximum number of concurrent requests of a worker; further ones get status 503.")
     ] = 256,
     rate_store: Annotated[
         str | None,
         typer.Option(
-            help="Valkey or Redis in which several gateways count requests, such as redis://localhost:6379.",
+            help="Valkey or Redis server in which gateways count requests together, such as redis://localhost:6379.",
             show_default=False,
         ),
     ] = None,
     url_host: Annotated[
         list[str] | None,
-        typer.Option(help="Host to fetch files from for callers; repeatable. Default: none.", show_default=False),
+        typer.Option(
+            help="Host from which files that callers name by URL are downloaded; repeatable. Default: none.",
+            show_default=False,
+        ),
     ] = None,
     recordings: options.TrackRecordings = None,
     example_user: options.ExampleUsers = None,
@@ -84,18 +97,18 @@ def gateway(
         ),
     ] = None,
     tls_cert: Annotated[
-        Path | None, typer.Option(help="PEM file with the certificate; enables TLS.", show_default=False)
+        Path | None, typer.Option(help="PEM file with the certificate of the gateway; enables TLS.", show_default=False)
     ] = None,
     tls_key: options.TlsKey = None,
     tls_client_ca: options.TlsClientCa = None,
     otlp_url: options.OtlpUrl = None,
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="Log format, on standard error.")] = "text",
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Format of the log on standard error.")] = "text",
     print_openapi: Annotated[
-        bool, typer.Option("--print-openapi", help="Print the OpenAPI schema as JSON, and serve nothing.")
+        bool, typer.Option("--print-openapi", help="Print the OpenAPI schema as JSON and exit.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
 ) -> None:
-    """Serve the models as REST with OpenAPI until Ctrl-C; the documentation is at /docs."""
+    """Serve the models as a REST API until Ctrl-C; its documentation is at /docs."""
     from tritone_gateway.server import serve
 
     settings = settings_of(
@@ -145,9 +158,9 @@ def gateway(
 
 
 def _service_key_file(file: Path | None) -> Path | None:
-    """Return the given file with the service key, or else the one that TRITONE_SERVICE_KEY_FILE names.
+    """Return the file with the service key: the given one, or the one that TRITONE_SERVICE_KEY_FILE names.
 
-    As for the servers, that one need not exist: a deployment mounts the folder before it has a key.
+    The file of the environment variable need not exist yet, because a deployment mounts the folder before it has a key.
     """
     if file is not None:
         return _checked(file, "--service-key-file")
@@ -159,7 +172,7 @@ def _service_key_file(file: Path | None) -> Path | None:
 
 
 def _checked(file: Path | None, option: str) -> Path | None:
-    """Return a file whose secret can be read now; the gateway reads it again when it changes.
+    """Return the absolute path of a secret file after checking that it can be read.
 
     Raises:
         typer.BadParameter: it cannot be read, or is empty.
@@ -171,7 +184,7 @@ def _checked(file: Path | None, option: str) -> Path | None:
 
 
 def settings_of(**values: Any) -> GatewaySettings:
-    """Return the settings of a gateway.
+    """Return settings of the gateway from validated options.
 
     Raises:
         typer.BadParameter: a value is invalid.

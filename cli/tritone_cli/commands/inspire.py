@@ -1,4 +1,4 @@
-"""`tritone inspire`: compose a piece, and recommend tracks like it."""
+"""`tritone inspire`: compose a piece and recommend similar tracks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def inspire(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compose a piece, classify its sound and recommend tracks like it, in one request."""
+    """Compose a piece, classify its sound and recommend similar tracks, in one request."""
     pieces.check_outs(out)
     with (
         connections.connect(server, timeout, api_key_file, ca_file) as music,
@@ -63,14 +63,14 @@ def inspire(
     if as_json:
         console.print_json({**found.to_dict(), "files": files})
         return
-    _print_sound(found.classification)
+    _print_classification(found.classification)
     recommendations.print_recommendations(found.recommendations, as_json=False)
-    console.say(f"{1e3 * found.request_s:.0f} ms in all, of which rendering took {1e3 * found.render_s:.0f} ms")
+    console.say(f"request: {1e3 * found.request_s:.0f} ms, of which rendering took {1e3 * found.render_s:.0f} ms")
 
 
-def _print_sound(heard: Classification) -> None:
-    text = f"sounds like {heard.label} ({heard.probabilities[heard.label]:.0%})"
-    if heard.emotions:
-        emotion, fraction = next(iter(heard.emotions.items()))
+def _print_classification(found: Classification) -> None:
+    text = f"sounds like {found.label} ({found.probabilities[found.label]:.0%})"
+    if found.emotions:
+        emotion, fraction = next(iter(found.emotions.items()))
         text += f"; strongest emotion: {emotion.replace('_', ' ')} ({fraction:.0%})"
-    console.say(f"{text}; {heard.model} v{heard.model_version}")
+    console.say(f"{text}; {found.model} v{found.model_version}")

@@ -23,7 +23,7 @@ def listen_test(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model that writes: music_transformer, composer, polyphony_rnn, music_vae or music_gan.",
+            help="Generative model: music_transformer, composer, polyphony_rnn, music_vae or music_gan.",
             show_default=False,
         ),
     ] = None,
@@ -31,7 +31,8 @@ def listen_test(
     files: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of MIDI files to measure instead of a model; a subfolder is a style.", show_default=False
+            help="Folder of MIDI files to measure instead of a model. A subfolder is the style of its files.",
+            show_default=False,
         ),
     ] = None,
     bars: Annotated[
@@ -42,15 +43,15 @@ def listen_test(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of pieces of each length.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="First random seed; the others follow it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="First random seed; the others are consecutive.")] = 0,
     style: options.Style = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature. Default: that of the client.", show_default=False)
+        float | None, typer.Option(help="Sampling temperature. Default: the client's default.", show_default=False)
     ] = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     all_keys: Annotated[
-        bool, typer.Option("--all-keys", help="Request each of the 24 keys in turn, and measure whether they are kept.")
+        bool, typer.Option("--all-keys", help="Request the 24 keys in turn, and measure whether the pieces keep them.")
     ] = False,
     data: Annotated[
         Path | None,
@@ -65,7 +66,7 @@ def listen_test(
         typer.Option(help="Folder to write the model's pieces to, as MIDI files.", show_default=False),
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Folder to write plots and a JSON file to.", show_default=False)
+        Path | None, typer.Option(help="Folder for plots and a JSON file of the results.", show_default=False)
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of an earlier run in --save and --report.")
@@ -73,12 +74,12 @@ def listen_test(
     table: Annotated[
         Path | None,
         typer.Option(
-            help="Markdown file to update: the lines between `<!-- listen-test MODEL: begin -->` and `<!-- listen-test "
-            "MODEL: end -->`; the name of the folder with --files.",
+            help="Markdown file whose table is replaced: the lines between `<!-- listen-test MODEL: begin -->` and "
+            "`<!-- listen-test MODEL: end -->`. With --files, MODEL is the name of the folder.",
             show_default=False,
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of requests at once.")] = 4,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Number of concurrent requests.")] = 4,
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 300.0,
     api_key_file: options.ApiKeyFile = None,
@@ -87,7 +88,7 @@ def listen_test(
 ) -> None:
     """Compare pieces of a model or a folder with real pieces of the same length: key, range, repetition, endings."""
     if (model is None) == (files is None):
-        raise typer.BadParameter("give a model or --files, and not both")
+        raise typer.BadParameter("expected either a model or --files")
     lengths = None if bars is None else _lengths(bars)
     progress = console.shows_progress(as_json=as_json)
     given = {"style": style, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -102,10 +103,10 @@ def listen_test(
     from tritone_training.listening_test import listening_test_of_files, listening_test_of_model
 
     if files is not None:
-        foreign = [f"--{option.replace('_', '-')}" for option in arguments if option != "style"]
-        foreign += ["--all-keys"] * all_keys + ["--save"] * (save is not None)
-        if foreign:
-            raise typer.BadParameter(f"{' and '.join(foreign)}: expected a model, got --files; remove the option")
+        unsupported = [f"--{option.replace('_', '-')}" for option in arguments if option != "style"]
+        unsupported += ["--all-keys"] * all_keys + ["--save"] * (save is not None)
+        if unsupported:
+            raise typer.BadParameter(f"{' and '.join(unsupported)}: expected a model, got --files; remove the option")
         result = listening_test_of_files(files, bars=lengths, style=style, data=data, progress=progress)
     else:
         with connections.connect(server, timeout, api_key_file, ca_file) as music:

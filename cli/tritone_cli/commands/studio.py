@@ -1,4 +1,4 @@
-"""`tritone studio`: the server, the gateway and the page, on this machine only."""
+"""`tritone studio`: run the models, the gateway and the studio page on this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def studio(
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when ready.")] = False,
 ) -> None:
-    """Open the studio, a page to listen, write and recommend with, on this machine until Ctrl-C."""
+    """Serve the studio page for analysing, composing and recommending music, on this machine until Ctrl-C."""
     from tritone_gateway.routers.studio import PAGE
     from tritone_gateway.server import serve
 
@@ -52,9 +52,9 @@ def studio(
         if open_browser:
             webbrowser.open(f"{url}/studio/")
 
-    # uvicorn ends by the signal that it got, whose default action would leave the server running.
+    # After its shutdown, uvicorn raises the signal again, whose default action would leave the server running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    with _models(repository) if server is None else nullcontext(model_address(server)) as address:
+    with _running_server(repository) if server is None else nullcontext(model_address(server)) as address:
         settings = settings_of(
             server=address,
             port=port,
@@ -66,7 +66,7 @@ def studio(
 
 
 @contextmanager
-def _models(repository: Path) -> Iterator[str]:
+def _running_server(repository: Path) -> Iterator[str]:
     """Serve a repository on free ports of this machine, and yield the gRPC address.
 
     Raises:
@@ -76,10 +76,10 @@ def _models(repository: Path) -> Iterator[str]:
         *(sys.executable, "-m", "tritone_cli", "serve", "--json", "--repository", str(repository)),
         *("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--supervisor-port", "0"),
     ]
-    # A session of its own, so that Ctrl-C reaches only this process, which then stops the server in order.
+    # In a new session, so that Ctrl-C reaches only this process, which stops the server after the gateway.
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env=_environment()) as process:
         try:
-            yield _address(process, repository)
+            yield _server_address(process, repository)
         finally:
             process.send_signal(signal.SIGTERM)
             try:
@@ -92,7 +92,7 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
-def _address(process: subprocess.Popen[bytes], repository: Path) -> str:
+def _server_address(process: subprocess.Popen[bytes], repository: Path) -> str:
     line = process.stdout.readline() if process.stdout is not None else b""
     try:
         facts: dict[str, Any] = json.loads(line)

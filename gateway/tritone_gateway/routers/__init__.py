@@ -1,4 +1,4 @@
-"""The routes, one module for each group; a new group is one module here and one entry in `ROUTERS`."""
+"""Routes of the gateway, one module for each group. To add a group, add a module and an entry in `ROUTERS`."""
 
 from __future__ import annotations
 

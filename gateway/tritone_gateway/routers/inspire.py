@@ -1,4 +1,4 @@
-"""From nothing to recommendations: a piece is composed, classified by its sound, and tracks like it are recommended."""
+"""Compose a piece, classify its rendered audio and recommend similar tracks, in one request."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
 from tritone import Inspiration
-from tritone_gateway.bodies import ScoreFile, body, body_schema, score_field, score_of
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
-from tritone_gateway.representations import JSON, MIDI, WAV, contents, negotiated, piece_response
-from tritone_gateway.sampling import Styled
+from tritone_gateway.bodies import body, body_schema, read_score
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
+from tritone_gateway.representations import JSON, MIDI, WAV, negotiate, piece_response, result_responses
+from tritone_gateway.request_models import PieceSampling, ScoreFile, score_field
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
     prefix="/v1",
     tags=["Write"],
     dependencies=[requires("write"), requires("recommend")],
-    responses=responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
+    responses=problem_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
 )
 
 _TYPES: Final = (JSON, MIDI, WAV)
 
 
-class InspireRequest(Styled):
-    """What to begin with: a score, a mood, or nothing."""
+class InspireRequest(PieceSampling):
+    """A piece to compose from a score, from a mood or from scratch."""
 
     file: ScoreFile | None = score_field("Score to continue: a MIDI file, or notes.", default=None)
     mood: str | None = Field(
-        None, max_length=100, description="One of the nine emotions: tempo and mode of the piece, and order of tracks."
+        None,
+        max_length=100,
+        description="One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.",
     )
     bars: int = Field(8, ge=1, le=256, description="Number of new bars.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
@@ -42,19 +44,20 @@ class InspireRequest(Styled):
 @router.post(
     "/inspire",
     operation_id="inspire",
-    summary="Compose a piece and recommend tracks like it",
-    responses=contents(Inspiration, _TYPES),
+    summary="Compose a piece and recommend similar tracks",
+    responses=result_responses(Inspiration, _TYPES),
     openapi_extra=body_schema(InspireRequest),
 )
 async def inspire(
-    request: Request, gateway: GatewayOf, options: Annotated[InspireRequest, body(InspireRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[InspireRequest, body(InspireRequest)]
 ) -> Response:
-    """Return a piece, its classification and tracks like it; `Server-Timing` has the durations of the model's work.
+    """Return a piece, its classification and similar tracks.
 
-    With `Accept: audio/midi` or `audio/wav`, only the piece.
+    The header `Server-Timing` has the duration of the call to the model and, as a part of it, of rendering. With
+    `Accept: audio/midi` or `audio/wav`, the response is only the piece.
     """
-    media_type = negotiated(request, _TYPES)
-    prompt = None if options.file is None else await score_of(options.file, gateway)
+    media_type = negotiate(request, _TYPES)
+    prompt = None if options.file is None else await read_score(options.file, gateway)
     result = await gateway.client.inspire(prompt=prompt, **options.model_dump(exclude={"file"}))
     if media_type == JSON:
         content = await asyncio.to_thread(result.to_dict)
@@ -66,7 +69,7 @@ async def inspire(
 
 
 def _timing(result: Inspiration) -> str:
-    """Return a `Server-Timing` header, in milliseconds.
+    """Return the value of a `Server-Timing` header; durations are in milliseconds.
 
     Source: https://www.w3.org/TR/server-timing/
     """

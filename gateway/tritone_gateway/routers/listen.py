@@ -1,4 +1,4 @@
-"""Recordings: genre, emotions, tags and embeddings; how probable a model finds a score."""
+"""Analysis: classification and embedding of recordings, and the likelihood of scores."""
 
 from __future__ import annotations
 
@@ -9,41 +9,38 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from tritone import Classification, Prediction
-from tritone_gateway.bodies import (
-    AudioFile,
-    Options,
-    ScoreFile,
-    audio_field,
-    body,
-    body_schema,
-    recording_of,
-    score_field,
-    score_of,
+from tritone_gateway.bodies import body, body_schema, read_recording, read_score
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
+from tritone_gateway.representations import (
+    CLASSIFICATION_TYPES,
+    JSON,
+    classification_response,
+    negotiate,
+    result_responses,
 )
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
-from tritone_gateway.representations import CLASSIFICATION_TYPES, JSON, classification_response, contents, negotiated
+from tritone_gateway.request_models import AudioFile, RequestBody, ScoreFile, audio_field, score_field
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
     prefix="/v1",
     tags=["Listen"],
     dependencies=[requires("listen")],
-    responses=responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
+    responses=problem_responses(400, 401, 403, 404, 408, 413, 415, 422, 429, 502, 503, 504),
 )
 
 _FORMATS = "any format that libsndfile reads: WAV, FLAC, Ogg Vorbis, Opus, MP3, ..."
 
 
-class ClassifyRequest(Options):
+class ClassifyRequest(RequestBody):
     """A recording to classify."""
 
     file: AudioFile = audio_field(f"The recording, in {_FORMATS}")
-    top: int | None = Field(None, ge=1, le=1_000, description="Number of labels in the response; all if left out.")
+    top: int | None = Field(None, ge=1, le=1_000, description="Number of labels in the response; all by default.")
     model: str | None = Field(None, max_length=256, description="Name of the model.")
 
 
-class EmbedRequest(Options):
+class EmbedRequest(RequestBody):
     """A recording to embed."""
 
     file: AudioFile = audio_field(f"The recording, in {_FORMATS}")
@@ -51,13 +48,13 @@ class EmbedRequest(Options):
 
 
 class Embedding(BaseModel):
-    """The embedding of a recording; recordings that sound alike have similar embeddings."""
+    """The embedding of a recording; similar recordings have similar embeddings."""
 
-    embedding: list[float] = Field(description="256 numbers, of length 1 as a vector.")
+    embedding: list[float] = Field(description="Vector of 256 numbers with Euclidean norm 1.")
 
 
-class PredictRequest(Options):
-    """A score to predict."""
+class PredictRequest(RequestBody):
+    """A score whose likelihood is computed."""
 
     file: ScoreFile = score_field("The score: a MIDI file, or notes.")
     model: str = Field("polyphony_rnn", max_length=256, description="Name of the model.")
@@ -67,15 +64,15 @@ class PredictRequest(Options):
     "/classify",
     operation_id="classify",
     summary="Classify a recording",
-    responses={**contents(Classification, CLASSIFICATION_TYPES), **responses(406)},
+    responses={**result_responses(Classification, CLASSIFICATION_TYPES), **problem_responses(406)},
     openapi_extra=body_schema(ClassifyRequest),
 )
 async def classify(
-    request: Request, gateway: GatewayOf, options: Annotated[ClassifyRequest, body(ClassifyRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[ClassifyRequest, body(ClassifyRequest)]
 ) -> Response:
     """Return genre, emotions, tags, a timeline in windows of 3 s and an embedding."""
-    media_type = negotiated(request, CLASSIFICATION_TYPES)
-    audio = await recording_of(options.file, gateway)
+    media_type = negotiate(request, CLASSIFICATION_TYPES)
+    audio = await read_recording(options.file, gateway)
     result = await gateway.client.classify(audio, top=options.top, model=options.model)
     return await classification_response(result, media_type)
 
@@ -84,12 +81,12 @@ async def classify(
     "/embed",
     operation_id="embed",
     summary="Embed a recording",
-    responses=contents(Embedding, (JSON,)),
+    responses=result_responses(Embedding, (JSON,)),
     openapi_extra=body_schema(EmbedRequest),
 )
-async def embed(gateway: GatewayOf, options: Annotated[EmbedRequest, body(EmbedRequest)]) -> Response:
-    """Return a vector; recordings that sound alike have similar vectors."""
-    audio = await recording_of(options.file, gateway)
+async def embed(gateway: GatewayDependency, options: Annotated[EmbedRequest, body(EmbedRequest)]) -> Response:
+    """Return the embedding vector; similar recordings have similar vectors."""
+    audio = await read_recording(options.file, gateway)
     embedding = await gateway.client.embed(audio, model=options.model)
     return JSONResponse({"embedding": embedding.tolist()})
 
@@ -97,11 +94,11 @@ async def embed(gateway: GatewayOf, options: Annotated[EmbedRequest, body(EmbedR
 @router.post(
     "/predict",
     operation_id="predict",
-    summary="Rate how probable a model finds a score",
-    responses=contents(Prediction, (JSON,)),
+    summary="Compute the likelihood of a score",
+    responses=result_responses(Prediction, (JSON,)),
     openapi_extra=body_schema(PredictRequest),
 )
-async def predict(gateway: GatewayOf, options: Annotated[PredictRequest, body(PredictRequest)]) -> Response:
-    """Return the negative log-likelihood of each time step, high where the music is surprising."""
-    score = await score_of(options.file, gateway)
+async def predict(gateway: GatewayDependency, options: Annotated[PredictRequest, body(PredictRequest)]) -> Response:
+    """Return the negative log-likelihood of each time step, which is high where the music is surprising."""
+    score = await read_score(options.file, gateway)
     return JSONResponse((await gateway.client.predict(score, model=options.model)).to_dict())

@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from tritone_gateway.gateway import GatewayOf
-from tritone_gateway.problems import responses
+from tritone_gateway.gateway import GatewayDependency
+from tritone_gateway.problems import problem_responses
 from tritone_gateway.readiness import Readiness
 from tritone_gateway.security.callers import requires
 
@@ -21,27 +21,27 @@ class Liveness(BaseModel):
     alive: bool = True
 
 
-@router.get("/livez", operation_id="liveness", summary="Whether the process responds")
+@router.get("/livez", operation_id="liveness", summary="Check that the process responds")
 async def livez() -> Liveness:
-    """Respond without asking the models."""
+    """Respond without a request to the models."""
     return Liveness()
 
 
 @router.get(
     "/readyz",
     operation_id="readiness",
-    summary="Whether requests can be served",
+    summary="Check that requests can be served",
     response_model=Readiness,
     responses={503: {"description": "Not ready.", "model": Readiness}},
 )
-async def readyz(gateway: GatewayOf) -> Response:
-    """Tell which models are ready, as their server reports at most a second ago.
+async def readyz(gateway: GatewayDependency) -> Response:
+    """Return which models are ready, as their server has reported within the last second.
 
-    503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
-    While some models are ready and others are not, the gateway is ready and `degraded`.
+    The status is 503 if the server cannot be reached, no model is ready, a model that the operator requires is not
+    ready, or the gateway is shutting down. If only some of the models are ready, the gateway is ready and `degraded`.
     """
     if gateway.load.draining:
-        state = Readiness(ready=False, degraded=False, models={}, reason="the gateway is about to stop")
+        state = Readiness(ready=False, degraded=False, models={}, reason="the gateway is shutting down")
     else:
         state = await gateway.readiness.state(gateway.client)
     return JSONResponse(state.model_dump(), status_code=200 if state.ready else 503)
@@ -52,9 +52,9 @@ async def readyz(gateway: GatewayOf) -> Response:
     operation_id="metrics",
     summary="Metrics in Prometheus's text format",
     dependencies=[requires("admin")],
-    responses={200: {"content": {"text/plain": {}}}, **responses(401, 403, 429, 503)},
+    responses={200: {"content": {"text/plain": {}}}, **problem_responses(401, 403, 429, 503)},
     response_class=Response,
 )
-async def metrics(gateway: GatewayOf) -> Response:
-    """Return the metrics of all workers; a key needs the scope `admin`."""
+async def metrics(gateway: GatewayDependency) -> Response:
+    """Return the metrics of all workers. If keys exist, the scope `admin` is required."""
     return Response(gateway.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""New music: composed, continued, harmonised, infilled, varied, interpolated, sampled."""
+"""Generation of music: compose, continue, harmonise, infill, vary, reconstruct, interpolate, sample and convert."""
 
 from __future__ import annotations
 
@@ -12,35 +12,44 @@ from pydantic import BaseModel, Field
 
 from tritone import Piece, to_grid
 from tritone.music.instruments import check_instruments
-from tritone_gateway.bodies import Options, ScoreFile, body, body_schema, score_field, score_of
+from tritone_gateway.bodies import body, body_schema, read_score
 from tritone_gateway.events import composition_events
-from tritone_gateway.gateway import Gateway, GatewayOf
-from tritone_gateway.problems import responses
+from tritone_gateway.gateway import Gateway, GatewayDependency
+from tritone_gateway.problems import problem_responses
 from tritone_gateway.representations import (
     EVENT_STREAM,
     PIECE_TYPES,
     PIECES_TYPES,
-    contents,
-    negotiated,
+    negotiate,
     piece_response,
     pieces_response,
+    result_responses,
 )
-from tritone_gateway.sampling import InstrumentNames, Sampling, Styled, drawn_seed, instruments_field
+from tritone_gateway.request_models import (
+    InstrumentNames,
+    PieceSampling,
+    RequestBody,
+    Sampling,
+    ScoreFile,
+    draw_seed,
+    instruments_field,
+    score_field,
+)
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
     prefix="/v1",
     tags=["Write"],
     dependencies=[requires("write")],
-    responses=responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
+    responses=problem_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 502, 503, 504),
 )
 
-_COMPOSED_TYPES: Final = (*PIECE_TYPES, EVENT_STREAM)
+_COMPOSE_TYPES: Final = (*PIECE_TYPES, EVENT_STREAM)
 _SCORE: Final = "a MIDI file, or notes."
-_ONE_PIECE: Final = contents(Piece, PIECE_TYPES)
+_ONE_PIECE: Final = result_responses(Piece, PIECE_TYPES)
 
 
-class ComposeRequest(Styled):
+class ComposeRequest(PieceSampling):
     """A piece to compose from scratch, or to continue from `file`."""
 
     file: ScoreFile | None = score_field(f"Score to continue: {_SCORE}", default=None)
@@ -55,85 +64,111 @@ class ContinueRequest(ComposeRequest):
     file: ScoreFile = score_field(f"Score to continue: {_SCORE}")
 
 
-class HarmonizeRequest(Styled):
-    """A melody to compose other voices for."""
+class HarmonizeRequest(PieceSampling):
+    """A melody to harmonise."""
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
     n_candidates: int = Field(1, ge=1, le=16, description="Harmonize so many times; the most likely result returns.")
 
 
-class InfillRequest(Styled):
-    """A score some bars of which are to be replaced."""
+class InfillRequest(PieceSampling):
+    """A score and the range of bars to replace."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
     bars: tuple[int, int] = Field(
-        description="The first bar to replace, counted from 0, and the first one after them.", examples=[[4, 6]]
+        description="Range of bars to replace, counted from 0: the first one, and the one after the last.",
+        examples=[[4, 6]],
     )
 
 
-class Latent(Sampling):
-    """How a model decodes a point of its latent space."""
+class LatentSampling(Sampling):
+    """Sampling parameters of a model that decodes points of its latent space."""
 
-    top_k: int | None = Field(1, ge=1, description="1 for the most likely notes.")
+    top_k: int | None = Field(
+        1, ge=1, description="Sample only from this many most probable candidates; 1 selects the most probable one."
+    )
     model: str = Field("music_vae", max_length=256, description="Name of the model.")
 
 
-class VaryRequest(Latent):
+class VaryRequest(LatentSampling):
     """A score to vary along a musical attribute."""
 
     file: ScoreFile = score_field(f"The score, of two bars: {_SCORE}")
     attribute: str = Field(
-        max_length=100, description="note_density, pitch_range or rhythmic_complexity.", examples=["note_density"]
+        max_length=100,
+        description="Musical attribute: note_density, pitch_range or rhythmic_complexity.",
+        examples=["note_density"],
     )
-    amount: float = Field(ge=-10, le=10, description="How far, in standard deviations of real music; may be negative.")
+    amount: float = Field(
+        ge=-10, le=10, description="Change of the attribute, in standard deviations over real music; may be negative."
+    )
 
 
-class ReconstructRequest(Latent):
+class ReconstructRequest(LatentSampling):
     """A score to encode and decode."""
 
     file: ScoreFile = score_field(f"The score, of two bars: {_SCORE}")
 
 
-class InterpolateRequest(Latent):
-    """Two scores to find pieces between."""
+class InterpolateRequest(LatentSampling):
+    """Two scores to interpolate between."""
 
     a: ScoreFile = score_field(f"The first score, of two bars: {_SCORE}")
     b: ScoreFile = score_field(f"The second score, of two bars: {_SCORE}")
-    steps: int = Field(5, ge=2, le=100, description="Number of pieces, those of both ends included.")
+    steps: int = Field(5, ge=2, le=100, description="Number of pieces, including both ends.")
 
 
-class SampleRequest(Options):
-    """New pieces of two bars from noise. Each model accepts some of the conditions and refuses the others."""
+class SampleRequest(RequestBody):
+    """Pieces of two bars to sample. Each model accepts only some of the conditions."""
 
     model: str = Field("music_gan", max_length=256, description="Name of the model.")
     n: int = Field(4, ge=1, le=1_000, description="Number of pieces.")
     seed: int = Field(
-        default_factory=drawn_seed, ge=0, description="Reproduces the pieces; drawn and returned if left out."
+        default_factory=draw_seed,
+        ge=0,
+        description="Random seed, which reproduces the pieces. If omitted, one is drawn and returned.",
     )
-    temperature: float | None = Field(None, ge=0.01, le=100, description="Below 1 more conservative.")
-    top_k: int | None = Field(None, ge=1, description="Sample among this many candidates.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Sample among the candidates of this total probability.")
-    tempo_qpm: float | None = Field(None, ge=10, le=1_000, description="Quarter notes per minute of the result.")
+    temperature: float | None = Field(
+        None, ge=0.01, le=100, description="Sampling temperature: below 1 is more conservative, above 1 more random."
+    )
+    top_k: int | None = Field(None, ge=1, description="Sample only from this many most probable candidates.")
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Sample only from the most probable candidates that together have this probability.",
+    )
+    tempo_qpm: float | None = Field(
+        None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
+    )
     instruments: InstrumentNames = instruments_field()
-    key: str | int | None = Field(None, description="Tonic, as in F# or 6 (music_gan).")
-    mode: str | None = Field(None, description="major or minor (music_gan).")
-    density: float | None = Field(None, ge=0, le=16, description="Struck notes in a quarter (music_gan).")
-    truncation: float | None = Field(None, gt=0, le=1, description="Less is safer and less varied (music_gan).")
-    note_density: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
-    pitch_range: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
-    rhythmic_complexity: float | None = Field(None, ge=-10, le=10, description="Standard deviations (music_vae).")
+    key: str | int | None = Field(None, description="Tonic, such as F#, or its number from C, such as 6 (music_gan).")
+    mode: str | None = Field(None, description="Mode: major or minor (music_gan).")
+    density: float | None = Field(None, ge=0, le=16, description="Number of notes struck per quarter note (music_gan).")
+    truncation: float | None = Field(
+        None, gt=0, le=1, description="Truncation of the noise: lower values give less varied pieces (music_gan)."
+    )
+    note_density: float | None = Field(
+        None, ge=-10, le=10, description="Note density, in standard deviations from the mean (music_vae)."
+    )
+    pitch_range: float | None = Field(
+        None, ge=-10, le=10, description="Pitch range, in standard deviations from the mean (music_vae)."
+    )
+    rhythmic_complexity: float | None = Field(
+        None, ge=-10, le=10, description="Rhythmic complexity, in standard deviations from the mean (music_vae)."
+    )
 
 
-class ConvertRequest(Options):
-    """A score to return in another form."""
+class ConvertRequest(RequestBody):
+    """A score to convert to another format."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
     instruments: InstrumentNames = instruments_field()
 
 
 class Pieces(BaseModel):
-    """Several pieces."""
+    """A list of pieces."""
 
     pieces: list[Piece]
 
@@ -142,28 +177,28 @@ class Pieces(BaseModel):
     "/compose",
     operation_id="compose",
     summary="Compose a piece",
-    responses=contents(Piece, _COMPOSED_TYPES),
+    responses=result_responses(Piece, _COMPOSE_TYPES),
     openapi_extra=body_schema(ComposeRequest),
 )
 async def compose(
-    request: Request, gateway: GatewayOf, options: Annotated[ComposeRequest, body(ComposeRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[ComposeRequest, body(ComposeRequest)]
 ) -> Response:
-    """Compose from scratch, or continue a score; with `Accept: text/event-stream`, bar by bar."""
-    return await _composed(request, gateway, options)
+    """Compose a piece from scratch, or continue a score. With `Accept: text/event-stream`, stream its bars."""
+    return await _compose_or_continue(request, gateway, options)
 
 
 @router.post(
     "/continue",
     operation_id="continue",
     summary="Continue a score",
-    responses=contents(Piece, _COMPOSED_TYPES),
+    responses=result_responses(Piece, _COMPOSE_TYPES),
     openapi_extra=body_schema(ContinueRequest),
 )
 async def continue_(
-    request: Request, gateway: GatewayOf, options: Annotated[ContinueRequest, body(ContinueRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[ContinueRequest, body(ContinueRequest)]
 ) -> Response:
-    """Return the score and new bars; with `Accept: text/event-stream`, bar by bar."""
-    return await _composed(request, gateway, options)
+    """Return the score followed by new bars. With `Accept: text/event-stream`, stream the new bars."""
+    return await _compose_or_continue(request, gateway, options)
 
 
 @router.post(
@@ -174,10 +209,10 @@ async def continue_(
     openapi_extra=body_schema(HarmonizeRequest),
 )
 async def harmonize(
-    request: Request, gateway: GatewayOf, options: Annotated[HarmonizeRequest, body(HarmonizeRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[HarmonizeRequest, body(HarmonizeRequest)]
 ) -> Response:
-    """Return the melody with other voices."""
-    return await _changed(request, gateway, options, gateway.client.harmonize)
+    """Return the melody with accompanying voices."""
+    return await _piece_from_score(request, gateway, options, gateway.client.harmonize)
 
 
 @router.post(
@@ -188,10 +223,10 @@ async def harmonize(
     openapi_extra=body_schema(InfillRequest),
 )
 async def infill(
-    request: Request, gateway: GatewayOf, options: Annotated[InfillRequest, body(InfillRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[InfillRequest, body(InfillRequest)]
 ) -> Response:
-    """Return the score with new bars that fit their surroundings."""
-    return await _changed(request, gateway, options, gateway.client.infill)
+    """Return the score with new bars that fit the music before and after them."""
+    return await _piece_from_score(request, gateway, options, gateway.client.infill)
 
 
 @router.post(
@@ -201,9 +236,11 @@ async def infill(
     responses=_ONE_PIECE,
     openapi_extra=body_schema(VaryRequest),
 )
-async def vary(request: Request, gateway: GatewayOf, options: Annotated[VaryRequest, body(VaryRequest)]) -> Response:
+async def vary(
+    request: Request, gateway: GatewayDependency, options: Annotated[VaryRequest, body(VaryRequest)]
+) -> Response:
     """Return a variation with more or less of a musical attribute."""
-    return await _changed(request, gateway, options, gateway.client.vary)
+    return await _piece_from_score(request, gateway, options, gateway.client.vary)
 
 
 @router.post(
@@ -214,25 +251,25 @@ async def vary(request: Request, gateway: GatewayOf, options: Annotated[VaryRequ
     openapi_extra=body_schema(ReconstructRequest),
 )
 async def reconstruct(
-    request: Request, gateway: GatewayOf, options: Annotated[ReconstructRequest, body(ReconstructRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[ReconstructRequest, body(ReconstructRequest)]
 ) -> Response:
-    """Return what a model keeps of a score."""
-    return await _changed(request, gateway, options, gateway.client.reconstruct)
+    """Return the score after encoding and decoding, which shows what the model preserves."""
+    return await _piece_from_score(request, gateway, options, gateway.client.reconstruct)
 
 
 @router.post(
     "/interpolate",
     operation_id="interpolate",
-    summary="Find pieces between two scores",
-    responses=contents(Pieces, PIECES_TYPES),
+    summary="Interpolate between two scores",
+    responses=result_responses(Pieces, PIECES_TYPES),
     openapi_extra=body_schema(InterpolateRequest),
 )
 async def interpolate(
-    request: Request, gateway: GatewayOf, options: Annotated[InterpolateRequest, body(InterpolateRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[InterpolateRequest, body(InterpolateRequest)]
 ) -> Response:
     """Return pieces that lead from one score to another."""
-    media_type = negotiated(request, PIECES_TYPES)
-    a, b = await score_of(options.a, gateway), await score_of(options.b, gateway)
+    media_type = negotiate(request, PIECES_TYPES)
+    a, b = await read_score(options.a, gateway), await read_score(options.b, gateway)
     pieces = await gateway.client.interpolate(a, b, **options.model_dump(exclude={"a", "b"}))
     return await pieces_response(pieces, media_type)
 
@@ -240,15 +277,15 @@ async def interpolate(
 @router.post(
     "/sample",
     operation_id="sample",
-    summary="Create new pieces",
-    responses=contents(Pieces, PIECES_TYPES),
+    summary="Sample new pieces",
+    responses=result_responses(Pieces, PIECES_TYPES),
     openapi_extra=body_schema(SampleRequest),
 )
 async def sample(
-    request: Request, gateway: GatewayOf, options: Annotated[SampleRequest, body(SampleRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[SampleRequest, body(SampleRequest)]
 ) -> Response:
-    """Return new pieces of two bars from noise."""
-    media_type = negotiated(request, PIECES_TYPES)
+    """Return new pieces of two bars, decoded from random noise."""
+    media_type = negotiate(request, PIECES_TYPES)
     conditions: Any = options.model_dump(exclude={"model", "n", "seed"}, exclude_none=True)
     pieces = await gateway.client.sample(options.model, options.n, options.seed, **conditions)
     return await pieces_response(pieces, media_type)
@@ -262,30 +299,30 @@ async def sample(
     openapi_extra=body_schema(ConvertRequest),
 )
 async def convert(
-    request: Request, gateway: GatewayOf, options: Annotated[ConvertRequest, body(ConvertRequest)]
+    request: Request, gateway: GatewayDependency, options: Annotated[ConvertRequest, body(ConvertRequest)]
 ) -> Response:
-    """Return a score as the models read it: in sixteenths, without its instruments and loudness."""
-    media_type = negotiated(request, PIECE_TYPES)
-    score = await score_of(options.file, gateway)
+    """Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics."""
+    media_type = negotiate(request, PIECE_TYPES)
+    score = await read_score(options.file, gateway)
     piece = Piece(await asyncio.to_thread(to_grid, score), instruments=check_instruments(options.instruments) or ())
     return await piece_response(piece, media_type)
 
 
-async def _changed(
+async def _piece_from_score(
     request: Request,
     gateway: Gateway,
     options: HarmonizeRequest | InfillRequest | VaryRequest | ReconstructRequest,
     call: Callable[..., Awaitable[Piece]],
 ) -> Response:
-    """Return what a call of the SDK makes of a score."""
-    media_type = negotiated(request, PIECE_TYPES)
-    score = await score_of(options.file, gateway)
+    """Call a method of the SDK with the score of a request, and return the resulting piece."""
+    media_type = negotiate(request, PIECE_TYPES)
+    score = await read_score(options.file, gateway)
     return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)
 
 
-async def _composed(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
-    media_type = negotiated(request, _COMPOSED_TYPES)
-    prompt = None if options.file is None else await score_of(options.file, gateway)
+async def _compose_or_continue(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
+    media_type = negotiate(request, _COMPOSE_TYPES)
+    prompt = None if options.file is None else await read_score(options.file, gateway)
     arguments = options.model_dump(exclude={"file", "model", "stream_model"})
     if media_type == EVENT_STREAM:
         stream = gateway.client.stream_compose(prompt=prompt, model=options.stream_model, **arguments)

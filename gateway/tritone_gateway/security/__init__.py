@@ -1,1 +1,1 @@
-"""Who may call the gateway, what for, and how often."""
+"""API keys: authentication, scopes, rates and concurrency of callers."""

@@ -1,4 +1,4 @@
-"""The caller of a request: its key, scopes, and limits of rate and concurrency."""
+"""Callers: authentication by API key, scopes, and limits of rate and concurrency."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SECURITY_SCHEMES: Final = {
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Who sent a request.
+class ApiCaller:
+    """Caller of a request.
 
     Attributes:
-        key: None for a caller without a key, who may do everything: the gateway has no keys then.
+        key: its API key; None for an anonymous caller, who has all scopes because no keys exist.
     """
 
     key: ApiKey | None = None
@@ -42,7 +42,7 @@ class Caller:
 
     @property
     def scopes(self) -> tuple[Scope, ...]:
-        """Return what the caller may do."""
+        """Return the scopes of the caller."""
         return SCOPES if self.key is None else self.key.scopes
 
     def may_use(self, user_id: str) -> bool:
@@ -50,14 +50,14 @@ class Caller:
         return self.key is None or self.key.may_use(user_id)
 
     def check_users(self, user_ids: list[str], *, has_token: bool) -> None:
-        """Check that the caller may use stored data of users.
+        """Check that the caller may use the stored data of users.
 
         Args:
-            user_ids: whose data; empty if the request names no user.
+            user_ids: ids of the users; empty if the request names none.
             has_token: whether the request has a token of the user, which the recommender checks itself.
 
         Raises:
-            ProblemError: 403.
+            ProblemError: 403, the key gives no access to one of them.
         """
         if has_token:
             return
@@ -77,13 +77,13 @@ class Callers:
     """Authenticates requests and counts them against the limits of their keys."""
 
     def __init__(self, keys: KeyStore, *, anonymous: bool, rates: RateLimits, n_workers: int) -> None:
-        """Prepare the limits.
+        """Initialise without any requests.
 
         Args:
             keys: the API keys.
-            anonymous: whether to serve callers without a key while there are no keys.
-            rates: counts the requests of keys that have a rate.
-            n_workers: number of workers, each of which serves its part of a key's requests at once.
+            anonymous: whether to serve callers without a key while no keys exist.
+            rates: counts the requests of keys that have a rate limit.
+            n_workers: number of workers, among which the concurrency limit of a key is divided.
         """
         self._keys = keys
         self._anonymous = anonymous
@@ -91,88 +91,92 @@ class Callers:
         self._n_workers = n_workers
         self._running: Counter[str] = Counter()
 
-    def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> ApiCaller:
         """Return the caller of a request.
 
         Args:
-            headers: names in lower case.
+            headers: headers of the request, with names in lower case.
 
         Raises:
             ProblemError: 401, the key is missing or invalid.
             ApiKeyError: the keys cannot be read.
         """
-        text = _sent_key(headers)
+        text = _key_in_headers(headers)
         if text is not None:
             key = self._keys.find(text)
             if key is not None:
-                return Caller(key)
+                return ApiCaller(key)
         if not self._keys.has_keys():
             if self._anonymous and text is None:
-                return Caller()
+                return ApiCaller()
             detail = "the gateway has no API keys yet; its operator creates them with `tritone keys create`"
         elif text is None:
             detail = "expected an API key in the header `Authorization: Bearer KEY` or `X-API-Key: KEY`, got none"
         else:
-            detail = "the API key is unknown, revoked or expired; ask the operator of this gateway for another"
+            detail = "the API key is unknown, revoked or expired; ask the operator of this gateway for a new one"
         raise ProblemError(
             401, "unauthenticated", "A valid API key is required", detail, headers={"WWW-Authenticate": "Bearer"}
         )
 
-    async def admit(self, caller: Caller) -> None:
-        """Count a request that begins; `release` must follow when it ends.
+    async def admit(self, caller: ApiCaller) -> None:
+        """Count a request that begins. The caller of this method must call `release` when the request ends.
 
         Raises:
-            ProblemError: 429, a limit of the key is exceeded; nothing is to be released then.
+            ProblemError: 429, a limit of the key is exceeded; `release` must not be called.
         """
         key = caller.key
         if key is None:
             return
         if key.concurrency is not None and self._running[key.id] >= math.ceil(key.concurrency / self._n_workers):
-            raise _too_many(
-                f"the key's limit of {key.concurrency} requests at once is reached; wait for a response", retry_s=1
+            raise _limit_exceeded(
+                f"the key's limit of {key.concurrency} concurrent requests is reached; wait for a response", retry_s=1
             )
-        self._running[key.id] += 1  # before waiting for the store of rates, so that no other request takes the place
+        self._running[key.id] += (
+            1  # before the rate store is awaited, so that concurrent requests cannot exceed the limit
+        )
         try:
             wait_s = await self._rates.wait_s(key)
             if wait_s is not None:
-                raise _too_many(f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s)
+                raise _limit_exceeded(
+                    f"the key's limit of {key.rate} is exceeded; try again in {wait_s} s", retry_s=wait_s
+                )
         except BaseException:
             self.release(caller)
             raise
 
-    def release(self, caller: Caller) -> None:
-        """Count a request that ended."""
+    def release(self, caller: ApiCaller) -> None:
+        """Count a request that has ended."""
         if caller.key is not None:
             self._running[caller.key.id] -= 1
 
 
-async def caller_of(request: Request) -> Caller:
-    """Return the caller of a request, as the middleware has authenticated it."""
-    caller: Caller = request.scope["state"]["caller"]
+async def get_caller(request: Request) -> ApiCaller:
+    """Return the caller that the middleware has authenticated."""
+    caller: ApiCaller = request.scope["state"]["caller"]
     return caller
 
 
-CallerOf = Annotated[Caller, Depends(caller_of)]
+CallerDependency = Annotated[ApiCaller, Depends(get_caller)]
 
 
 def requires(scope: Scope) -> Any:
-    """Return a dependency that refuses callers without a scope."""
+    """Return a FastAPI dependency that refuses callers without a scope."""
 
     async def check(request: Request) -> None:
-        caller: Caller = request.scope["state"]["caller"]
+        caller: ApiCaller = request.scope["state"]["caller"]
         if scope not in caller.scopes:
             raise ProblemError(
                 403,
                 "scope-missing",
                 "The key does not allow this",
                 f"the route requires the scope {scope!r}, but the key has {', '.join(caller.scopes)}; ask the operator "
-                f"for another key",
+                f"for a key with it",
             )
 
     return Depends(check)
 
 
-def _sent_key(headers: Mapping[bytes, bytes]) -> str | None:
+def _key_in_headers(headers: Mapping[bytes, bytes]) -> str | None:
     bearer = headers.get(b"authorization", b"").decode("latin-1")
     if bearer[: len(_BEARER)].lower() == _BEARER:
         return bearer[len(_BEARER) :].strip()
@@ -180,7 +184,7 @@ def _sent_key(headers: Mapping[bytes, bytes]) -> str | None:
     return None if key is None else key.decode("latin-1").strip()
 
 
-def _too_many(detail: str, *, retry_s: int) -> ProblemError:
+def _limit_exceeded(detail: str, *, retry_s: int) -> ProblemError:
     return ProblemError(
         429, "limit-exceeded", "A limit of the key is exceeded", detail, headers={"Retry-After": str(retry_s)}
     )

@@ -1,7 +1,7 @@
 """API keys: created, listed, rotated and revoked by `tritone keys`, checked by the gateway.
 
-The keys are in one JSON file, which is replaced in one step and read again when it changes, so that several workers
-and gateways can share it (also as a read-only secret of Kubernetes). It holds only SHA-256 digests: a key has 256
+The keys are in one JSON file, which is replaced atomically and read again after a change, so that several workers and
+gateways can share it (also as a read-only secret of Kubernetes). It holds only SHA-256 digests: a key has 256
 random bits, which cannot be guessed, so a slow hash would only add time to each request.
 
 A key looks like `tritone_<id>_<secret>`; the id names it in lists, logs and metrics.
@@ -24,7 +24,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tritone import TritoneError, atomic
-from tritone.secret_files import WatchedFile
+from tritone.watched_files import WatchedFiles
 
 Scope: TypeAlias = Literal["listen", "write", "recommend", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = ("listen", "write", "recommend", "admin")
@@ -36,11 +36,11 @@ _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ApiKeyError(TritoneError):
-    """Raised when the file of keys cannot be read or written, or a key does not exist."""
+    """Raised when the key file cannot be read or written, or a key is invalid or does not exist."""
 
 
 class RetiredSecret(BaseModel):
-    """The secret before a rotation, which is accepted for some time."""
+    """The previous secret of a rotated key, accepted until a Unix time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,15 +57,21 @@ class ApiKey(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
-    caller: str = Field(min_length=1, max_length=100, pattern=r"^[\w.@:+-]+$", description="Whose key it is.")
-    scopes: tuple[Scope, ...] = Field(min_length=1, description="What it may be used for.")
+    caller: str = Field(
+        min_length=1, max_length=100, pattern=r"^[\w.@:+-]+$", description="Name of the caller that holds the key."
+    )
+    scopes: tuple[Scope, ...] = Field(min_length=1, description="Groups of routes that the key allows.")
     users: str = Field(
         "none",
         max_length=200,
-        description="Whose stored data `recommend` may use: all, none, or the prefix of the user ids.",
+        description="Stored users whose data `recommend` may use: all, none, or a prefix of their ids.",
     )
-    rate: str | None = Field(None, pattern=RATE, description="Requests in a time, such as 600/minute; None for any.")
-    concurrency: int | None = Field(None, ge=1, le=100_000, description="Requests at once; None for any.")
+    rate: str | None = Field(
+        None, pattern=RATE, description="Maximum rate of requests, such as 600/minute; None for no limit."
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=100_000, description="Maximum number of requests at once; None for no limit."
+    )
     created_s: float
     expires_s: float | None = None
     revoked_s: float | None = None
@@ -77,7 +83,7 @@ class ApiKey(BaseModel):
         return self.revoked_s is None and (self.expires_s is None or now_s < self.expires_s)
 
     def matches(self, key: str, now_s: float) -> bool:
-        """Return whether a text is this key, compared in constant time."""
+        """Return whether a text is this key with a secret that is accepted now; compared in constant time."""
         digest = digest_of(key)
         accepted = [self.digest, *(each.digest for each in self.retired if now_s < each.until_s)]
         return any(hmac.compare_digest(digest, each) for each in accepted)
@@ -100,10 +106,10 @@ def digest_of(key: str) -> str:
 
 
 def default_keys_file() -> Path:
-    """Return the path of the keys of this user.
+    """Return the default path of the key file.
 
     Raises:
-        RuntimeError: this user has no home folder, and XDG_STATE_HOME is not set.
+        RuntimeError: the user of this process has no home folder, and XDG_STATE_HOME is not set.
     """
     from tritone.credentials import default_key_file
 
@@ -111,17 +117,17 @@ def default_keys_file() -> Path:
 
 
 class KeyStore:
-    """The keys of one file."""
+    """Reads and changes the keys of one file."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
-        self._by_id: WatchedFile[Mapping[str, ApiKey]] = WatchedFile(
-            path, lambda _path: {each.id: each for each in self._read().keys}
+        self._by_id: WatchedFiles[Mapping[str, ApiKey]] = WatchedFiles(
+            [path], lambda: {each.id: each for each in self._read().keys}
         )
 
     def find(self, key: str) -> ApiKey | None:
-        """Return the valid key that a text is; None if there is none.
+        """Return the key that a caller has sent; None if it is unknown, revoked or expired.
 
         Raises:
             ApiKeyError: the file cannot be read.
@@ -177,17 +183,17 @@ class KeyStore:
                 digest=digest_of(text),
             )
         except ValidationError as error:
-            raise ApiKeyError(_first_problem(error)) from error
-        with self._changed() as keys:
+            raise ApiKeyError(_first_error(error)) from error
+        with self._edit() as keys:
             keys.append(made)
         return made, text
 
     def rotate(self, key_id: str, *, grace_s: float = 0.0) -> tuple[ApiKey, str]:
-        """Give a key a new secret.
+        """Replace the secret of a key.
 
         Args:
             key_id: its id.
-            grace_s: how long the present secret is accepted as well.
+            grace_s: seconds for which the current secret stays valid.
 
         Returns:
             As `create`.
@@ -197,7 +203,7 @@ class KeyStore:
         """
         text = _key_text(key_id)
         now_s = self._clock()
-        with self._changed() as keys:
+        with self._edit() as keys:
             index = _index_of(keys, key_id)
             if keys[index].revoked_s is not None:
                 raise ApiKeyError(f"key {key_id} is revoked: expected a valid key; create a new one")
@@ -209,12 +215,12 @@ class KeyStore:
         return made, text
 
     def revoke(self, key_id: str) -> ApiKey:
-        """Revoke a key for good; gateways refuse it within a second.
+        """Revoke a key permanently; gateways refuse it within a second.
 
         Raises:
             ApiKeyError: there is no such key, or the file cannot be written.
         """
-        with self._changed() as keys:
+        with self._edit() as keys:
             index = _index_of(keys, key_id)
             if keys[index].revoked_s is None:
                 keys[index] = keys[index].model_copy(update={"revoked_s": self._clock(), "retired": ()})
@@ -229,12 +235,12 @@ class KeyStore:
             raise ApiKeyError(f"{self.path}: the API keys cannot be read ({error.strerror})") from error
         except ValidationError as error:
             raise ApiKeyError(
-                f"{self.path}: not a file of API keys as `tritone keys` writes it: {_first_problem(error)}; restore it"
+                f"{self.path}: invalid key file: {_first_error(error)}; restore it from a backup"
             ) from error
 
     @contextmanager
-    def _changed(self) -> Iterator[list[ApiKey]]:
-        """Yield the keys for changes, which are written when the block ends."""
+    def _edit(self) -> Iterator[list[ApiKey]]:
+        """Yield a list of the keys under a lock; write it back when the block ends."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=atomic.PRIVATE_FOLDER)
             with FileLock(f"{self.path}.lock", timeout=_LOCK_TIMEOUT_S, mode=0o600):
@@ -260,7 +266,7 @@ def _index_of(keys: list[ApiKey], key_id: str) -> int:
     raise ApiKeyError(f"no key {key_id!r}: expected an id that `tritone keys list` shows")
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     return f"invalid {name}: {first['msg'].lower()}, got {str(first['input'])[:80]!r}"

@@ -1,7 +1,7 @@
-"""Rates of API keys: counted in memory, or in a Valkey that several gateways share.
+"""Rate limits of API keys, counted in memory or in a Valkey server that several gateways share.
 
-While the store fails, requests are counted in memory: a rate protects capacity, so that refusing all callers would do
-more harm than counting each gateway's requests separately for some time.
+While the store fails, each worker counts in memory: rate limits protect capacity, so refusing all callers would be
+worse than counting the requests of each gateway separately for some time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from tritone import MissingExtraError
 from tritone_gateway.security.keys import ApiKey
 
 STORE_TIMEOUT_S: Final = 0.5
-RETRY_S: Final = 2.0  # how long requests are counted in memory before the store is tried again
+RETRY_S: Final = 2.0  # time between two attempts to use a store that has failed
 _MAX_CONNECTIONS: Final = 32
 _LOGGER: Final = logging.getLogger(__name__)
 
 
 class RateLimits:
-    """Counts the requests of keys with a rate.
+    """Counts the requests of keys that have a rate limit.
 
-    A store that does not respond delays a request by `STORE_TIMEOUT_S` at most: those that wait when it begins to fail,
-    then one every `RETRY_S`.
+    A store that does not respond delays a request by at most `STORE_TIMEOUT_S`. Once it has failed, only one request
+    every `RETRY_S` tries it.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class RateLimits:
         """Create the counters; the store is first used by a request.
 
         Args:
-            store: URL of a Valkey or Redis that counts for several gateways; None to count in memory.
-            n_workers: among which a key's rate is divided where requests are counted in memory.
+            store: URL of a Valkey or Redis server that several gateways share; None to count in memory.
+            n_workers: number of workers that share a key's rate when requests are counted in memory.
             on_fallback: called for each request that is counted in memory because the store fails.
 
         Raises:
             MissingExtraError: the client of the store is not installed.
-            ValueError: the URL cannot be read.
+            ValueError: the URL is invalid.
         """
         self._n_workers = n_workers
         self._on_fallback = on_fallback
@@ -57,21 +57,23 @@ class RateLimits:
         self._retry_at_s = 0.0
 
     async def wait_s(self, key: ApiKey) -> int | None:
-        """Count a request of a key that has a rate.
+        """Count a request of a key.
 
         Returns:
-            None if the request is within the rate; otherwise the seconds after which the next one is.
+            None if the request is within the rate, or the key has none; otherwise the seconds until one is allowed.
         """
         if key.rate is None:
             return None
         if self._shared is not None:
             now_s = time.monotonic()
             if not self._failing or now_s >= self._retry_at_s:
-                self._retry_at_s = now_s + RETRY_S  # while it fails, a single request tries
+                self._retry_at_s = now_s + RETRY_S  # while the store fails, only one request tries it
                 try:
                     async with asyncio.timeout(STORE_TIMEOUT_S):
                         wait_s = await _counted(self._shared, self._item(key.rate, 1), key.id)
-                except Exception as error:  # something else at the address makes the client fail in other ways too
+                except (
+                    Exception
+                ) as error:  # any exception: another service at this address makes the client fail in many ways
                     self._failed(error)
                 else:
                     self._recovered()
@@ -95,15 +97,15 @@ class RateLimits:
         if not self._failing:
             why = f"no response within {STORE_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else error
             _LOGGER.warning(
-                "the store of rates fails (%s): expected a Valkey or Redis at the address of --rate-store; each worker "
-                "counts in memory until it responds",
+                "the rate store fails (%s): expected a Valkey or Redis server at the address of --rate-store; until it "
+                "responds, each worker counts in memory",
                 why,
             )
         self._failing = True
 
     def _recovered(self) -> None:
         if self._failing:
-            _LOGGER.warning("the store of rates responds again")
+            _LOGGER.warning("the rate store responds again")
         self._failing = False
 
 
@@ -121,7 +123,7 @@ def _connection_pool(url: str) -> Any:
         raise MissingExtraError(
             "--rate-store needs the package valkey, which is not installed: pip install 'tritone[gateway]'"
         ) from error
-    # Valkey's client speaks to Redis as well, but knows only its own names of the protocol.
+    # Valkey's client also works with Redis, but accepts only URLs that begin with valkey:// or valkeys://.
     scheme, _, address = url.partition("://")
     return BlockingConnectionPool.from_url(
         f"{scheme.replace('redis', 'valkey')}://{address}",

@@ -11,10 +11,10 @@ export type Inspiration = Schemas["Inspiration"];
 export type Models = Schemas["Models"];
 export type Problem = Schemas["Problem"];
 
-/** The body of a route; what has a default may be left out. */
+/** The body of a request; fields with defaults are optional. */
 type Body<Name extends keyof Schemas> = Schemas[Name];
 
-/** An error of the gateway (RFC 9457), or of the connection to it. */
+/** A problem that the gateway has returned (RFC 9457), or a failed connection. */
 export class ApiError extends Error {
   constructor(
     readonly problem: Pick<Problem, "title" | "detail" | "status"> & Partial<Problem>,
@@ -30,7 +30,7 @@ export interface CallOptions {
 
 let apiKey: string | null = null;
 
-/** Send a key with all further calls. */
+/** Set the API key of all further calls; null for none. */
 export function setApiKey(key: string | null): void {
   apiKey = key;
 }
@@ -44,14 +44,14 @@ async function send(path: string, init: RequestInit, options: CallOptions): Prom
     response = await fetch(path, { ...init, headers, signal: options.signal ?? null });
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
-    throw offline();
+    throw connectionError();
   }
   if (response.ok) return response;
   throw new ApiError(await problemOf(response));
 }
 
-/** The error of a gateway that cannot be reached, or that went away; the page has words for the status 0. */
-function offline(): ApiError {
+/** Return the error for a lost connection to the gateway, with status 0. */
+function connectionError(): ApiError {
   return new ApiError({ title: "offline", detail: "", status: 0 });
 }
 
@@ -84,7 +84,7 @@ export const api = {
   async compose(body: Body<"ComposeRequest">, options: CallOptions = {}): Promise<Piece> {
     return (await send("/v1/compose", json(body), options)).json();
   },
-  /** Compose a piece, classify its sound and recommend tracks like it. */
+  /** Compose a piece, classify its sound and recommend similar tracks. */
   async inspire(body: Body<"InspireRequest">, options: CallOptions = {}): Promise<Inspiration> {
     return (await send("/v1/inspire", json(body), options)).json();
   },
@@ -120,7 +120,7 @@ export const api = {
   async recommend(body: Body<"RecommendRequest">, options: CallOptions = {}): Promise<Recommendations> {
     return (await send("/v1/recommend", json(body), options)).json();
   },
-  /** Return the ids of stored users that the operator shows as examples. */
+  /** Return the ids of the example users that the operator has chosen. */
   async exampleUsers(options: CallOptions = {}): Promise<string[]> {
     return ((await (await send("/v1/users/examples", {}, options)).json()) as { user_ids: string[] }).user_ids;
   },
@@ -131,7 +131,7 @@ export const api = {
     const query = new URLSearchParams({ q, limit: String(limit) });
     return (await send(`/v1/tracks?${query}`, {}, options)).json();
   },
-  /** Return the recording of a track; an audio element could not send the key. */
+  /** Return the recording of a track; fetched here because an audio element cannot send the API key. */
   async trackAudio(trackId: string, options: CallOptions = {}): Promise<Blob> {
     const path = `/v1/tracks/${encodeURIComponent(trackId)}/audio`;
     return (await send(path, {}, { ...options, accept: "audio/*" })).blob();
@@ -151,26 +151,26 @@ export type ComposeEvent =
 
 /** Compose bar by bar; aborting the signal stops the model.
  *
- * @throws ApiError if the gateway reports a problem, or ends before the whole piece has come
+ * @throws ApiError if the gateway reports a problem, or the connection ends before the complete piece
  */
 export async function* composeStream(
   body: Body<"ComposeRequest">,
   options: CallOptions = {},
 ): AsyncGenerator<ComposeEvent> {
   const response = await send("/v1/compose", json(body), { ...options, accept: "text/event-stream" });
-  if (!response.body) throw offline();
-  let isWhole = false;
+  if (!response.body) throw connectionError();
+  let isComplete = false;
   try {
     for await (const { name, data } of serverSentEvents(response.body)) {
       if (name === "error") throw new ApiError(data as Problem);
-      isWhole = name === "piece";
+      isComplete = name === "piece";
       yield { name, data } as ComposeEvent;
     }
   } catch (error) {
-    if (error instanceof TypeError) throw offline(); // the connection broke
+    if (error instanceof TypeError) throw connectionError(); // the connection broke
     throw error;
   }
-  if (!isWhole) throw offline();
+  if (!isComplete) throw connectionError();
 }
 
 /** Read server-sent events with JSON data from the body of a response. */

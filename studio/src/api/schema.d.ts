@@ -12,8 +12,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether the process responds
-         * @description Respond without asking the models.
+         * Check that the process responds
+         * @description Respond without a request to the models.
          */
         get: operations["liveness"];
         put?: never;
@@ -32,11 +32,11 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Whether requests can be served
-         * @description Tell which models are ready, as their server reports at most a second ago.
+         * Check that requests can be served
+         * @description Return which models are ready, as their server has reported within the last second.
          *
-         *     503 if the server cannot be reached, no model is ready, one that the operator requires is not, or before a stop.
-         *     While some models are ready and others are not, the gateway is ready and `degraded`.
+         *     The status is 503 if the server cannot be reached, no model is ready, a model that the operator requires is not
+         *     ready, or the gateway is shutting down. If only some of the models are ready, the gateway is ready and `degraded`.
          */
         get: operations["readiness"];
         put?: never;
@@ -56,7 +56,7 @@ export interface paths {
         };
         /**
          * Metrics in Prometheus's text format
-         * @description Return the metrics of all workers; a key needs the scope `admin`.
+         * @description Return the metrics of all workers. If keys exist, the scope `admin` is required.
          */
         get: operations["metrics"];
         put?: never;
@@ -98,7 +98,7 @@ export interface paths {
         put?: never;
         /**
          * Embed a recording
-         * @description Return a vector; recordings that sound alike have similar vectors.
+         * @description Return the embedding vector; similar recordings have similar vectors.
          */
         post: operations["embed"];
         delete?: never;
@@ -117,8 +117,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Rate how probable a model finds a score
-         * @description Return the negative log-likelihood of each time step, high where the music is surprising.
+         * Compute the likelihood of a score
+         * @description Return the negative log-likelihood of each time step, which is high where the music is surprising.
          */
         post: operations["predict"];
         delete?: never;
@@ -138,7 +138,7 @@ export interface paths {
         put?: never;
         /**
          * Compose a piece
-         * @description Compose from scratch, or continue a score; with `Accept: text/event-stream`, bar by bar.
+         * @description Compose a piece from scratch, or continue a score. With `Accept: text/event-stream`, stream its bars.
          */
         post: operations["compose"];
         delete?: never;
@@ -158,7 +158,7 @@ export interface paths {
         put?: never;
         /**
          * Continue a score
-         * @description Return the score and new bars; with `Accept: text/event-stream`, bar by bar.
+         * @description Return the score followed by new bars. With `Accept: text/event-stream`, stream the new bars.
          */
         post: operations["continue"];
         delete?: never;
@@ -178,7 +178,7 @@ export interface paths {
         put?: never;
         /**
          * Harmonize a melody
-         * @description Return the melody with other voices.
+         * @description Return the melody with accompanying voices.
          */
         post: operations["harmonize"];
         delete?: never;
@@ -198,7 +198,7 @@ export interface paths {
         put?: never;
         /**
          * Replace bars of a score
-         * @description Return the score with new bars that fit their surroundings.
+         * @description Return the score with new bars that fit the music before and after them.
          */
         post: operations["infill"];
         delete?: never;
@@ -238,7 +238,7 @@ export interface paths {
         put?: never;
         /**
          * Encode and decode a score
-         * @description Return what a model keeps of a score.
+         * @description Return the score after encoding and decoding, which shows what the model preserves.
          */
         post: operations["reconstruct"];
         delete?: never;
@@ -257,7 +257,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Find pieces between two scores
+         * Interpolate between two scores
          * @description Return pieces that lead from one score to another.
          */
         post: operations["interpolate"];
@@ -277,8 +277,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Create new pieces
-         * @description Return new pieces of two bars from noise.
+         * Sample new pieces
+         * @description Return new pieces of two bars, decoded from random noise.
          */
         post: operations["sample"];
         delete?: never;
@@ -298,7 +298,7 @@ export interface paths {
         put?: never;
         /**
          * Convert a score
-         * @description Return a score as the models read it: in sixteenths, without its instruments and loudness.
+         * @description Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics.
          */
         post: operations["convert"];
         delete?: never;
@@ -318,7 +318,7 @@ export interface paths {
         put?: never;
         /**
          * Recommend tracks
-         * @description Return tracks, best first, and which source they come from: user, history, friends, audio, mood or popularity.
+         * @description Return tracks, best first, and their source: user, history, friends, audio, mood or popularity.
          */
         post: operations["recommend"];
         delete?: never;
@@ -375,8 +375,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * List examples of stored users
-         * @description Return the users that the operator names with --example-user; none by default, for users are private.
+         * List example users
+         * @description Return the users that the operator names with --example-user; none by default, because user ids are private.
          */
         get: operations["exampleUsers"];
         put?: never;
@@ -397,10 +397,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Compose a piece and recommend tracks like it
-         * @description Return a piece, its classification and tracks like it; `Server-Timing` has the durations of the model's work.
+         * Compose a piece and recommend similar tracks
+         * @description Return a piece, its classification and similar tracks.
          *
-         *     With `Accept: audio/midi` or `audio/wav`, only the piece.
+         *     The header `Server-Timing` has the duration of the call to the model and, as a part of it, of rendering. With
+         *     `Accept: audio/midi` or `audio/wav`, the response is only the piece.
          */
         post: operations["inspire"];
         delete?: never;
@@ -418,7 +419,7 @@ export interface paths {
         };
         /**
          * List the models
-         * @description Return the loaded models with their versions, and whether they are ready.
+         * @description Return the loaded models with their versions and readiness.
          */
         get: operations["listModels"];
         put?: never;
@@ -437,7 +438,7 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * Listen to a track
+         * Get the recording of a track
          * @description Return the recording of a track, from the folder that the operator names with --recordings.
          */
         get: operations["trackAudio"];
@@ -466,29 +467,29 @@ export interface components {
         };
         /**
          * Readiness
-         * @description Whether requests can be served, and by which models.
+         * @description Readiness of the gateway and of each model.
          */
         Readiness: {
             /**
              * Ready
-             * @description Whether this gateway should get requests.
+             * @description Whether this gateway should receive requests.
              */
             ready: boolean;
             /**
              * Degraded
-             * @description Whether it is ready although a model is not.
+             * @description Whether the gateway is ready although a model is not ready.
              */
             degraded: boolean;
             /**
              * Models
-             * @description Whether each model is ready; empty if the server cannot be asked.
+             * @description Whether each model is ready; empty if the server cannot be reached.
              */
             models: {
                 [key: string]: boolean;
             };
             /**
              * Reason
-             * @description Why it is not ready, or degraded.
+             * @description Why the gateway is not ready, or degraded.
              */
             reason?: string | null;
         };
@@ -512,7 +513,7 @@ export interface components {
             file: components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
             /**
              * Top
-             * @description Number of labels in the response; all if left out.
+             * @description Number of labels in the response; all by default.
              * @default null
              */
             top?: number | null;
@@ -530,30 +531,30 @@ export interface components {
         ComposeRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -569,7 +570,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -618,30 +619,30 @@ export interface components {
         ContinueRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -657,7 +658,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -700,7 +701,7 @@ export interface components {
         };
         /**
          * ConvertRequest
-         * @description A score to return in another form.
+         * @description A score to convert to another format.
          */
         ConvertRequest: {
             /**
@@ -754,35 +755,35 @@ export interface components {
         };
         /**
          * HarmonizeRequest
-         * @description A melody to compose other voices for.
+         * @description A melody to harmonise.
          */
         HarmonizeRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -798,7 +799,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -828,35 +829,35 @@ export interface components {
         };
         /**
          * InfillRequest
-         * @description A score some bars of which are to be replaced.
+         * @description A score and the range of bars to replace.
          */
         InfillRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -872,7 +873,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -889,7 +890,7 @@ export interface components {
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
             /**
              * Bars
-             * @description The first bar to replace, counted from 0, and the first one after them.
+             * @description Range of bars to replace, counted from 0: the first one, and the one after the last.
              * @example [
              *       4,
              *       6
@@ -902,35 +903,35 @@ export interface components {
         };
         /**
          * InspireRequest
-         * @description What to begin with: a score, a mood, or nothing.
+         * @description A piece to compose from a score, from a mood or from scratch.
          */
         InspireRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -946,7 +947,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -964,7 +965,7 @@ export interface components {
             file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @description One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.
              * @default null
              */
             mood?: string | null;
@@ -983,35 +984,35 @@ export interface components {
         };
         /**
          * InterpolateRequest
-         * @description Two scores to find pieces between.
+         * @description Two scores to interpolate between.
          */
         InterpolateRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1043,14 +1044,14 @@ export interface components {
             b: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
             /**
              * Steps
-             * @description Number of pieces, those of both ends included.
+             * @description Number of pieces, including both ends.
              * @default 5
              */
             steps?: number;
         };
         /**
          * NoteList
-         * @description A score as notes; also what the gateway returns as a piece.
+         * @description A score as a list of notes; a piece that the gateway has returned is also accepted.
          */
         NoteList: {
             /**
@@ -1105,7 +1106,7 @@ export interface components {
             ] | null;
             /**
              * Frames Per Bar
-             * @description Time steps in a bar; that of `meter` if left out.
+             * @description Time steps in a bar; by default, from `meter`.
              * @default null
              */
             frames_per_bar?: number | null;
@@ -1117,14 +1118,14 @@ export interface components {
             first_frame_in_bar?: number;
             /**
              * N Frames
-             * @description Length; up to the last note's end if left out.
+             * @description Length in time steps; by default, up to the end of the last note.
              * @default null
              */
             n_frames?: number | null;
         };
         /**
          * PredictRequest
-         * @description A score to predict.
+         * @description A score whose likelihood is computed.
          */
         PredictRequest: {
             /**
@@ -1146,13 +1147,13 @@ export interface components {
         Problem: {
             /**
              * Type
-             * @description Kind of the error, a URN.
+             * @description Type of the error, a URN.
              * @example urn:tritone:problem:invalid-audio
              */
             type: string;
             /**
              * Title
-             * @description Kind of the error in words.
+             * @description Short text for the type of the error.
              * @example The recording cannot be used
              */
             title: string;
@@ -1164,18 +1165,18 @@ export interface components {
             status: number;
             /**
              * Detail
-             * @description What was wrong, what was expected, and what to do.
+             * @description What was wrong, what was expected, and how to correct it.
              */
             detail: string;
             /**
              * Instance
-             * @description This request, a URN with its id.
+             * @description URN with the id of this request.
              * @default null
              */
             instance?: string | null;
             /**
              * Argument
-             * @description The argument that is wrong, if it is a single one.
+             * @description Name of the invalid argument, if exactly one is invalid.
              * @default null
              */
             argument?: string | null;
@@ -1194,7 +1195,7 @@ export interface components {
             reason?: string | null;
             /**
              * Request Id
-             * @description Id of the request in the log of the models' server.
+             * @description Id of the request to the model, as in the log of the models' server.
              * @default null
              */
             request_id?: string | null;
@@ -1207,18 +1208,18 @@ export interface components {
         };
         /**
          * RecommendRequest
-         * @description Whom to recommend tracks to: any of a known user, a history, friends, a recording and a mood, or nothing.
+         * @description Request for recommendations from any of a known user, a history, friends, a recording and a mood, or none.
          */
         RecommendRequest: {
             /**
              * User Id
-             * @description A user of the listening log.
+             * @description Id of a user of the listening log.
              * @default null
              */
             user_id?: string | null;
             /**
              * History
-             * @description Tracks that were listened to, the latest last.
+             * @description Ids of tracks that were listened to, the most recent last.
              * @default null
              */
             history?: string[] | string | null;
@@ -1230,19 +1231,19 @@ export interface components {
             weights?: number[] | null;
             /**
              * Skipped
-             * @description Tracks that were skipped.
+             * @description Ids of tracks that were skipped.
              * @default null
              */
             skipped?: string[] | string | null;
             /**
              * Friends
-             * @description Users whose listening stands for a user without history.
+             * @description Ids of friends, whose listening is used for a user without history.
              * @default null
              */
             friends?: string[] | string | null;
             /**
              * File
-             * @description A recording; tracks that sound like it are recommended.
+             * @description A recording; tracks with a similar sound are recommended.
              * @default null
              */
             file?: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
@@ -1260,31 +1261,31 @@ export interface components {
             n?: number;
             /**
              * Exclude
-             * @description Tracks not to recommend.
+             * @description Ids of tracks not to recommend.
              * @default null
              */
             exclude?: string[] | string | null;
             /**
              * Filter Listened
-             * @description Leave out tracks of the history.
+             * @description Do not recommend tracks of the history.
              * @default true
              */
             filter_listened?: boolean;
             /**
              * Diversity
-             * @description 0 for the best tracks, 1 for the most different ones.
+             * @description Weight of diversity: 0 ranks by score only, 1 prefers tracks that differ from each other.
              * @default 0
              */
             diversity?: number;
             /**
              * Novelty
-             * @description 0 for no preference, 1 for the least known tracks.
+             * @description Weight of novelty: 0 has no effect, 1 prefers the least popular tracks.
              * @default 0
              */
             novelty?: number;
             /**
              * Explain
-             * @description Give reasons: true for all, or how many for each track.
+             * @description Whether to return reasons: true for all, or the maximum number for each track.
              * @default false
              */
             explain?: boolean | number;
@@ -1302,30 +1303,30 @@ export interface components {
         ReconstructRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1353,7 +1354,7 @@ export interface components {
         };
         /**
          * SampleRequest
-         * @description New pieces of two bars from noise. Each model accepts some of the conditions and refuses the others.
+         * @description Pieces of two bars to sample. Each model accepts only some of the conditions.
          */
         SampleRequest: {
             /**
@@ -1370,30 +1371,30 @@ export interface components {
             n?: number;
             /**
              * Seed
-             * @description Reproduces the pieces; drawn and returned if left out.
+             * @description Random seed, which reproduces the pieces. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Temperature
-             * @description Below 1 more conservative.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default null
              */
             temperature?: number | null;
             /**
              * Top K
-             * @description Sample among this many candidates.
+             * @description Sample only from this many most probable candidates.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1409,43 +1410,43 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Key
-             * @description Tonic, as in F# or 6 (music_gan).
+             * @description Tonic, such as F#, or its number from C, such as 6 (music_gan).
              * @default null
              */
             key?: string | number | null;
             /**
              * Mode
-             * @description major or minor (music_gan).
+             * @description Mode: major or minor (music_gan).
              * @default null
              */
             mode?: string | null;
             /**
              * Density
-             * @description Struck notes in a quarter (music_gan).
+             * @description Number of notes struck per quarter note (music_gan).
              * @default null
              */
             density?: number | null;
             /**
              * Truncation
-             * @description Less is safer and less varied (music_gan).
+             * @description Truncation of the noise: lower values give less varied pieces (music_gan).
              * @default null
              */
             truncation?: number | null;
             /**
              * Note Density
-             * @description Standard deviations (music_vae).
+             * @description Note density, in standard deviations from the mean (music_vae).
              * @default null
              */
             note_density?: number | null;
             /**
              * Pitch Range
-             * @description Standard deviations (music_vae).
+             * @description Pitch range, in standard deviations from the mean (music_vae).
              * @default null
              */
             pitch_range?: number | null;
             /**
              * Rhythmic Complexity
-             * @description Standard deviations (music_vae).
+             * @description Rhythmic complexity, in standard deviations from the mean (music_vae).
              * @default null
              */
             rhythmic_complexity?: number | null;
@@ -1457,19 +1458,19 @@ export interface components {
         SimilarRequest: {
             /**
              * Track Id
-             * @description A track of the listening log.
+             * @description Id of a track of the listening log.
              * @default null
              */
             track_id?: string | null;
             /**
              * File
-             * @description A recording, instead of a track.
+             * @description A recording, instead of `track_id`.
              * @default null
              */
             file?: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * By
-             * @description What similarity is measured by.
+             * @description Basis of the similarity: common listeners, sound, or both.
              * @default both
              * @enum {string}
              */
@@ -1516,30 +1517,30 @@ export interface components {
         VaryRequest: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1566,47 +1567,47 @@ export interface components {
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
             /**
              * Attribute
-             * @description note_density, pitch_range or rhythmic_complexity.
+             * @description Musical attribute: note_density, pitch_range or rhythmic_complexity.
              * @example note_density
              */
             attribute: string;
             /**
              * Amount
-             * @description How far, in standard deviations of real music; may be negative.
+             * @description Change of the attribute, in standard deviations over real music; may be negative.
              */
             amount: number;
         };
         /**
          * InspireRequestForm
-         * @description What to begin with: a score, a mood, or nothing.
+         * @description A piece to compose from a score, from a mood or from scratch.
          */
         InspireRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1622,7 +1623,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -1639,7 +1640,7 @@ export interface components {
             file?: string;
             /**
              * Mood
-             * @description One of the nine emotions: tempo and mode of the piece, and order of tracks.
+             * @description One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.
              * @default null
              */
             mood?: string | null;
@@ -1668,7 +1669,7 @@ export interface components {
             file: string;
             /**
              * Top
-             * @description Number of labels in the response; all if left out.
+             * @description Number of labels in the response; all by default.
              * @default null
              */
             top?: number | null;
@@ -1698,7 +1699,7 @@ export interface components {
         };
         /**
          * PredictRequestForm
-         * @description A score to predict.
+         * @description A score whose likelihood is computed.
          */
         PredictRequestForm: {
             /**
@@ -1715,18 +1716,18 @@ export interface components {
         };
         /**
          * RecommendRequestForm
-         * @description Whom to recommend tracks to: any of a known user, a history, friends, a recording and a mood, or nothing.
+         * @description Request for recommendations from any of a known user, a history, friends, a recording and a mood, or none.
          */
         RecommendRequestForm: {
             /**
              * User Id
-             * @description A user of the listening log.
+             * @description Id of a user of the listening log.
              * @default null
              */
             user_id?: string | null;
             /**
              * History
-             * @description Tracks that were listened to, the latest last.
+             * @description Ids of tracks that were listened to, the most recent last.
              * @default null
              */
             history?: string[] | string | null;
@@ -1738,19 +1739,19 @@ export interface components {
             weights?: number[] | null;
             /**
              * Skipped
-             * @description Tracks that were skipped.
+             * @description Ids of tracks that were skipped.
              * @default null
              */
             skipped?: string[] | string | null;
             /**
              * Friends
-             * @description Users whose listening stands for a user without history.
+             * @description Ids of friends, whose listening is used for a user without history.
              * @default null
              */
             friends?: string[] | string | null;
             /**
              * Format: binary
-             * @description A recording; tracks that sound like it are recommended.
+             * @description A recording; tracks with a similar sound are recommended.
              */
             file?: string;
             /**
@@ -1767,31 +1768,31 @@ export interface components {
             n?: number;
             /**
              * Exclude
-             * @description Tracks not to recommend.
+             * @description Ids of tracks not to recommend.
              * @default null
              */
             exclude?: string[] | string | null;
             /**
              * Filter Listened
-             * @description Leave out tracks of the history.
+             * @description Do not recommend tracks of the history.
              * @default true
              */
             filter_listened?: boolean;
             /**
              * Diversity
-             * @description 0 for the best tracks, 1 for the most different ones.
+             * @description Weight of diversity: 0 ranks by score only, 1 prefers tracks that differ from each other.
              * @default 0
              */
             diversity?: number;
             /**
              * Novelty
-             * @description 0 for no preference, 1 for the least known tracks.
+             * @description Weight of novelty: 0 has no effect, 1 prefers the least popular tracks.
              * @default 0
              */
             novelty?: number;
             /**
              * Explain
-             * @description Give reasons: true for all, or how many for each track.
+             * @description Whether to return reasons: true for all, or the maximum number for each track.
              * @default false
              */
             explain?: boolean | number;
@@ -1809,18 +1810,18 @@ export interface components {
         SimilarRequestForm: {
             /**
              * Track Id
-             * @description A track of the listening log.
+             * @description Id of a track of the listening log.
              * @default null
              */
             track_id?: string | null;
             /**
              * Format: binary
-             * @description A recording, instead of a track.
+             * @description A recording, instead of `track_id`.
              */
             file?: string;
             /**
              * By
-             * @description What similarity is measured by.
+             * @description Basis of the similarity: common listeners, sound, or both.
              * @default both
              * @enum {string}
              */
@@ -1845,30 +1846,30 @@ export interface components {
         ComposeRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1884,7 +1885,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -1932,30 +1933,30 @@ export interface components {
         ContinueRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -1971,7 +1972,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -2014,35 +2015,35 @@ export interface components {
         };
         /**
          * HarmonizeRequestForm
-         * @description A melody to compose other voices for.
+         * @description A melody to harmonise.
          */
         HarmonizeRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -2058,7 +2059,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -2088,35 +2089,35 @@ export interface components {
         };
         /**
          * InfillRequestForm
-         * @description A score some bars of which are to be replaced.
+         * @description A score and the range of bars to replace.
          */
         InfillRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description Sample among this many candidates; all if left out.
+             * @description Sample only from this many most probable candidates; all by default.
              * @default null
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -2132,7 +2133,7 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
             /**
              * Style
-             * @description One of the model's styles; any if left out.
+             * @description One of the model's styles; any by default.
              * @default null
              */
             style?: string | null;
@@ -2149,7 +2150,7 @@ export interface components {
             file: string;
             /**
              * Bars
-             * @description The first bar to replace, counted from 0, and the first one after them.
+             * @description Range of bars to replace, counted from 0: the first one, and the one after the last.
              * @example [
              *       4,
              *       6
@@ -2167,30 +2168,30 @@ export interface components {
         VaryRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -2217,13 +2218,13 @@ export interface components {
             file: string;
             /**
              * Attribute
-             * @description note_density, pitch_range or rhythmic_complexity.
+             * @description Musical attribute: note_density, pitch_range or rhythmic_complexity.
              * @example note_density
              */
             attribute: string;
             /**
              * Amount
-             * @description How far, in standard deviations of real music; may be negative.
+             * @description Change of the attribute, in standard deviations over real music; may be negative.
              */
             amount: number;
         };
@@ -2234,30 +2235,30 @@ export interface components {
         ReconstructRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -2285,35 +2286,35 @@ export interface components {
         };
         /**
          * InterpolateRequestForm
-         * @description Two scores to find pieces between.
+         * @description Two scores to interpolate between.
          */
         InterpolateRequestForm: {
             /**
              * Temperature
-             * @description Below 1 more conservative, above 1 more random.
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
              * @default 1
              */
             temperature?: number;
             /**
              * Top K
-             * @description 1 for the most likely notes.
+             * @description Sample only from this many most probable candidates; 1 selects the most probable one.
              * @default 1
              */
             top_k?: number | null;
             /**
              * Top P
-             * @description Sample among the candidates of this total probability.
+             * @description Sample only from the most probable candidates that together have this probability.
              * @default null
              */
             top_p?: number | null;
             /**
              * Seed
-             * @description Reproduces the piece; drawn and returned if left out.
+             * @description Random seed, which reproduces the piece. If omitted, one is drawn and returned.
              */
             seed?: number;
             /**
              * Tempo Qpm
-             * @description Quarter notes per minute of the result.
+             * @description Tempo of the result in quarter notes per minute.
              * @default null
              */
             tempo_qpm?: number | null;
@@ -2345,14 +2346,14 @@ export interface components {
             b: string;
             /**
              * Steps
-             * @description Number of pieces, those of both ends included.
+             * @description Number of pieces, including both ends.
              * @default 5
              */
             steps?: number;
         };
         /**
          * ConvertRequestForm
-         * @description A score to return in another form.
+         * @description A score to convert to another format.
          */
         ConvertRequestForm: {
             /**
@@ -2496,12 +2497,12 @@ export interface components {
         };
         /**
          * Embedding
-         * @description The embedding of a recording; recordings that sound alike have similar embeddings.
+         * @description The embedding of a recording; similar recordings have similar embeddings.
          */
         Embedding: {
             /**
              * Embedding
-             * @description 256 numbers, of length 1 as a vector.
+             * @description Vector of 256 numbers with Euclidean norm 1.
              */
             embedding: number[];
         };
@@ -2540,7 +2541,7 @@ export interface components {
         Models: {
             /**
              * Models
-             * @description In order of their names.
+             * @description The models, sorted by name.
              */
             models: {
                 name: string;
@@ -2605,12 +2606,12 @@ export interface components {
         };
         /**
          * ExampleUsers
-         * @description Stored users that the operator shows as examples.
+         * @description Stored users that the operator has chosen as examples.
          */
         ExampleUsers: {
             /**
              * User Ids
-             * @description For `user_id` of `recommend`; only those that the key may use.
+             * @description Values for `user_id` of `recommend`; only users that the key may use.
              */
             user_ids: string[];
         };
@@ -2639,7 +2640,7 @@ export interface components {
         };
         /**
          * Pieces
-         * @description Several pieces.
+         * @description A list of pieces.
          */
         Pieces: {
             /** Pieces */
@@ -2787,7 +2788,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2851,7 +2852,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2923,7 +2924,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -2994,7 +2995,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3057,7 +3058,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3128,7 +3129,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3191,7 +3192,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3268,7 +3269,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3340,7 +3341,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3417,7 +3418,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3489,7 +3490,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3565,7 +3566,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3637,7 +3638,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3713,7 +3714,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3785,7 +3786,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -3861,7 +3862,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3933,7 +3934,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4009,7 +4010,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4081,7 +4082,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4152,7 +4153,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4224,7 +4225,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4294,7 +4295,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4366,7 +4367,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4442,7 +4443,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4514,7 +4515,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4538,7 +4539,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description A token that gives access to one user's stored data. */
+                /** @description Token that gives access to the stored data of one user. */
                 "Tritone-User-Token"?: string | null;
             };
             path?: never;
@@ -4588,7 +4589,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4651,7 +4652,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4722,7 +4723,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4785,7 +4786,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4808,13 +4809,13 @@ export interface operations {
     findTracks: {
         parameters: {
             query: {
-                /** @description Part of a title, an artist or an id. */
+                /** @description Part of a title, artist or id. */
                 q: string;
-                /** @description What to search in; all if left out. */
+                /** @description Field to search; all by default. */
                 by?: ("id" | "title" | "artist") | null;
                 /** @description Number of tracks on a page. */
                 limit?: number;
-                /** @description Number of tracks before the page. */
+                /** @description Number of tracks to skip before the page. */
                 offset?: number;
                 /** @description Name of the model. */
                 model?: string;
@@ -4861,7 +4862,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -4924,7 +4925,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -4989,7 +4990,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5052,7 +5053,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5125,7 +5126,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5197,7 +5198,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5262,7 +5263,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;
@@ -5320,7 +5321,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The model, or every id of the request, is unknown. */
+            /** @description The model is not served, or no id of the request is known. */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -5347,7 +5348,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description The gateway or the model is busy or not ready; see Retry-After. */
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
             503: {
                 headers: {
                     [name: string]: unknown;

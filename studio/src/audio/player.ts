@@ -1,57 +1,57 @@
-/** Plays scores: notes are scheduled shortly before they sound, so that a score may grow while it plays. */
+/** Plays scores. Notes are scheduled shortly before they sound, so that a score may grow while it plays. */
 
 import { computed, signal } from "@preact/signals";
 
 import { partOf, programOf } from "../music/instruments";
 import { secondsPerFrame, type Score } from "../music/notes";
-import { takeSound } from "./exclusive";
+import { claimPlayback } from "./exclusive-playback";
 import { audioContext, synthesizer } from "./synth";
 
-const AHEAD_S = 0.3;
+const SCHEDULE_AHEAD_S = 0.3;
 const TICK_MS = 50;
 const VELOCITY = 90;
 const MELODY_VELOCITY = 100; // of the highest of several parts
 const PIANO = ["Acoustic Grand Piano"];
-const DELAY_S = 0.08;
-const ARTICULATION = 0.97; // of a note's length, so that repeated notes are heard as such
+const START_DELAY_S = 0.08;
+const ARTICULATION = 0.97; // share of a note's length that sounds, so that repeated notes are separate
 
 interface Playback {
-  /** What plays, such as `score`. */
+  /** Name of the playback, such as `score`. */
   id: string;
-  /** The notes, asked for again and again. */
+  /** Returns the current notes; called repeatedly. */
   score: () => Score;
   /** The first time step to play. */
   from?: number;
-  /** While this returns false, the end of the score waits for more notes. */
+  /** Whether the score is complete; until then, playback waits for more notes at its end. */
   complete?: () => boolean;
 }
 
-/** What plays, null for nothing; and where it is in time steps. */
+/** Id of the current playback, or null, and its position in time steps. */
 export const playingId = signal<string | null>(null);
 export const playing = computed(() => playingId.value !== null);
 export const position = signal(0);
 export const loadingSound = signal(false);
 
 let timer: ReturnType<typeof setInterval> | null = null;
-let generation = 0; // a newer call of play or stop ends an older one that still loads
+let generation = 0; // incremented by each call of play or stop; older calls that are still loading then end
 let startedAtS = 0;
 let firstFrame = 0;
 let scheduledTo = 0;
 let stepS = 0;
 let tuned = ""; // the instruments of the synthesiser's channels
 
-/** Begin to load the synthesiser; called within a click or a key, it also permits later sound. */
-export function prepareSound(): void {
+/** Start loading the synthesiser. Call it in a click or key handler, where browsers permit audio output. */
+export function preloadSynthesizer(): void {
   void audioContext().resume();
   void synthesizer().catch(() => undefined); // `play` reports it
 }
 
-/** Play a score, instead of what plays now.
+/** Stop the current playback and play a score.
  *
  * @throws Error if the synthesiser or its SoundFont cannot be loaded
  */
 export async function play(playback: Playback): Promise<void> {
-  takeSound(stop);
+  claimPlayback(stop);
   stop();
   const own = ++generation;
   const audio = audioContext();
@@ -66,14 +66,14 @@ export async function play(playback: Playback): Promise<void> {
   firstFrame = playback.from ?? 0;
   scheduledTo = firstFrame;
   stepS = secondsPerFrame(playback.score());
-  startedAtS = audio.currentTime + DELAY_S;
+  startedAtS = audio.currentTime + START_DELAY_S;
   position.value = firstFrame;
   playingId.value = playback.id;
   timer = setInterval(() => void tick(playback, own), TICK_MS);
   await tick(playback, own);
 }
 
-/** Stop what plays or is about to. */
+/** Stop the current playback, also one that is still loading. */
 export function stop(): void {
   generation += 1;
   loadingSound.value = false;
@@ -84,8 +84,8 @@ export function stop(): void {
   position.value = 0;
 }
 
-/** Sound one note at once, as feedback for a click. */
-export async function sound(pitch: number): Promise<void> {
+/** Play one note immediately, as feedback for a click. */
+export async function playNote(pitch: number): Promise<void> {
   const audio = audioContext();
   await audio.resume();
   const synth = await synthesizer();
@@ -99,7 +99,7 @@ async function tick({ score: scoreNow, complete = () => true }: Playback, own: n
   if (own !== generation) return;
   const score = scoreNow();
   if (secondsPerFrame(score) !== stepS) {
-    // The tempo was changed: go on from here with the new one.
+    // The tempo has changed: continue from this position with the new one.
     firstFrame += Math.max(0, audio.currentTime - startedAtS) / stepS;
     startedAtS = Math.max(startedAtS, audio.currentTime);
     stepS = secondsPerFrame(score);
@@ -110,7 +110,7 @@ async function tick({ score: scoreNow, complete = () => true }: Playback, own: n
     tuned = instruments.join();
   }
   const now = (audio.currentTime - startedAtS) / stepS + firstFrame;
-  const until = Math.min(now + AHEAD_S / stepS, score.nFrames);
+  const until = Math.min(now + SCHEDULE_AHEAD_S / stepS, score.nFrames);
   for (const note of score.notes) {
     const [onset, length, pitch] = note;
     if (onset >= scheduledTo && onset < until) {

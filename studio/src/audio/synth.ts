@@ -1,4 +1,4 @@
-/** A synthesiser for notes, with a SoundFont that the gateway serves. */
+/** Synthesiser with a SoundFont that the gateway serves. */
 
 import type { WorkletSynthesizer } from "spessasynth_lib";
 import processorUrl from "spessasynth_lib/dist/spessasynth_processor.min.js?url";
@@ -10,7 +10,7 @@ const SOUND_FONT_URL = "/studio/soundfont.sf2";
 let context: AudioContext | null = null;
 let loading: Promise<WorkletSynthesizer> | null = null;
 
-/** Return the clock of all sounds; browsers allow it only after a click or a key. */
+/** Return the audio context of all playback; browsers start it only after a click or key press. */
 export function audioContext(): AudioContext {
   context ??= new AudioContext();
   return context;

@@ -1,4 +1,4 @@
-/** A score as engraved notes, drawn from MusicXML that the gateway writes. */
+/** A score in music notation, drawn from MusicXML that the gateway returns. */
 
 import type { OpenSheetMusicDisplay } from "opensheetmusicdisplay";
 import { useEffect, useRef, useState } from "preact/hooks";
@@ -13,7 +13,7 @@ const DELAY_MS = 250;
 const NARROW_PX = 600;
 const NARROW_ZOOM = 0.7;
 
-/** Draw a loaded score in a width. */
+/** Draw the loaded score for a width. */
 function fit(display: OpenSheetMusicDisplay, widthPx: number): void {
   display.zoom = widthPx < NARROW_PX ? NARROW_ZOOM : 1;
   display.render();
@@ -49,7 +49,7 @@ export function Engraving({ score, label }: { score: Score; label: string }) {
     };
   }, [score]);
 
-  // Not OpenSheetMusicDisplay's own listener, which goes on after this component is gone.
+  // Instead of OpenSheetMusicDisplay's own listener, which continues after this component is removed.
   useEffect(() => {
     if (!box.current) return;
     let width = box.current.clientWidth;

@@ -1,4 +1,4 @@
-/** A place to drop a file, or to choose one. */
+/** Drop area for a file, with a button to choose one. */
 
 import { useId, useState } from "preact/hooks";
 
@@ -37,7 +37,7 @@ export function FileDrop({ label, hint, accept, onFile }: Props) {
         accept={accept}
         onChange={(event) => {
           take(event.currentTarget.files);
-          event.currentTarget.value = ""; // the same file may be chosen again
+          event.currentTarget.value = ""; // so that choosing the same file again causes an event
         }}
       />
       <small class="hint">{hint}</small>

@@ -5,25 +5,25 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { t } from "../i18n";
 import { barStarts, HIGHEST_PITCH, LOWEST_PITCH, pitchName, toggled, type Score } from "../music/notes";
 
-const STEP = 11;
-const ROW = 9;
+const STEP_PX = 11;
+const ROW_PX = 9;
 const MIDDLE_C = 60;
 const MIN_ROWS = 25;
-const COMPACT_ROW = 5;
-const KEYS_WIDTH = 34;
+const COMPACT_ROW_PX = 5;
+const KEYBOARD_WIDTH_PX = 34;
 const MARGIN_ROWS = 3;
 
 interface Props {
   score: Score;
-  /** Where the music is, in time steps; 0 if it does not play. */
+  /** Playback position in time steps; 0 if it is not playing. */
   position?: number;
   selection?: [number, number] | null;
   label: string;
   /** The length of new notes in time steps. */
   noteLength?: number;
-  /** Low rows and no keyboard, for a list of scores. */
+  /** Use small rows and no keyboard, for a list of scores. */
   compact?: boolean;
-  /** Keep the end in view while the score grows. */
+  /** Scroll to the end while the score grows. */
   follow?: boolean;
   onChange?: (score: Score, pitch: number) => void;
   onSelect?: (bars: [number, number] | null) => void;
@@ -37,16 +37,16 @@ export function PianoRoll(props: Props) {
   const pitchInView = compact ? null : focused ? cursor[1] : MIDDLE_C;
   const [low, high] = useMemo(() => pitchRange(score, pitchInView), [score, pitchInView]);
   const scroller = useRef<HTMLDivElement>(null);
-  const row = compact ? COMPACT_ROW : ROW;
-  const keysWidth = compact ? 0 : KEYS_WIDTH;
+  const row = compact ? COMPACT_ROW_PX : ROW_PX;
+  const keysWidth = compact ? 0 : KEYBOARD_WIDTH_PX;
   const starts = barStarts(score);
-  const width = score.nFrames * STEP;
+  const width = score.nFrames * STEP_PX;
   const height = (high - low + 1) * row;
 
   useEffect(() => {
     const box = scroller.current;
     if (!box || position === 0) return;
-    const x = keysWidth + position * STEP;
+    const x = keysWidth + position * STEP_PX;
     if (x < box.scrollLeft + keysWidth || x > box.scrollLeft + box.clientWidth * 0.85) {
       box.scrollLeft = x - keysWidth - box.clientWidth * 0.15;
     }
@@ -62,10 +62,10 @@ export function PianoRoll(props: Props) {
     onChange(toggled(score, frame, length, pitch), pitch);
   };
 
-  // A click and not a press, which begins to scroll on a touch screen.
+  // On click rather than pointerdown, which also begins a scroll on a touch screen.
   const onClick = (event: MouseEvent) => {
     const box = (event.currentTarget as SVGElement).getBoundingClientRect();
-    const frame = Math.floor((event.clientX - box.left) / STEP);
+    const frame = Math.floor((event.clientX - box.left) / STEP_PX);
     const pitch = high - Math.floor((event.clientY - box.top) / row);
     setCursor([frame, pitch]);
     toggle(frame, pitch);
@@ -88,7 +88,7 @@ export function PianoRoll(props: Props) {
     event.preventDefault();
   };
 
-  // The position changes twenty times a second; the notes are drawn again only when they change.
+  // The position changes 20 times per second; notes are rendered again only after a change.
   const notes = useMemo(
     () => <Notes score={score} starts={starts} low={low} high={high} row={row} />,
     [score, low, high, row],
@@ -97,7 +97,7 @@ export function PianoRoll(props: Props) {
     <div class="roll" ref={scroller}>
       <BarNumbers {...props} starts={starts} keysWidth={keysWidth} />
       <div class="roll-body">
-        {!compact && <Keys low={low} high={high} />}
+        {!compact && <Keyboard low={low} high={high} />}
         <svg
           class="roll-notes"
           width={width}
@@ -116,9 +116,9 @@ export function PianoRoll(props: Props) {
           {selection && (
             <rect
               class="roll-selection"
-              x={(starts[selection[0]] ?? 0) * STEP}
+              x={(starts[selection[0]] ?? 0) * STEP_PX}
               y={0}
-              width={((starts[selection[1]] ?? score.nFrames) - (starts[selection[0]] ?? 0)) * STEP}
+              width={((starts[selection[1]] ?? score.nFrames) - (starts[selection[0]] ?? 0)) * STEP_PX}
               height={height}
             />
           )}
@@ -129,11 +129,11 @@ export function PianoRoll(props: Props) {
                 .map(([onset, length, pitch]) => (
                   <NoteBar key={`${onset}-${pitch}`} note={[onset, length, pitch]} high={high} row={row} sounding />
                 ))}
-              <line class="roll-position" x1={position * STEP} x2={position * STEP} y1={0} y2={height} />
+              <line class="roll-position" x1={position * STEP_PX} x2={position * STEP_PX} y1={0} y2={height} />
             </>
           )}
           {focused && onChange && (
-            <rect class="roll-cursor" x={cursor[0] * STEP} y={(high - cursor[1]) * row} width={STEP} height={row} />
+            <rect class="roll-cursor" x={cursor[0] * STEP_PX} y={(high - cursor[1]) * row} width={STEP_PX} height={row} />
           )}
         </svg>
       </div>
@@ -158,7 +158,7 @@ interface BarNumbersProps extends Props {
   keysWidth: number;
 }
 
-/** The numbers of the bars: they select, or play where nothing can be selected. */
+/** Bar numbers as buttons, which select a bar, or play from it if bars cannot be selected. */
 function BarNumbers({ score, selection, starts, keysWidth, onSelect, onSeek }: BarNumbersProps) {
   const select = (bar: number, extend: boolean) => {
     if (!onSelect) return;
@@ -167,10 +167,10 @@ function BarNumbers({ score, selection, starts, keysWidth, onSelect, onSeek }: B
     else onSelect([bar, bar + 1]);
   };
   return (
-    <div class="roll-bars" style={{ width: `${keysWidth + score.nFrames * STEP}px` }}>
+    <div class="roll-bars" style={{ width: `${keysWidth + score.nFrames * STEP_PX}px` }}>
       {starts.map((start, bar) => {
         const end = starts[bar + 1] ?? score.nFrames;
-        const place = { left: `${keysWidth + start * STEP}px`, width: `${(end - start) * STEP}px` };
+        const place = { left: `${keysWidth + start * STEP_PX}px`, width: `${(end - start) * STEP_PX}px` };
         if (!onSelect && !onSeek) {
           return (
             <span key={bar} class="roll-bar" style={place} aria-hidden="true">
@@ -199,24 +199,24 @@ function BarNumbers({ score, selection, starts, keysWidth, onSelect, onSeek }: B
   );
 }
 
-/** The names of the Cs, which stay in view. */
-function Keys({ low, high }: { low: number; high: number }) {
+/** The keyboard at the left edge, with the names of the Cs. */
+function Keyboard({ low, high }: { low: number; high: number }) {
   const pitches = Array.from({ length: high - low + 1 }, (_, index) => high - index);
   return (
-    <svg class="roll-keys" width={KEYS_WIDTH} height={pitches.length * ROW} aria-hidden="true">
+    <svg class="roll-keys" width={KEYBOARD_WIDTH_PX} height={pitches.length * ROW_PX} aria-hidden="true">
       {pitches.map((pitch, index) => (
         <rect
           key={pitch}
           class={isBlackKey(pitch) ? "roll-key black" : "roll-key"}
           x={0}
-          y={index * ROW}
-          width={KEYS_WIDTH}
-          height={ROW}
+          y={index * ROW_PX}
+          width={KEYBOARD_WIDTH_PX}
+          height={ROW_PX}
         />
       ))}
       {pitches.map((pitch, index) =>
         pitch % 12 === 0 ? (
-          <text key={pitch} class="roll-key-name" x={KEYS_WIDTH - 4} y={index * ROW + ROW - 1}>
+          <text key={pitch} class="roll-key-name" x={KEYBOARD_WIDTH_PX - 4} y={index * ROW_PX + ROW_PX - 1}>
             {pitchName(pitch)}
           </text>
         ) : null,
@@ -234,7 +234,7 @@ interface NotesProps {
 }
 
 function Notes({ score, starts, low, high, row }: NotesProps) {
-  const width = score.nFrames * STEP;
+  const width = score.nFrames * STEP_PX;
   const height = (high - low + 1) * row;
   const beats = Array.from({ length: Math.ceil(score.nFrames / score.framesPerQuarter) }, (_, beat) => beat);
   return (
@@ -245,11 +245,11 @@ function Notes({ score, starts, low, high, row }: NotesProps) {
         ) : null,
       )}
       {beats.map((beat) => {
-        const x = beat * score.framesPerQuarter * STEP;
+        const x = beat * score.framesPerQuarter * STEP_PX;
         return <line key={beat} class="roll-beat" x1={x} x2={x} y1={0} y2={height} />;
       })}
       {starts.map((start) => (
-        <line key={start} class="roll-line" x1={start * STEP} x2={start * STEP} y1={0} y2={height} />
+        <line key={start} class="roll-line" x1={start * STEP_PX} x2={start * STEP_PX} y1={0} y2={height} />
       ))}
       {score.notes.map((note) => (
         <NoteBar key={`${note[0]}-${note[2]}`} note={note} high={high} row={row} />
@@ -269,16 +269,16 @@ function NoteBar({ note: [onset, length, pitch], high, row, sounding = false }: 
   return (
     <rect
       class={sounding ? "roll-sounding" : "roll-note"}
-      x={onset * STEP + 0.5}
+      x={onset * STEP_PX + 0.5}
       y={(high - pitch) * row + 0.5}
-      width={Math.max(length * STEP - 1.5, 2)}
+      width={Math.max(length * STEP_PX - 1.5, 2)}
       height={row - 1}
       rx={2}
     />
   );
 }
 
-/** Return the lowest and the highest pitch to show: all notes with a margin, and `inView`. */
+/** Return the lowest and highest pitch to show, which include all notes with a margin, and `inView`. */
 function pitchRange(score: Score, inView: number | null): [number, number] {
   const pitches = score.notes.map((note) => note[2]);
   if (inView !== null || !pitches.length) pitches.push(inView ?? MIDDLE_C);

@@ -1,11 +1,11 @@
-/** The theme and the API key, in a box that Escape and a click elsewhere close. */
+/** Menu with the theme and the API key; Escape and a click outside close it. */
 
 import { effect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { setApiKey } from "../api/client";
 import { t } from "../i18n";
-import { isString, persisted } from "../state/persisted";
+import { isString, persisted } from "../state/local-storage";
 import { theme, THEMES } from "../state/theme";
 import { TextField } from "./controls";
 

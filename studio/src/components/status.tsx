@@ -1,4 +1,4 @@
-/** What is going on: work in progress, and errors in words that help. */
+/** Requests in progress and their errors. */
 
 import { signal, type Signal } from "@preact/signals";
 
@@ -10,7 +10,7 @@ import { Button } from "./controls";
 export interface Task {
   busy: Signal<boolean>;
   error: Signal<string | null>;
-  /** Run a request; a newer one aborts it. */
+  /** Run a request, after aborting the previous one. */
   run: (work: (signal: AbortSignal) => Promise<void>) => Promise<void>;
   abort: () => void;
 }

@@ -1,9 +1,9 @@
-/** Plays a track of the catalogue, if the gateway has its recording; one track at a time. */
+/** Button that plays a track if the gateway has its recording; one track at a time. */
 
 import { signal } from "@preact/signals";
 
 import { api, ApiError } from "../api/client";
-import { takeSound } from "../audio/exclusive";
+import { claimPlayback } from "../audio/exclusive-playback";
 import { t } from "../i18n";
 import { Button } from "./controls";
 import { messageOf } from "./status";
@@ -19,7 +19,7 @@ audio.addEventListener("error", () => {
   if (current.value !== null && audio.src) fail(current.value, t("recommend.notDecoded"));
 });
 
-/** Stop the track that plays or is about to. */
+/** Stop the current track, also one that is still loading. */
 export function stopTrack(): void {
   controller?.abort();
   controller = null;
@@ -33,7 +33,7 @@ export function stopTrack(): void {
 }
 
 async function playTrack(id: string): Promise<void> {
-  takeSound(stopTrack);
+  claimPlayback(stopTrack);
   stopTrack();
   const own = new AbortController();
   controller = own;

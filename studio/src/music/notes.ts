@@ -1,4 +1,4 @@
-/** Notes on a time grid: what the gateway returns and takes, and the changes that the piano roll makes. */
+/** Scores as notes on a time grid: conversion from and to the gateway's format, and editing. */
 
 import type { Piece, Schemas } from "../api/client";
 
@@ -30,23 +30,23 @@ export const EMPTY: Score = {
   nFrames: 32,
 };
 
-const MOST_FRAMES = 100_000; // more could not be drawn
+const MAX_FRAMES = 100_000; // the piano roll cannot draw more
 
-/** Return whether a value, such as one of the browser's storage, is a score that can be shown. */
+/** Return whether a value, for example from the browser's storage, is a valid score. */
 export function isScore(value: unknown): value is Score {
   const it = value as Score | null;
   return (
     typeof it === "object" &&
     it !== null &&
-    isWhole(it.framesPerQuarter, 1) &&
-    isWhole(it.framesPerBar, 1) &&
-    isWhole(it.firstFrameInBar, 0) &&
+    isIntegerFrom(it.framesPerQuarter, 1) &&
+    isIntegerFrom(it.framesPerBar, 1) &&
+    isIntegerFrom(it.firstFrameInBar, 0) &&
     it.firstFrameInBar < it.framesPerBar &&
-    isWhole(it.nFrames, 1) &&
-    it.nFrames <= MOST_FRAMES &&
+    isIntegerFrom(it.nFrames, 1) &&
+    it.nFrames <= MAX_FRAMES &&
     Number.isFinite(it.tempoQpm) &&
     it.tempoQpm > 0 &&
-    (it.meter === null || (Array.isArray(it.meter) && it.meter.length === 2 && it.meter.every((n) => isWhole(n, 1)))) &&
+    (it.meter === null || (Array.isArray(it.meter) && it.meter.length === 2 && it.meter.every((n) => isIntegerFrom(n, 1)))) &&
     (it.instruments === undefined || areNames(it.instruments)) &&
     Array.isArray(it.notes) &&
     it.notes.every((note) => isNote(note, it.nFrames))
@@ -63,7 +63,7 @@ function isNote(value: unknown, nFrames: number): value is Note {
   return onset >= 0 && length > 0 && onset + length <= nFrames && pitch >= LOWEST_PITCH && pitch <= HIGHEST_PITCH;
 }
 
-function isWhole(value: unknown, least: number): boolean {
+function isIntegerFrom(value: unknown, least: number): boolean {
   return Number.isInteger(value) && (value as number) >= least;
 }
 
@@ -81,7 +81,7 @@ export function scoreOf(piece: Piece | Schemas["PieceChunk"]): Score {
   };
 }
 
-/** Return a score as the gateway takes it. */
+/** Return a score in the request format of the gateway. */
 export function noteList(score: Score): Schemas["NoteList"] {
   return {
     notes: score.notes,
@@ -94,7 +94,7 @@ export function noteList(score: Score): Schemas["NoteList"] {
   };
 }
 
-/** Return a score with the notes of a chunk behind it; notes that go on from before become longer. */
+/** Return a score with a chunk appended; notes that the chunk continues become longer. */
 export function appended(score: Score, chunk: Schemas["PieceChunk"]): Score {
   const start = chunk.first_frame;
   const held = new Set(chunk.held_pitches);
@@ -123,7 +123,7 @@ export function barStarts(score: Score): number[] {
   return starts;
 }
 
-/** Return a score with a note added, or with the note there removed; the last bar is kept whole. */
+/** Return a score with a note added, or removed if there is one; the last bar stays complete. */
 export function toggled(score: Score, onset: number, length: number, pitch: number): Score {
   const rest = score.notes.filter(([at, long, of]) => of !== pitch || onset < at || onset >= at + long);
   if (rest.length < score.notes.length) return { ...score, notes: rest };
@@ -131,16 +131,16 @@ export function toggled(score: Score, onset: number, length: number, pitch: numb
     of === pitch && at < onset + length && at + long > onset ? [at, Math.max(1, onset - at), of] : [at, long, of],
   );
   const notes = [...cut, [onset, length, pitch] as Note].sort(byOnset);
-  return { ...score, notes, nFrames: Math.max(score.nFrames, wholeBars(score, onset + length)) };
+  return { ...score, notes, nFrames: Math.max(score.nFrames, endOfBar(score, onset + length)) };
 }
 
-/** Return the end of the bar in which a time step is. */
-export function wholeBars(score: Score, frame: number): number {
+/** Return the end of the bar that a time step is in, or the time step itself at a bar line. */
+export function endOfBar(score: Score, frame: number): number {
   const shifted = frame + score.firstFrameInBar;
   return Math.ceil(shifted / score.framesPerBar) * score.framesPerBar - score.firstFrameInBar;
 }
 
-/** Return the bars of a score as one of its own. */
+/** Return a range of bars as a new score. */
 export function excerpt(score: Score, firstBar: number, endBar: number): Score {
   const starts = [...barStarts(score), score.nFrames];
   const from = starts[firstBar] ?? 0;
@@ -151,7 +151,7 @@ export function excerpt(score: Score, firstBar: number, endBar: number): Score {
   return { ...score, notes, nFrames: to - from, firstFrameInBar: firstBar === 0 ? score.firstFrameInBar : 0 };
 }
 
-/** Return a score with the notes of another one in place of some bars, or null where the lengths differ. */
+/** Return a score with a range of bars replaced by another score, or null if the lengths differ. */
 export function replaced(score: Score, firstBar: number, endBar: number, by: Score): Score | null {
   const starts = [...barStarts(score), score.nFrames];
   const from = starts[firstBar] ?? 0;
@@ -167,7 +167,7 @@ export function replaced(score: Score, firstBar: number, endBar: number, by: Sco
   return { ...score, notes: [...kept, ...moved].sort(byOnset) };
 }
 
-/** Return whether notes of a score sound at the same time. */
+/** Return whether any notes of a score overlap in time. */
 export function isPolyphonic(score: Score): boolean {
   let end = 0;
   for (const [onset, length] of [...score.notes].sort(byOnset)) {

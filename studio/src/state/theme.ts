@@ -1,8 +1,8 @@
-/** Light or dark: as the system, or as chosen. */
+/** Colour theme: light, dark, or the setting of the system. */
 
 import { computed, effect, signal } from "@preact/signals";
 
-import { persisted } from "./persisted";
+import { persisted } from "./local-storage";
 
 export const THEMES = ["auto", "light", "dark"] as const;
 export type Theme = (typeof THEMES)[number];
@@ -13,7 +13,7 @@ system.addEventListener("change", (event) => (systemIsDark.value = event.matches
 
 export const theme = persisted<Theme>("theme", "auto", (value): value is Theme => THEMES.includes(value as Theme));
 
-/** For what is drawn with colours of its own, such as the waveform. */
+/** Whether the theme is dark; for canvases, which do not use the style sheet. */
 export const isDark = computed(() => (theme.value === "auto" ? systemIsDark.value : theme.value === "dark"));
 
 effect(() => {

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from tests.unit.client.recommenders import FakeRecommender
 
-from tritone import InferRequest, InvalidInputError, MusicClient, secret_files
+from tritone import InferRequest, InvalidInputError, MusicClient, watched_files
 from tritone.endpoints import Endpoint, make_endpoints
-from tritone.secret_files import SecretFile, WatchedFile
+from tritone.secret_files import SecretFile
 from tritone.transports import grpc_wire, http_wire
+from tritone.watched_files import WatchedFiles
 
 FIRST, SECOND = "first-" + "1" * 32, "second-" + "2" * 32
 KEY_HEADER = "tritone-service-key"
@@ -23,7 +24,7 @@ REQUEST = InferRequest("recommender", "1", {}, ())
 
 @pytest.fixture(autouse=True)
 def _checked_at_each_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secret_files, "CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(watched_files, "CHECK_INTERVAL_S", 0.0)
 
 
 @pytest.fixture
@@ -106,20 +107,29 @@ def test_the_last_key_is_kept_while_the_file_cannot_be_used(
 
 
 def test_a_file_is_read_once_while_it_does_not_change(file: Path) -> None:
-    reads: list[Path] = []
+    reads: list[str] = []
 
-    def read(path: Path) -> str:
-        reads.append(path)
-        return path.read_text()
+    def read() -> str:
+        reads.append(file.read_text())
+        return reads[-1]
 
-    watched = WatchedFile(file, read)
+    watched = WatchedFiles([file], read)
     assert [watched.content() for _ in range(5)] == [f"{FIRST}\n"] * 5
-    assert reads == [file]
+    assert reads == [f"{FIRST}\n"]
+
+
+def test_a_change_of_any_of_several_files_is_noticed(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("1")
+    watched = WatchedFiles([file, other], lambda: (file.read_text(), other.read_text()))
+    assert watched.content() == (f"{FIRST}\n", "1")
+    other.write_text("22")
+    assert watched.content() == (f"{FIRST}\n", "22")
 
 
 def test_a_file_is_checked_twice_a_second_at_most(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secret_files, "CHECK_INTERVAL_S", 60.0)
-    watched = WatchedFile(file, Path.read_text)
+    monkeypatch.setattr(watched_files, "CHECK_INTERVAL_S", 60.0)
+    watched = WatchedFiles([file], file.read_text)
     before = watched.content()
     file.write_text(SECOND)
     assert watched.content() == before

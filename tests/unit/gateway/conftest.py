@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from fastapi.testclient import TestClient
 
 from tritone import AsyncMusicClient
@@ -51,11 +48,3 @@ def start(keys: KeyStore) -> Iterator[Start]:
 @pytest.fixture
 def gateway(start: Start) -> TestClient:
     return start()
-
-
-def tone(duration_s: float = 5.0, file_format: str = "OGG") -> bytes:
-    """Return a recording of a tone as a file."""
-    file = io.BytesIO()
-    n_samples = int(duration_s * 22_050)
-    soundfile.write(file, 0.5 * np.sin(np.arange(n_samples) / 20), 22_050, format=file_format)
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""API keys: who may do what, how often, and with whose data."""
+"""API keys: authentication, scopes, rates and access to stored users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.unit.gateway.conftest import TRACKS, Start, tone
+from tests.support.tones import tone_file
+from tests.unit.gateway.conftest import TRACKS, Start
 
 from tritone_gateway import GatewaySettings
 from tritone_gateway.security.keys import ApiKeyError, KeyStore, Scope
@@ -19,7 +20,7 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_without_keys_loopback_needs_none(gateway: TestClient) -> None:
+def test_without_keys_loopback_requires_none(gateway: TestClient) -> None:
     assert gateway.get("/v1/models").status_code == 200
 
 
@@ -29,7 +30,7 @@ def test_without_keys_other_machines_are_refused_unless_allowed(start: Start) ->
 
 
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
-def test_a_key_opens_the_routes_of_its_scopes(start: Start, keys: KeyStore, header: str) -> None:
+def test_a_key_allows_the_routes_of_its_scopes(start: Start, keys: KeyStore, header: str) -> None:
     _, key = keys.create("app", ("recommend",))
     gateway = start()
     headers = {header: f"Bearer {key}" if header == "Authorization" else key}
@@ -60,7 +61,7 @@ def test_an_invalid_key_is_401_with_a_challenge(start: Start, keys: KeyStore, he
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_revoked_key_is_refused_and_does_not_open_the_gateway(start: Start, keys: KeyStore) -> None:
+def test_a_revoked_key_is_refused_and_does_not_enable_anonymous_access(start: Start, keys: KeyStore) -> None:
     made, key = keys.create("app", ("recommend",))
     gateway = start()
     assert gateway.post("/v1/recommend", json={}, headers=bearer(key)).status_code == 200
@@ -91,7 +92,7 @@ def test_a_key_expires(tmp_path: Path) -> None:
     assert store.find(key) is None
 
 
-def test_the_file_is_private_and_holds_no_secret(keys: KeyStore) -> None:
+def test_the_key_file_is_private_and_contains_no_secret(keys: KeyStore) -> None:
     _, key = keys.create("app", ("listen",))
     assert stat.S_IMODE(keys.path.stat().st_mode) == 0o600
     assert key.rpartition("_")[2] not in keys.path.read_text()
@@ -120,7 +121,7 @@ def test_an_invalid_key_is_not_created(keys: KeyStore, values: dict[str, object]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2, "keys": []}', '{"keys": [{"id": "x"}]}'])
-def test_a_damaged_file_lets_nobody_in(start: Start, keys: KeyStore, content: str) -> None:
+def test_a_damaged_key_file_refuses_all_requests(start: Start, keys: KeyStore, content: str) -> None:
     keys.path.write_text(content)
     response = start().get("/v1/models")
     assert response.status_code == 503
@@ -130,7 +131,7 @@ def test_a_damaged_file_lets_nobody_in(start: Start, keys: KeyStore, content: st
     assert keys.path.read_text() == content
 
 
-def test_a_rate_is_kept_with_retry_after(start: Start, keys: KeyStore) -> None:
+def test_requests_beyond_the_rate_get_429_with_retry_after(start: Start, keys: KeyStore) -> None:
     _, key = keys.create("app", ("recommend",), rate="3/hour")
     _, other = keys.create("other", ("recommend",))
     gateway = start()
@@ -144,7 +145,7 @@ def test_a_rate_is_kept_with_retry_after(start: Start, keys: KeyStore) -> None:
     ("users", "user_id", "allowed"),
     [("none", "u1", False), ("all", "u1", True), ("shop:", "shop:7", True), ("shop:", "other:7", False)],
 )
-def test_stored_users_are_those_of_the_key(
+def test_a_key_may_use_only_its_stored_users(
     start: Start, keys: KeyStore, users: str, user_id: str, allowed: bool
 ) -> None:
     _, key = keys.create("app", ("recommend",), users=users)
@@ -154,7 +155,7 @@ def test_stored_users_are_those_of_the_key(
         assert response.status_code == (200 if allowed else 403), response.text
 
 
-def test_examples_of_users_are_those_that_the_operator_names(start: Start) -> None:
+def test_example_users_are_those_of_the_operator(start: Start) -> None:
     assert start().get("/v1/users/examples").json() == {"user_ids": []}
     gateway = start(example_users=("u1", "u2"))
     assert gateway.get("/v1/users/examples").json() == {"user_ids": ["u1", "u2"]}
@@ -169,7 +170,7 @@ def test_examples_of_users_are_those_that_the_operator_names(start: Start) -> No
         ("listen", "all", None),
     ],
 )
-def test_examples_of_users_are_those_of_the_key(
+def test_example_users_are_limited_to_the_users_of_the_key(
     start: Start, keys: KeyStore, scope: Scope, users: str, expected: list[str] | None
 ) -> None:
     _, key = keys.create("app", (scope,), users=users)
@@ -178,7 +179,7 @@ def test_examples_of_users_are_those_of_the_key(
     assert response.json().get("user_ids") == expected
 
 
-def test_examples_of_users_are_not_logged() -> None:
+def test_example_users_are_not_logged() -> None:
     assert "u1" not in repr(GatewaySettings(example_users=("u1",)))
 
 
@@ -201,11 +202,11 @@ def test_a_user_token_is_passed_on(start: Start, keys: KeyStore) -> None:
     assert any("token-of-u1" in headers.values() for headers in seen)
 
 
-def test_usage_is_counted_by_caller_and_metrics_need_the_admin_scope(start: Start, keys: KeyStore) -> None:
+def test_usage_is_counted_by_caller_and_metrics_require_the_admin_scope(start: Start, keys: KeyStore) -> None:
     _, key = keys.create("shop", ("listen",))
     _, admin = keys.create("ops", ("admin",))
     gateway = start()
-    recording = tone()
+    recording = tone_file()
     gateway.post("/v1/classify", content=recording, headers={**bearer(key), "content-type": "audio/ogg"})
     assert gateway.get("/metrics", headers=bearer(key)).status_code == 403
     text = gateway.get("/metrics", headers=bearer(admin)).text
@@ -213,7 +214,7 @@ def test_usage_is_counted_by_caller_and_metrics_need_the_admin_scope(start: Star
     assert f'tritone_gateway_caller_received_bytes_total{{caller="shop"}} {float(len(recording))}' in text
 
 
-def test_liveness_readiness_and_the_schema_need_no_key(start: Start, keys: KeyStore) -> None:
+def test_liveness_readiness_and_the_schema_require_no_key(start: Start, keys: KeyStore) -> None:
     keys.create("app", ("listen",))
     gateway = start()
     assert [gateway.get(path).status_code for path in ("/livez", "/readyz", "/openapi.json", "/docs")] == [200] * 4

@@ -30,7 +30,7 @@ def gateway(start: Start) -> TestClient:
     return start(cors_origins=(ORIGIN, "https://second.example.org"), max_body_mb=1)
 
 
-def test_a_preflight_request_of_an_allowed_origin_needs_no_key(gateway: TestClient, keys: KeyStore) -> None:
+def test_a_preflight_request_of_an_allowed_origin_requires_no_key(gateway: TestClient, keys: KeyStore) -> None:
     keys.create("app", ("listen",))
     response = gateway.options("/v1/classify", headers={"Origin": ORIGIN, **PREFLIGHT})
     assert response.status_code == 200
@@ -59,7 +59,7 @@ def test_other_preflight_requests_are_refused(gateway: TestClient, headers: dict
         assert "access-control-allow-origin" not in response.headers
 
 
-def test_a_page_reads_responses_and_their_headers(gateway: TestClient) -> None:
+def test_a_page_can_read_responses_and_their_headers(gateway: TestClient) -> None:
     response = gateway.post("/v1/compose", json={"bars": 1}, headers={"Origin": ORIGIN, "Accept": "audio/midi"})
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == ORIGIN
@@ -68,7 +68,7 @@ def test_a_page_reads_responses_and_their_headers(gateway: TestClient) -> None:
     assert set(response.headers["vary"].replace(" ", "").split(",")) == {"Accept", "Origin"}
 
 
-def test_with_keys_a_page_sends_one(gateway: TestClient, keys: KeyStore) -> None:
+def test_a_page_sends_its_key_in_a_header(gateway: TestClient, keys: KeyStore) -> None:
     _, key = keys.create("page", ("recommend",))
     headers = {"Origin": ORIGIN, "Authorization": f"Bearer {key}"}
     response = gateway.post("/v1/recommend", json={}, headers=headers)
@@ -81,7 +81,7 @@ def test_responses_to_other_origins_are_not_readable(gateway: TestClient) -> Non
     assert "access-control-allow-origin" not in response.headers
 
 
-def test_without_origins_there_are_no_headers(start: Start) -> None:
+def test_without_origins_there_are_no_cors_headers(start: Start) -> None:
     response = start().post("/v1/recommend", json={}, headers={"Origin": ORIGIN})
     assert not [name for name in response.headers if name.startswith("access-control")]
 
@@ -135,7 +135,7 @@ def request(method: str, path: str, content: bytes = b"", **headers: str) -> Cal
         (keys_damaged, 503),
     ],
 )
-def test_a_page_reads_errors(
+def test_a_page_can_read_errors(
     gateway: TestClient, keys: KeyStore, send: Callable[[TestClient, KeyStore], Response], status: int
 ) -> None:
     response = send(gateway, keys)
@@ -145,7 +145,7 @@ def test_a_page_reads_errors(
     assert "x-request-id" in response.headers
 
 
-def test_a_page_reads_errors_of_the_models_and_of_the_gateway_itself(start: Start) -> None:
+def test_a_page_can_read_errors_of_the_models_and_of_the_gateway(start: Start) -> None:
     def fail(_request: object) -> object:
         raise tritone.ConnectionFailedError("no")
 
@@ -159,7 +159,7 @@ def test_a_page_reads_errors_of_the_models_and_of_the_gateway_itself(start: Star
         assert (response.status_code, response.headers["access-control-allow-origin"]) == (status, ORIGIN)
 
 
-def test_a_page_reads_the_error_of_a_slow_body(tmp_path: Path) -> None:
+def test_a_page_can_read_the_error_of_a_slow_body(tmp_path: Path) -> None:
     with (
         listening(tmp_path, body_timeout_s=0.2, cors_origins=(ORIGIN,)) as port,
         socket.create_connection(("127.0.0.1", port), 5) as connection,
@@ -173,6 +173,6 @@ def test_a_page_reads_the_error_of_a_slow_body(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("origin", ["studio.example.org", "ftp://a.example", "https://a.example/", "https://a b", ""])
-def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+def test_an_invalid_origin_is_refused(origin: str) -> None:
     with pytest.raises(ValidationError):
         GatewaySettings(cors_origins=(origin,))

@@ -1,4 +1,4 @@
-"""`tritone gateway` reads the credentials that it sends to the models' server, and shows them nowhere."""
+"""Credentials that `tritone gateway` sends to the models' server: sources, precedence, rotation, and no disclosure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 import tritone_gateway.server
-from tritone.secret_files import CHECK_INTERVAL_S
+from tritone.watched_files import CHECK_INTERVAL_S
 from tritone_cli.main import build_app
 from tritone_gateway import GatewaySettings, create_app
 
@@ -50,7 +50,9 @@ def test_credentials_of_the_environment(settings_of: Callable[..., GatewaySettin
     assert API_KEY not in repr(settings)
 
 
-def test_options_come_before_the_environment(settings_of: Callable[..., GatewaySettings], tmp_path: Path) -> None:
+def test_options_take_precedence_over_the_environment(
+    settings_of: Callable[..., GatewaySettings], tmp_path: Path
+) -> None:
     service, api = tmp_path / "service", tmp_path / "api"
     for file in (service, api):
         file.write_text(f"{file.name}-of-the-option")
@@ -71,7 +73,7 @@ def test_a_service_key_of_the_environment_need_not_exist_yet(
 
 @pytest.mark.parametrize("option", ["--service-key-file", "--api-key-file"])
 @pytest.mark.parametrize("content", [None, ""])
-def test_files_of_options_must_have_a_secret(option: str, content: str | None, tmp_path: Path) -> None:
+def test_a_file_of_an_option_must_contain_a_secret(option: str, content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "secret"
     if content is not None:
         file.write_text(content)
@@ -86,7 +88,7 @@ def test_an_empty_file_of_the_environment_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
 
 
-def test_replaced_keys_are_sent_without_a_restart(tmp_path: Path) -> None:
+def test_replaced_keys_are_used_without_a_restart(tmp_path: Path) -> None:
     """Also a service key that appears only later."""
     seen: list[tuple[str | None, str | None]] = []
 

@@ -1,4 +1,4 @@
-"""The route from nothing to recommendations, in front of fake models."""
+"""The route `inspire` with fake models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_latency_is_reported(gateway: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("accept", "signature"), [("audio/midi", b"MThd"), ("audio/wav", b"RIFF")])
-def test_only_the_piece_in_other_media_types(gateway: TestClient, accept: str, signature: bytes) -> None:
+def test_audio_media_types_return_only_the_piece(gateway: TestClient, accept: str, signature: bytes) -> None:
     response = gateway.post("/v1/inspire", json={"bars": 1, "seed": 3}, headers={"Accept": accept})
     assert response.status_code == 200
     assert response.content.startswith(signature)
@@ -72,7 +72,7 @@ def test_invalid_requests_are_problems(
     assert (response.status_code, problem.get("argument")) == (status, argument), problem
 
 
-def test_other_media_types_are_406(gateway: TestClient) -> None:
+def test_unsupported_media_types_are_406(gateway: TestClient) -> None:
     assert gateway.post("/v1/inspire", json={}, headers={"Accept": "image/png"}).status_code == 406
 
 

@@ -1,4 +1,4 @@
-"""Limits of size, time and number, against a gateway that listens on a socket."""
+"""Limits of body size, time and concurrency, tested over a socket."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from typing import Any
 import psutil
 import pytest
 from tests.support.gateways import listening, received, request_head
-from tests.unit.gateway.conftest import tone
+from tests.support.tones import tone_file
 
 from tritone.testing import FakeComposer, FakeGenreModel
 
 BUFFER = 8_192
 
 
-def test_headers_that_do_not_arrive_end_the_connection(tmp_path: Path) -> None:
+def test_headers_that_do_not_arrive_in_time_close_the_connection(tmp_path: Path) -> None:
     with listening(tmp_path, header_timeout_s=0.3) as port, socket.create_connection(("127.0.0.1", port), 5) as slow:
         slow.sendall(b"POST /v1/classify HTTP/1.1\r\n")
         for _ in range(10):
@@ -39,7 +39,7 @@ def test_headers_that_do_not_arrive_end_the_connection(tmp_path: Path) -> None:
         assert received(slow)[:12] in (b"HTTP/1.1 408", b"")
 
 
-def test_a_connection_without_a_request_ends(tmp_path: Path) -> None:
+def test_a_connection_without_a_request_is_closed(tmp_path: Path) -> None:
     with listening(tmp_path, header_timeout_s=0.2) as port, socket.create_connection(("127.0.0.1", port), 5) as idle:
         assert received(idle).startswith(b"HTTP/1.1 408")
 
@@ -70,7 +70,7 @@ def test_an_oversize_body_without_a_length_is_413(tmp_path: Path) -> None:
         assert connection.recv(12) == b"HTTP/1.1 413"
 
 
-def test_memory_of_all_bodies_is_bounded(tmp_path: Path) -> None:
+def test_the_memory_for_all_bodies_is_limited(tmp_path: Path) -> None:
     head = request_head("/v1/classify", "Content-Type: audio/ogg", f"Content-Length: {1 << 20}")
     with listening(tmp_path, max_body_mb=1, max_bodies_mb=1, body_timeout_s=5) as port:
         with socket.create_connection(("127.0.0.1", port), 5) as first:
@@ -83,7 +83,7 @@ def test_memory_of_all_bodies_is_bounded(tmp_path: Path) -> None:
         assert b"retry-after: 1" in response.lower()
         time.sleep(0.3)
         request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/classify", data=tone(), headers={"Content-Type": "audio/ogg"}
+            f"http://127.0.0.1:{port}/v1/classify", data=tone_file(), headers={"Content-Type": "audio/ogg"}
         )
         assert urllib.request.urlopen(request, timeout=5).status == 200  # noqa: S310
 
@@ -98,7 +98,7 @@ def test_more_requests_than_allowed_get_503_and_the_others_are_served(tmp_path: 
                 await asyncio.sleep(0.01)
         return fake(request)
 
-    recording = tone()
+    recording = tone_file()
     statuses: list[int] = []
 
     def send(port: int) -> None:
@@ -123,7 +123,7 @@ def test_more_requests_than_allowed_get_503_and_the_others_are_served(tmp_path: 
     assert sorted(statuses) == [200, 200, 503]
 
 
-def test_a_caller_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
+def test_a_disconnect_stops_the_stream(tmp_path: Path) -> None:
     closed = threading.Event()
 
     class Slow(FakeComposer):
@@ -154,7 +154,7 @@ def test_a_caller_that_goes_away_stops_the_stream(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_finishes_requests_and_readiness_says_no_first(tmp_path: Path, workers: int) -> None:
+def test_sigterm_first_fails_readiness_and_then_finishes_requests(tmp_path: Path, workers: int) -> None:
     command = [
         *(sys.executable, "-m", "tritone_cli", "gateway", "--server", "localhost:1", "--port", "0", "--json"),
         *("--workers", str(workers), "--drain", "1.5", "--keys-file", str(tmp_path / "keys.json")),
@@ -170,7 +170,7 @@ def test_sigterm_finishes_requests_and_readiness_says_no_first(tmp_path: Path, w
                 assert response.headers["connection"] == "close"
             with pytest.raises(urllib.error.HTTPError) as raised:
                 urllib.request.urlopen(f"{url}/readyz", timeout=5)  # noqa: S310
-            assert json.load(raised.value)["reason"] == "the gateway is about to stop"
+            assert json.load(raised.value)["reason"] == "the gateway is shutting down"
             process.wait(10)
         finally:
             process.kill()
@@ -218,7 +218,7 @@ LONG = json.dumps({"bars": 200, "seed": 1}).encode()
 EVENTS = "Content-Type: application/json", "Accept: text/event-stream"
 
 
-def test_a_stream_that_nobody_reads_waits_and_then_stops_the_model(tmp_path: Path) -> None:
+def test_an_unread_stream_pauses_and_then_stops_the_model(tmp_path: Path) -> None:
     model = CountingComposer()
     with (
         listening(tmp_path, model, send_buffer=BUFFER, send_timeout_s=1) as port,
@@ -251,7 +251,7 @@ def test_a_stream_that_is_read_slowly_is_complete(tmp_path: Path) -> None:
     assert not model.closed.is_set()
 
 
-def test_files_that_nobody_reads_take_no_memory(tmp_path: Path) -> None:
+def test_unread_files_use_no_memory(tmp_path: Path) -> None:
     with (tmp_path / "1.ogg").open("wb") as file:
         file.truncate(64 << 20)
     with listening(tmp_path, recordings=tmp_path, send_timeout_s=1) as port, ExitStack() as stack:
@@ -273,7 +273,7 @@ def n_received(connection: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
-def test_a_caller_that_goes_away_in_the_middle_of_a_body_is_not_an_error(
+def test_a_disconnect_during_the_body_is_not_logged_as_an_error(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, framing: str
 ) -> None:
     def metrics() -> str:

@@ -28,7 +28,7 @@ from tritone.exceptions import VersionChangedError
         (tritone.InvalidInputError("no", argument="n"), 422, "invalid-argument"),
     ],
 )
-def test_each_exception_of_the_sdk_has_its_problem(start: Start, error: Exception, status: int, kind: str) -> None:
+def test_each_exception_of_the_sdk_becomes_a_problem(start: Start, error: Exception, status: int, kind: str) -> None:
     def fail(_request: object) -> object:
         raise error
 
@@ -44,7 +44,7 @@ def test_each_exception_of_the_sdk_has_its_problem(start: Start, error: Exceptio
     assert ("retry-after" in response.headers) == (status == 503)
 
 
-def test_an_unexpected_error_shows_no_details(start: Start) -> None:
+def test_an_unexpected_error_has_no_details(start: Start) -> None:
     def fail(_request: object) -> object:
         raise ZeroDivisionError("secret detail")
 
@@ -71,7 +71,7 @@ def test_an_unexpected_error_shows_no_details(start: Start) -> None:
         (b"no parts", "multipart/form-data; boundary=x", 400),
     ],
 )
-def test_bodies_that_cannot_be_read(gateway: TestClient, content: bytes, media_type: str, status: int) -> None:
+def test_unreadable_bodies_are_problems(gateway: TestClient, content: bytes, media_type: str, status: int) -> None:
     response = gateway.post("/v1/recommend", content=content, headers={"content-type": media_type})
     assert response.status_code == status, response.text
     if status != 200:
@@ -88,14 +88,14 @@ def test_a_single_invalid_value_is_named(gateway: TestClient) -> None:
     assert problem["argument"] == "temperature"
 
 
-def test_an_unreadable_recording_says_why(gateway: TestClient) -> None:
+def test_an_unreadable_recording_has_a_reason(gateway: TestClient) -> None:
     response = gateway.post("/v1/classify", files={"file": b"not audio"})
     assert response.status_code == 422
     assert response.json()["type"] == "urn:tritone:problem:invalid-audio"
     assert response.json()["reason"] == "unreadable"
 
 
-def test_an_unreadable_score_says_why(gateway: TestClient) -> None:
+def test_an_unreadable_score_has_a_reason(gateway: TestClient) -> None:
     response = gateway.post("/v1/continue", files={"file": b"not midi"})
     assert response.json()["type"] == "urn:tritone:problem:invalid-score"
     assert response.json()["reason"] == "not_midi"
@@ -124,7 +124,7 @@ def test_unknown_routes_and_methods_are_problems(gateway: TestClient, method: st
 
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 200, "\r\nSet-Cookie: a=b"])
-def test_request_ids_that_are_unsafe_are_replaced(gateway: TestClient, given: str) -> None:
+def test_unsafe_request_ids_are_replaced(gateway: TestClient, given: str) -> None:
     try:
         response = gateway.get("/livez", headers={"X-Request-ID": given})
     except Exception:
@@ -132,7 +132,7 @@ def test_request_ids_that_are_unsafe_are_replaced(gateway: TestClient, given: st
     assert response.headers["x-request-id"] != given
 
 
-def test_readiness_tells_why_not(start: Start) -> None:
+def test_readiness_has_a_reason(start: Start) -> None:
     def down(_request: object) -> object:
         raise tritone.ConnectionFailedError("no connection to localhost:8001")
 

@@ -1,4 +1,4 @@
-"""Rates of keys that several gateways count in one Valkey, and what happens while it fails."""
+"""Rates of keys that several gateways count in one Valkey server, and the fallback while it fails."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fallbacks(gateway: TestClient) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["valkey", "redis"])
-def test_gateways_count_a_keys_requests_together(start: Start, keys: KeyStore, valkey: str, scheme: str) -> None:
+def test_gateways_with_a_store_share_the_rate_of_a_key(start: Start, keys: KeyStore, valkey: str, scheme: str) -> None:
     _, key = keys.create("app", ("recommend",), rate="5/hour")
     _, other = keys.create("other", ("recommend",), rate="5/hour")
     url = valkey.replace("valkey:", f"{scheme}:")
@@ -65,7 +65,7 @@ def test_gateways_count_a_keys_requests_together(start: Start, keys: KeyStore, v
     assert [fallbacks(each) for each in gateways] == [0, 0]
 
 
-def test_without_a_store_each_gateway_counts(start: Start, keys: KeyStore) -> None:
+def test_without_a_store_each_gateway_counts_separately(start: Start, keys: KeyStore) -> None:
     _, key = keys.create("app", ("recommend",), rate="2/hour")
     gateways = [start() for _ in range(2)]
     assert [send(gateways[index % 2], key) for index in range(6)] == [200] * 4 + [429] * 2
@@ -81,23 +81,23 @@ def test_while_the_store_is_down_requests_are_counted_in_memory(
         assert [send(gateway, key) for _ in range(2)] == [200, 200]
     assert [send(gateway, key) for _ in range(5)] == [200] * 4 + [429]
     assert fallbacks(gateway) == 5
-    assert caplog.text.count("the store of rates fails") == 1
+    assert caplog.text.count("the rate store fails") == 1
     with ValkeyServer(port=port):
         time.sleep(RETRY_S + 0.1)
         # The server has forgotten what it counted before.
         assert [send(gateway, key) for _ in range(5)] == [200] * 4 + [429]
         assert fallbacks(gateway) == 5
-        assert caplog.text.count("the store of rates responds again") == 1
+        assert caplog.text.count("the rate store responds again") == 1
 
 
-def test_a_store_that_was_never_there_refuses_nobody(start: Start, keys: KeyStore) -> None:
+def test_requests_are_served_if_the_store_was_never_reachable(start: Start, keys: KeyStore) -> None:
     _, key = keys.create("app", ("recommend",), rate="2/hour")
     gateway = start(rate_store="valkey://localhost:1")
     assert [send(gateway, key) for _ in range(3)] == [200, 200, 429]
 
 
 @contextmanager
-def answering(content: bytes) -> Iterator[str]:
+def replying_server(content: bytes) -> Iterator[str]:
     """Yield the address of a server that sends the same for each request; nothing at all for b""."""
     listener = socket.create_server(("127.0.0.1", 0))
     connections: list[socket.socket] = []
@@ -126,7 +126,7 @@ def answering(content: bytes) -> Iterator[str]:
 
 def test_a_store_that_does_not_respond_delays_few_requests(start: Start, keys: KeyStore) -> None:
     _, key = keys.create("app", ("recommend",), rate="1000/hour")
-    with answering(b"") as url:
+    with replying_server(b"") as url:
         gateway = start(rate_store=url)
         durations_s = []
         for _ in range(6):
@@ -141,14 +141,14 @@ def test_a_store_that_does_not_respond_delays_few_requests(start: Start, keys: K
 @pytest.mark.parametrize(
     "content", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-NOAUTH Authentication required.\r\n", b"$abc\r\n"]
 )
-def test_something_else_at_the_address_refuses_nobody(start: Start, keys: KeyStore, content: bytes) -> None:
+def test_requests_are_served_if_another_service_is_at_the_address(start: Start, keys: KeyStore, content: bytes) -> None:
     _, key = keys.create("app", ("recommend",), rate="2/hour")
-    with answering(content * 8) as url:
+    with replying_server(content * 8) as url:
         gateway = start(rate_store=url)
         assert [send(gateway, key) for _ in range(3)] == [200, 200, 429]
 
 
-def test_a_password_is_used_and_never_shown(start: Start, keys: KeyStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_password_is_used_and_never_logged(start: Start, keys: KeyStore, caplog: pytest.LogCaptureFixture) -> None:
     _, key = keys.create("app", ("recommend",), rate="2/hour")
     port = free_port()
     with ValkeyServer(port=port) as server:
@@ -172,7 +172,7 @@ class SlowStore(RateLimits):
         return None
 
 
-def test_requests_at_once_are_counted_while_the_store_is_asked(
+def test_concurrent_requests_are_counted_while_the_store_is_awaited(
     start: Start, keys: KeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor
@@ -193,7 +193,7 @@ def test_the_gateway_does_not_start_with_an_invalid_address(tmp_path: Path, url:
         serve(settings)
 
 
-def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_store_client_raises_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     from tritone import MissingExtraError
@@ -204,7 +204,7 @@ def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_workers_and_gateways_count_together(tmp_path: Path, valkey: str) -> None:
+def test_workers_and_gateways_share_the_rate_of_a_key(tmp_path: Path, valkey: str) -> None:
     keys = KeyStore(tmp_path / "keys.json")
     _, key = keys.create("app", ("admin",), rate="10/hour")
     options = ("--workers", "2", "--rate-store", valkey)

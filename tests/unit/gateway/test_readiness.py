@@ -1,4 +1,4 @@
-"""`/readyz`: which failures take a gateway out of use, and how often the models are asked."""
+"""`/readyz`: which failures make a gateway unready, and how often the models are checked."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_all_models_ready(start: Start) -> None:
     assert (metric(gateway, "ready"), metric(gateway, "not_ready")) == (4, 0)
 
 
-def test_one_model_that_is_not_ready_does_not_close_the_others_routes(start: Start) -> None:
+def test_one_unready_model_does_not_make_the_gateway_unready(start: Start) -> None:
     gateway = start(Models("composer"))
     response = gateway.get("/readyz")
     assert response.status_code == 200
@@ -119,16 +119,16 @@ def test_a_server_that_cannot_be_reached(start: Start, monkeypatch: pytest.Monke
     assert metric(gateway, "ready") == 0
 
 
-def test_before_a_stop_an_earlier_answer_does_not_count(start: Start) -> None:
+def test_a_draining_gateway_is_unready_despite_a_recent_check(start: Start) -> None:
     gateway = start(Models())
     assert gateway.get("/readyz").status_code == 200
     gateway.app.state.gateway.load.draining = True  # type: ignore[attr-defined]
     response = gateway.get("/readyz")
     assert response.status_code == 503
-    assert response.json()["reason"] == "the gateway is about to stop"
+    assert response.json()["reason"] == "the gateway is shutting down"
 
 
-def test_many_probes_ask_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_probes_cause_one_check(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "MAX_AGE_S", 60.0)
     models = Models()
     gateway = start(models)
@@ -136,7 +136,7 @@ def test_many_probes_ask_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> 
     assert models.asked == {StatisticsRequest: 1, ReadyRequest: 4}
 
 
-def test_an_old_answer_is_not_given_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_result_is_not_reused(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     for age in ("MAX_AGE_S", "MAX_UNREADY_AGE_S"):
         monkeypatch.setattr(readiness, age, 0.0)
     models = Models()
@@ -148,12 +148,12 @@ def test_an_old_answer_is_not_given_again(start: Start, monkeypatch: pytest.Monk
     assert gateway.get("/readyz").status_code == 200
 
 
-def test_a_failure_is_asked_about_again_before_a_balancer_repeats_its_probe() -> None:
+def test_a_failed_check_is_repeated_before_a_balancer_repeats_its_probe() -> None:
     (fastinter_ms,) = set(re.findall(r"fastinter (\d+)ms", (ROOT / "docker/haproxy-gateway.cfg").read_text()))
     assert int(fastinter_ms) > 1e3 * readiness.MAX_UNREADY_AGE_S
 
 
-async def test_probes_at_once_wait_for_one_answer_and_one_that_goes_away_ends_no_other() -> None:
+async def test_concurrent_probes_share_one_check_and_a_cancelled_one_does_not_affect_the_others() -> None:
     models, gate = Models("composer"), asyncio.Event()
 
     async def slow(request: Any) -> Any:
@@ -173,7 +173,7 @@ async def test_probes_at_once_wait_for_one_answer_and_one_that_goes_away_ends_no
     assert models.asked[StatisticsRequest] == 1
 
 
-async def test_an_unexpected_error_is_not_kept() -> None:
+async def test_an_unexpected_error_is_not_cached() -> None:
     answers = iter([ZeroDivisionError("a fault"), None])
 
     class Client:

@@ -1,4 +1,4 @@
-"""Requests that are refused before a route serves them: counted with their route, and their caller if it is known."""
+"""Requests that are refused before routing are counted with their route, and with their caller if known."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_refused_request_is_not_released_as_an_admitted_one(start: Start, keys
     assert load.n_requests == 0
 
 
-def test_paths_that_callers_make_up_add_no_series(start: Start, key: dict[str, str]) -> None:
+def test_unknown_paths_add_no_metric_series(start: Start, key: dict[str, str]) -> None:
     gateway = start()
     for index in range(50):
         gateway.get(f"/v1/made-up-{index}", headers={"X-API-Key": "wrong"})

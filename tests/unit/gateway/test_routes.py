@@ -1,4 +1,4 @@
-"""What each route takes and returns."""
+"""Requests and responses of each route."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import soundfile
 from fastapi.testclient import TestClient
-from tests.unit.gateway.conftest import TRACKS, Start, tone
+from tests.support.tones import tone_file
+from tests.unit.gateway.conftest import TRACKS, Start
 
 from tritone import Grid, MusicClient, to_grid
 from tritone.testing import FakeComposer, MockTransport
@@ -21,7 +22,7 @@ NOTES = {"notes": [[0, 4, 60], [4, 4, 64], [8, 8, 67]]}
 
 
 def test_a_recording_is_classified_from_a_form_a_bare_body_and_base64(gateway: TestClient) -> None:
-    recording = tone()
+    recording = tone_file()
     responses = [
         gateway.post("/v1/classify", files={"file": ("a.ogg", recording)}, data={"top": "2"}),
         gateway.post("/v1/classify?top=2", content=recording, headers={"content-type": "audio/ogg"}),
@@ -35,7 +36,7 @@ def test_a_recording_is_classified_from_a_form_a_bare_body_and_base64(gateway: T
 
 
 def test_an_embedding_is_a_vector_of_length_one(gateway: TestClient) -> None:
-    embedding = gateway.post("/v1/embed", files={"file": tone()}).json()["embedding"]
+    embedding = gateway.post("/v1/embed", files={"file": tone_file()}).json()["embedding"]
     assert sum(value**2 for value in embedding) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -205,7 +206,7 @@ def test_several_pieces_come_as_json_or_as_an_archive(start: Start) -> None:
 
 
 def test_a_timeline_is_drawn(gateway: TestClient) -> None:
-    response = gateway.post("/v1/classify", files={"file": tone()}, headers={"Accept": "image/png"})
+    response = gateway.post("/v1/classify", files={"file": tone_file()}, headers={"Accept": "image/png"})
     assert response.content.startswith(b"\x89PNG")
 
 
@@ -216,7 +217,7 @@ def test_sound_of_a_piece_has_its_length(gateway: TestClient) -> None:
 
 
 def test_notes_with_everything_left_out_are_in_four_four() -> None:
-    from tritone_gateway.bodies import NoteList
+    from tritone_gateway.request_models import NoteList
 
     grid = NoteList(notes=[(0, 16, 60), (16, 4, 62)]).to_grid()
     assert isinstance(grid, Grid)

@@ -1,4 +1,4 @@
-"""The gateway in front of fake models does what its OpenAPI schema says."""
+"""The gateway with fake models conforms to its OpenAPI schema."""
 
 from __future__ import annotations
 

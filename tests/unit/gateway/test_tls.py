@@ -1,4 +1,4 @@
-"""TLS and mutual TLS: which files are accepted, who is let in, and how a certificate is renewed."""
+"""TLS and mutual TLS: validation of the files, client certificates, and renewal without a restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.support.certificates import Certificates, make_certificates
 from tests.support.gateways import gateway_process
 
 from benchmarks.replica import libfaketime
-from tritone_gateway import GatewaySettings, tls
+from tritone import watched_files
+from tritone_gateway import GatewaySettings
 from tritone_gateway.server import GatewayStartError, serve
 from tritone_gateway.tls import CertificateReloader, TlsFiles, TlsFilesError, server_context
 
@@ -90,7 +91,7 @@ def test_usable_files_are_accepted(files: Certificates, tmp_path: Path) -> None:
         (("folder", "server_key", None), "cannot be read (Is a directory)"),
     ],
 )
-def test_unusable_files_are_named(
+def test_errors_name_the_unusable_file(
     files: Certificates, tmp_path: Path, names: tuple[str, str, str | None], part: str
 ) -> None:
     made = {"absent": tmp_path / "absent", "folder": tmp_path}
@@ -118,7 +119,7 @@ def test_unusable_files_are_named(
         (("-addext", "extendedKeyUsage=clientAuth"), None, "certificate purpose"),
     ],
 )
-def test_a_certificate_that_callers_would_refuse_is_named(
+def test_a_certificate_that_callers_would_refuse_is_an_error(
     tmp_path: Path, options: tuple[str, ...], clock: str | None, part: str
 ) -> None:
     with pytest.raises(TlsFilesError) as caught:
@@ -154,14 +155,14 @@ def der(path: Path) -> bytes:
     return ssl.PEM_cert_to_DER_cert(path.read_text())
 
 
-def test_a_renewed_certificate_is_used_when_its_key_is_there_too(
+def test_a_renewed_certificate_is_used_once_its_key_is_replaced(
     files: Certificates,
     renewed: Certificates,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tls, "REREAD_S", 0.0)
+    monkeypatch.setattr(watched_files, "CHECK_INTERVAL_S", 0.0)
     used = TlsFiles(tmp_path / "cert.pem", tmp_path / "key.pem")
     shutil.copy(files.server_cert, used.cert)
     shutil.copy(files.server_key, used.key)
@@ -229,7 +230,7 @@ def test_callers_need_a_certificate_and_both_sides_are_renewed(
         assert kept.getresponse().read() == b'{"alive":true}'
         connection = kept.sock
         replace(used, renewed)
-        time.sleep(1.2)  # the files are looked at once a second
+        time.sleep(1.2)  # longer than the interval between checks of the files
         for _ in range(8):  # each worker
             assert status(url, caller(renewed, renewed)) == 200
         with pytest.raises(OSError):  # noqa: PT011 - as above

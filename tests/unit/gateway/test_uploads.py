@@ -1,4 +1,4 @@
-"""Bodies of any content and framing: each one has a result or a problem, and none is an error of the gateway."""
+"""Bodies with arbitrary content and framing result in a response or a problem, never in an internal error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from fastapi.testclient import TestClient
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.gateways import listening
-from tests.unit.gateway.conftest import FAKES, tone
+from tests.support.tones import tone_file
+from tests.unit.gateway.conftest import FAKES
 
 from tritone import AsyncMusicClient
 from tritone.testing import AsyncMockTransport, FakeInspirer, FakeServer
 from tritone_gateway import GatewaySettings, create_app
 from tritone_gateway.bodies import COMPONENTS
 
-RECORDING = tone(1.0)
+RECORDING = tone_file(1.0)
 ROUTES = {
     "/v1/classify": "ClassifyRequest",
     "/v1/recommend": "RecommendRequest",

@@ -85,7 +85,7 @@ def test_weights_of_other_data_are_refused(data: dict[str, Any] | None) -> None:
 def test_weights_that_started_from_other_data_are_refused(tmp_path: Path) -> None:
     require_shareable(Path("run"), {"data": ALLOWED})
     info = {"data": ALLOWED, "warm_start": {"checkpoint": str(tmp_path)}}
-    with pytest.raises(CheckpointError, match="expected a checkpoint folder"):  # nobody can tell what it was
+    with pytest.raises(CheckpointError, match="expected a checkpoint folder"):  # its data are unknown
         require_shareable(Path("run"), info)
     (tmp_path / "checkpoint.json").write_text(json.dumps({"data": ALLOWED}))
     require_shareable(Path("run"), info)
@@ -147,7 +147,7 @@ def test_a_loss_beyond_the_limit_is_refused_and_changes_nothing(
     before = sorted(packed.folder.iterdir())
     measured = iter((0.9, 0.5))
     monkeypatch.setattr(starter_packing, "_measure", lambda *_, **__: next(measured))
-    with pytest.raises(CheckpointError, match=r"costs 0\.4 of reconstruction_accuracy: expected at most 0\.002"):
+    with pytest.raises(CheckpointError, match=r"reduces reconstruction_accuracy by 0\.4: expected at most 0\.002"):
         pack(trained, packed.folder, progress=False)
     assert sorted(packed.folder.iterdir()) == before
 

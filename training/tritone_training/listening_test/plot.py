@@ -42,7 +42,7 @@ def draw_measures(path: Path, result: ListeningTestResult) -> str:
             axis = axes[number // _N_COLUMNS][number % _N_COLUMNS]
             measures = [each.measures[name] for each in result.lengths]
             _draw(axis, [each.real for each in measures], -_OFFSET, colour=_REAL, label="real")
-            _draw(axis, [each.generated for each in measures], _OFFSET, colour=_GENERATED, label=result.source)
+            _draw(axis, [each.generated for each in measures], _OFFSET, colour=_GENERATED, label="pieces")
             _draw_target(axis, measures[0].target, [each.real.mean for each in measures])
             axis.set_title(TITLES[name].strip(), fontsize=9)
             axis.set_xticks(range(len(lengths)), lengths)
@@ -56,17 +56,20 @@ def draw_measures(path: Path, result: ListeningTestResult) -> str:
 
 def draw_self_similarity(path: Path, result: ListeningTestResult) -> str:
     """Draw the mean similarity of bars by their distance, one panel for each length; return the path."""
+    from matplotlib.ticker import MaxNLocator
+
     n_columns = len(result.lengths)
     with saved_figure(path, (3.6 * n_columns, 2.8), 1, n_columns) as axes:
         for axis, length in zip(axes[0], result.lengths, strict=True):
             for values, colour, label in (
                 (length.real_self_similarity, _REAL, "real"),
-                (length.self_similarity, _GENERATED, result.source),
+                (length.self_similarity, _GENERATED, "pieces"),
             ):
                 axis.plot(range(1, len(values) + 1), values, ".-", color=colour, label=label)
             axis.set_title(f"{length.n_bars} bars", fontsize=9)
             axis.set_xlabel("distance in bars", fontsize=8)
             axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.tick_params(labelsize=8)
         axes[0][0].set_ylabel("similarity of bars", fontsize=8)
         axes[0][0].legend(fontsize=7)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_training.evaluation import Summary, SummaryTable, format_cell, problem_lines
+from tritone_training.evaluation import Summary, SummaryTable, problem_lines
 from tritone_training.listening_test.estimates import Estimate, estimate, estimate_mean
 from tritone_training.listening_test.pieces import ListeningPiece
 from tritone_training.musicality.comparison import overlap_area
@@ -302,4 +302,4 @@ def _with_interval(each: Estimate) -> str:
 
 
 def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else format_cell(round(value, 3)) if value < 10 else f"{value:.1f}"
+    return "-" if math.isnan(value) else f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"

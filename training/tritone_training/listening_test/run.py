@@ -11,10 +11,10 @@ from tritone.arguments import check_count
 from tritone.operations.many import map_ordered
 from tritone.operations.plan import N_BARS_MAX
 from tritone_training.exceptions import DataError
+from tritone_training.listening_test.piece_generator import SAMPLE_BARS, PieceGenerator
 from tritone_training.listening_test.pieces import ListeningPiece, long_enough, piece_of, read_folder
 from tritone_training.listening_test.reference import Reference, load_reference
 from tritone_training.listening_test.result import LengthResult, ListeningTestResult, compare
-from tritone_training.listening_test.writers import SAMPLE_BARS, ModelWriter
 from tritone_training.progress import progress_bar
 
 DEFAULT_BARS: Final = (8, 16, 32, 64)
@@ -55,17 +55,17 @@ def listening_test_of_model(
         on_piece: called with the number of bars and each piece, in order, to save them.
 
     Raises:
-        InvalidInputError: an argument is invalid, the model cannot write, or not so many bars.
+        InvalidInputError: an argument is invalid, the model cannot generate music, or not so many bars.
         DataError: there are no real scores.
         ClientError: the server cannot be reached, or a call failed.
     """
     arguments = dict(arguments or {})
     check_count("n_seeds", n_seeds, least=1, most=_MAX_SEEDS)
     lengths = _checked_bars(bars)
-    writer = ModelWriter(
+    generator = PieceGenerator(
         music, model, arguments=arguments, all_keys=all_keys, bars=max(lengths), seed=seed
     )  # the longest pieces first, so that a length beyond the model's limit is reported at once
-    if writer.samples:
+    if generator.samples:
         if bars is not None and set(lengths) != {SAMPLE_BARS}:
             raise InvalidInputError(
                 f"model {model!r} samples pieces of {SAMPLE_BARS} bars: expected bars={SAMPLE_BARS}, got "
@@ -76,9 +76,9 @@ def listening_test_of_model(
         lengths = (SAMPLE_BARS,)
     reference = load_reference(None if data is None else Path(data), style=arguments.get("style"), progress=progress)
     seeds = range(seed, seed + n_seeds)
-    pieces = _written(writer, lengths, seeds, concurrency=concurrency, progress=progress, on_piece=on_piece)
+    pieces = _generated(generator, lengths, seeds, concurrency=concurrency, progress=progress, on_piece=on_piece)
     return ListeningTestResult(
-        source=f"{model} v{writer.first.model_version}",
+        source=f"{model} v{generator.first.model_version}",
         reference=reference.source,
         lengths=_compared(pieces, reference, progress=progress),
         details={"seed": seed, "n_seeds": n_seeds, "arguments": arguments, "all_keys": all_keys},
@@ -141,8 +141,8 @@ def _checked_bars(bars: Sequence[int] | None) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, bars))))
 
 
-def _written(
-    writer: ModelWriter,
+def _generated(
+    generator: PieceGenerator,
     lengths: Sequence[int],
     seeds: range,
     *,
@@ -152,9 +152,9 @@ def _written(
 ) -> dict[int, list[ListeningPiece]]:
     jobs = [(n_bars, seed) for n_bars in lengths for seed in seeds]
     pieces: dict[int, list[ListeningPiece]] = {n_bars: [] for n_bars in lengths}
-    with progress_bar("writing pieces", shown=progress) as on_progress:
+    with progress_bar("generating pieces", shown=progress) as on_progress:
         results = map_ordered(
-            lambda job: writer.write(*job),
+            lambda job: generator.generate(*job),
             jobs,
             concurrency=concurrency,
             on_error="raise",
@@ -163,7 +163,7 @@ def _written(
         for (n_bars, seed), piece in zip(jobs, results, strict=True):
             if isinstance(piece, Exception):  # not with on_error="raise"
                 raise piece
-            pieces[n_bars].append(piece_of(piece, writer.requested(seed)))
+            pieces[n_bars].append(piece_of(piece, generator.requested(seed)))
             if on_piece is not None:
                 on_piece(n_bars, piece)
     return pieces

@@ -1,4 +1,4 @@
-"""Measures of written music after their published definitions."""
+"""Measures of generated music, as defined in publications."""
 
 from __future__ import annotations
 

@@ -29,11 +29,11 @@ Shares = npt.NDArray[np.float64]
 
 LARGEST_INTERVAL: Final = 12  # semitones; larger leaps count into the outermost bins
 _N_GRID: Final = 1000
-_MOST_PAIRED: Final = 500  # spans compared pair by pair; the densities change little beyond
+_MAX_PAIRED: Final = 500  # spans that are compared in pairs; more change the densities little
 
 
 def histogram(values: npt.NDArray[Any], *, lowest: int, highest: int) -> Shares:
-    """Return the shares of integers from lowest to highest: (K,), sum 1; values beyond count in the first and last bin.
+    """Return the shares of integers from lowest to highest: (K,), sum 1; values outside are in the outer bins.
 
     All zeros without values.
     """
@@ -59,7 +59,7 @@ def overlap_area(first: Shares, second: Shares) -> float:
     """Return the overlap of two histograms, 0 (disjoint) to 1 (equal): the sum over the bins of the smaller share.
 
     Raises:
-        DataError: of different lengths.
+        DataError: the histograms have different lengths.
     """
     if first.shape != second.shape:
         raise DataError(f"histograms of {first.shape} and {second.shape} bins cannot be compared")
@@ -72,7 +72,7 @@ def relative_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dic
     The distances between all pairs within `theirs`, and between the sets, are smoothed with a Gaussian kernel.
 
     Args:
-        ours, theirs: one number a span, two at least; of many, an evenly spaced choice is used.
+        ours, theirs: one number for each span, at least two; of more than 500, an evenly spaced selection is used.
 
     Returns:
         `overlap_area` of the two densities (1: indistinguishable) and `kl_divergence` in nats of the inter-set from
@@ -100,7 +100,7 @@ def relative_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dic
 
 
 def _thinned(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return values[np.linspace(0, values.size - 1, min(values.size, _MOST_PAIRED)).astype(np.int64)]
+    return values[np.linspace(0, values.size - 1, min(values.size, _MAX_PAIRED)).astype(np.int64)]
 
 
 def frechet_distance(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
@@ -116,7 +116,7 @@ def frechet_distance(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float
             )
     mean_gap = first.mean(0, dtype=np.float64) - second.mean(0, dtype=np.float64)
     ours, theirs = (np.atleast_2d(np.cov(samples.astype(np.float64), rowvar=False)) for samples in (first, second))
-    # tr (AB)^1/2 = tr (A^1/2 B A^1/2)^1/2, whose inside is symmetric: no complex roots to throw away.
+    # tr (AB)^1/2 = tr (A^1/2 B A^1/2)^1/2: the product on the right is symmetric, so its roots are real.
     values, vectors = np.linalg.eigh(ours)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ theirs @ root), 0)).sum()
@@ -128,12 +128,12 @@ def frechet_floor(
 ) -> tuple[float, int]:
     """Return the distance between the halves of a real set, a lower bound of what a generator can reach.
 
-    Groups (pieces) stay whole: neighbouring spans of one piece share their bars, and halves that share pieces would
-    look more alike than new music can.
+    Groups (pieces) are not divided: neighbouring spans of one piece share bars, so halves that share pieces would be
+    more similar than new music can be.
 
     Args:
         features: (S, Z).
-        groups: (S,) which samples belong together.
+        groups: (S,), the group of each sample.
 
     Returns:
         the mean over `n_repeats` random halvings, and the size of a half; both halves are cut to the smallest.
@@ -145,7 +145,7 @@ def frechet_floor(
     halves = []
     for _ in range(n_repeats):
         order = random.permutation(len(features))
-        # Pieces in random order, one after the other to whichever half is smaller.
+        # Add the pieces in random order, each to the smaller half.
         sides: tuple[list[Any], list[Any]] = ([], [])
         sizes = [0, 0]
         for name in random.permutation(names):
@@ -160,7 +160,7 @@ def frechet_floor(
 
 Distances = npt.NDArray[np.float64]
 
-# Transpositions of training: a copy in another key is a copy.
+# The transpositions of training, because a transposed copy is also a copy.
 TRANSPOSITIONS: Final = tuple(range(-6, 6))
 COPY_DISTANCE: Final = 0.1  # nine tenths of all notes the same
 _CHUNK: Final = 256
@@ -197,8 +197,8 @@ def nearest_distances(
         for semitones in transpositions:
             common = np.asarray((_sparse(_transposed(chunk, semitones)) @ table).todense(), np.float64)
             either = n_ours[:, None] + n_theirs - common
-            alike = np.where(either > 0, common / np.maximum(either, 1), 1.0)
-            nearest[start : start + _CHUNK] = np.minimum(nearest[start : start + _CHUNK], 1 - alike.max(1))
+            similarity = np.where(either > 0, common / np.maximum(either, 1), 1.0)
+            nearest[start : start + _CHUNK] = np.minimum(nearest[start : start + _CHUNK], 1 - similarity.max(1))
     return nearest
 
 
@@ -210,7 +210,7 @@ def memorisation(generated: Distances, held_out: Distances) -> dict[str, float]:
 
     Returns:
         For each set the share of copies (distance at most 0.1) and the median distance; `nearer_share` is the
-        probability that a generated span is nearer than a held-out one, ties counted half: 0.5 is par.
+        probability that a generated span is nearer than a held-out one, ties counted half; 0.5 means no difference.
     """
     ordered = np.sort(held_out)
     below = np.searchsorted(ordered, generated, side="left")

@@ -5,8 +5,8 @@ values = measure_piece(piece.grid)
 values["key_clarity"]        # 0.87
 ```
 
-Each module of definitions names its sources: `tonality`, `texture` and `structure`. A measure that a piece does not
-have (the key of silence, parallel fifths of a melody) is NaN.
+The modules `tonality`, `texture` and `structure` define the measures and name their sources. A measure that is
+undefined for a piece (the key of silence, parallel fifths of a melody) is NaN.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ Definitions:
 * Voice crossing: a voice sounds above a voice that is higher by its number (Huron 2001, "Tone and voice", Music
   Perception 19).
 
-Grids have no voices. `tritone.music.voices.assign_voices` derives four of them, for real and for written music alike;
-it crosses voices only where held notes leave no alternative.
+Grids have no voices. `tritone.music.voices.assign_voices` derives four of them, for real and for generated music
+alike; it crosses voices only where held notes leave no alternative.
 """
 
 from __future__ import annotations

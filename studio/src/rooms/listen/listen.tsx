@@ -1,15 +1,15 @@
-/** A recording: its waveform, and what the model hears in it over time. */
+/** Room Listen: the waveform of a recording and its classification over time. */
 
 import { useEffect } from "preact/hooks";
 
 import type { Classification } from "../../api/client";
-import { Bars } from "../../components/bars";
+import { BarChart } from "../../components/bar-chart";
 import { Button } from "../../components/controls";
 import { FileDrop } from "../../components/file-drop";
 import { Status } from "../../components/status";
 import { formatNumber, t } from "../../i18n";
 import { Recorder } from "./recorder";
-import { analyse, analysis, discard, isFleeting, positionS, recording, restore, result, seek } from "./state";
+import { analyse, analysis, discard, isUnstored, positionS, recording, restore, result, seek } from "./state";
 import { Timeline } from "./timeline";
 import { Waveform } from "./waveform";
 
@@ -52,7 +52,7 @@ export function Listen() {
             />
           )}
           <div class="row spread">
-            <p class="hint">{t(isFleeting.value ? "listen.fleeting" : "listen.kept")}</p>
+            <p class="hint">{t(isUnstored.value ? "listen.unstored" : "listen.kept")}</p>
             <Button small onClick={() => void discard()}>
               {t("listen.discard")}
             </Button>
@@ -68,9 +68,9 @@ function Details({ found }: { found: Classification }) {
   return (
     <>
       <section class="panel columns" aria-label={t("listen.details")}>
-        <Bars title={t("listen.genres")} values={found.probabilities} full={1} />
-        {found.emotions && <Bars title={t("listen.emotions")} values={found.emotions} most={9} full={1} />}
-        {found.tags && <Bars title={t("listen.tags")} values={found.tags} most={12} full={1} />}
+        <BarChart title={t("listen.genres")} values={found.probabilities} full={1} />
+        {found.emotions && <BarChart title={t("listen.emotions")} values={found.emotions} most={9} full={1} />}
+        {found.tags && <BarChart title={t("listen.tags")} values={found.tags} most={12} full={1} />}
       </section>
       {found.notes.length > 0 && (
         <section class="panel" aria-labelledby="remarks">

@@ -1,11 +1,11 @@
-/** Recording from the microphone, as WAV, which every server reads. */
+/** Recording from the microphone as WAV, because not every server can decode the browser's own format. */
 
 import { useEffect, useRef, useState } from "preact/hooks";
 
 import { Button } from "../../components/controls";
 import { formatTime, t } from "../../i18n";
 
-const LONGEST_S = 60;
+const MAX_DURATION_S = 60;
 
 interface Session {
   context: AudioContext;
@@ -57,7 +57,7 @@ export function Recorder({ onRecording }: { onRecording: (file: Blob) => void })
   useEffect(() => {
     if (seconds === null) return;
     const timer = setTimeout(() => {
-      if (seconds + 1 >= LONGEST_S) finish();
+      if (seconds + 1 >= MAX_DURATION_S) finish();
       else setSeconds(seconds + 1);
     }, 1000);
     return () => clearTimeout(timer);
@@ -70,7 +70,7 @@ export function Recorder({ onRecording }: { onRecording: (file: Blob) => void })
       {seconds === null ? (
         <>
           <Button onClick={() => void start()}>{t("listen.record")}</Button>
-          <p class="hint">{t("listen.longest", { seconds: LONGEST_S })}</p>
+          <p class="hint">{t("listen.longest", { seconds: MAX_DURATION_S })}</p>
         </>
       ) : (
         <Button primary onClick={finish}>
@@ -86,7 +86,7 @@ export function Recorder({ onRecording }: { onRecording: (file: Blob) => void })
   );
 }
 
-/** Return samples as a WAV file: 16 bit, channels interleaved. */
+/** Return samples as a WAV file with 16-bit samples and interleaved channels. */
 export function wavOf(samples: AudioBuffer): Blob {
   const channels = Array.from({ length: samples.numberOfChannels }, (_, index) => samples.getChannelData(index));
   const bytes = samples.length * channels.length * 2;

@@ -1,10 +1,10 @@
-/** The recording and what the model heard in it; both survive a reload. */
+/** State of the room Listen: the recording and its classification, both of which survive a reload. */
 
 import { signal } from "@preact/signals";
 
 import { api, type Classification } from "../../api/client";
 import { newTask } from "../../components/status";
-import { forget, store, stored } from "../../state/stored";
+import { readStored, removeStored, writeStored } from "../../state/indexed-db";
 
 const NAME = "listen.recording";
 
@@ -15,16 +15,16 @@ interface Recording {
 
 export const recording = signal<Recording | null>(null);
 export const result = signal<Classification | null>(null);
-/** Whether the browser refused to keep the recording. */
-export const isFleeting = signal(false);
+/** Whether the browser could not store the recording. */
+export const isUnstored = signal(false);
 export const positionS = signal(0);
-/** A moment to play from, as an object so that the same moment can be asked for twice. */
+/** Time to play from; an object, so that setting the same time again is a change. */
 export const seek = signal<{ timeS: number } | null>(null);
 export const analysis = newTask();
 
 let restored = false;
 
-/** Analyse a recording, instead of the present one. */
+/** Replace the recording and analyse it. */
 export async function analyse(file: Blob, name: string): Promise<void> {
   recording.value = { file, name };
   result.value = null;
@@ -37,22 +37,22 @@ export async function analyse(file: Blob, name: string): Promise<void> {
   });
 }
 
-/** Forget the recording, here and in the browser's storage. */
+/** Delete the recording, also from the browser's storage. */
 export async function discard(): Promise<void> {
   analysis.abort();
-  await forget(NAME);
+  await removeStored(NAME);
   analysis.error.value = null;
   recording.value = null;
   result.value = null;
   seek.value = null;
-  isFleeting.value = false;
+  isUnstored.value = false;
 }
 
-/** Return to the recording of the last visit; one that was not analysed to the end is analysed again. */
+/** Restore the recording of the last visit, and analyse it if it has no result yet. */
 export async function restore(): Promise<void> {
   if (restored) return;
   restored = true;
-  const found = await stored(NAME);
+  const found = await readStored(NAME);
   if (!isRecord(found) || recording.value) return;
   if (!found.result) {
     await analyse(found.file, found.name);
@@ -64,7 +64,7 @@ export async function restore(): Promise<void> {
 
 async function keep(): Promise<void> {
   const now = recording.value;
-  if (now) isFleeting.value = !(await store(NAME, { ...now, result: result.value }));
+  if (now) isUnstored.value = !(await writeStored(NAME, { ...now, result: result.value }));
 }
 
 function isRecord(value: unknown): value is Recording & { result: Classification | null } {

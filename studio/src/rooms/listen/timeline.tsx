@@ -1,10 +1,10 @@
-/** Labels and emotions over time, in the width of the waveform above: passages by name, and a curve for each. */
+/** Labels and emotions over time, aligned with the waveform: labelled passages, and a curve for each. */
 
 import type { Classification } from "../../api/client";
 import { formatTime, t } from "../../i18n";
-import { area, emotionCurves, endOf, labelCurves, passages, type Curve } from "./windows";
+import { area, emotionCurves, endOf, labelCurves, passages, type Curve } from "./timeline-data";
 
-const MOST_LABELS = 5; // each with a colour of its own
+const MOST_LABELS = 5; // each has its own colour
 const MOST_EMOTIONS = 5;
 const MIN_PERCENT_FOR_TEXT = 6;
 
@@ -42,11 +42,11 @@ export function Timeline({ result, positionS, onSeek }: Props) {
             );
           })}
         </ol>
-        <Lanes result={result} curves={labels} classOf={(index) => `label-${index}`} onSeek={onSeek} />
+        <CurveRows result={result} curves={labels} classOf={(index) => `label-${index}`} onSeek={onSeek} />
         {emotions.length > 0 && (
           <>
             <p class="hint">{t("listen.emotionsOverTime")}</p>
-            <Lanes result={result} curves={emotions} classOf={() => "emotion"} onSeek={onSeek} />
+            <CurveRows result={result} curves={emotions} classOf={() => "emotion"} onSeek={onSeek} />
           </>
         )}
         <div class="timeline-cursor" style={{ left: `${Math.min(percent(positionS), 100)}%` }} aria-hidden="true" />
@@ -59,28 +59,28 @@ export function Timeline({ result, positionS, onSeek }: Props) {
   );
 }
 
-interface LanesProps {
+interface CurveRowsProps {
   result: Classification;
   curves: Curve[];
   classOf: (index: number) => string;
   onSeek: (timeS: number) => void;
 }
 
-/** Curves one below the other. For the pointer; the passages and the table are for the keyboard. */
-function Lanes({ result, curves, classOf, onSeek }: LanesProps) {
+/** Curves in rows, clickable with the pointer; keyboard users have the passages and the table. */
+function CurveRows({ result, curves, classOf, onSeek }: CurveRowsProps) {
   const durationS = Math.max(result.duration_s, 1e-3);
   const onClick = (event: MouseEvent) => {
     const box = (event.currentTarget as HTMLElement).getBoundingClientRect();
     onSeek((durationS * (event.clientX - box.left)) / box.width);
   };
   return (
-    <div class="lanes" onClick={onClick}>
+    <div class="curves" onClick={onClick}>
       {curves.map(({ name, valueOf }, index) => (
-        <div key={name} class={`lane ${classOf(index)}`}>
+        <div key={name} class={`curve ${classOf(index)}`}>
           <svg viewBox={`0 0 ${durationS} 1`} preserveAspectRatio="none" aria-hidden="true">
             <path d={area(result.timeline, valueOf, durationS)} />
           </svg>
-          <span class="lane-name">{name.replaceAll("_", " ")}</span>
+          <span class="curve-name">{name.replaceAll("_", " ")}</span>
         </div>
       ))}
     </div>

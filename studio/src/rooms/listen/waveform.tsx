@@ -1,4 +1,4 @@
-/** The waveform of a recording, with a cursor that plays. */
+/** The waveform of a recording, with playback and a cursor. */
 
 import { signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
@@ -9,10 +9,10 @@ import { formatTime, t } from "../../i18n";
 import { isDark } from "../../state/theme";
 import { positionS, seek } from "./state";
 
-const STEP_S = 3; // of the arrow keys
+const ARROW_KEY_STEP_S = 3;
 
 const isPlaying = signal(false);
-/** Whether the browser has decoded the recording; it may not know a format that the model reads. */
+/** Whether the browser has decoded the recording; it may not support a format that the server reads. */
 const decoded = signal<"pending" | "yes" | "no">("pending");
 
 export function Waveform({ file, name }: { file: Blob; name: string }) {
@@ -28,7 +28,7 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
       cspNonce: document.querySelector<HTMLMetaElement>("meta[name=csp-nonce]")?.content,
       ...colours(),
     });
-    let isGone = false;
+    let isDestroyed = false;
     surfer.current = wave;
     decoded.value = "pending";
     wave.on("timeupdate", (time) => (positionS.value = time));
@@ -36,14 +36,14 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
     wave.on("pause", () => (isPlaying.value = false));
     wave.on("finish", () => (isPlaying.value = false));
     const settle = (state: "yes" | "no") => {
-      if (!isGone) decoded.value = state;
+      if (!isDestroyed) decoded.value = state;
     };
     wave.loadBlob(file).then(
       () => settle("yes"),
       () => settle("no"),
     );
     return () => {
-      isGone = true;
+      isDestroyed = true;
       wave.destroy();
       surfer.current = null;
       isPlaying.value = false;
@@ -62,7 +62,7 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
 
   const onKey = (event: KeyboardEvent) => {
     const wave = surfer.current;
-    const step = { ArrowLeft: -STEP_S, ArrowRight: STEP_S, Home: -Infinity, End: Infinity }[event.key];
+    const step = { ArrowLeft: -ARROW_KEY_STEP_S, ArrowRight: ARROW_KEY_STEP_S, Home: -Infinity, End: Infinity }[event.key];
     if (!wave || (step === undefined && event.key !== " ")) return;
     event.preventDefault();
     if (step === undefined) void wave.playPause();
@@ -104,7 +104,7 @@ export function Waveform({ file, name }: { file: Blob; name: string }) {
   );
 }
 
-/** Return the colours of the theme as a canvas reads them; the custom properties hold both themes' colours. */
+/** Return the colours of the current theme in a form that a canvas can use; the custom properties have both themes. */
 function colours() {
   const probe = document.body.appendChild(document.createElement("span"));
   const value = (name: string) => {

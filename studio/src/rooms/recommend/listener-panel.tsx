@@ -1,4 +1,4 @@
-/** The listener: a known one, or the tracks that were liked and skipped. */
+/** Panel to select a known listener, or to like and skip tracks. */
 
 import { Button, TextField } from "../../components/controls";
 import { Status } from "../../components/status";
@@ -21,8 +21,8 @@ import {
 
 export function ListenerPanel() {
   return (
-    <section class="panel" aria-labelledby="for-whom">
-      <h2 id="for-whom">{t("recommend.whom")}</h2>
+    <section class="panel" aria-labelledby="listener">
+      <h2 id="listener">{t("recommend.listener")}</h2>
       <TextField
         label={t("recommend.search")}
         type="search"

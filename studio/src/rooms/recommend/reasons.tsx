@@ -1,7 +1,7 @@
-/** Why a track is recommended: in words, and how much each reason weighs. */
+/** Reasons for a recommendation, as text and as bars that show their weights. */
 
 import { t, type Key } from "../../i18n";
-import { byCause, type Reason } from "./causes";
+import { groupByCause, type Reason } from "./group-reasons";
 
 const WORDS: Record<string, Key> = {
   history: "reason.history",
@@ -16,17 +16,17 @@ const WORDS: Record<string, Key> = {
   diversity: "reason.diversity",
   novelty: "reason.novelty",
 };
-// Of models that cannot name a single cause.
+// Texts for reasons without an id, from base models that cannot name a single cause.
 const UNNAMED: Record<string, Key> = {
   history: "reason.taste",
   friend: "reason.friends",
   friends_listening: "reason.friends",
   tag: "reason.tags",
 };
-const WIDEST_PX = 48;
+const MAX_WIDTH_PX = 48;
 
 export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
-  const reasons = byCause(all);
+  const reasons = groupByCause(all);
   if (!reasons.length) return null;
   const scale = Math.max(...reasons.map((reason) => Math.abs(reason.amount)), 1e-9);
   return (
@@ -36,7 +36,7 @@ export function Reasons({ reasons: all }: { reasons: readonly Reason[] }) {
           <span class="reason-scale" aria-hidden="true">
             <span
               class={reason.amount < 0 ? "reason-bar negative" : "reason-bar"}
-              style={{ width: `${Math.round((WIDEST_PX * Math.abs(reason.amount)) / scale)}px` }}
+              style={{ width: `${Math.round((MAX_WIDTH_PX * Math.abs(reason.amount)) / scale)}px` }}
             />
           </span>
           <span>{wordsOf(reason)}</span>

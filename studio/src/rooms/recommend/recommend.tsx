@@ -1,4 +1,4 @@
-/** Recommendations for a listener or a history, which answer to likes and skips at once. */
+/** Room Recommend: recommendations for a listener or a history, updated after each like and skip. */
 
 import { useEffect, useRef } from "preact/hooks";
 
@@ -22,15 +22,15 @@ export function Recommend() {
     <div class="room two">
       <ListenerPanel />
       <Tracks />
-      <MixPanel />
+      <RankingPanel />
     </div>
   );
 }
 
-function MixPanel() {
+function RankingPanel() {
   return (
-    <section class="panel" aria-labelledby="taste">
-      <h2 id="taste">{t("recommend.mix")}</h2>
+    <section class="panel" aria-labelledby="ranking">
+      <h2 id="ranking">{t("recommend.ranking")}</h2>
       <Slider
         label={t("recommend.diversity")}
         hint={t("recommend.diversityHint")}
@@ -57,28 +57,28 @@ function MixPanel() {
 
 function Tracks() {
   const heading = useRef<HTMLHeadingElement>(null);
-  const chose = useRef(false);
+  const hasActed = useRef(false);
   const found = result.value;
   const isSimilar = similarTo.value !== "";
 
-  // The track whose button was pressed is often gone from the answer: keep the keyboard in the list.
+  // The track of the pressed button is often not in the new list: move the focus to the heading of the list.
   useEffect(() => {
-    if (chose.current && document.activeElement === document.body) heading.current?.focus({ preventScroll: true });
-    chose.current = false;
+    if (hasActed.current && document.activeElement === document.body) heading.current?.focus({ preventScroll: true });
+    hasActed.current = false;
   }, [found]);
 
-  const choose = (action: () => void) => {
-    chose.current = true;
+  const actInList = (action: () => void) => {
+    hasActed.current = true;
     action();
   };
   return (
-    <section class="panel" aria-labelledby="answer" aria-busy={recommending.busy.value}>
+    <section class="panel" aria-labelledby="recommended" aria-busy={recommending.busy.value}>
       <div class="row spread">
-        <h2 id="answer" ref={heading} tabIndex={-1}>
-          {isSimilar ? t("recommend.similarTo", { title: titleOf(similarTo.value) }) : t("recommend.for")}
+        <h2 id="recommended" ref={heading} tabIndex={-1}>
+          {isSimilar ? t("recommend.similarTo", { title: titleOf(similarTo.value) }) : t("recommend.recommended")}
         </h2>
         {isSimilar && (
-          <Button small onClick={() => choose(() => (similarTo.value = ""))}>
+          <Button small onClick={() => actInList(() => (similarTo.value = ""))}>
             {t("recommend.back")}
           </Button>
         )}
@@ -89,14 +89,14 @@ function Tracks() {
       {found && !found.recommendations.length && <p class="hint">{t("recommend.noTracks")}</p>}
       <ol class="tracks">
         {found?.recommendations.map((track) => (
-          <TrackRow key={track.track_id} track={track} choose={choose} />
+          <TrackRow key={track.track_id} track={track} actInList={actInList} />
         ))}
       </ol>
     </section>
   );
 }
 
-function TrackRow({ track, choose }: { track: Track; choose: (action: () => void) => void }) {
+function TrackRow({ track, actInList }: { track: Track; actInList: (action: () => void) => void }) {
   const id = track.track_id;
   const title = track.title ?? id;
   return (
@@ -108,15 +108,15 @@ function TrackRow({ track, choose }: { track: Track; choose: (action: () => void
       </div>
       <div class="row">
         <TrackAudio id={id} title={title} />
-        <Button small onClick={() => choose(() => like(id))} label={t("recommend.likeTrack", { title })}>
+        <Button small onClick={() => actInList(() => like(id))} label={t("recommend.likeTrack", { title })}>
           {t("recommend.like")}
         </Button>
-        <Button small onClick={() => choose(() => skip(id))} label={t("recommend.skipTrack", { title })}>
+        <Button small onClick={() => actInList(() => skip(id))} label={t("recommend.skipTrack", { title })}>
           {t("recommend.skip")}
         </Button>
         <Button
           small
-          onClick={() => choose(() => (similarTo.value = id))}
+          onClick={() => actInList(() => (similarTo.value = id))}
           label={t("recommend.similarTrack", { title })}
         >
           {t("recommend.similar")}

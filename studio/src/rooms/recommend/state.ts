@@ -1,16 +1,16 @@
-/** Whom tracks are recommended to, and which; the gateway is asked again whenever something changes. */
+/** State of the room Recommend: the listener and the recommendations, requested again after each change. */
 
 import { effect, signal } from "@preact/signals";
 
 import { api, type Recommendations, type TrackPage } from "../../api/client";
 import { newTask } from "../../components/status";
-import { isNumber, isString, isStrings, persisted } from "../../state/persisted";
+import { isNumber, isString, isStrings, persisted } from "../../state/local-storage";
 
 const DELAY_MS = 250;
 const N_TRACKS = 12;
-const N_REASONS = 6; // of the models; those with the same cause are shown as one
+const N_REASONS = 6; // requested for each track; reasons with the same cause are then grouped
 const PAGE_SIZE = 10;
-const MOST_TITLES = 1_000;
+const MAX_TITLES = 1_000;
 
 type Titles = Readonly<Record<string, string>>;
 
@@ -24,7 +24,7 @@ export const query = persisted("recommend.query", "", isString);
 export const similarTo = persisted("recommend.similarTo", "", isString);
 export const page = signal<TrackPage | null>(null);
 export const result = signal<Recommendations | null>(null);
-/** Stored users that the operator shows as examples. */
+/** Ids of the example users that the operator has chosen. */
 export const examples = signal<readonly string[]>([]);
 export const searching = newTask();
 export const recommending = newTask();
@@ -33,7 +33,7 @@ const titles = persisted<Titles>("recommend.titles", {}, isTitles);
 const limit = signal(PAGE_SIZE);
 let started = false;
 
-/** Ask the gateway now, and shortly after each change. */
+/** Request recommendations now, and shortly after each change. */
 export function start(): void {
   if (started) return;
   started = true;
@@ -94,7 +94,7 @@ export function titleOf(id: string): string {
   return titles.value[id] ?? id;
 }
 
-/** Like a track; its title, if it is not known from an earlier response, is remembered. */
+/** Like a track, and remember its title if one is given. */
 export function like(id: string, title: string | null = null): void {
   remember([{ track_id: id, title }]);
   skipped.value = skipped.value.filter((each) => each !== id);
@@ -116,13 +116,13 @@ export function removeAll(): void {
   skipped.value = [];
 }
 
-/** Keep titles for the lists of liked and skipped tracks, which hold ids; the oldest go first. */
+/** Store titles for the lists of liked and skipped tracks, which have only ids; drop the oldest beyond a limit. */
 function remember(tracks: readonly { track_id: string; title: string | null }[]): void {
   const known = { ...titles.peek() };
   for (const each of tracks) if (each.title) known[each.track_id] = each.title;
   const inUse = new Set([...history.peek(), ...skipped.peek()]);
   const entries = Object.entries(known);
-  titles.value = Object.fromEntries(entries.filter(([id], at) => inUse.has(id) || at >= entries.length - MOST_TITLES));
+  titles.value = Object.fromEntries(entries.filter(([id], at) => inUse.has(id) || at >= entries.length - MAX_TITLES));
 }
 
 function isTitles(value: unknown): value is Titles {

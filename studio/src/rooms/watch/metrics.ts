@@ -1,4 +1,4 @@
-/** Prometheus's text format, and the load between two readings of it. */
+/** Parser of Prometheus's text format, and the load between two scrapes. */
 
 export interface Sample {
   name: string;
@@ -6,7 +6,7 @@ export interface Sample {
   value: number;
 }
 
-/** The requests of one route in a span of time; latencies in seconds. */
+/** Requests of one route in an interval; latencies in seconds. */
 export interface Load {
   route: string;
   perSecond: number;
@@ -19,7 +19,7 @@ const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
 const REQUESTS = "tritone_gateway_requests_total";
 const DURATIONS = "tritone_gateway_request_duration_seconds_bucket";
-const OWN_ROUTE = "/v1/models"; // what this page asks for
+const OWN_ROUTE = "/v1/models"; // requested by this page, so not counted
 
 export function parseMetrics(text: string): Sample[] {
   const samples: Sample[] = [];
@@ -51,7 +51,7 @@ export function quantile(buckets: readonly [number, number][], share: number): n
   return low;
 }
 
-/** Return what happened between two readings, for the routes that were called, in order of their names. */
+/** Return the load between two scrapes for the routes that were called, sorted by name. */
 export function loadBetween(before: readonly Sample[], after: readonly Sample[], seconds: number): Load[] {
   const routes = [...new Set(after.map((sample) => sample.labels.route ?? ""))]
     .filter((route) => route.startsWith("/v1") && route !== OWN_ROUTE)

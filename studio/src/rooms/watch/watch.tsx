@@ -1,4 +1,4 @@
-/** The models and the load: versions, readiness, requests per second and latency. */
+/** Room Watch: models with versions and readiness, and requests per second with latency. */
 
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
@@ -9,8 +9,8 @@ import { messageOf } from "../../components/status";
 import { formatNumber, t } from "../../i18n";
 import { loadBetween, parseMetrics, type Load, type Sample } from "./metrics";
 
-const EVERY_MS = 2_000;
-const SPAN_MS = 10_000;
+const REFRESH_INTERVAL_MS = 2_000;
+const LOAD_WINDOW_MS = 10_000;
 
 interface Reading {
   atMs: number;
@@ -23,7 +23,7 @@ const load = signal<Load[] | null>(null);
 const loadError = signal<string | null>(null);
 let readings: Reading[] = [];
 
-/** Read both; one that cannot be read, for want of a scope for example, does not hide the other. */
+/** Request the models and the metrics; if one fails, for example for lack of a scope, the other is still shown. */
 async function refresh(abort: AbortSignal): Promise<void> {
   const [found, text] = await Promise.allSettled([api.models({ signal: abort }), api.metrics({ signal: abort })]);
   if (abort.aborted) return;
@@ -31,11 +31,11 @@ async function refresh(abort: AbortSignal): Promise<void> {
   modelsError.value = found.status === "rejected" ? messageOf(found.reason) : null;
   loadError.value = text.status === "rejected" ? messageOf(text.reason) : null;
   if (text.status === "rejected") {
-    readings = []; // counters may begin again
+    readings = []; // the counters may restart at 0
     return;
   }
   const now: Reading = { atMs: performance.now(), samples: parseMetrics(text.value) };
-  readings = [...readings.filter((each) => now.atMs - each.atMs <= SPAN_MS), now];
+  readings = [...readings.filter((each) => now.atMs - each.atMs <= LOAD_WINDOW_MS), now];
   const first = readings[0];
   if (first && first !== now) load.value = loadBetween(first.samples, now.samples, (now.atMs - first.atMs) / 1000);
 }
@@ -46,7 +46,7 @@ export function Watch() {
     let timer: ReturnType<typeof setTimeout>;
     const loop = async () => {
       if (!document.hidden) await refresh(controller.signal);
-      if (!controller.signal.aborted) timer = setTimeout(() => void loop(), EVERY_MS);
+      if (!controller.signal.aborted) timer = setTimeout(() => void loop(), REFRESH_INTERVAL_MS);
     };
     void loop();
     return () => {
@@ -104,7 +104,7 @@ function LoadTable() {
   const milliseconds = (seconds: number | null) => (seconds === null ? "–" : formatNumber(seconds * 1000, 1));
   return (
     <section class="panel" aria-labelledby="load">
-      <h2 id="load">{t("watch.load", { seconds: SPAN_MS / 1000 })}</h2>
+      <h2 id="load">{t("watch.load", { seconds: LOAD_WINDOW_MS / 1000 })}</h2>
       <Problem text={loadError.value} />
       {load.value === null && !loadError.value && <p class="hint">{t("watch.measuring")}</p>}
       {load.value?.length === 0 && <p class="hint">{t("watch.quiet")}</p>}

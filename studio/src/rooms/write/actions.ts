@@ -1,9 +1,9 @@
-/** What can be done with the score; each action is one call of the gateway. */
+/** Actions on the score; each sends one request to the gateway. */
 
 import { computed, signal } from "@preact/signals";
 
 import { api, composeStream, type Piece } from "../../api/client";
-import { play, playingId, prepareSound, stop } from "../../audio/player";
+import { play, playingId, preloadSynthesizer, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
 import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
@@ -12,10 +12,10 @@ import { pythonCall } from "./python";
 import {
   adoptTempo,
   change,
-  choices,
+  ideas,
   chosenInstruments,
   instrumented,
-  other,
+  rememberedBars,
   python,
   score,
   selection,
@@ -27,34 +27,34 @@ export const task = newTask();
 export const firstBarMs = signal<number | null>(null);
 /** The seed of the last piece. */
 export const lastSeed = signal<number | null>(null);
-/** Whether a composition is arriving. */
+/** Whether a composition is being streamed. */
 export const composing = signal(false);
-/** Why notes cannot be heard. */
+/** Error message if notes cannot be played. */
 export const soundError = signal<string | null>(null);
 
-/** The name by which the player knows the score. */
+/** Id of the score's playback. */
 export const SCORE = "score";
-/** Whether the score, and not an idea, plays. */
+/** Whether the score, rather than an idea, is playing. */
 export const scorePlays = computed(() => playingId.value === SCORE);
 
-const FAR = 0.6; // of the screen's height
-const SPAN_BARS = 2;
-const FILE = "tune.mid"; // stands for the score in lines of Python
+const REVEAL_BELOW = 0.6; // share of the screen's height
+const N_LATENT_BARS = 2;
+const FILE = "tune.mid"; // name of the score in Python code
 
-/** Play from a time step; while a composition arrives, its end waits for more. */
-export function listen(from = 0): void {
+/** Play from a time step; while a composition is streamed, playback waits at its end for more notes. */
+export function playScore(from = 0): void {
   soundError.value = null;
-  play({ id: SCORE, score: () => instrumented(score.value), from, complete: () => !composing.value }).catch(failedSound);
+  play({ id: SCORE, score: () => instrumented(score.value), from, complete: () => !composing.value }).catch(reportSoundError);
 }
 
-export function failedSound(error: unknown): void {
+export function reportSoundError(error: unknown): void {
   soundError.value = t("play.noSound", { why: error instanceof Error ? error.message : String(error) });
 }
 
-/** Bring the score into view where it is far below, as on a phone. */
+/** Scroll to the score if it is far below, as on a phone. */
 export function revealScore(): void {
   const panel = document.getElementById("score")?.parentElement;
-  if (panel && panel.getBoundingClientRect().top > innerHeight * FAR) panel.scrollIntoView();
+  if (panel && panel.getBoundingClientRect().top > innerHeight * REVEAL_BELOW) panel.scrollIntoView();
 }
 
 function seedOf(text: string): number | undefined {
@@ -75,19 +75,19 @@ function sampling() {
   };
 }
 
-/** Return what the settings say about sampling, for models of whole pieces. */
-export function styled() {
+/** Return the sampling parameters of the settings, for models that compose whole pieces. */
+export function samplingOptions() {
   return { ...sampling(), style: settings.value.style.trim() || undefined };
 }
 
-/** Show the result of a call, so that undo returns to the score before. */
-export function done(next: Score, piece: Piece, call: string, values: Record<string, unknown>): void {
+/** Replace the score by the result of a call, as a step that can be undone. */
+export function showResult(next: Score, piece: Piece, call: string, values: Record<string, unknown>): void {
   change(next);
   lastSeed.value = piece.seed ?? null;
   python.value = pythonCall(call, { ...values, seed: piece.seed ?? undefined });
 }
 
-/** Compose from scratch, or continue the score; if the model streams, the notes appear as they arrive. */
+/** Compose from scratch, or continue the score; a streaming model's notes are shown as they arrive. */
 export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; aloud: boolean }): Promise<void> {
   const prompt = fromPrompt && score.value.notes.length ? score.value : null;
   const model = chosen(settings.value.model, composers.value);
@@ -96,22 +96,22 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
   stop();
   revealScore();
   firstBarMs.value = null;
-  if (aloud) prepareSound(); // while this is still a click, after which browsers permit sound
+  if (aloud) preloadSynthesizer(); // in the click handler, where browsers permit audio output
   await task.run(async (abort) => {
-    const values = { bars: settings.value.bars, ...styled() };
+    const values = { bars: settings.value.bars, ...samplingOptions() };
     const body = { ...values, file: prompt ? noteList(prompt) : undefined };
     const call = (piece: Piece) =>
       pythonCall("compose", {
         ...(prompt ? { prompt: FILE } : {}),
         ...values,
-        ...(streams(model) ? {} : { model }), // what streams composes the same notes as `music_transformer`
+        ...(streams(model) ? {} : { model }), // the streaming model composes the same notes as the client's default, `music_transformer`
         seed: piece.seed ?? undefined,
       });
     if (!streams(model)) {
       const piece = await api.compose({ ...body, model }, { signal: abort });
-      done(scoreOf(piece), piece, "compose", {});
+      showResult(scoreOf(piece), piece, "compose", {});
       python.value = call(piece);
-      if (aloud) listen(before);
+      if (aloud) playScore(before);
       return;
     }
     let current: Score | null = null;
@@ -123,7 +123,7 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
             current = prompt ?? { ...EMPTY, tempoQpm: settings.value.tempoQpm, nFrames: 1 };
             change(current);
             python.value = "";
-            if (aloud) listen(before);
+            if (aloud) playScore(before);
           }
           current = appended(current, event.data);
           score.value = current;
@@ -146,55 +146,55 @@ export async function infill(): Promise<void> {
   const bars = selection.value;
   if (!bars) return;
   await task.run(async (abort) => {
-    const piece = await api.infill({ file: noteList(score.value), bars, ...styled() }, { signal: abort });
-    done(scoreOf(piece), piece, "infill", { score: FILE, bars, ...styled() });
+    const piece = await api.infill({ file: noteList(score.value), bars, ...samplingOptions() }, { signal: abort });
+    showResult(scoreOf(piece), piece, "infill", { score: FILE, bars, ...samplingOptions() });
   });
 }
 
 /** Compose other voices for the score, or for its highest voice. */
 export async function harmonize(): Promise<void> {
   await task.run(async (abort) => {
-    const values = { highest: isPolyphonic(score.value) || undefined, ...styled() };
+    const values = { highest: isPolyphonic(score.value) || undefined, ...samplingOptions() };
     const piece = await api.harmonize({ file: noteList(score.value), ...values }, { signal: abort });
-    done(scoreOf(piece), piece, "harmonize", { melody: FILE, ...values });
+    showResult(scoreOf(piece), piece, "harmonize", { melody: FILE, ...values });
   });
 }
 
-/** Return the two bars that the latent model takes: from the first selected one, else the first of the score. */
-export function span(): { bars: [first: number, end: number]; score: Score } {
+/** Return two bars for the latent model, which begin with the first selected bar, or else with the first bar. */
+export function twoBars(): { bars: [first: number, end: number]; score: Score } {
   const first = selection.value?.[0] ?? 0;
-  const end = Math.min(first + SPAN_BARS, nBars(score.value));
+  const end = Math.min(first + N_LATENT_BARS, nBars(score.value));
   return { bars: [first, end], score: excerpt(score.value, first, end) };
 }
 
-function spanFile([first, end]: [number, number]): string {
+function fileOfBars([first, end]: [number, number]): string {
   return `bars-${first + 1}-${end}.mid`;
 }
 
 /** Replace two bars by a variation of them. */
 export async function vary(attribute: string, amount: number): Promise<void> {
-  const { bars, score: two } = span();
+  const { bars, score: two } = twoBars();
   await task.run(async (abort) => {
     const values = { attribute, amount, tempo_qpm: settings.value.tempoQpm };
     const piece = await api.vary({ file: noteList(two), ...values }, { signal: abort });
     const varied = scoreOf(piece);
-    done(replaced(score.value, ...bars, varied) ?? varied, piece, "vary", { score: spanFile(bars), ...values });
+    showResult(replaced(score.value, ...bars, varied) ?? varied, piece, "vary", { score: fileOfBars(bars), ...values });
   });
 }
 
-/** Find pieces between two bars of the score and the remembered ones. */
+/** Interpolate between two bars of the score and the remembered bars. */
 export async function interpolate(steps: number): Promise<void> {
-  const to = other.value;
+  const to = rememberedBars.value;
   if (!to) return;
-  const { bars, score: two } = span();
+  const { bars, score: two } = twoBars();
   await task.run(async (abort) => {
     const body = { a: noteList(two), b: noteList(to), steps };
-    choices.value = (await api.interpolate(body, { signal: abort })).map(scoreOf);
-    python.value = pythonCall("interpolate", { a: spanFile(bars), b: "remembered.mid", steps });
+    ideas.value = (await api.interpolate(body, { signal: abort })).map(scoreOf);
+    python.value = pythonCall("interpolate", { a: fileOfBars(bars), b: "remembered.mid", steps });
   });
 }
 
-/** Create short pieces from noise. */
+/** Sample pieces of two bars. */
 export async function sample(n: number): Promise<void> {
   const { key, mode, density, tempoQpm, seed } = settings.value;
   await task.run(async (abort) => {
@@ -207,7 +207,7 @@ export async function sample(n: number): Promise<void> {
       seed: seedOf(seed),
     };
     const pieces = await api.sample(values, { signal: abort });
-    choices.value = pieces.map(scoreOf);
+    ideas.value = pieces.map(scoreOf);
     lastSeed.value = pieces[0]?.seed ?? null;
     python.value = pythonCall("sample", { ...values, seed: lastSeed.value ?? undefined });
   });

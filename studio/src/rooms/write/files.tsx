@@ -1,4 +1,4 @@
-/** Scores from files and to files, and the line of Python for the last step. */
+/** Opening and downloading scores, and the last step as Python code. */
 
 import { useState } from "preact/hooks";
 

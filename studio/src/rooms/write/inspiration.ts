@@ -1,12 +1,12 @@
-/** From nothing or a mood to a piece and tracks like it: one call of the gateway. */
+/** Inspiration: a new piece, its classification and similar tracks, in one request. */
 
 import { signal } from "@preact/signals";
 
 import { api } from "../../api/client";
-import { prepareSound, stop } from "../../audio/player";
+import { preloadSynthesizer, stop } from "../../audio/player";
 import { scoreOf } from "../../music/notes";
-import { isNumber, isString, persisted } from "../../state/persisted";
-import { done, listen, revealScore, styled, task } from "./actions";
+import { isNumber, isString, persisted } from "../../state/local-storage";
+import { playScore, revealScore, samplingOptions, showResult, task } from "./actions";
 import { adoptTempo, settings } from "./state";
 
 export const MOODS = [
@@ -28,14 +28,14 @@ interface Track {
   artist: string | null;
 }
 
-/** What is known about the last piece, apart from its notes. */
+/** Classification and similar tracks of the last inspired piece. */
 export interface Inspiration {
   label: string;
   probability: number;
-  /** The strongest emotion; null if the model knows none. */
+  /** The strongest emotion; null if the result has no emotions. */
   emotion: string | null;
   tracks: Track[];
-  /** From the click to the response. */
+  /** Time from the click to the response. */
   totalMs: number;
   renderMs: number;
 }
@@ -48,30 +48,30 @@ export const inspiration = persisted<Inspiration | null>(
   null,
   (value): value is Inspiration | null => value === null || isInspiration(value),
 );
-/** Whether a piece is on its way. */
+/** Whether a request is in progress. */
 export const inspiring = signal(false);
 
-/** Compose a piece, play it, and show what it sounds like and tracks like it. */
+/** Compose a piece, play it, and show its classification and similar tracks. */
 export async function inspire(): Promise<void> {
   const start = performance.now();
   stop();
-  prepareSound(); // while this is still a click, after which browsers permit sound
+  preloadSynthesizer(); // in the click handler, where browsers permit audio output
   revealScore();
   inspiring.value = true;
   await task.run(async (abort) => {
-    const { tempo_qpm, ...sampling } = styled();
+    const { tempo_qpm, ...sampling } = samplingOptions();
     const values = {
       mood: mood.value || undefined,
       bars: settings.value.bars,
       n: N_TRACKS,
       ...sampling,
-      tempo_qpm: mood.value ? undefined : tempo_qpm, // a mood has a tempo
+      tempo_qpm: mood.value ? undefined : tempo_qpm, // a mood sets the tempo
     };
     const found = await api.inspire(values, { signal: abort });
     const totalMs = Math.round(performance.now() - start);
     const score = scoreOf(found.piece);
     const { label, probabilities, emotions } = found.classification;
-    done(score, found.piece, "inspire", values);
+    showResult(score, found.piece, "inspire", values);
     adoptTempo(score);
     inspiration.value = {
       label,
@@ -81,7 +81,7 @@ export async function inspire(): Promise<void> {
       totalMs,
       renderMs: Math.round(1000 * found.render_s),
     };
-    listen();
+    playScore();
   });
   inspiring.value = false;
 }

@@ -1,4 +1,4 @@
-/** From nothing or a mood to a piece, and tracks like it. */
+/** Panels that request an inspired piece and show its result. */
 
 import { Button, Select } from "../../components/controls";
 import { TrackAudio } from "../../components/track-audio";
@@ -30,7 +30,7 @@ export function InspirePanel() {
   );
 }
 
-/** What the last piece sounds like, and tracks like it. */
+/** Classification of the last inspired piece, and similar tracks. */
 export function InspirationPanel() {
   const found = inspiration.value;
   if (!found) return null;

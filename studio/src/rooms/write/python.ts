@@ -1,6 +1,6 @@
-/** The line of Python that reproduces a call. */
+/** Python code that reproduces a call. */
 
-/** Return a call of the client; undefined values are left out, lists become tuples. */
+/** Return the Python code of a client call, without undefined values and with lists as tuples. */
 export function pythonCall(method: string, values: Record<string, unknown>): string {
   const given = Object.entries(values).filter(([, value]) => value !== undefined);
   return `music.${method}(${given.map(([name, value]) => `${name}=${literal(value)}`).join(", ")})`;

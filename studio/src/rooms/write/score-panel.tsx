@@ -1,17 +1,17 @@
-/** The score in work: sound, undo, and the score as piano roll or engraved. */
+/** Panel of the score: playback, undo, piano roll and music notation. */
 
 import { useState } from "preact/hooks";
 
-import { loadingSound, playing, position, sound, stop } from "../../audio/player";
+import { loadingSound, playing, playNote, position, stop } from "../../audio/player";
 import { Button, Select } from "../../components/controls";
 import { Engraving } from "../../components/engraving";
 import { PianoRoll } from "../../components/piano-roll";
 import { Status } from "../../components/status";
 import { formatNumber, formatTime, t } from "../../i18n";
 import { durationS, EMPTY, secondsPerFrame } from "../../music/notes";
-import { composing, firstBarMs, listen, scorePlays, soundError, task } from "./actions";
+import { composing, firstBarMs, playScore, scorePlays, soundError, task } from "./actions";
 import { canRedo, canUndo } from "./history";
-import { togglePlay } from "./keys";
+import { togglePlay } from "./shortcuts";
 import { change, noteLength, redo, score, selection, settings, undo } from "./state";
 
 const NOTE_LENGTHS = ["0.25", "0.5", "1", "2", "4"] as const;
@@ -82,7 +82,7 @@ function Transport() {
 function Roll() {
   const current = score.value;
   const edit = (next: typeof current, pitch: number) => {
-    if (next.notes.length > current.notes.length) void sound(pitch).catch(() => undefined);
+    if (next.notes.length > current.notes.length) void playNote(pitch).catch(() => undefined);
     change(next);
   };
   return (
@@ -96,7 +96,7 @@ function Roll() {
         follow={composing.value}
         onChange={composing.value ? undefined : edit}
         onSelect={(bars) => (selection.value = bars)}
-        onSeek={listen}
+        onSeek={playScore}
       />
       <div class="row roll-foot">
         <Select<NoteLength>

@@ -1,4 +1,4 @@
-/** How the models write. */
+/** Settings of new music, and the buttons that compose it. */
 
 import { playing } from "../../audio/player";
 import { Button, Select, Slider, TextField } from "../../components/controls";
@@ -68,7 +68,7 @@ export function SettingsPanel() {
         <SettingSlider name="tempoQpm" />
         <Seed />
       </details>
-      <Ideas />
+      <IdeaSettings />
     </section>
   );
 }
@@ -76,7 +76,7 @@ export function SettingsPanel() {
 function ComposeButtons() {
   return (
     <div class="row compose">
-      {/* One button, so that it keeps the focus. */}
+      {/* One button for both actions, so that it keeps the focus. */}
       <Button
         primary
         onClick={() => (composing.value ? task.abort() : void compose({ fromPrompt: false, aloud: false }))}
@@ -131,8 +131,8 @@ function Seed() {
   );
 }
 
-/** Short pieces from noise, in a key. */
-function Ideas() {
+/** Settings of two-bar ideas: key, mode and density. */
+function IdeaSettings() {
   const { key, mode } = settings.value;
   return (
     <details class="divided">

@@ -1,11 +1,11 @@
-/** The score in work and the settings, which survive a reload. */
+/** State of the room Write: the score and the settings, which survive a reload. */
 
 import { signal } from "@preact/signals";
 
 import { ENSEMBLES, isEnsemble } from "../../music/instruments";
 import { barStarts, EMPTY, isScore, nBars, type Score } from "../../music/notes";
-import { isBoolean, isNumber, isString, persisted } from "../../state/persisted";
-import { back, forward, remember } from "./history";
+import { isBoolean, isNumber, isString, persisted } from "../../state/local-storage";
+import { remember, stepBack, stepForward } from "./history";
 
 export const LOWEST_QPM = 40;
 export const HIGHEST_QPM = 220;
@@ -42,25 +42,25 @@ const DEFAULTS: Settings = {
 export const score = persisted<Score>("write.score", EMPTY, isScore);
 export const settings = persisted<Settings>("write.settings", DEFAULTS, isSettings);
 /** The two bars to interpolate to. */
-export const other = persisted<Score | null>(
+export const rememberedBars = persisted<Score | null>(
   "write.other",
   null,
   (value): value is Score | null => value === null || isScore(value),
 );
-/** The pieces of the last interpolation or sampling, to choose from. */
-export const choices = persisted<Score[]>(
-  "write.choices",
+/** The pieces of the last interpolation or sampling. */
+export const ideas = persisted<Score[]>(
+  "write.ideas",
   [],
   (value): value is Score[] => Array.isArray(value) && value.every(isScore),
 );
 /** The length of a note that is clicked into the piano roll, in quarter notes. */
 export const noteLength = persisted("write.noteLength", 0.5, isNumber);
 export const selection = signal<[first: number, end: number] | null>(null);
-/** Whether the settings beyond the usual ones are shown; at first where there is room for them. */
+/** Whether further settings are shown; by default, only on wide screens. */
 export const showsMore = persisted("write.more", globalThis.matchMedia?.("(min-width: 60rem)").matches ?? true, isBoolean);
 export const python = persisted("write.python", "", isString);
 
-/** Return where playing begins: at the selected bars, else at the start. */
+/** Return the time step at which playback starts: at the selected bars, or else 0. */
 export function startFrame(): number {
   return selection.value ? (barStarts(score.value)[selection.value[0]] ?? 0) : 0;
 }
@@ -76,34 +76,34 @@ export function instrumented(of: Score): Score {
   return { ...of, instruments: chosenInstruments() ?? of.instruments };
 }
 
-/** Replace the score by another one, so that undo returns to it. */
+/** Replace the score, as a step that can be undone. */
 export function change(next: Score): void {
   remember(score.value);
   show(next);
 }
 
-/** Show a score; the selected bars stay selected if it has them. */
+/** Show a score; the selection is kept if the score has the selected bars. */
 function show(next: Score): void {
   score.value = next;
   if (selection.value && selection.value[1] > nBars(next)) selection.value = null;
 }
 
 export function undo(): void {
-  const previous = back(score.value);
+  const previous = stepBack(score.value);
   if (previous) show(previous);
 }
 
 export function redo(): void {
-  const next = forward(score.value);
+  const next = stepForward(score.value);
   if (next) show(next);
 }
 
-/** Set the tempo of new music to that of a score, as far as the slider goes. */
+/** Set the tempo of new music to that of a score, within the range of the slider. */
 export function adoptTempo({ tempoQpm }: Score): void {
   set("tempoQpm", Math.min(Math.max(Math.round(tempoQpm), LOWEST_QPM), HIGHEST_QPM));
 }
 
-/** Set the tempo of new music, and of the score, which sounds the same otherwise. */
+/** Set the tempo of new music and of the current score. */
 export function setTempo(tempoQpm: number): void {
   set("tempoQpm", tempoQpm);
   score.value = { ...score.value, tempoQpm };

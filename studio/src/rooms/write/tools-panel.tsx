@@ -1,37 +1,37 @@
-/** What can be done with the score: infill, harmonise, vary, interpolate. */
+/** Panel of operations on the score: infill, harmonise, vary, interpolate. */
 
 import { useState } from "preact/hooks";
 
 import { Button, Select, Slider } from "../../components/controls";
 import { PianoRoll } from "../../components/piano-roll";
 import { t } from "../../i18n";
-import { composing, harmonize, infill, interpolate, span, vary } from "./actions";
-import { other, score, selection } from "./state";
+import { composing, harmonize, infill, interpolate, twoBars, vary } from "./actions";
+import { rememberedBars, score, selection } from "./state";
 
 type Attribute = "note_density" | "pitch_range" | "rhythmic_complexity";
 
 export function ToolsPanel() {
-  const off = !score.value.notes.length || composing.value;
+  const disabled = !score.value.notes.length || composing.value;
   return (
     <section class="panel" aria-labelledby="tools">
       <h2 id="tools">{t("write.change")}</h2>
       {!score.value.notes.length && <p class="hint">{t("write.needsScore")}</p>}
-      <Voices off={off} />
-      <Variation off={off} />
-      <Interpolation off={off} />
+      <InfillAndHarmonize disabled={disabled} />
+      <Variation disabled={disabled} />
+      <Interpolation disabled={disabled} />
     </section>
   );
 }
 
-function Voices({ off }: { off: boolean }) {
+function InfillAndHarmonize({ disabled }: { disabled: boolean }) {
   const bars = selection.value;
   return (
     <div class="group">
       <div class="row">
-        <Button disabled={!bars || off} onClick={() => void infill()}>
+        <Button disabled={!bars || disabled} onClick={() => void infill()}>
           {bars ? infillText(bars) : t("write.infill")}
         </Button>
-        <Button disabled={off} onClick={() => void harmonize()}>
+        <Button disabled={disabled} onClick={() => void harmonize()}>
           {t("write.harmonize")}
         </Button>
       </div>
@@ -46,7 +46,7 @@ function infillText([first, end]: [number, number]): string {
     : t("write.infillBars", { first: first + 1, last: end });
 }
 
-function Variation({ off }: { off: boolean }) {
+function Variation({ disabled }: { disabled: boolean }) {
   const [attribute, setAttribute] = useState<Attribute>("note_density");
   const [amount, setAmount] = useState(1);
   return (
@@ -71,26 +71,26 @@ function Variation({ off }: { off: boolean }) {
         digits={2}
         onInput={setAmount}
       />
-      <Button disabled={off} onClick={() => void vary(attribute, amount)}>
+      <Button disabled={disabled} onClick={() => void vary(attribute, amount)}>
         {t("write.vary")}
       </Button>
     </div>
   );
 }
 
-function Interpolation({ off }: { off: boolean }) {
+function Interpolation({ disabled }: { disabled: boolean }) {
   const [steps, setSteps] = useState(5);
-  const remembered = other.value;
+  const remembered = rememberedBars.value;
   return (
     <div class="group">
       <p class="hint">{t("write.interpolateHint")}</p>
       {remembered && <PianoRoll score={remembered} label={t("write.remembered")} compact />}
       <Slider label={t("write.steps")} value={steps} min={3} max={9} step={1} onInput={setSteps} />
       <div class="row">
-        <Button disabled={off} onClick={() => (other.value = span().score)}>
+        <Button disabled={disabled} onClick={() => (rememberedBars.value = twoBars().score)}>
           {t(remembered ? "write.replaceOther" : "write.setOther")}
         </Button>
-        <Button disabled={off || !remembered} onClick={() => void interpolate(steps)}>
+        <Button disabled={disabled || !remembered} onClick={() => void interpolate(steps)}>
           {t("write.interpolate")}
         </Button>
       </div>

@@ -1,14 +1,14 @@
-/** Writing: compose, edit, infill, harmonise, vary and interpolate, with sound, piano roll and engraved score. */
+/** Room Write: compose, edit, infill, harmonise, vary and interpolate scores. */
 
 import { useEffect } from "preact/hooks";
 
 import { stop } from "../../audio/player";
 import { stopTrack } from "../../components/track-audio";
-import { Choices } from "./choices";
+import { IdeaList } from "./ideas";
 import { Files } from "./files";
 import { restoreHistory } from "./history";
 import { InspirationPanel, InspirePanel } from "./inspire-panel";
-import { onKey } from "./keys";
+import { onShortcut } from "./shortcuts";
 import { findModels } from "./models";
 import { ScorePanel } from "./score-panel";
 import { SettingsPanel } from "./settings-panel";
@@ -18,9 +18,9 @@ export function Write() {
   useEffect(() => {
     void restoreHistory();
     void findModels();
-    addEventListener("keydown", onKey);
+    addEventListener("keydown", onShortcut);
     return () => {
-      removeEventListener("keydown", onKey);
+      removeEventListener("keydown", onShortcut);
       stop();
       stopTrack();
     };
@@ -34,7 +34,7 @@ export function Write() {
       <div class="stack">
         <ScorePanel />
         <InspirationPanel />
-        <Choices />
+        <IdeaList />
         <Files />
       </div>
       <ToolsPanel />

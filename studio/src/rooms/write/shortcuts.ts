@@ -1,26 +1,26 @@
-/** The keys of the room: Space plays, Ctrl+Z undoes, Escape stops. */
+/** Keyboard shortcuts: Space plays, Ctrl+Z undoes, Escape stops. */
 
 import { loadingSound, playing, stop } from "../../audio/player";
-import { composing, listen, task } from "./actions";
+import { composing, playScore, task } from "./actions";
 import { redo, score, selection, startFrame, undo } from "./state";
 
 const TYPING = /^(INPUT|SELECT|TEXTAREA)$/;
 const PRESSED_BY_SPACE = /^(BUTTON|SUMMARY|A)$/;
 
-/** Play from the selected bars, else from the start; or stop. */
+/** Stop playback, or start it from the selected bars, or else from the start. */
 export function togglePlay(): void {
   if (playing.value || loadingSound.value) stop();
-  else if (score.value.notes.length) listen(startFrame());
+  else if (score.value.notes.length) playScore(startFrame());
 }
 
-/** Stop what goes on: composing, then playing; then nothing is selected any more. */
+/** Stop composing; if not composing, stop playback; if not playing, clear the selection. */
 function escape(): void {
   if (composing.value) task.abort();
   else if (playing.value || loadingSound.value) stop();
   else selection.value = null;
 }
 
-export function onKey(event: KeyboardEvent): void {
+export function onShortcut(event: KeyboardEvent): void {
   const { tagName } = event.target as HTMLElement;
   if (event.key === "Escape") {
     escape();

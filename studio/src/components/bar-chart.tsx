@@ -10,13 +10,13 @@ interface Props {
   full?: number;
 }
 
-export function Bars({ title, values, most = 8, full }: Props) {
+export function BarChart({ title, values, most = 8, full }: Props) {
   const entries = Object.entries(values)
     .sort((a, b) => b[1] - a[1])
     .slice(0, most);
   const scale = full ?? Math.max(...entries.map(([, value]) => value), 1e-9);
   return (
-    <figure class="bars">
+    <figure class="bar-chart">
       <figcaption>{title}</figcaption>
       <dl>
         {entries.map(([name, value]) => (

@@ -14,11 +14,11 @@ SAMPLE_BARS: Final = SPAN_FRAMES // 16  # of the models that sample
 Call = Callable[..., Piece]
 
 
-class ModelWriter:
-    """Writes pieces with one model.
+class PieceGenerator:
+    """Generates pieces with one model.
 
-    The first piece is written at once, to find the operation that the model supports, and whether it can write so many
-    bars.
+    The first piece is generated on creation, to find the operation that the model supports, and whether it supports the
+    number of bars.
 
     Args:
         music: a connected client.
@@ -33,7 +33,7 @@ class ModelWriter:
         first: the first piece.
 
     Raises:
-        InvalidInputError: the model cannot write music.
+        InvalidInputError: the model cannot generate music.
         ClientError: the server cannot be reached, or has no such model.
     """
 
@@ -55,7 +55,7 @@ class ModelWriter:
                 problems.append(_no_keys(model))
                 continue
             try:
-                self.first = self.write(SAMPLE_BARS if self.samples else bars, seed)
+                self.first = self.generate(SAMPLE_BARS if self.samples else bars, seed)
             except ServerError as error:
                 if error.reason != "unsuitable_model":
                     raise
@@ -65,7 +65,7 @@ class ModelWriter:
         if isinstance(problems[0], InvalidInputError):
             raise problems[0]
         raise InvalidInputError(
-            f"model {model!r} cannot write music: expected a model that composes, streams or samples, such as "
+            f"model {model!r} cannot generate music: expected a model that composes, streams or samples, such as "
             f"music_transformer, composer, polyphony_rnn, music_vae or music_gan; name another one ({problems[0]})",
             model=model,
             argument="model",
@@ -79,7 +79,7 @@ class ModelWriter:
         key = seed % (len(KEY_NAMES) * len(MODES))
         return {**self._arguments, "key": KEY_NAMES[key // len(MODES)], "mode": MODES[key % len(MODES)]}
 
-    def write(self, bars: int, seed: int) -> Piece:
+    def generate(self, bars: int, seed: int) -> Piece:
         """Return the piece of a seed.
 
         Raises:

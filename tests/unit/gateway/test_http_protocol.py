@@ -1,4 +1,4 @@
-"""How the gateway's protocol writes to its connections."""
+"""Writes of the HTTP protocol to its connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from tritone_gateway.server import TimedProtocol
+from tritone_gateway.http_protocol import TimedProtocol
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

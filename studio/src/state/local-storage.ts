@@ -4,7 +4,7 @@ import { effect, signal, type Signal } from "@preact/signals";
 
 const PREFIX = "tritone.studio.";
 
-/** Return a signal whose value is stored; a stored value that `isValid` refuses is replaced by the default. */
+/** Return a signal whose value is stored. A stored value that `isValid` rejects is replaced by the default. */
 export function persisted<T>(name: string, initial: T, isValid: (value: unknown) => value is T): Signal<T> {
   const key = PREFIX + name;
   const stored = signal<T>(read(key, initial, isValid));
@@ -13,7 +13,7 @@ export function persisted<T>(name: string, initial: T, isValid: (value: unknown)
     try {
       localStorage.setItem(key, value);
     } catch {
-      // Private windows and full storage: the page works, and forgets.
+      // In private windows or with full storage, the page works without storing the value.
     }
   });
   return stored;

@@ -1,4 +1,4 @@
-/** The timeline of a classification, as what is drawn: passages with one label, and curves of labels and emotions. */
+/** Data of the timeline plot: passages with one label, and curves of labels and emotions. */
 
 import type { Classification } from "../../api/client";
 
@@ -21,7 +21,7 @@ export function endOf(timeline: readonly Window[], index: number, durationS: num
   return timeline[index + 1]?.start_s ?? durationS;
 }
 
-/** Return the passages in order of time; windows one after the other with the same label are one passage. */
+/** Return the passages in order of time; consecutive windows with the same label form one passage. */
 export function passages(timeline: readonly Window[], durationS: number): Passage[] {
   const found: Passage[] = [];
   timeline.forEach((window, index) => {
@@ -34,7 +34,7 @@ export function passages(timeline: readonly Window[], durationS: number): Passag
   return found;
 }
 
-/** Return an area of steps for SVG: time from left to right, the value 1 at the top of a box of height 1. */
+/** Return the SVG path of a step plot: time from left to right, in a box of height 1 with the value 1 at the top. */
 export function area(timeline: readonly Window[], valueOf: (window: Window) => number, durationS: number): string {
   const steps = timeline.map((window, index) => {
     const top = 1 - Math.min(Math.max(valueOf(window), 0), 1);
@@ -43,7 +43,7 @@ export function area(timeline: readonly Window[], valueOf: (window: Window) => n
   return steps.length ? `M0 1${steps.join("")}L${durationS} 1Z` : "";
 }
 
-/** A value that is drawn over time. */
+/** A value over time. */
 export interface Curve {
   name: string;
   valueOf: (window: Window) => number;
@@ -54,7 +54,7 @@ export function labelCurves(result: Classification, most: number): Curve[] {
   return curves(result.probabilities, most, (window) => window.probabilities);
 }
 
-/** Return the curves of the strongest emotions; none where the model, or an earlier release of it, has none. */
+/** Return the curves of the strongest emotions; empty if the result has no emotions for each window. */
 export function emotionCurves(result: Classification, most: number): Curve[] {
   if (!result.timeline.every((window) => window.emotions)) return [];
   return curves(result.emotions ?? {}, most, (window) => window.emotions ?? {});
