@@ -213,8 +213,8 @@ class MusicClient(BaseClient[Transport]):
             top_k: sample only from the k most probable candidates; None for no limit.
             top_p: sample only from the most probable candidates that together have this probability; None for no limit.
             seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
-            model: `music_transformer`, or `polyphony_rnn`, which has no repeated notes and no styles. The whole piece,
-                prompt included, is quantised to the time steps of the model.
+            model: `music_transformer`, or `polyphony_rnn`, which has no styles. The whole piece, prompt included, is
+                quantised to the time steps of the model.
             style: a style of the training music; any if None.
             meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, else of the style, or 120, if

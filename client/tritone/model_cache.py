@@ -172,6 +172,11 @@ class CachedModel:
         return self._number("max_notes", 8 if "given" in self.role.inputs else N_PITCHES)
 
     @property
+    def reads_count_in(self) -> bool:
+        """Whether one bar of silence as the prompt begins a piece in the metre of the bar (samplers)."""
+        return self.info.parameters.get("count_in") == "true"
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 _SEED: Final = 7
 _FOLDER: Final = "music"
 _N_STREAMED: Final = 3
-# Small models are least reliable for rare notes, so the least likely ones are excluded. Not for polyphony_rnn, which
-# samples notes one by one: each start of a note is unlikely, and without unlikely notes it generates silence.
+# Small models are least reliable for rare notes, so the least likely ones are excluded.
 _CONSERVATIVE: Final = {"temperature": 0.9, "top_p": 0.95}
 _STREAM: Final = "stream_compose"
 _PAIRS: Final[Mapping[str, str]] = {"bars": ":", "meter": "/"}  # separator of two numbers on the command line
@@ -188,7 +187,7 @@ def sections(excerpts: ScoreExcerpts, *, styles: Sequence[str]) -> tuple[Section
                 ),
                 GenerationRequest(
                     "continued-rnn", "The same two bars, continued by polyphony_rnn",
-                    "This model has no bars, styles or repeated notes.",
+                    "This model has no styles.",
                     "compose", (begun,), {"bars": 6, "model": "polyphony_rnn", **seeded},
                 ),
                 GenerationRequest(

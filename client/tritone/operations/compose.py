@@ -197,7 +197,7 @@ def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams
 
 
 def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
-    """Compose with a SAMPLER, which knows only sounding notes: a note that goes on is held, never struck again."""
+    """Compose with a SAMPLER; from scratch, it reads a count-in of one bar, or (an earlier one) a silent time step."""
     if sampling.style is not None:
         raise InvalidInputError(
             f"unknown style for model {known.name!r}: expected None, as the model has no styles, got "
@@ -207,8 +207,9 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
         )
     prompt = plan.given[plan.given_mode == GIVEN]
     n_new = plan.n_frames - len(prompt)
+    n_silent = plan.meter[0] if known.reads_count_in else 1
     inputs = {
-        "prompt": prompt[None] if len(prompt) else np.zeros((1, 1, N_PITCHES), np.uint8),
+        "prompt": prompt[None] if len(prompt) else np.zeros((1, n_silent, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
         **sampling.inputs(1),
     }

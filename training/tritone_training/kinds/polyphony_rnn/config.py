@@ -20,6 +20,29 @@ class PolyphonyConfig(Hyperparameters):
     hidden: int = Field(64, ge=1, le=1_024, description="Hidden units of the recurrent layer at each pitch.")
     reach: int = Field(16, ge=0, le=87, description="Semitones above and below that a pitch sees.")
     dropout: float = Field(0.3, ge=0, lt=1, description="Dropout.")
+    width: int = Field(
+        64,
+        ge=0,
+        le=1_024,
+        description="Units of the decoder that samples the notes of a frame jointly; 0 samples them independently.",
+    )
+    joint_gradient: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the decoder's gradient that reaches the recurrent layer; with 0 it learns the likelihood "
+        "of independent notes only, with 1 samples are better.",
+    )
+    hidden_conditions: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of the excerpts that are learned without their key, style, metre or ending (each).",
+    )
+    temperature: float = Field(
+        0.9, ge=0.01, le=100, description="Sampling temperature of joint frames where a request chooses none."
+    )
+    top_p: float = Field(0.98, gt=0, le=1, description="top_p of joint frames where a request chooses none.")
     batch_size: int = Field(4, ge=1, le=4_096, description="Excerpts in a batch.")
     crop_frames: int = Field(
         200,
@@ -44,6 +67,13 @@ class PolyphonyConfig(Hyperparameters):
         ge=1,
         le=10**12,
         description="Maximum number of frames in the whole training (at least one epoch), which bounds its time.",
+    )
+    epoch_frames: int = Field(
+        1_000_000_000,
+        ge=1,
+        le=10**12,
+        description="Frames of an epoch: of a larger data set, each epoch uses other excerpts, chosen at random. A "
+        "training is saved after each epoch.",
     )
     piece_frames: int = Field(
         1_000_000,
@@ -71,18 +101,34 @@ class PolyphonyConfig(Hyperparameters):
 
     def n_epochs(self, n_frames: int) -> int:
         """Return the number of epochs on a training split of that many frames."""
-        return max(1, min(self.max_epochs, round(self.max_frames / n_frames)))
+        return max(1, min(self.max_epochs, round(self.max_frames / min(n_frames, self.epoch_frames))))
+
+    def n_excerpts(self, n_excerpts: int, n_frames: int) -> int:
+        """Return how many of the excerpts of a training split of that many frames are used in an epoch."""
+        return max(1, round(n_excerpts * min(1.0, self.epoch_frames / n_frames)))
 
 
 PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
     "default": PolyphonyConfig(),
     # A first look, in less than a minute on one core.
     "demo": PolyphonyConfig(
-        units=24, hidden=24, reach=12, max_frames=80_000, piece_frames=256, valid_frames=6_000, learning_rate=4e-3
+        units=24,
+        hidden=24,
+        reach=12,
+        width=32,
+        joint_gradient=1.0,
+        max_frames=80_000,
+        piece_frames=256,
+        valid_frames=6_000,
+        learning_rate=4e-3,
+    ),
+    # The weights in weights/: about 40 minutes on one core.
+    "starter": PolyphonyConfig(
+        joint_gradient=1.0, max_frames=2_400_000, epoch_frames=100_000, piece_frames=512, valid_frames=8_000
     ),
     # For tests.
     "tiny": PolyphonyConfig(
-        units=4, hidden=4, reach=2, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0
+        units=4, hidden=4, reach=2, width=8, crop_frames=48, batch_size=32, max_epochs=2, max_frames=2_000, dropout=0.0
     ),
 }
 

@@ -1,40 +1,91 @@
 """Pieces as the network learns them: features computed once, excerpts drawn and transposed again in each epoch.
 
+Excerpts are transposed, and some of their conditions are hidden at random, so that the decoder learns to do without.
+
 Shapes: B pieces or excerpts, T frames, 88 pitches, C features of a pitch, G features of a frame, K pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from tritone.music.grid import N_PITCHES
+from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.exceptions import DataError
+from tritone_training.kinds.polyphony_rnn.conditions import (
+    KEY,
+    LEFT,
+    STYLE,
+    conditions_of,
+    history_features,
+    transposed_key,
+    without_metre,
+)
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
 from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, FrameFeatures
 
 _PIECES_AT_ONCE: Final = 64
+_MOST_LOST: Final = 0.25  # of the notes of a training piece on a coarser grid
 _POOL_BATCHES: Final = 16  # excerpts of so many batches are sorted by length, so that little is padding
 
 
 @dataclass(frozen=True, eq=False)
 class PieceNotes:
-    """The notes that sound in a piece.
+    """The notes of a piece.
 
     Attributes:
-        notes: (T, 88) bool.
+        notes: (T, 88) bool, what sounds.
+        struck: (T, 88) bool, what begins.
+        style: 1.. in the order of the styles of the data set; 0 if unknown.
+        bar_frames: frames in a bar; 0 if unknown.
+        conditions: (T, 6) int64, see `conditions`.
     """
 
     name: str
     notes: Tensor
+    struck: Tensor
+    style: int
+    bar_frames: int
+    conditions: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        notes: Tensor,
+        struck: Tensor | None = None,
+        *,
+        style: int = 0,
+        bar_frames: int = 0,
+        first_position: int = 0,
+    ) -> PieceNotes:
+        """Return a piece; without `struck`, a note begins where its pitch begins to sound.
+
+        Args:
+            first_position: index of the first frame in its bar.
+        """
+        if struck is None:
+            struck = notes & ~torch.nn.functional.pad(notes, (0, 0, 1, 0))[:-1]
+        conditions = conditions_of(notes, style=style, bar_frames=bar_frames, first_position=first_position)
+        return cls(name, notes, struck, style, bar_frames, conditions)
+
+    def cut(self, n_frames: int) -> PieceNotes:
+        """Return the first frames of the piece; its conditions stay those of the whole."""
+        return replace(
+            self,
+            notes=self.notes[:n_frames],
+            struck=self.struck[:n_frames],
+            conditions=self.conditions[:n_frames],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +93,18 @@ class PieceFeatures:
     """A piece with the features before each of its frames.
 
     Attributes:
-        notes: (T, 88) bool.
         pitch: (T, C, 88) float16: 1.4 kB a frame, which is what a data set takes in memory.
         frame: (T, G) float32.
     """
 
-    notes: Tensor
+    piece: PieceNotes
     pitch: Tensor
     frame: Tensor
+
+    @property
+    def notes(self) -> Tensor:
+        """(T, 88) bool."""
+        return self.piece.notes
 
 
 class Batch(NamedTuple):
@@ -60,12 +115,18 @@ class Batch(NamedTuple):
         pitch: (B, T, C, 88) features before each frame.
         frame: (B, T, G).
         counts: (B, T) 1 where a frame counts in the loss or the metrics, 0 in warm-up and padding.
+        struck: (B, T, 88) float, what begins.
+        history: (B, T, 14, 88) see `history_features`.
+        conditions: (B, T, 6) int64.
     """
 
     notes: Tensor
     pitch: Tensor
     frame: Tensor
     counts: Tensor
+    struck: Tensor
+    history: Tensor
+    conditions: Tensor
 
 
 def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
@@ -87,20 +148,66 @@ def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
     return wanted if own else 0
 
 
-def pieces_of(scores: Sequence[ScorePiece], *, own: int, wanted: int) -> tuple[PieceNotes, ...]:
+def pieces_of(
+    scores: Sequence[ScorePiece], *, own: int, wanted: int, styles: Sequence[str] = (), whole: bool = False
+) -> tuple[PieceNotes, ...]:
     """Reduce pieces to a coarser grid; notes that begin and end between two of its frames are lost.
 
     Args:
         own: frames in a quarter note of the pieces; 0 if unknown, and then every frame is taken.
         wanted: of the result, a divisor of `own`.
+        styles: names of the styles that are distinguished; all others are unknown.
+        whole: keep the grid of a piece that would lose many notes. A reel in 2/4 in sixteenths is thus the same as in
+            cut time in eighths.
     """
-    step = own // wanted if own else 1
+    coarse = own // wanted if own else 1
     found = []
     for score in scores:
-        first = -score.meter[1] % step  # so that frames fall on the beats
-        notes = score.frames[first if first < len(score.frames) else 0 :: step] > 0
-        found.append(PieceNotes(score.name, torch.from_numpy(np.ascontiguousarray(notes))))
+        step = 1 if whole and _share_lost(score, coarse) > _MOST_LOST else coarse
+        length, index = score.meter
+        first = -index % step  # so that frames fall on the beats
+        first = first if first < len(score.frames) else 0
+        notes = score.frames[first::step] > 0
+        found.append(
+            PieceNotes.of(
+                score.name,
+                torch.from_numpy(np.ascontiguousarray(notes)),
+                torch.from_numpy(_struck(score.frames, first, step) & notes),
+                style=1 + styles.index(score.style) if score.style in styles else 0,
+                bar_frames=0 if length % step else length // step,
+                first_position=(index + first) // step,
+            )
+        )
     return tuple(found)
+
+
+def _share_lost(score: ScorePiece, step: int) -> float:
+    """Return the share of the notes of a piece that begin and end between two frames of a grid of every `step`."""
+    struck = score.frames == STRUCK
+    sounding = score.frames > 0
+    first = -score.meter[1] % step
+    reached = np.arange(len(struck)) % step == first
+    # A note that begins elsewhere is kept if it still sounds at the next frame of the coarser grid.
+    for later in range(1, step):
+        there = np.zeros(len(struck), bool)
+        there[:-later] = (np.arange(len(struck)) % step == first)[later:]
+        held = np.zeros_like(sounding)
+        held[:-later] = (score.frames == HELD)[later:]
+        kept = struck & there[:, None] & held
+        struck = struck & ~kept
+    n_notes = int((score.frames == STRUCK).sum())
+    return float((struck & ~reached[:, None]).sum() / n_notes) if n_notes else 0.0
+
+
+def _struck(frames: npt.NDArray[np.uint8], first: int, step: int) -> npt.NDArray[np.bool_]:
+    """Return which pitches begin at a frame of the coarser grid, or since the one before: (T, 88)."""
+    padding = np.zeros((step - 1, N_PITCHES), bool)
+    begins = np.concatenate([padding, frames[first:] == STRUCK])
+    n_frames = -(-(len(frames) - first) // step)
+    spans = np.concatenate([begins, padding])[: n_frames * step].reshape(n_frames, step, N_PITCHES)
+    struck: npt.NDArray[np.bool_] = spans.any(1)
+    struck[0] |= frames[first] > 0
+    return struck
 
 
 def extract_features(
@@ -115,11 +222,11 @@ def extract_features(
         indices = order[start : start + _PIECES_AT_ONCE]
         features = _extract([pieces[index].notes for index in indices])
         for row, index in enumerate(indices):
-            notes = pieces[index].notes
+            n_frames = len(pieces[index].notes)
             computed[index] = PieceFeatures(
-                notes=notes,
-                pitch=features.pitch[row, : len(notes)].clone(),
-                frame=features.frame[row, : len(notes)].clone(),
+                piece=pieces[index],
+                pitch=features.pitch[row, :n_frames].clone(),
+                frame=features.frame[row, :n_frames].clone(),
             )
         on_progress(len(computed), len(pieces))
     return [computed[index] for index in range(len(pieces))]
@@ -160,6 +267,7 @@ class Excerpts(Dataset[Batch]):
         self.pieces = pieces
         self.shifts = [_shifts(piece.notes, config) for piece in pieces]
         self.warmup_frames = config.warmup_frames
+        self.hidden_conditions = config.hidden_conditions
         self.items = [
             (index, number, n_excerpts)
             for index, piece in enumerate(pieces)
@@ -184,11 +292,22 @@ class Excerpts(Dataset[Batch]):
         counts = torch.ones(length)
         if first:  # the recurrent layer has not processed the preceding frames
             counts[: self.warmup_frames] = 0
+        notes = piece.piece
+        history = history_features(notes.notes, notes.struck, notes.bar_frames)[span]
+        conditions = transposed_key(notes.conditions[span], shift)
+        for column in (KEY, STYLE, LEFT):
+            if float(torch.rand(())) < self.hidden_conditions:
+                conditions[:, column] = 0
+        if float(torch.rand(())) < self.hidden_conditions:
+            conditions, history = without_metre(conditions, history)
         return Batch(
-            transposed(piece.notes[span].float(), shift),
+            transposed(notes.notes[span].float(), shift),
             transposed(piece.pitch[span].float(), shift),
             piece.frame[span],
             counts,
+            transposed(notes.struck[span].float(), shift),
+            transposed(history, shift),
+            conditions,
         )
 
     def n_frames(self, item: int) -> int:
@@ -198,7 +317,7 @@ class Excerpts(Dataset[Batch]):
 
 
 class WholePieces(Dataset[Batch]):
-    """Batches of whole pieces of similar length, without transposition."""
+    """Batches of whole pieces of similar length, without transposition, all conditions unknown."""
 
     def __init__(self, pieces: Sequence[PieceFeatures], *, batch_size: int) -> None:
         ordered = sorted(pieces, key=lambda piece: len(piece.notes))
@@ -210,7 +329,15 @@ class WholePieces(Dataset[Batch]):
     def __getitem__(self, item: int) -> Batch:
         return padded(
             [
-                Batch(piece.notes.float(), piece.pitch.float(), piece.frame, torch.ones(len(piece.notes)))
+                Batch(
+                    piece.notes.float(),
+                    piece.pitch.float(),
+                    piece.frame,
+                    torch.ones(len(piece.notes)),
+                    piece.piece.struck.float(),
+                    history_features(piece.notes, piece.piece.struck, 0),
+                    torch.zeros_like(piece.piece.conditions),
+                )
                 for piece in self.batches[item]
             ]
         )

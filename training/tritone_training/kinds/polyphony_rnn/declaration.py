@@ -26,6 +26,20 @@ KIND_NAME: Final = "polyphony_rnn"
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
 
+# Parameter of a sampler that takes silence alone for the count-in of a piece from scratch, not for its first frames.
+COUNT_IN: Final = "count_in"
+
+
+def joint_parameters(*, temperature: float, top_p: float) -> dict[str, str]:
+    """Return the parameters of config.pbtxt of a sampler of joint frames.
+
+    Args:
+        temperature: where a request chooses none.
+        top_p: where a request chooses none.
+    """
+    return {COUNT_IN: "true", "default_temperature": f"{temperature:g}", "default_top_p": f"{top_p:g}"}
+
+
 _PITCH: Final = Axis("pitch", N_PITCHES)
 # With the default preset one thread takes 1.8 s for 16,384 frames of one piece, and less for the same number of frames
 # in several pieces. The sampler's prompt is additional.
@@ -50,7 +64,11 @@ PROBABILITIES: Final = Tensor(
     "probabilities", "FP32", (Axis("frame"), _PITCH), "probability that a pitch sounds in the next frame"
 )
 PROMPT: Final = Tensor(
-    "prompt", "UINT8", (_PROMPT_FRAME, _PITCH), "the frames to continue, at least one; as `frames`", limits=GRID
+    "prompt",
+    "UINT8",
+    (_PROMPT_FRAME, _PITCH),
+    "the frames to continue, as `frames`; one bar of silence to compose from scratch",
+    limits=GRID,
 )
 NOISE: Final = Tensor(
     "noise",
@@ -70,14 +88,18 @@ TOP_K: Final = Tensor(
     "top_k",
     "INT64",
     (),
-    "the k most likely pitches of a frame may sound; 88 allows all",
+    "the next note of a frame is one of the k most probable; 89 allows all",
     limits=TOP_K_LIMITS,
 )
 TOP_P: Final = Tensor(
-    "top_p", "FP32", (), "pitches less likely than 1 - top_p do not sound; 1 allows all", limits=TOP_P_LIMITS
+    "top_p",
+    "FP32",
+    (),
+    "the next note of a frame is one of the most probable that together have this probability",
+    limits=TOP_P_LIMITS,
 )
 WRITTEN: Final = Tensor(
-    "frames", "UINT8", (Axis("frame"), _PITCH), "the frames after the prompt; 1 sounds", tolerance=0.0
+    "frames", "UINT8", (Axis("frame"), _PITCH), "the frames after the prompt; 0 silent, 1 held, 2 struck", tolerance=0.0
 )
 
 _PARAMETERS: Final = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "lowest_pitch": str(LOWEST_PITCH)}

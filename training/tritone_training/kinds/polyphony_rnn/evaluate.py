@@ -20,8 +20,16 @@ from tritone_training.data.scores import SPLITS, ScorePiece, ScoreSet, load_scor
 from tritone_training.evaluation import EvaluationResult, summarize
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import EvaluateRequest, data_path
-from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes, frames_per_quarter_of, pieces_of
+from tritone_training.kinds.polyphony_rnn.dataset import (
+    PieceNotes,
+    WholePieces,
+    extract_features,
+    frames_per_quarter_of,
+    pieces_of,
+)
 from tritone_training.kinds.polyphony_rnn.features import FrameHistory
+from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
+from tritone_training.kinds.polyphony_rnn.module import joint_nll
 from tritone_training.kinds.polyphony_rnn.network import NetworkState, PolyphonyNetwork, frame_nll, load_network
 from tritone_training.plots import saved_figure
 from tritone_training.progress import progress_bar
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PIECES_AT_ONCE: Final = 32
+_JOINT_BATCH: Final = 8
 _N_BINS: Final = 20
 _N_PIECES: Final = 4
 
@@ -47,6 +56,7 @@ class Evaluation:
         expected: (20,) sum of the probabilities that fell into each of 20 equal bins.
         sounded: (20,) how many of the pitches in each bin sounded.
         counts: (20,) pitches in each bin.
+        joint_nll: mean nats of a joint frame; None for a network without a decoder of joint frames.
     """
 
     names: tuple[str, ...]
@@ -57,6 +67,7 @@ class Evaluation:
     expected: npt.NDArray[np.float64]
     sounded: npt.NDArray[np.float64]
     counts: npt.NDArray[np.int64]
+    joint_nll: float | None = None
 
     @property
     def n_frames(self) -> int:
@@ -67,7 +78,8 @@ class Evaluation:
     def metrics(self) -> dict[str, Any]:
         """Return the metrics as plain values.
 
-        `nll_per_frame` is the mean over all frames, including the first of each piece, which has no history;
+        `nll_per_frame` is the mean over all frames, including the first of each piece, which has no history, of notes
+        taken independently; `joint_nll_per_frame` that of whole frames, with key, style, metre and ending unknown;
         `accuracy` is that of frames in Bay et al. 2009 (ISMIR), at a threshold of 0.5.
         """
         nats = sum(float(nll.sum()) for nll in self.nll) / self.n_frames
@@ -75,6 +87,7 @@ class Evaluation:
         return {
             "nll_per_frame": nats,
             "log_likelihood_per_frame": -nats,
+            **({} if self.joint_nll is None else {"joint_nll_per_frame": self.joint_nll}),
             "accuracy": self.hits / evaluated if evaluated else 1.0,  # silence that was expected to be silent
             "calibration_error": float(np.abs(self.expected - self.sounded).sum() / self.counts.sum()),
             "n_frames": self.n_frames,
@@ -132,7 +145,19 @@ def evaluate_network(
         expected=bins[0],
         sounded=bins[1],
         counts=bins[2].astype(np.int64),
+        joint_nll=None if network.decoder is None else _joint_nll(network, network.decoder, pieces),
     )
+
+
+def _joint_nll(network: PolyphonyNetwork, decoder: FrameDecoder, pieces: Sequence[PieceNotes]) -> float:
+    """Return the mean nats of a joint frame of pieces of unknown conditions."""
+    total = 0.0
+    for start in range(0, len(pieces), _PIECES_AT_ONCE):
+        whole = WholePieces(extract_features(pieces[start : start + _PIECES_AT_ONCE]), batch_size=_JOINT_BATCH)
+        for batch in map(whole.__getitem__, range(len(whole))):
+            notes, _ = joint_nll(decoder, batch, *network.hidden_states(batch.pitch, batch.frame))
+            total += float((notes * batch.counts).sum())
+    return total / sum(len(piece.notes) for piece in pieces)
 
 
 def _count(

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable
-from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER
+from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER, joint_parameters
 from tritone_training.kinds.polyphony_rnn.network import (
     PieceScorer,
     Sampler,
+    config_of,
     load_network,
 )
+from tritone_training.kinds.polyphony_rnn.priors import priors_of
+from tritone_training.kinds.polyphony_rnn.sampler import JointSampler
 
 
 def exportable(folder: Path) -> Exportable:
@@ -26,7 +29,7 @@ def exportable(folder: Path) -> Exportable:
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
     metadata = {"frames_per_quarter": frames_per_quarter}
 
-    def describe(declaration: Declaration, served: PieceScorer | Sampler) -> Exportable:
+    def describe(declaration: Declaration, served: PieceScorer | Sampler | JointSampler) -> Exportable:
         parameters = {**declaration.parameters, "frames_per_quarter": frames_per_quarter}
         return Exportable(
             # The loop's export would else try to carry what a backward pass needs.
@@ -37,4 +40,12 @@ def exportable(folder: Path) -> Exportable:
             card=card,
         )
 
-    return replace(describe(DECLARATION, PieceScorer(network)), companions=(describe(SAMPLER, Sampler(network)),))
+    sampler: Sampler | JointSampler
+    if network.decoder is None:  # a checkpoint of an earlier version
+        sampler, declaration = Sampler(network), SAMPLER
+    else:
+        sampler = JointSampler(network, priors_of(info), frames_per_quarter=info["frames_per_quarter"])
+        config = config_of(info)
+        own = joint_parameters(temperature=config.temperature, top_p=config.top_p)
+        declaration = replace(SAMPLER, parameters={**SAMPLER.parameters, **own})
+    return replace(describe(DECLARATION, PieceScorer(network)), companions=(describe(declaration, sampler),))

@@ -25,6 +25,7 @@ CYCLES: Final = (2, 3, 4, 6, 8, 12, 16)
 FADES: Final = (1.0, 4.0, 16.0, 64.0)
 N_PITCH_FEATURES: Final = 2 + len(TRACE_KEEPS) + len(ECHOES)
 N_FRAME_FEATURES: Final = len(ECHOES) + 2 * len(CYCLES) + len(FADES)
+SOUNDING: Final = 0  # index of whether a pitch sounded in the frame before, among its features
 FIRST_TRACE: Final = 2  # index of the first trace among a pitch's features
 _NEVER: Final = -1e9  # finite, because 0 x inf is not a number
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.dataset import Batch
+from tritone_training.kinds.polyphony_rnn.features import SOUNDING
+from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, frame_nll
 
 MONITOR = "valid_nll_per_frame"
@@ -28,14 +30,23 @@ class PolyphonyModule(lightning.LightningModule):
         self.averaged = copy.deepcopy(network).requires_grad_(False).eval()
         self.config = config
         self._n_averaged = 0
-        self._valid = (0.0, 0.0)  # nats, frames
+        self._valid = (0.0, 0.0, 0.0)  # nats, nats of joint frames, frames
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the mean nats per frame of one batch."""
-        nll = frame_nll(self.network(batch.pitch, batch.frame), batch.notes)  # (B, T)
+        hidden, seen = self.network.hidden_states(batch.pitch, batch.frame)
         n_frames = batch.counts.sum().clamp_min(1)
+        nll = frame_nll(self.network.readout(hidden, seen), batch.notes)  # (B, T)
         loss = (nll * batch.counts).sum() / n_frames
         self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        if self.network.decoder is not None:
+            share = self.config.joint_gradient
+            notes, strikes = joint_nll(
+                self.network.decoder, batch, *(share * part + (1 - share) * part.detach() for part in (hidden, seen))
+            )
+            joint = ((notes + strikes) * batch.counts).sum() / n_frames
+            self.log("train_joint_nll_per_frame", joint, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            loss = loss + joint
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -57,19 +68,39 @@ class PolyphonyModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Reset the sums."""
         self.averaged.eval()
-        self._valid = (0.0, 0.0)
+        self._valid = (0.0, 0.0, 0.0)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Evaluate whole pieces; the loader adds an axis before that of the batch."""
-        notes, pitch, frame, counts = (part[0] for part in batch)
-        nll = frame_nll(self.averaged(pitch, frame), notes) * counts
-        nats, n_frames = self._valid
-        self._valid = (nats + float(nll.sum()), n_frames + float(counts.sum()))
+        whole = Batch(*(part[0] for part in batch))
+        hidden, seen = self.averaged.hidden_states(whole.pitch, whole.frame)
+        nll = frame_nll(self.averaged.readout(hidden, seen), whole.notes) * whole.counts
+        nats, joint, n_frames = self._valid
+        if self.averaged.decoder is not None:
+            of_notes, _of_strikes = joint_nll(self.averaged.decoder, whole, hidden, seen)
+            joint += float((of_notes * whole.counts).sum())
+        self._valid = (nats + float(nll.sum()), joint, n_frames + float(whole.counts.sum()))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over all frames of the split, as `evaluate` computes it."""
-        nats, n_frames = self._valid
+        """Log the means over all frames of the split, as `evaluate` computes them."""
+        nats, joint, n_frames = self._valid
         self.log(MONITOR, nats / n_frames, prog_bar=True, sync_dist=True)
+        if self.averaged.decoder is not None:
+            self.log("valid_joint_nll_per_frame", joint / n_frames, prog_bar=True, sync_dist=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient of the decoder by itself, so that it has no influence on the rest of the network."""
+        decoder = self.network.decoder
+        ours = [] if decoder is None else list(decoder.parameters())
+        theirs = [p for p in self.network.parameters() if all(p is not each for each in ours)]
+        for group in (theirs, ours):
+            if group and gradient_clip_val is not None:
+                torch.nn.utils.clip_grad_norm_(group, float(gradient_clip_val))
 
     def configure_optimizers(self) -> Any:
         """AdamW with one cycle of the learning rate (Smith 2018, arXiv:1708.07120); only matrices decay."""
@@ -89,3 +120,19 @@ class PolyphonyModule(lightning.LightningModule):
             pct_start=0.15,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def joint_nll(decoder: FrameDecoder, batch: Batch, hidden: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of the notes of each frame, and of what is struck again: (B, T) each.
+
+    Args:
+        hidden: (B, T, 88, H) of the recurrent layer.
+        seen: (B, T, 88, M) its input.
+    """
+    base = decoder.base(
+        hidden.flatten(0, 1), seen.flatten(0, 1), batch.history.flatten(0, 1), batch.conditions.flatten(0, 1)
+    )
+    before = batch.pitch[:, :, SOUNDING].flatten(0, 1)
+    nll = decoder.nll(base, batch.notes.flatten(0, 1), batch.struck.flatten(0, 1), before)
+    notes, strikes = (part.reshape(batch.counts.shape) for part in nll)
+    return notes, strikes

@@ -1,5 +1,8 @@
 """The network of `polyphony_rnn`, which predicts from the frames so far whether each pitch sounds next.
 
+It predicts twice: each pitch independently of the others (for the probabilities that `predict` returns), and, through
+`FrameDecoder`, the notes of the frame jointly (for sampling). Checkpoints of earlier versions have no decoder.
+
 One recurrent network with one set of weights runs at each of the 88 pitches (tied parallel networks, Johnson 2017,
 EvoMUSART), so that the network generalises over keys. Its inputs are the neighbouring pitches through a
 convolution, the harmony as pitch classes relative to its own, and features of the whole frame.
@@ -31,6 +34,8 @@ from tritone_training.kinds.polyphony_rnn.features import (
     FrameFeatures,
     FrameHistory,
 )
+from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
+from tritone_training.kinds.polyphony_rnn.priors import priors_of
 
 N_PITCH_CLASSES: Final = 12
 N_OCTAVES: Final = 8  # the last one has four pitches
@@ -53,14 +58,25 @@ class NetworkState(NamedTuple):
 class PolyphonyNetwork(nn.Module):
     """Predicts the next frame, each pitch independently of the others in it."""
 
-    def __init__(self, *, units: int = 64, hidden: int = 64, reach: int = 16, dropout: float = 0.3) -> None:
+    def __init__(
+        self,
+        *,
+        units: int = 64,
+        hidden: int = 64,
+        reach: int = 16,
+        dropout: float = 0.3,
+        width: int = 64,
+        n_styles: int = 0,
+    ) -> None:
         """Create with random weights.
 
         Args:
             units: M.
             hidden: H.
             reach: how many semitones to either side the convolution sees.
-            dropout: of what goes into the recurrent layer and what comes out.
+            dropout: of what goes into the recurrent layer and what comes out; the decoder has half of it.
+            width: units of the decoder of joint frames; 0 for none.
+            n_styles: styles that the decoder distinguishes.
         """
         super().__init__()
         self.extractor = FeatureExtractor()
@@ -73,6 +89,11 @@ class PolyphonyNetwork(nn.Module):
         self.out = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(dropout)
         nn.init.constant_(self.out.bias, -3.0)  # few of the 88 pitches sound at once
+        self.decoder = (
+            FrameDecoder(units=units, hidden=hidden, width=width, n_styles=n_styles, dropout=dropout / 2)
+            if width
+            else None
+        )
         classes = torch.arange(N_PITCH_CLASSES)
         self.register_buffer("turns", (classes[:, None] + classes) % N_PITCH_CLASSES, persistent=False)  # (12, 12)
         self.register_buffer("classes", torch.arange(N_PITCHES) % N_PITCH_CLASSES, persistent=False)  # (88,)
@@ -89,12 +110,26 @@ class PolyphonyNetwork(nn.Module):
         Returns:
             (B, T, 88) logits of each frame.
         """
+        hidden, seen = self.hidden_states(pitch, frame)
+        return self.readout(hidden, seen)
+
+    def hidden_states(self, pitch: Tensor, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states of the recurrent layer for whole sequences, and its inputs.
+
+        Args:
+            pitch: (B, T, C, 88) features before each frame.
+            frame: (B, T, G).
+
+        Returns:
+            (B, T, 88, H) and (B, T, 88, M).
+        """
         n_batch, n_frames = frame.shape[:2]
         seen = self.pitch_inputs(FrameFeatures(pitch.flatten(0, 1), frame.flatten(0, 1)))  # (B * T, 88, M)
         seen = seen.reshape(n_batch, n_frames, N_PITCHES, -1).transpose(1, 2).flatten(0, 1)  # (B * 88, T, M)
         seen = self.dropout(seen)
         hidden, _ = self.recurrent(seen)
-        return self.readout(hidden, seen).reshape(n_batch, N_PITCHES, n_frames).transpose(1, 2)
+        by_pitch = (n_batch, N_PITCHES, n_frames, -1)
+        return hidden.reshape(by_pitch).transpose(1, 2), seen.reshape(by_pitch).transpose(1, 2)
 
     def pitch_inputs(self, features: FrameFeatures) -> Tensor:
         """Return the input of each pitch: (B, C, 88) and (B, G) -> (B, 88, M)."""
@@ -119,9 +154,12 @@ class PolyphonyNetwork(nn.Module):
             like: (B, 88) float; its batch size and device count.
         """
         history, features = self.extractor.silence(like)
-        hidden = history.age[:, :, None].expand(-1, -1, self.recurrent.hidden_size).clone()
-        hidden, logits = self._step(features, hidden)
-        return NetworkState(history, hidden, logits)
+        hidden, seen = self.recur(features, self.no_hidden(like))
+        return NetworkState(history, hidden, self.readout(hidden, seen))
+
+    def no_hidden(self, like: Tensor) -> Tensor:
+        """Return the state (B, 88, H) of the recurrent layer before its first step."""
+        return (like * 0.0)[:, :, None].expand(-1, -1, self.recurrent.hidden_size).clone()
 
     def advance(self, state: NetworkState, notes: Tensor) -> NetworkState:
         """Advance by one frame.
@@ -130,17 +168,15 @@ class PolyphonyNetwork(nn.Module):
             notes: (B, 88) float, 1 for what sounds.
         """
         history, features = self.extractor(state.history, notes)
-        hidden, logits = self._step(features, state.hidden)
-        return NetworkState(history, hidden, logits)
+        hidden, seen = self.recur(features, state.hidden)
+        return NetworkState(history, hidden, self.readout(hidden, seen))
 
-    def _step(self, features: FrameFeatures, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Apply one step of the recurrent layer; return its state (B, 88, H) and logits (B, 88)."""
+    def recur(self, features: FrameFeatures, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply one step of the recurrent layer; return its state (B, 88, H) and its input (B, 88, M).
+
+        The step of `torch.nn.GRU` is spelled out, because an exported loop supports no such layer.
+        """
         seen = self.pitch_inputs(features)
-        hidden = self._recur(seen, hidden)
-        return hidden, self.readout(hidden, seen)
-
-    def _recur(self, seen: Tensor, hidden: Tensor) -> Tensor:
-        """Apply one step of `torch.nn.GRU`, spelled out, because an exported loop supports no such layer."""
         weight_in, weight_back, bias_in, bias_back = self.recurrent.all_weights[0]
         ours = nn.functional.linear(seen, weight_in, bias_in)
         theirs = nn.functional.linear(hidden, weight_back, bias_back)
@@ -148,7 +184,7 @@ class PolyphonyNetwork(nn.Module):
         reset_back, update_back, new_back = theirs.chunk(3, dim=2)
         update = torch.sigmoid(update_in + update_back)
         new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_back) * new_back)
-        return new + update * (hidden - new)
+        return new + update * (hidden - new), seen
 
 
 class PieceScorer(nn.Module):
@@ -237,9 +273,25 @@ def _unpacked(state: tuple[Tensor, ...]) -> NetworkState:
     return NetworkState(FrameHistory(*state[:-2]), state[-2], state[-1])
 
 
-def build_network(config: PolyphonyConfig) -> PolyphonyNetwork:
+def build_network(config: PolyphonyConfig, *, n_styles: int = 0) -> PolyphonyNetwork:
     """Return a new network with random weights."""
-    return PolyphonyNetwork(units=config.units, hidden=config.hidden, reach=config.reach, dropout=config.dropout)
+    return PolyphonyNetwork(
+        units=config.units,
+        hidden=config.hidden,
+        reach=config.reach,
+        dropout=config.dropout,
+        width=config.width,
+        n_styles=n_styles,
+    )
+
+
+def config_of(info: Mapping[str, Any]) -> PolyphonyConfig:
+    """Return the hyper-parameters of a checkpoint; those of earlier versions have no decoder.
+
+    Raises:
+        KeyError, TypeError, HyperparameterError: there are none, or they are invalid.
+    """
+    return PolyphonyConfig(**{"width": 0, **info["config"]})
 
 
 def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
@@ -251,7 +303,8 @@ def load_network(folder: Path) -> tuple[PolyphonyNetwork, Mapping[str, Any]]:
     saved = checkpoint.load(folder, kind=KIND_NAME)
     info = saved.info
     try:
-        network = build_network(PolyphonyConfig(**info["config"]))
+        config = config_of(info)
+        network = build_network(config, n_styles=len(priors_of(info).styles) if config.width else 0)
         _require_info(folder, info)
     except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,7 @@ from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
 from tritone_training.kinds.polyphony_rnn.module import MONITOR, PolyphonyModule
 from tritone_training.kinds.polyphony_rnn.network import build_network
+from tritone_training.kinds.polyphony_rnn.priors import SamplingPriors, measure_priors
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
 
@@ -47,12 +48,14 @@ class TrainingData:
         frames_per_quarter: of the training frames; 0 if unknown.
         pieces: by split, cut to the lengths of the configuration.
         features: by split, with features.
+        priors: statistics of the training pieces, for sampling.
     """
 
     scores: ScoreSet
     frames_per_quarter: int
     pieces: Mapping[str, tuple[PieceNotes, ...]]
     features: Mapping[str, list[PieceFeatures]]
+    priors: SamplingPriors
 
 
 def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
@@ -64,10 +67,11 @@ def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     scores = load_scores(data_path(request), progress=request.progress)
     own, wanted = scores.frames_per_quarter, frames_per_quarter_of(scores)
     step = own // wanted if own else 1
-    learnt = pieces_of(scores.split("train"), own=own, wanted=wanted)
+    styles = scores.styles
+    learnt = pieces_of(scores.split("train"), own=own, wanted=wanted, styles=styles, whole=True)
     chosen = evenly_chosen(scores.split("valid"), config.valid_frames * step)
     pieces = {
-        "train": tuple(replace(piece, notes=piece.notes[: config.piece_frames]) for piece in learnt),
+        "train": tuple(piece.cut(config.piece_frames) for piece in learnt),
         "valid": pieces_of(chosen, own=own, wanted=wanted),
     }
     if not any(bool(piece.notes.any()) for piece in pieces["train"]):
@@ -76,7 +80,7 @@ def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     for name in _PORTIONS:
         with progress_bar(f"computing features of the split {name}", shown=request.progress) as on_progress:
             features[name] = extract_features(pieces[name], on_progress=on_progress)
-    return TrainingData(scores, wanted, pieces, features)
+    return TrainingData(scores, wanted, pieces, features, measure_priors(learnt, styles, strikes=scores.has_onsets))
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
@@ -86,7 +90,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         TrainingError: training diverged, or the seed or the devices are not available.
     """
     fitting.seed_everything(request.seed)
-    network = build_network(config)
+    network = build_network(config, n_styles=len(prepared.priors.styles))
     loaded = load_matching(saved_checkpoint(request, KIND_NAME), network, skipped={})
     info: dict[str, Any] = {
         "command": request.command,
@@ -94,11 +98,14 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         "preset": request.preset,
         "config": config.to_dict(),
         "frames_per_quarter": prepared.frames_per_quarter,
+        "sampling": prepared.priors.to_dict(),
         "data": prepared.scores.report(),
         **warm_start_info(loaded),
     }
     excerpts = Excerpts(prepared.features["train"], config)
-    batches = LengthBatches(RandomSampler(excerpts), config.batch_size, False, excerpts.n_frames)
+    n_frames = n_frames_of(prepared.pieces["train"])
+    chosen = RandomSampler(excerpts, num_samples=config.n_excerpts(len(excerpts), n_frames))
+    batches = LengthBatches(chosen, config.batch_size, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),
@@ -107,7 +114,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         settings={**config.to_dict(), "fingerprint": prepared.scores.fingerprint},
         batch_size=1,  # each item is a batch already
         monitor=MONITOR,
-        max_epochs=config.n_epochs(n_frames_of(prepared.pieces["train"])),
+        max_epochs=config.n_epochs(n_frames),
         patience=config.patience,
         snapshot=Snapshot(KIND_NAME, info, _averaged_weights),
     )
