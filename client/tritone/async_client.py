@@ -56,6 +56,7 @@ from tritone.operations.recommend import (
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.steering import Steering
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
 from tritone.results.inspiration import Inspiration
@@ -144,13 +145,19 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = COMPOSE_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         instruments: Instruments | None = None,
         timeout_s: float | None = None,
@@ -165,7 +172,12 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             tempo_qpm=tempo_qpm,
             instruments=instruments,
         )
-        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = compose_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     def stream_compose(
@@ -173,13 +185,19 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = STREAM_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         instruments: Instruments | None = None,
         timeout_s: float | None = None,
@@ -194,9 +212,20 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             tempo_qpm=tempo_qpm,
             instruments=instruments,
         )
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
 
         async def begin() -> tuple[StreamAccumulator, AsyncIterator[InferResponse]]:
-            flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+            flow = stream_flow(
+                self._models,
+                prompt=prompt,
+                bars=bars,
+                meter=meter,
+                sampling=sampling,
+                steering=steering,
+                model=model,
+            )
             deadline = self._deadline(timeout_s)
             request, accumulator = await self._run(flow, deadline)
             return accumulator, self._stream(request, accumulator.request, deadline.timeout_s)
@@ -210,7 +239,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         seed: int | None = None,
         highest: bool = False,
         n_candidates: int = 1,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -240,7 +269,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -273,7 +302,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -300,7 +329,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -327,7 +356,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -441,7 +470,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,

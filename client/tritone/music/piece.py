@@ -52,9 +52,11 @@ class Piece(JsonResult):
         model_version: the version of the model that was used.
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
-        style: the style of the piece, such as the one that the model was asked for; None if unknown.
+        conditions: what the piece was asked to be, by the arguments of `MusicClient.compose`, those included that were
+            chosen for it; None where nothing was asked, and empty for other pieces.
         instruments: 1 to 4 instruments of General MIDI for the parts from the highest down, given by name or program
-            (0 to 127) and kept by name; those of the style, or the piano, if none are given.
+            (0 to 127) and kept by name; those of the style in
+            `conditions`, or the piano, if none are given.
     """
 
     grid: Grid
@@ -62,7 +64,7 @@ class Piece(JsonResult):
     model: str | None = None
     model_version: str | None = None
     nll: npt.NDArray[np.float32] | None = field(default=None, repr=False)
-    style: str | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
     instruments: tuple[str, ...] = ()
 
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -71,13 +73,13 @@ class Piece(JsonResult):
         "seed": optional(INTEGER),
         **Grid.json_properties,
         "nll": optional(array_of(optional(NUMBER))),
-        "style": optional(STRING),
+        "conditions": {"type": "object"},
         "instruments": array_of(STRING),
     }
 
     def __post_init__(self) -> None:
         given = check_instruments(self.instruments or None)
-        object.__setattr__(self, "instruments", given or default_instruments(self.style))
+        object.__setattr__(self, "instruments", given or default_instruments(self.conditions.get("style")))
 
     def __repr__(self) -> str:
         model = f", model={self.model!r}, model_version={self.model_version!r}" if self.model is not None else ""
@@ -94,7 +96,7 @@ class Piece(JsonResult):
         Raises:
             InvalidInputError: an instrument is unknown.
         """
-        about = (self.seed, self.model, self.model_version, self.nll, self.style)
+        about = (self.seed, self.model, self.model_version, self.nll, self.conditions)
         return type(self)(self.grid, *about, check_instruments(instruments or None) or ())
 
     @cached_property
@@ -230,7 +232,7 @@ class Piece(JsonResult):
             "seed": None if self.seed is None else int(self.seed),
             **self.grid.to_dict(),
             "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
-            "style": self.style,
+            "conditions": dict(self.conditions),
             "instruments": list(self.instruments),
         }
 
@@ -244,10 +246,24 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        instruments = tuple(values.get("instruments") or ())  # pieces of earlier releases have none
-        return cls(
-            grid, values["seed"], values["model"], values["model_version"], nll, values.get("style"), instruments
-        )
+        conditions = _conditions_of(values.get("conditions", {}))  # earlier releases have none
+        instruments = tuple(values.get("instruments") or ())
+        return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions, instruments)
+
+
+def _conditions_of(values: Any) -> dict[str, Any]:
+    """Return the conditions of a piece from the plain values of `to_dict`.
+
+    Raises:
+        TypeError: they are not texts, numbers, true, false or null by name.
+    """
+    plain = isinstance(values, Mapping) and all(
+        isinstance(name, str) and (value is None or isinstance(value, str | int | float))
+        for name, value in values.items()
+    )
+    if not plain:
+        raise TypeError(f"invalid conditions: expected texts, numbers, true, false or null by name, got {values!r}")
+    return dict(values)
 
 
 def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ Shapes: N frames that the model reads or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from tritone.operations.plan import (
     filled_in,
     harmonized,
 )
+from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.prediction import Prediction
 from tritone.retry import with_fresh_models
 from tritone.sampling import SamplingParams, uniform_noise
@@ -55,6 +56,7 @@ def compose_flow(
     bars: int,
     meter: tuple[int, int] | None,
     sampling: SamplingParams,
+    steering: Steering,
     model: str,
 ) -> Flow[Piece]:
     """Compose from scratch, or continue a prompt; see `MusicClient.compose`."""
@@ -66,8 +68,8 @@ def compose_flow(
         if known.role is SCORER:
             known = yield from cache.look_up(sampler, SAMPLER)
         if known.role is SAMPLER:
-            return (yield from _sample_frames(known, plan_for(known), sampling))
-        return (yield from _compose(known, plan_for(known), sampling))
+            return (yield from _sample_frames(known, plan_for(known), sampling, steering))
+        return (yield from _compose(known, plan_for(known), sampling, steering))
 
     return (yield from with_fresh_models(cache, (model, sampler), start))
 
@@ -150,19 +152,28 @@ def limits_of(known: CachedModel) -> ModelLimits:
 
 
 def composer_inputs(
-    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, n_candidates: int = 1
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    conditions: SteeringInputs,
+    n_candidates: int = 1,
 ) -> Mapping[str, Array]:
     """Return the inputs of a COMPOSER or STREAMER: the same request for each candidate, with noise of its own.
 
     The noise of the first candidate is that of a batch of one, and more candidates begin with the same ones as fewer.
     """
+    steered = conditions.inputs()
+    one = {
+        "given": plan.given[None],
+        "given_mode": plan.given_mode[None],
+        "meter": np.array([plan.meter], np.int64),
+        "style": scalar(known.style_index(conditions.style), 1, np.int64),
+        **{name: steered[name] for name in steered if name in known.info.inputs},
+    }
     return {
-        "given": np.repeat(plan.given[None], n_candidates, axis=0),
-        "given_mode": np.repeat(plan.given_mode[None], n_candidates, axis=0),
-        "meter": np.repeat(np.array([plan.meter], np.int64), n_candidates, axis=0),
-        "style": scalar(known.style_index(sampling.style), n_candidates, np.int64),
+        **{name: np.repeat(array, n_candidates, axis=0) for name, array in one.items()},
         "noise": uniform_noise(sampling.seed, n_candidates, plan.n_frames, known.size_of("noise")),
-        **sampling.inputs(n_candidates),
+        **sampling.inputs(n_candidates, **known.sampling_defaults),
     }
 
 
@@ -173,12 +184,18 @@ def _compose_planned(
 
     def start() -> Flow[Piece]:
         known = yield from cache.look_up(model, COMPOSER)
-        return (yield from _compose(known, plan_for(known), sampling, n_candidates))
+        return (yield from _compose(known, plan_for(known), sampling, Steering(), n_candidates))
 
     return (yield from with_fresh_models(cache, (model,), start))
 
 
-def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, n_candidates: int = 1) -> Flow[Piece]:
+def _compose(
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    steering: Steering,
+    n_candidates: int = 1,
+) -> Flow[Piece]:
     """Compose candidates in one batch, and return the most likely one; of equally likely ones, the first."""
     if n_candidates > known.info.max_batch_size:
         raise InvalidInputError(
@@ -187,17 +204,21 @@ def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams
             model=known.name,
             argument="n_candidates",
         )
-    inputs = composer_inputs(known, plan, sampling, n_candidates)
+    conditions = conditions_for(known, plan, sampling, steering)
+    inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
     frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
     nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
     best = int(nll.sum(axis=1, dtype=np.float64).argmin())
-    return _piece(plan, frames[best], nll[best], sampling, response)
+    return _piece(plan, frames[best], nll[best], sampling, response, conditions.to_dict())
 
 
-def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
+def _sample_frames(
+    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering
+) -> Flow[Piece]:
     """Compose with a SAMPLER; from scratch, it reads a count-in of one bar, or (an earlier one) a silent time step."""
+    conditions_for(known, plan, sampling, steering)  # it takes none
     if sampling.style is not None:
         raise InvalidInputError(
             f"unknown style for model {known.name!r}: expected None, as the model has no styles, got "
@@ -211,7 +232,7 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
     inputs = {
         "prompt": prompt[None] if len(prompt) else np.zeros((1, n_silent, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
-        **sampling.inputs(1),
+        **sampling.inputs(1, **known.sampling_defaults),
     }
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(SAMPLER.outputs))
     response = yield from infer(known, request)
@@ -221,9 +242,15 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
 
 
 def _piece(
-    plan: CompositionPlan, frames: Frames, nll: Array | None, sampling: SamplingParams, response: InferResponse
+    plan: CompositionPlan,
+    frames: Frames,
+    nll: Array | None,
+    sampling: SamplingParams,
+    response: InferResponse,
+    conditions: Mapping[str, Any] | None = None,
 ) -> Piece:
-    return plan.piece(frames, nll, model=response.model, model_version=response.version, **sampling.of_pieces())
+    about = {"model": response.model, "model_version": response.version, **sampling.of_pieces()}
+    return plan.piece(frames, nll, **about, conditions=conditions or {})
 
 
 def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
@@ -240,4 +267,5 @@ def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
         )
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)
-    return composer_inputs(known, plan, SamplingParams.checked(seed=0))
+    unknown = SteeringInputs(None, 0, 0, 0, 0, np.zeros(plan.n_frames, np.int64))
+    return composer_inputs(known, plan, SamplingParams.checked(seed=0), unknown)

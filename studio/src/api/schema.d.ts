@@ -531,10 +531,10 @@ export interface components {
         ComposeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -606,6 +606,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -619,10 +657,10 @@ export interface components {
         ContinueRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -693,6 +731,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -760,10 +836,10 @@ export interface components {
         HarmonizeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -834,10 +910,10 @@ export interface components {
         InfillRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -908,10 +984,10 @@ export interface components {
         InspireRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -989,10 +1065,10 @@ export interface components {
         InterpolateRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1303,10 +1379,10 @@ export interface components {
         ReconstructRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1517,10 +1593,10 @@ export interface components {
         VaryRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1584,10 +1660,10 @@ export interface components {
         InspireRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1846,10 +1922,10 @@ export interface components {
         ComposeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1920,6 +1996,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -1933,10 +2047,10 @@ export interface components {
         ContinueRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -2007,6 +2121,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -2020,10 +2172,10 @@ export interface components {
         HarmonizeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -2094,10 +2246,10 @@ export interface components {
         InfillRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -2168,10 +2320,10 @@ export interface components {
         VaryRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2235,10 +2387,10 @@ export interface components {
         ReconstructRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2291,10 +2443,10 @@ export interface components {
         InterpolateRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2393,7 +2545,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
-                style: string | null;
+                conditions: Record<string, never>;
                 instruments: string[];
             };
             classification: {
@@ -2635,7 +2787,7 @@ export interface components {
                 [key: string]: number;
             };
             nll: (number | null)[] | null;
-            style: string | null;
+            conditions: Record<string, never>;
             instruments: string[];
         };
         /**
@@ -2660,7 +2812,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
-                style: string | null;
+                conditions: Record<string, never>;
                 instruments: string[];
             }[];
         };

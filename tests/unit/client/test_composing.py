@@ -134,7 +134,7 @@ def test_instruments_are_part_of_the_piece(
 def test_a_style_has_instruments_and_a_tempo(connect: Any) -> None:
     ask = connect()
     piece = ask("compose", bars=1, style="bach")
-    assert (piece.style, piece.instruments, piece.grid.tempo_qpm) == ("bach", ("Choir Aahs",), 80)
+    assert (piece.instruments, piece.grid.tempo_qpm) == (("Choir Aahs",), 80)
     assert ask("compose", bars=1, style="bach", tempo_qpm=99).grid.tempo_qpm == 99
     assert ask("compose", bars=1).grid.tempo_qpm == 120
     assert ask("compose", bars=1, style="bach", prompt=melody(1)).grid.tempo_qpm == 90
