@@ -40,6 +40,7 @@ from tritone.messages import (
     StreamRequest,
     ready_flow,
 )
+from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
@@ -158,11 +159,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         structure: str | None = None,
         ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose a piece from scratch, or continue a prompt; see `MusicClient.compose`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         steering = Steering.checked(
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
@@ -191,11 +199,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         structure: str | None = None,
         ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> AsyncPieceStream:
         """Compose as `compose` does, and return the piece bar by bar; see `MusicClient.stream_compose`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         steering = Steering.checked(
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
@@ -223,19 +238,29 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         seed: int | None = None,
         highest: bool = False,
+        n_candidates: int = 1,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose other voices for a melody; see `MusicClient.harmonize`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        flow = harmonize_flow(
+            self._models, melody=melody, highest=highest, n_candidates=n_candidates, sampling=sampling, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     async def infill(
@@ -249,12 +274,19 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Replace some bars of a score by new ones that fit their surroundings; see `MusicClient.infill`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -274,12 +306,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Encode a score into the latent space of a model and decode it again; see `MusicClient.reconstruct`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -295,12 +333,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> tuple[Piece, ...]:
         """Return pieces between two scores; see `MusicClient.interpolate`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -316,12 +360,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Return a variation of a score with more or less of a musical attribute; see `MusicClient.vary`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -426,13 +476,20 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         n: int = 10,
         model: str = INSPIRE_MODEL,
         timeout_s: float | None = None,
     ) -> Inspiration:
         """Compose a piece, classify its sound and recommend tracks like it; see `MusicClient.inspire`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))

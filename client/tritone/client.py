@@ -39,6 +39,7 @@ from tritone.messages import (
     Transport,
     ready_flow,
 )
+from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
@@ -203,6 +204,7 @@ class MusicClient(BaseClient[Transport]):
         structure: str | None = None,
         ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose a piece from scratch, or continue a prompt.
@@ -232,11 +234,21 @@ class MusicClient(BaseClient[Transport]):
             voices: notes at once, 1 to 6.
             structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
             ending: whether the piece comes to its end with the last bar.
-            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, or 120, if None.
+            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, else of the style that is asked
+                for, or 120, if None.
+            instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
+                for its parts from the highest down, such as `["Violin", "Cello"]`; those of the style, or the piano,
+                if None. They have no influence on the notes.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         steering = Steering.checked(
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
@@ -265,6 +277,7 @@ class MusicClient(BaseClient[Transport]):
         structure: str | None = None,
         ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> PieceStream:
         """Compose as `compose` does, and return the piece bar by bar; the same seed gives the same notes.
@@ -276,13 +289,19 @@ class MusicClient(BaseClient[Transport]):
             model: a model that streams.
             timeout_s: longest wait for each chunk in seconds; the `timeout_s` of the client if None.
             prompt, bars, temperature, top_k, top_p, seed, style, meter, key, mode, density, voices, structure, ending,
-                tempo_qpm: as for `compose`.
+                tempo_qpm, instruments: as for `compose`.
 
         Returns:
             an iterator over the chunks; leaving its `with` block stops the generation.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         steering = Steering.checked(
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
@@ -300,11 +319,13 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
+        n_candidates: int = 1,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -313,13 +334,24 @@ class MusicClient(BaseClient[Transport]):
         Args:
             melody: a score with one voice: notes must not overlap on the grid of sixteenths.
             highest: use the highest note of each time step if the score has chords, instead of refusing it.
+            n_candidates: harmonize so many times in one request, 1 to 16, and return the result that the model finds
+                most likely (`nll`, summed over all time steps). With the same seed, more candidates include the same
+                ones as fewer.
             tempo_qpm: that of the melody if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        flow = harmonize_flow(
+            self._models, melody=melody, highest=highest, n_candidates=n_candidates, sampling=sampling, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def infill(
@@ -333,6 +365,7 @@ class MusicClient(BaseClient[Transport]):
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -345,10 +378,16 @@ class MusicClient(BaseClient[Transport]):
             score: the surroundings; its notes in the replaced bars have no influence.
             bars: half-open range of the bars to replace, counted from 0; an upbeat is bar 0.
             tempo_qpm: that of the score if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -373,6 +412,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -386,10 +426,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `compose`; the default of 1, the most probable notes, stays closest to the score.
             tempo_qpm: that of the score if None.
             model: name of the encoder; the decoder is the one that was exported with it.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -405,6 +450,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> tuple[Piece, ...]:
@@ -417,10 +463,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: of all pieces; interpolated between the scores if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -436,6 +487,7 @@ class MusicClient(BaseClient[Transport]):
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -449,10 +501,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: that of the score if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -627,6 +684,7 @@ class MusicClient(BaseClient[Transport]):
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         n: int = 10,
         model: str = INSPIRE_MODEL,
         timeout_s: float | None = None,
@@ -644,11 +702,17 @@ class MusicClient(BaseClient[Transport]):
             n: number of tracks, 1 to 10,000; fewer if there are no more.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.
             model: an ensemble of a composer, a renderer, a classifier and a recommender.
-            temperature, top_k, top_p, seed, style: as for `compose`.
+            temperature, top_k, top_p, seed, style, instruments: as for `compose`.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))

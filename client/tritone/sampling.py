@@ -13,7 +13,7 @@ import operator
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from tritone.arguments import is_number, is_whole, scalar
 from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
+from tritone.music.instruments import Instruments, check_instruments
 
 LARGEST_SEED: Final = 2**63 - 1  # what an int64 tensor and every JSON reader can hold
 _N_BITS: Final = 24  # of a float32's significand: every value is exact, and 1.0 cannot come out
@@ -39,6 +40,7 @@ class SamplingParams:
         top_p: 1 for no limit; None for that of the model.
         style: one of the styles of the model; None for any.
         tempo_qpm: quarter notes per minute of the result; None for the default of the operation.
+        instruments: General MIDI names that play the result; none for those of the style.
     """
 
     temperature: float | None
@@ -47,6 +49,7 @@ class SamplingParams:
     seed: int
     style: str | None = None
     tempo_qpm: float | None = None
+    instruments: tuple[str, ...] = ()
 
     @classmethod
     def checked(
@@ -58,6 +61,7 @@ class SamplingParams:
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
     ) -> Self:
         """Check the options of a caller and draw a seed if there is none.
 
@@ -91,7 +95,12 @@ class SamplingParams:
             seed=fresh_seed() if seed is None else check_seed(seed),
             style=style,
             tempo_qpm=_checked_tempo(tempo_qpm),
+            instruments=check_instruments(instruments) or (),
         )
+
+    def of_pieces(self) -> Mapping[str, Any]:
+        """Return what pieces keep of the parameters, as arguments of `Piece`."""
+        return {"seed": self.seed, "instruments": self.instruments}
 
     def inputs(self, n_batch: int, *, temperature: float = 1.0, top_p: float = 1.0) -> Mapping[str, Array]:
         """Return the three inputs that all generative models have, each (n_batch, 1).

@@ -125,6 +125,19 @@ def draw_seed() -> int:
     return secrets.randbelow(1 << 53)
 
 
+InstrumentNames = list[str | int] | str | int | None
+
+
+def instruments_field() -> Any:
+    """Return a field for the instruments of a piece."""
+    return Field(
+        None,
+        description="General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the "
+        "highest down; those of the style, or the piano, if left out. They have no influence on the notes.",
+        examples=[["Violin", "Cello"]],
+    )
+
+
 class Sampling(RequestBody):
     """Sampling parameters."""
 
@@ -151,6 +164,7 @@ class Sampling(RequestBody):
     tempo_qpm: float | None = Field(
         None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
     )
+    instruments: InstrumentNames = instruments_field()
 
 
 class PieceSampling(Sampling):

@@ -242,6 +242,12 @@ def test_harmonize(url: str, tune: Path) -> None:
         np.testing.assert_array_equal(
             music.harmonize(tune, highest=True, seed=3, style="chorale").grid.frames, piece.grid.frames
         )
+        chosen = music.harmonize(melody, seed=3, style="chorale", n_candidates=16)
+        again = music.harmonize(melody, seed=3, style="chorale", n_candidates=16)
+        np.testing.assert_array_equal(chosen.grid.frames, again.grid.frames)
+        assert piece.nll is not None
+        assert chosen.nll is not None
+        assert chosen.nll.sum() < piece.nll.sum() + 1e-3
     sounding = piece.grid.frames > 0
     tops = 87 - sounding[:, ::-1].argmax(axis=1)
     np.testing.assert_array_equal(tops, melody.frames.argmax(axis=1))

@@ -63,6 +63,7 @@ def compose(
         bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
     ] = True,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +98,7 @@ def compose(
         "structure": structure,
         "ending": ending,
         "tempo_qpm": tempo,
+        "instruments": options.parse_instruments(instruments),
         **({} if model is None else {"model": model}),
     }
     with connections.connect(server, timeout, api_key_file, ca_file) as music:
@@ -134,12 +136,16 @@ def harmonize(
     highest: Annotated[
         bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
     ] = False,
+    candidates: Annotated[
+        int, typer.Option(help="Harmonize so many times, 1 to 16, and keep the most likely result.")
+    ] = 1,
     seed: options.PieceSeed = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -156,12 +162,14 @@ def harmonize(
         piece = music.harmonize(
             melody,
             highest=highest,
+            n_candidates=candidates,
             seed=seed,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("harmonize", [piece], out, as_json=as_json)
@@ -185,6 +193,7 @@ def infill(
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -208,6 +217,7 @@ def infill(
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("infill", [piece], out, as_json=as_json)

@@ -31,6 +31,7 @@ def inspire(
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "inspire",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -55,6 +56,7 @@ def inspire(
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     files = pieces.write_piece("inspire", found.piece, out, as_json=as_json)

@@ -22,6 +22,7 @@ def reconstruct(
     top_k: options.TopK = 1,
     top_p: options.TopP = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_vae",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -42,6 +43,7 @@ def reconstruct(
             top_k=top_k,
             top_p=top_p,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("reconstruct", [piece], out, as_json=as_json)
@@ -58,6 +60,7 @@ def interpolate(
     top_k: options.TopK = 1,
     top_p: options.TopP = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_vae",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -80,6 +83,7 @@ def interpolate(
             top_k=top_k,
             top_p=top_p,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("interpolate", found, out, as_json=as_json)
@@ -101,6 +105,7 @@ def vary(
     top_k: options.TopK = 1,
     top_p: options.TopP = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_vae",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -123,6 +128,7 @@ def vary(
             top_k=top_k,
             top_p=top_p,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("vary", [piece], out, as_json=as_json)
@@ -165,6 +171,7 @@ def sample(
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_gan",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -179,6 +186,7 @@ def sample(
         "top_k": top_k,
         "top_p": top_p,
         "tempo_qpm": tempo,
+        "instruments": options.parse_instruments(instruments),
         "key": key,
         "mode": mode,
         "density": density,

@@ -6,7 +6,7 @@ Shapes: N frames that the model reads or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from tritone.messages import (
     Array,
     Flow,
     InferRequest,
+    InferResponse,
     next_request_id,
 )
 from tritone.model_cache import COMPOSER, SAMPLER, SCORER, CachedModel, ModelCache, checked_output, infer
-from tritone.music.grid import N_PITCHES, STRUCK, Grid
+from tritone.music.grid import N_PITCHES, STRUCK, Frames, Grid
+from tritone.music.instruments import default_tempo_qpm
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.plan import (
@@ -43,6 +45,7 @@ from tritone.sampling import SamplingParams, uniform_noise
 
 # A model that predicts frames is exported together with one that samples them.
 SAMPLER_SUFFIX: Final = "_sampler"
+N_CANDIDATES_MAX: Final = 16  # the max_batch_size of `music_transformer`
 Planner = Callable[[CachedModel], CompositionPlan]
 
 
@@ -72,16 +75,17 @@ def compose_flow(
 
 
 def harmonize_flow(
-    cache: ModelCache, *, melody: ScoreLike, highest: bool, sampling: SamplingParams, model: str
+    cache: ModelCache, *, melody: ScoreLike, highest: bool, n_candidates: int, sampling: SamplingParams, model: str
 ) -> Flow[Piece]:
     """Write other voices for a melody; see `MusicClient.harmonize`."""
+    check_count("n_candidates", n_candidates, least=1, most=N_CANDIDATES_MAX)
     source = ScoreSource(melody)
 
     def plan_for(known: CachedModel) -> CompositionPlan:
         grid = source.grid(known.frames_per_quarter)
         return harmonized(grid, limits_of(known), highest=highest, tempo_qpm=sampling.tempo_qpm)
 
-    return (yield from _compose_planned(cache, plan_for, sampling, model))
+    return (yield from _compose_planned(cache, plan_for, sampling, model, int(n_candidates)))
 
 
 def infill_flow(
@@ -131,10 +135,13 @@ def continuation_planner(
     """Return a function that plans new bars, after a prompt if there is one, within the limits of a model."""
     check_count("bars", bars, least=1, most=N_BARS_MAX)
     source = None if prompt is None else ScoreSource(prompt)
+    tempo_qpm = sampling.tempo_qpm
+    if tempo_qpm is None and prompt is None:
+        tempo_qpm = default_tempo_qpm(sampling.style)
 
     def plan_for(known: CachedModel) -> CompositionPlan:
         grid = None if source is None else source.grid(known.frames_per_quarter)
-        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=sampling.tempo_qpm)
+        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=tempo_qpm)
 
     return plan_for
 
@@ -145,40 +152,66 @@ def limits_of(known: CachedModel) -> ModelLimits:
 
 
 def composer_inputs(
-    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, conditions: SteeringInputs
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    conditions: SteeringInputs,
+    n_candidates: int = 1,
 ) -> Mapping[str, Array]:
-    """Return the inputs of a COMPOSER or STREAMER for a batch of one."""
+    """Return the inputs of a COMPOSER or STREAMER: the same request for each candidate, with noise of its own.
+
+    The noise of the first candidate is that of a batch of one, and more candidates begin with the same ones as fewer.
+    """
     steered = conditions.inputs()
-    return {
+    one = {
         "given": plan.given[None],
         "given_mode": plan.given_mode[None],
         "meter": np.array([plan.meter], np.int64),
         "style": scalar(known.style_index(conditions.style), 1, np.int64),
-        "noise": uniform_noise(sampling.seed, 1, plan.n_frames, known.size_of("noise")),
         **{name: steered[name] for name in steered if name in known.info.inputs},
-        **sampling.inputs(1, **known.sampling_defaults),
+    }
+    return {
+        **{name: np.repeat(array, n_candidates, axis=0) for name, array in one.items()},
+        "noise": uniform_noise(sampling.seed, n_candidates, plan.n_frames, known.size_of("noise")),
+        **sampling.inputs(n_candidates, **known.sampling_defaults),
     }
 
 
-def _compose_planned(cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str) -> Flow[Piece]:
+def _compose_planned(
+    cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str, n_candidates: int = 1
+) -> Flow[Piece]:
     check_model_name(model)
 
     def start() -> Flow[Piece]:
         known = yield from cache.look_up(model, COMPOSER)
-        return (yield from _compose(known, plan_for(known), sampling, Steering()))
+        return (yield from _compose(known, plan_for(known), sampling, Steering(), n_candidates))
 
     return (yield from with_fresh_models(cache, (model,), start))
 
 
-def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering) -> Flow[Piece]:
+def _compose(
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    steering: Steering,
+    n_candidates: int = 1,
+) -> Flow[Piece]:
+    """Compose candidates in one batch, and return the most likely one; of equally likely ones, the first."""
+    if n_candidates > known.info.max_batch_size:
+        raise InvalidInputError(
+            f"too many candidates for model {known.name!r}: expected at most {known.info.max_batch_size}, its "
+            f"max_batch_size, got {n_candidates}",
+            model=known.name,
+            argument="n_candidates",
+        )
     conditions = conditions_for(known, plan, sampling, steering)
-    inputs = composer_inputs(known, plan, sampling, conditions)
+    inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
-    frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
-    nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    about = {"seed": sampling.seed, "model": known.name, "model_version": response.version}
-    return plan.piece(frames, nll, **about, conditions=conditions.to_dict())
+    frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
+    nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
+    best = int(nll.sum(axis=1, dtype=np.float64).argmin())
+    return _piece(plan, frames[best], nll[best], sampling, response, conditions.to_dict())
 
 
 def _sample_frames(
@@ -205,7 +238,19 @@ def _sample_frames(
     response = yield from infer(known, request)
     new = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
     frames = np.concatenate([prompt, new])
-    return plan.piece(frames, None, seed=sampling.seed, model=known.name, model_version=response.version)
+    return _piece(plan, frames, None, sampling, response)
+
+
+def _piece(
+    plan: CompositionPlan,
+    frames: Frames,
+    nll: Array | None,
+    sampling: SamplingParams,
+    response: InferResponse,
+    conditions: Mapping[str, Any] | None = None,
+) -> Piece:
+    about = {"model": response.model, "model_version": response.version, **sampling.of_pieces()}
+    return plan.piece(frames, nll, **about, conditions=conditions or {})
 
 
 def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:

@@ -128,7 +128,7 @@ def _piece(
 ) -> Piece:
     frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
     nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    about = {"seed": sampling.seed, "model": composer.name, "model_version": composer.version}
+    about = {"model": composer.name, "model_version": composer.version, **sampling.of_pieces()}
     return plan.piece(frames, nll, **about, conditions=conditions.to_dict())
 
 

@@ -118,7 +118,7 @@ class StreamAccumulator:
         if len(frames) < n_given:
             frames = np.concatenate([frames, self.plan.given[len(frames) : n_given]])
             nll = np.concatenate([nll, np.full(n_given - len(nll), np.nan, np.float32)])
-        about = {"seed": self.seed, "model": self.model, "model_version": self._version}
+        about = {"model": self.model, "model_version": self._version, **self._sampling.of_pieces()}
         return self.plan.piece(frames, nll, **about, conditions=self._conditions.to_dict())
 
     def _chunk(self, n_before: int) -> PieceChunk | None:

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from tritone import Piece, to_grid
+from tritone.music.instruments import check_instruments
 from tritone_gateway.bodies import body, body_schema, read_score
 from tritone_gateway.events import composition_events
 from tritone_gateway.gateway import Gateway, GatewayDependency
@@ -24,7 +25,16 @@ from tritone_gateway.representations import (
     pieces_response,
     result_responses,
 )
-from tritone_gateway.request_models import PieceSampling, RequestBody, Sampling, ScoreFile, draw_seed, score_field
+from tritone_gateway.request_models import (
+    InstrumentNames,
+    PieceSampling,
+    RequestBody,
+    Sampling,
+    ScoreFile,
+    draw_seed,
+    instruments_field,
+    score_field,
+)
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
@@ -76,6 +86,7 @@ class HarmonizeRequest(PieceSampling):
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
+    n_candidates: int = Field(1, ge=1, le=16, description="Harmonize so many times; the most likely result returns.")
 
 
 class InfillRequest(PieceSampling):
@@ -148,6 +159,7 @@ class SampleRequest(RequestBody):
     tempo_qpm: float | None = Field(
         None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
     )
+    instruments: InstrumentNames = instruments_field()
     key: str | int | None = Field(None, description="Tonic, such as F#, or its number from C, such as 6 (music_gan).")
     mode: str | None = Field(None, description="Mode: major or minor (music_gan).")
     density: float | None = Field(None, ge=0, le=16, description="Number of notes struck per quarter note (music_gan).")
@@ -169,6 +181,7 @@ class ConvertRequest(RequestBody):
     """A score to convert to another format."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
+    instruments: InstrumentNames = instruments_field()
 
 
 class Pieces(BaseModel):
@@ -305,10 +318,11 @@ async def sample(
 async def convert(
     request: Request, gateway: GatewayDependency, options: Annotated[ConvertRequest, body(ConvertRequest)]
 ) -> Response:
-    """Return a score as the models represent it: in sixteenth notes, without instruments and dynamics."""
+    """Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
-    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type, gateway.notation)
+    piece = Piece(await asyncio.to_thread(to_grid, score), instruments=check_instruments(options.instruments) or ())
+    return await piece_response(piece, media_type, gateway.notation)
 
 
 async def _piece_from_score(

@@ -298,7 +298,7 @@ export interface paths {
         put?: never;
         /**
          * Convert a score
-         * @description Return a score as the models represent it: in sixteenth notes, without instruments and dynamics.
+         * @description Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics.
          */
         post: operations["convert"];
         delete?: never;
@@ -559,6 +559,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any by default.
              * @default null
@@ -675,6 +685,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any by default.
              * @default null
@@ -765,6 +785,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * EmbedRequest
@@ -834,6 +864,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any by default.
              * @default null
@@ -856,6 +896,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequest
@@ -891,6 +937,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -955,6 +1011,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1026,6 +1092,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -1331,6 +1407,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -1388,6 +1474,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Key
              * @description Tonic, such as F#, or its number from C, such as 6 (music_gan).
@@ -1525,6 +1621,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -1581,6 +1687,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1834,6 +1950,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any by default.
              * @default null
@@ -1948,6 +2074,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -2064,6 +2200,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Style
              * @description One of the model's styles; any by default.
              * @default null
@@ -2086,6 +2232,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequestForm
@@ -2121,6 +2273,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -2186,6 +2348,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2243,6 +2415,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2289,6 +2471,16 @@ export interface components {
              */
             tempo_qpm?: number | null;
             /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
+            /**
              * Model
              * @description Name of the model.
              * @default music_vae
@@ -2321,6 +2513,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: string;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * Inspiration
@@ -2344,6 +2546,7 @@ export interface components {
                 };
                 nll: (number | null)[] | null;
                 conditions: Record<string, never>;
+                instruments: string[];
             };
             classification: {
                 label: string;
@@ -2585,6 +2788,7 @@ export interface components {
             };
             nll: (number | null)[] | null;
             conditions: Record<string, never>;
+            instruments: string[];
         };
         /**
          * Pieces
@@ -2609,6 +2813,7 @@ export interface components {
                 };
                 nll: (number | null)[] | null;
                 conditions: Record<string, never>;
+                instruments: string[];
             }[];
         };
         /**

@@ -324,8 +324,24 @@ def test_the_seed_is_printed_even_if_writing_fails(run: Any, tmp_path: Path) -> 
     assert "x.mid: expected a file name" in ended.stderr
 
 
-def test_the_highest_voice_on_request(run: Any, tune: Path) -> None:
+@pytest.mark.parametrize("verb", VERBS)
+def test_instruments_are_chosen(run: Any, verb: str, tmp_path: Path) -> None:
+    ended = run(verb, "--instruments", "violin, 42", "--json", "-o", "x.mid")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    first = found["pieces"][0] if verb in SEVERAL else found
+    assert first["instruments"] == ["Violin", "Cello"]
+    names = {track.name for track in symusic.Score.from_file(next(tmp_path.glob("x*.mid"))).tracks}
+    assert names <= {"Violin", "Cello"}
+    wrong = run(verb, "--instruments", "kazoo")
+    assert (wrong.status, "unknown instrument" in wrong.stderr) == (1, True)
+
+
+def test_the_highest_voice_on_request(run: Any, model: FakeWriters, tune: Path) -> None:
     score = symusic.Score.from_file(tune)
     score.tracks[0].notes.append(symusic.Note(0, 480, 72, 80))
     score.dump_midi(tune)
     assert run("harmonize", "--highest").status == 0
+    assert run("harmonize", "--highest", "--candidates", "4").status == 0
+    assert len(model.asked("music_transformer")[-1].inputs["noise"]) == 4
+    assert run("harmonize", "--highest", "--candidates", "17").status != 0

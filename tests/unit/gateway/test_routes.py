@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -100,8 +101,43 @@ def test_a_melody_is_harmonized_and_bars_are_replaced(gateway: TestClient) -> No
     harmonized = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1})
     infilled = gateway.post("/v1/infill", json={"file": melody, "bars": [1, 2], "seed": 1})
     assert [harmonized.status_code, infilled.status_code] == [200, 200], (harmonized.text, infilled.text)
+    chosen = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1, "n_candidates": 8})
+    assert sum(chosen.json()["nll"]) < sum(harmonized.json()["nll"])
+    refused = gateway.post("/v1/harmonize", json={"file": melody, "n_candidates": 17})
+    assert (refused.status_code, refused.json()["argument"]) == (422, "n_candidates")
     kept = [note for note in infilled.json()["notes"] if note[0] < 16]
     assert kept == melody["notes"][:4]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(["Violin", 42], ["Violin", "Cello"]), ("flute", ["Flute"]), (73, ["Flute"]), (None, ["Acoustic Grand Piano"])],
+)
+def test_instruments_of_pieces(gateway: TestClient, given: Any, names: list[str]) -> None:
+    melody = {"notes": [[4 * i, 4, 60 + i] for i in range(8)]}
+    for path, body in (
+        ("compose", {"bars": 1}),
+        ("harmonize", {"file": melody}),
+        ("infill", {"file": melody, "bars": [0, 1]}),
+        ("convert", {"file": melody}),
+    ):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": given})
+        assert (response.status_code, response.json()["instruments"]) == (200, names), response.text
+    midi = gateway.post(
+        "/v1/convert", json={"file": melody, "instruments": given}, headers={"Accept": "audio/midi"}
+    ).content
+    assert to_grid(midi).n_notes == 8
+    assert names[0].encode() in midi
+    query = gateway.post("/v1/compose?bars=1&instruments=violin&instruments=42")
+    assert query.json()["instruments"] == ["Violin", "Cello"]
+
+
+@pytest.mark.parametrize("wrong", ["kazoo", [], ["Violin"] * 5, 128, {"a": 1}, [None], ""])
+def test_unknown_instruments_are_refused(gateway: TestClient, wrong: Any) -> None:
+    for path, body in (("compose", {"bars": 1}), ("convert", {"file": {"notes": [[0, 4, 60]]}})):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": wrong})
+        assert response.status_code == 422, response.text
+        assert "instruments" in response.text
 
 
 STEERED = {"bars": 4, "seed": 5, "key": "G", "mode": "minor", "density": "low", "voices": 3, "structure": "AABA"}

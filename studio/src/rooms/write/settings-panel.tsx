@@ -3,11 +3,13 @@
 import { playing } from "../../audio/player";
 import { Button, Select, Slider, TextField } from "../../components/controls";
 import { t, type Key } from "../../i18n";
+import { ENSEMBLES, type Ensemble } from "../../music/instruments";
 import { compose, composing, lastSeed, sample, task } from "./actions";
 import { chosen, composers, streams } from "./models";
 import { HIGHEST_QPM, LOWEST_QPM, score, set, settings, setTempo, showsMore } from "./state";
 
 const KEYS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"] as const;
+const ENSEMBLE_NAMES = Object.keys(ENSEMBLES) as Ensemble[];
 const N_SAMPLES = 4;
 
 interface Range {
@@ -115,6 +117,12 @@ function Seed() {
           onInput={(value) => set("style", value)}
         />
       </div>
+      <Select
+        label={t("write.instruments")}
+        value={settings.value.instruments}
+        options={[["", t("write.ofStyle")], ...ENSEMBLE_NAMES.map((name) => [name, t(`ensemble.${name}`)] as const)]}
+        onChange={(value) => set("instruments", value)}
+      />
       {lastSeed.value !== null && String(lastSeed.value) !== seed && (
         <Button small onClick={() => set("seed", String(lastSeed.value))}>
           {t("write.keepSeed", { seed: lastSeed.value })}
