@@ -163,7 +163,7 @@ def composer_inputs(
     The noise of the first candidate is that of a batch of one, and more candidates begin with the same ones as fewer.
     """
     steered = conditions.inputs()
-    one = {
+    one: dict[str, Array] = {
         "given": plan.given[None],
         "given_mode": plan.given_mode[None],
         "meter": np.array([plan.meter], np.int64),
