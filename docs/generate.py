@@ -373,6 +373,18 @@ def contributing_page() -> str:
     return re.sub(r"\]\(docs/", "](", text)
 
 
+def starter_weights_page() -> str:
+    """Return the page of the starter weights' model cards and of the terms of their data."""
+    weights = ROOT / "weights"
+    cards = sorted(weights.glob("*/README.md"))
+    page = ["# Model cards", "", "The [starter weights](../how-to/starter.md) of this version.", ""]
+    page += [] if cards else ["There are none yet.", ""]
+    for path in [*cards, weights / "LICENSES.md"]:
+        text = path.read_text(encoding="utf-8").replace("[LICENSES.md](../LICENSES.md)", "below")
+        page += [re.sub(r"^#", "##", text, flags=re.MULTILINE)]  # one level down
+    return "\n".join(page)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/client.md": client_page,
     "reference/training.md": training_page,
@@ -381,6 +393,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "reference/models.md": models_page,
     "reference/errors.md": errors_page,
     "reference/configuration.md": configuration_page,
+    "reference/starter-weights.md": starter_weights_page,
     "changelog.md": changelog_page,
     "contributing.md": contributing_page,
 }

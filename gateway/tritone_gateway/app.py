@@ -122,6 +122,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         summary="Music intelligence as a service",
         description=_DESCRIPTION,
         version=importlib.metadata.version("tritone"),
+        docs_url=None,  # see routers/operations.py
         lifespan=lifespan,
         separate_input_output_schemas=False,
         telemetry={

@@ -32,6 +32,11 @@ KEY: Final = re.compile(r"tritone_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _LOCK_TIMEOUT_S: Final = 10.0
 _N_SECRET_BYTES: Final = 32
 RATE: Final = r"^[1-9]\d{0,6}/(second|minute|hour|day)$"
+# What the patterns mean, for the messages about callers and rates.
+_EXPECTED: Final = {
+    "rate": "expected requests per second, minute, hour or day, such as 600/minute",
+    "caller": "expected a name of 1 to 100 letters, digits or characters of _.@:+-",
+}
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -269,4 +274,5 @@ def _index_of(keys: list[ApiKey], key_id: str) -> int:
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    return f"invalid {name}: {first['msg'].lower()}, got {str(first['input'])[:80]!r}"
+    wrong = _EXPECTED.get(name, first["msg"].lower())
+    return f"invalid {name}: {wrong}, got {str(first['input'])[:80]!r}"

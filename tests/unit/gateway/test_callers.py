@@ -220,6 +220,11 @@ def test_liveness_readiness_and_the_schema_require_no_key(start: Start, keys: Ke
     assert [gateway.get(path).status_code for path in ("/livez", "/readyz", "/openapi.json", "/docs")] == [200] * 4
 
 
+def test_the_page_of_the_routes_leads_to_the_schema_where_swagger_ui_cannot_be_loaded(start: Start) -> None:
+    page = start().get("/docs").text
+    assert page.index('<div id="swagger-ui"><p') < page.index('<a href="/openapi.json">')
+
+
 def test_keys_survive_concurrent_changes(keys: KeyStore) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
