@@ -233,7 +233,11 @@ PieceSeed = Annotated[
     ),
 ]
 Temperature = Annotated[
-    float, typer.Option(help="Sampling temperature: below 1 is more conservative, above 1 more random.")
+    float | None,
+    typer.Option(
+        help="Sampling temperature: below 1 is more conservative, above 1 more random. Default: that of the model.",
+        show_default=False,
+    ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample from the K most likely notes only.", metavar="K")]
 TopP = Annotated[

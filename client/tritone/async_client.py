@@ -55,6 +55,7 @@ from tritone.operations.recommend import (
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.steering import Steering
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
 from tritone.results.inspiration import Inspiration
@@ -143,13 +144,19 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = COMPOSE_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -157,7 +164,12 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         sampling = SamplingParams.checked(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
         )
-        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = compose_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     def stream_compose(
@@ -165,13 +177,19 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = STREAM_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         timeout_s: float | None = None,
     ) -> AsyncPieceStream:
@@ -179,9 +197,20 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         sampling = SamplingParams.checked(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
         )
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
 
         async def begin() -> tuple[StreamAccumulator, AsyncIterator[InferResponse]]:
-            flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+            flow = stream_flow(
+                self._models,
+                prompt=prompt,
+                bars=bars,
+                meter=meter,
+                sampling=sampling,
+                steering=steering,
+                model=model,
+            )
             deadline = self._deadline(timeout_s)
             request, accumulator = await self._run(flow, deadline)
             return accumulator, self._stream(request, accumulator.request, deadline.timeout_s)
@@ -194,7 +223,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -215,7 +244,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -241,7 +270,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -262,7 +291,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -283,7 +312,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -391,7 +420,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,

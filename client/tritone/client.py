@@ -54,6 +54,7 @@ from tritone.operations.recommend import (
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.steering import Steering
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
 from tritone.results.inspiration import Inspiration
@@ -188,13 +189,19 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = COMPOSE_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -207,21 +214,36 @@ class MusicClient(BaseClient[Transport]):
         Args:
             prompt: the score to continue; None to compose from scratch.
             bars: number of new bars, 1 to 256.
-            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random.
+            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random. That of
+                the model if None, which sounds best by `tritone listen-test`, or else 1.
             top_k: sample only from the k most probable candidates; None for no limit.
-            top_p: sample only from the most probable candidates that together have this probability; None for no limit.
+            top_p: sample only from the most probable candidates that together have this probability; that
+                of the model, or no limit, if None.
             seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
             model: `music_transformer`, or `polyphony_rnn`, which has no styles. The whole piece, prompt included, is
                 quantised to the time steps of the model.
-            style: a style of the training music; any if None.
+            style: a style of the training music; that of a template, chosen by the seed, if None.
             meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
+            key: tonic, as in "C", "F#" or "Bb", or 0 (C) to 11 (B). This and the following arguments are conditions
+                that the model has learned; `Piece.conditions` has those of the result. What is None is that of the
+                prompt, or chosen by the seed from the conditions of real pieces of one style.
+            mode: "major" or "minor".
+            density: "low", "medium" or "high": notes per bar, among pieces of the style.
+            voices: notes at once, 1 to 6.
+            structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
+            ending: whether the piece comes to its end with the last bar.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, or 120, if None.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
         )
-        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = compose_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def stream_compose(
@@ -229,13 +251,19 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = STREAM_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
         timeout_s: float | None = None,
     ) -> PieceStream:
@@ -247,7 +275,8 @@ class MusicClient(BaseClient[Transport]):
         Args:
             model: a model that streams.
             timeout_s: longest wait for each chunk in seconds; the `timeout_s` of the client if None.
-            prompt, bars, temperature, top_k, top_p, seed, style, meter, tempo_qpm: as for `compose`.
+            prompt, bars, temperature, top_k, top_p, seed, style, meter, key, mode, density, voices, structure, ending,
+                tempo_qpm: as for `compose`.
 
         Returns:
             an iterator over the chunks; leaving its `with` block stops the generation.
@@ -255,7 +284,12 @@ class MusicClient(BaseClient[Transport]):
         sampling = SamplingParams.checked(
             temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
         )
-        flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = stream_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         deadline = self._deadline(timeout_s)
         request, accumulator = self._run(flow, deadline)
         return PieceStream(accumulator, self._stream(request, accumulator.request, deadline.timeout_s))
@@ -266,7 +300,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -294,7 +328,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
@@ -335,7 +369,7 @@ class MusicClient(BaseClient[Transport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -367,7 +401,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -398,7 +432,7 @@ class MusicClient(BaseClient[Transport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
@@ -587,7 +621,7 @@ class MusicClient(BaseClient[Transport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,

@@ -118,8 +118,11 @@ def draw_seed() -> int:
 class Sampling(RequestBody):
     """Sampling parameters."""
 
-    temperature: float = Field(
-        1.0, ge=0.01, le=100, description="Sampling temperature: below 1 is more conservative, above 1 more random."
+    temperature: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.",
     )
     top_k: int | None = Field(
         None, ge=1, description="Sample only from this many most probable candidates; all by default."

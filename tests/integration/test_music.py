@@ -125,7 +125,17 @@ def in_pytorch(exportable: Any, requests: list[InferRequest]) -> dict[str, Array
 # --- the same seed, the same notes ---------------------------------------------------------------
 
 WAYS: dict[str, Callable[[MusicClient, int], Any]] = {
-    "music_transformer": lambda music, seed: music.compose(bars=1, seed=seed, style="chorale"),
+    "music_transformer": lambda music, seed: music.compose(
+        bars=2,
+        seed=seed,
+        style="chorale",
+        key=seed % 12,
+        mode=("major", "minor")[seed % 2],
+        voices=1 + seed % 6,
+        density=("low", "medium", "high")[seed % 3],
+        structure=("AA", "AB", None)[seed % 3],
+        ending=seed % 5 > 0,
+    ),
     "polyphony_rnn_sampler": lambda music, seed: music.compose(bars=2, seed=seed, model="polyphony_rnn", top_k=40),
     "music_vae_decoder": lambda music, seed: music.sample("music_vae", 1, seed, note_density=1.0),
     "music_gan": lambda music, seed: music.sample("music_gan", 1, seed, key=seed % 12, mode="minor", truncation=0.9),
@@ -193,6 +203,24 @@ def test_streamed_as_unstreamed(music: MusicClient, tune: Path, n_prompt: int) -
 
 
 # --- every call, over both protocols -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("structure", ["AABA", "ABCDEFGA"])
+def test_a_steered_piece_is_the_same_streamed(music: MusicClient, tune: Path, structure: str) -> None:
+    for prompt in (None, tune):
+        for seed in range(3):
+            asked: dict[str, Any] = {
+                "prompt": prompt, "bars": 8, "seed": seed, "key": "G", "mode": "minor", "density": "high", "voices": 3,
+                "structure": structure,
+            }  # fmt: skip
+            whole = music.compose(**asked)
+            with music.stream_compose(**asked) as stream:
+                assert list(stream)
+            np.testing.assert_array_equal(stream.result().grid.frames, whole.grid.frames)
+            assert stream.result().conditions == whole.conditions
+            assert (whole.conditions["key"], whole.conditions["voices"]) == ("G", 3)
+            other = music.compose(**{**asked, "structure": None})
+            assert (other.grid.frames != whole.grid.frames).any()
 
 
 def test_compose(url: str, tune: Path) -> None:

@@ -22,11 +22,46 @@ def compose(
     out: options.Out = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show the bars as they arrive (gRPC only).")] = False,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     meter: Annotated[str | None, typer.Option(help="Time signature, such as 3/4.", show_default=False)] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Tonic, such as C, F# or Bb. Default: that of PROMPT, or chosen by the seed.", show_default=False
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="major or minor. Default: that of PROMPT, or chosen by the seed.", show_default=False),
+    ] = None,
+    density: Annotated[
+        str | None,
+        typer.Option(
+            help="Notes per bar among pieces of the style: low, medium or high. Default: chosen by the seed.",
+            show_default=False,
+        ),
+    ] = None,
+    voices: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of notes at once, 1 to 6. Default: that of PROMPT, or chosen by the seed.",
+            show_default=False,
+        ),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            help="A letter for each phrase, such as AABA: equal letters are the same music. Default: chosen by the "
+            "seed.",
+            show_default=False,
+        ),
+    ] = None,
+    ending: Annotated[
+        bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
+    ] = True,
     tempo: options.Tempo = None,
     model: Annotated[
         str | None,
@@ -55,6 +90,12 @@ def compose(
         "top_p": top_p,
         "style": style,
         "meter": None if meter is None else options.parse_pair(meter, "/", "--meter", "3/4"),
+        "key": key,
+        "mode": mode,
+        "density": density,
+        "voices": voices,
+        "structure": structure,
+        "ending": ending,
         "tempo_qpm": tempo,
         **({} if model is None else {"model": model}),
     }
@@ -94,7 +135,7 @@ def harmonize(
         bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
     ] = False,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
@@ -139,7 +180,7 @@ def infill(
     ],
     out: options.Out = None,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,

@@ -26,7 +26,7 @@ def inspire(
     n: options.TrackCount = 10,
     out: options.Out = None,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,

@@ -50,6 +50,8 @@ class Piece(JsonResult):
         model_version: the version of the model that was used.
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
+        conditions: what the piece was asked to be, by the arguments of `MusicClient.compose`, those included that were
+            chosen for it; None where nothing was asked, and empty for other pieces.
     """
 
     grid: Grid
@@ -57,6 +59,7 @@ class Piece(JsonResult):
     model: str | None = None
     model_version: str | None = None
     nll: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
 
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": optional(STRING),
@@ -64,6 +67,7 @@ class Piece(JsonResult):
         "seed": optional(INTEGER),
         **Grid.json_properties,
         "nll": optional(array_of(optional(NUMBER))),
+        "conditions": {"type": "object"},
     }
 
     def __repr__(self) -> str:
@@ -191,6 +195,7 @@ class Piece(JsonResult):
             "seed": None if self.seed is None else int(self.seed),
             **self.grid.to_dict(),
             "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
+            "conditions": dict(self.conditions),
         }
 
     @classmethod
@@ -203,7 +208,23 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        return cls(grid, values["seed"], values["model"], values["model_version"], nll)
+        conditions = _conditions_of(values.get("conditions", {}))  # earlier releases have none
+        return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions)
+
+
+def _conditions_of(values: Any) -> dict[str, Any]:
+    """Return the conditions of a piece from the plain values of `to_dict`.
+
+    Raises:
+        TypeError: they are not texts, numbers, true, false or null by name.
+    """
+    plain = isinstance(values, Mapping) and all(
+        isinstance(name, str) and (value is None or isinstance(value, str | int | float))
+        for name, value in values.items()
+    )
+    if not plain:
+        raise TypeError(f"invalid conditions: expected texts, numbers, true, false or null by name, got {values!r}")
+    return dict(values)
 
 
 def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:

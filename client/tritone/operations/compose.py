@@ -36,6 +36,7 @@ from tritone.operations.plan import (
     filled_in,
     harmonized,
 )
+from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.prediction import Prediction
 from tritone.retry import with_fresh_models
 from tritone.sampling import SamplingParams, uniform_noise
@@ -52,6 +53,7 @@ def compose_flow(
     bars: int,
     meter: tuple[int, int] | None,
     sampling: SamplingParams,
+    steering: Steering,
     model: str,
 ) -> Flow[Piece]:
     """Compose from scratch, or continue a prompt; see `MusicClient.compose`."""
@@ -63,8 +65,8 @@ def compose_flow(
         if known.role is SCORER:
             known = yield from cache.look_up(sampler, SAMPLER)
         if known.role is SAMPLER:
-            return (yield from _sample_frames(known, plan_for(known), sampling))
-        return (yield from _compose(known, plan_for(known), sampling))
+            return (yield from _sample_frames(known, plan_for(known), sampling, steering))
+        return (yield from _compose(known, plan_for(known), sampling, steering))
 
     return (yield from with_fresh_models(cache, (model, sampler), start))
 
@@ -142,15 +144,19 @@ def limits_of(known: CachedModel) -> ModelLimits:
     return ModelLimits(known.n_frames_max, known.n_notes_max, known.frames_per_quarter)
 
 
-def composer_inputs(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Mapping[str, Array]:
+def composer_inputs(
+    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, conditions: SteeringInputs
+) -> Mapping[str, Array]:
     """Return the inputs of a COMPOSER or STREAMER for a batch of one."""
+    steered = conditions.inputs()
     return {
         "given": plan.given[None],
         "given_mode": plan.given_mode[None],
         "meter": np.array([plan.meter], np.int64),
-        "style": scalar(known.style_index(sampling.style), 1, np.int64),
+        "style": scalar(known.style_index(conditions.style), 1, np.int64),
         "noise": uniform_noise(sampling.seed, 1, plan.n_frames, known.size_of("noise")),
-        **sampling.inputs(1),
+        **{name: steered[name] for name in steered if name in known.info.inputs},
+        **sampling.inputs(1, **known.sampling_defaults),
     }
 
 
@@ -159,22 +165,27 @@ def _compose_planned(cache: ModelCache, plan_for: Planner, sampling: SamplingPar
 
     def start() -> Flow[Piece]:
         known = yield from cache.look_up(model, COMPOSER)
-        return (yield from _compose(known, plan_for(known), sampling))
+        return (yield from _compose(known, plan_for(known), sampling, Steering()))
 
     return (yield from with_fresh_models(cache, (model,), start))
 
 
-def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
-    inputs = composer_inputs(known, plan, sampling)
+def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering) -> Flow[Piece]:
+    conditions = conditions_for(known, plan, sampling, steering)
+    inputs = composer_inputs(known, plan, sampling, conditions)
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
     frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
     nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    return plan.piece(frames, nll, seed=sampling.seed, model=known.name, model_version=response.version)
+    about = {"seed": sampling.seed, "model": known.name, "model_version": response.version}
+    return plan.piece(frames, nll, **about, conditions=conditions.to_dict())
 
 
-def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
+def _sample_frames(
+    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering
+) -> Flow[Piece]:
     """Compose with a SAMPLER; from scratch, it reads a count-in of one bar, or (an earlier one) a silent time step."""
+    conditions_for(known, plan, sampling, steering)  # it takes none
     if sampling.style is not None:
         raise InvalidInputError(
             f"unknown style for model {known.name!r}: expected None, as the model has no styles, got "
@@ -188,7 +199,7 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
     inputs = {
         "prompt": prompt[None] if len(prompt) else np.zeros((1, n_silent, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
-        **sampling.inputs(1),
+        **sampling.inputs(1, **known.sampling_defaults),
     }
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(SAMPLER.outputs))
     response = yield from infer(known, request)
@@ -211,4 +222,5 @@ def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
         )
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)
-    return composer_inputs(known, plan, SamplingParams.checked(seed=0))
+    unknown = SteeringInputs(None, 0, 0, 0, 0, np.zeros(plan.n_frames, np.int64))
+    return composer_inputs(known, plan, SamplingParams.checked(seed=0), unknown)

@@ -200,7 +200,7 @@ def decode(
             "latent": latents[part],
             "attributes": np.ascontiguousarray(rows[part]),
             "noise": noise[part],
-            **sampling.inputs(n_rows),
+            **sampling.inputs(n_rows, **decoder.sampling_defaults),
         }
         part_voices, version = yield from infer_voices(decoder, inputs, n_rows)
         voices.append(part_voices)

@@ -124,7 +124,7 @@ def _generate(
             "mode": scalar(ANY if mode is None else mode, n_rows, np.int64),
             "density": scalar(density, n_rows, np.float32),
             "noise": noise[part],
-            **sampling.inputs(n_rows),
+            **sampling.inputs(n_rows, **known.sampling_defaults),
         }
         part_voices, version = yield from infer_voices(known, inputs, n_rows)
         voices.append(part_voices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -45,6 +45,23 @@ class ComposeRequest(PieceSampling):
     file: ScoreFile | None = score_field(f"Score to continue: {_SCORE}", default=None)
     bars: int = Field(8, ge=1, le=1_000, description="Number of new bars.")
     meter: tuple[int, int] | None = Field(None, description="Time signature, as in [3, 4].", examples=[[4, 4]])
+    key: str | int | None = Field(
+        None,
+        description="Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.",
+        examples=["G"],
+    )
+    mode: Literal["major", "minor"] | None = Field(None, description="Mode of the key.")
+    density: Literal["low", "medium", "high"] | None = Field(
+        None, description="Notes per bar, among pieces of the style."
+    )
+    voices: int | None = Field(None, ge=1, le=6, description="Notes at once.")
+    structure: str | None = Field(
+        None,
+        max_length=64,
+        description="A letter for each phrase; equal letters are the same music.",
+        examples=["AABA"],
+    )
+    ending: bool = Field(True, description="Whether the piece comes to its end with the last bar.")
     stream_model: str = Field("composer", max_length=256, description="Name of the model for server-sent events.")
 
 

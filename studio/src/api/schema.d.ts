@@ -531,10 +531,10 @@ export interface components {
         ComposeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -596,6 +596,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -609,10 +647,10 @@ export interface components {
         ContinueRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -673,6 +711,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -730,10 +806,10 @@ export interface components {
         HarmonizeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -788,10 +864,10 @@ export interface components {
         InfillRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -852,10 +928,10 @@ export interface components {
         InspireRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -923,10 +999,10 @@ export interface components {
         InterpolateRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1227,10 +1303,10 @@ export interface components {
         ReconstructRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1421,10 +1497,10 @@ export interface components {
         VaryRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1478,10 +1554,10 @@ export interface components {
         InspireRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1730,10 +1806,10 @@ export interface components {
         ComposeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1794,6 +1870,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -1807,10 +1921,10 @@ export interface components {
         ContinueRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1871,6 +1985,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -1884,10 +2036,10 @@ export interface components {
         HarmonizeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1942,10 +2094,10 @@ export interface components {
         InfillRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -2006,10 +2158,10 @@ export interface components {
         VaryRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2063,10 +2215,10 @@ export interface components {
         ReconstructRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2109,10 +2261,10 @@ export interface components {
         InterpolateRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2191,6 +2343,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
             };
             classification: {
                 label: string;
@@ -2431,6 +2584,7 @@ export interface components {
                 [key: string]: number;
             };
             nll: (number | null)[] | null;
+            conditions: Record<string, never>;
         };
         /**
          * Pieces
@@ -2454,6 +2608,7 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
             }[];
         };
         /**

@@ -7,6 +7,7 @@ import { play, playingId, preloadSynthesizer, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
 import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
+import { conditionsOf } from "./conditions";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
 import { adoptTempo, change, ideas, rememberedBars, python, score, selection, settings } from "./state";
@@ -81,7 +82,7 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
   firstBarMs.value = null;
   if (aloud) preloadSynthesizer(); // in the click handler, where browsers permit audio output
   await task.run(async (abort) => {
-    const values = { bars: settings.value.bars, ...samplingOptions() };
+    const values = { bars: settings.value.bars, ...samplingOptions(), ...conditionsOf(settings.value) };
     const body = { ...values, file: prompt ? noteList(prompt) : undefined };
     const call = (piece: Piece) =>
       pythonCall("compose", {

@@ -66,6 +66,7 @@ export function SettingsPanel() {
         <SettingSlider name="tempoQpm" />
         <Seed />
       </details>
+      <Conditions />
       <IdeaSettings />
     </section>
   );
@@ -123,6 +124,84 @@ function Seed() {
   );
 }
 
+/** Key, density and form of compositions. */
+function Conditions() {
+  const { pieceKey, pieceMode, pieceDensity, structure, ending } = settings.value;
+  return (
+    <details class="divided">
+      <summary>{t("write.conditions")}</summary>
+      <div class="group">
+        <KeyAndMode
+          tonic={pieceKey}
+          mode={pieceMode}
+          onTonic={(value) => set("pieceKey", value)}
+          onMode={(value) => set("pieceMode", value)}
+        />
+        <div class="row top-aligned">
+          <Select
+            label={t("write.pieceDensity")}
+            value={pieceDensity}
+            options={[
+              ["", t("write.any")],
+              ["low", t("write.low")],
+              ["medium", t("write.medium")],
+              ["high", t("write.high")],
+            ]}
+            onChange={(value) => set("pieceDensity", value)}
+          />
+          <Select
+            label={t("write.ending")}
+            value={ending}
+            options={[
+              ["", t("write.ends")],
+              ["open", t("write.openEnd")],
+            ]}
+            onChange={(value) => set("ending", value)}
+          />
+        </div>
+        <TextField
+          label={t("write.structure")}
+          placeholder={t("write.structureHint")}
+          value={structure}
+          onInput={(value) => set("structure", value)}
+        />
+      </div>
+    </details>
+  );
+}
+
+type Mode = "" | "major" | "minor";
+
+interface KeyAndModeProps {
+  tonic: string;
+  mode: Mode;
+  onTonic: (value: string) => void;
+  onMode: (value: Mode) => void;
+}
+
+function KeyAndMode({ tonic, mode, onTonic, onMode }: KeyAndModeProps) {
+  return (
+    <div class="row top-aligned">
+      <Select
+        label={t("write.key")}
+        value={tonic}
+        options={[["", t("write.any")], ...KEYS.map((each) => [each, each] as const)]}
+        onChange={onTonic}
+      />
+      <Select
+        label={t("write.mode")}
+        value={mode}
+        options={[
+          ["", t("write.any")],
+          ["major", t("write.major")],
+          ["minor", t("write.minor")],
+        ]}
+        onChange={onMode}
+      />
+    </div>
+  );
+}
+
 /** Settings of two-bar ideas: key, mode and density. */
 function IdeaSettings() {
   const { key, mode } = settings.value;
@@ -130,24 +209,12 @@ function IdeaSettings() {
     <details class="divided">
       <summary>{t("write.sampling")}</summary>
       <div class="group">
-        <div class="row top-aligned">
-          <Select
-            label={t("write.key")}
-            value={key}
-            options={[["", t("write.any")], ...KEYS.map((each) => [each, each] as const)]}
-            onChange={(value) => set("key", value)}
-          />
-          <Select
-            label={t("write.mode")}
-            value={mode}
-            options={[
-              ["", t("write.any")],
-              ["major", t("write.major")],
-              ["minor", t("write.minor")],
-            ]}
-            onChange={(value) => set("mode", value)}
-          />
-        </div>
+        <KeyAndMode
+          tonic={key}
+          mode={mode}
+          onTonic={(value) => set("key", value)}
+          onMode={(value) => set("mode", value)}
+        />
         <SettingSlider name="density" />
         <Button onClick={() => void sample(N_SAMPLES)}>{t("write.sample", { n: N_SAMPLES })}</Button>
       </div>

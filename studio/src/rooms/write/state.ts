@@ -20,6 +20,12 @@ export interface Settings {
   mode: "" | "major" | "minor";
   density: number;
   tempoQpm: number;
+  /** What a composition is asked to be; empty for what the model chooses. */
+  pieceKey: string;
+  pieceMode: "" | "major" | "minor";
+  pieceDensity: "" | "low" | "medium" | "high";
+  structure: string;
+  ending: "" | "open";
 }
 
 const DEFAULTS: Settings = {
@@ -33,6 +39,11 @@ const DEFAULTS: Settings = {
   mode: "",
   density: 0,
   tempoQpm: 120,
+  pieceKey: "",
+  pieceMode: "",
+  pieceDensity: "",
+  structure: "",
+  ending: "",
 };
 
 export const score = persisted<Score>("write.score", EMPTY, isScore);
