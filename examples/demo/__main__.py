@@ -1,18 +1,21 @@
-"""`python -m examples.demo`: train, export, serve and call small models, and write a page with the results."""
+"""`python -m examples.demo`: train, export, serve and call models, and write a page with the results.
+
+Starter weights, where there are any, are served at once, and small models are trained beside them.
+"""
 
 from __future__ import annotations
 
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from examples.demo import classification, generation, recommendations
+from examples.demo import classification, comparison, generation, recommendations, serving
 from examples.demo.listeners import listeners, simulated_listening, stored_users
 from examples.demo.models import CLASSIFIER, COMPOSER, GENERATORS, DemoModel, ModelBuilder, check_preset
 from examples.demo.page import PAGE, PageContent, write_page
@@ -25,12 +28,16 @@ from tritone_cli.main import new_app, run
 if TYPE_CHECKING:
     from examples.demo.classification import ClassifiedRecording, Medley
     from examples.demo.generation import GeneratedPieces, Section, StreamTiming
+    from examples.demo.pieces import ScoreExcerpts
     from examples.demo.recommendations import ListenerRecommendations
     from tritone import MusicClient
     from tritone_serving import TritonServer
     from tritone_training.corpus import Corpus
 
-_N_STEPS: Final = 6
+_N_STEPS: Final = 7
+_TRAINING: Final = (
+    f"training and exporting {CLASSIFIER}, {', '.join(GENERATORS)} and {RECOMMENDER} (on simulated listening)"
+)
 
 
 def demo(
@@ -47,7 +54,7 @@ def demo(
     ] = "demo",
     as_json: options.Json = False,
 ) -> None:
-    """Train small models on the embedded corpus, export and serve them; then classify, compose and recommend.
+    """Serve starter weights; train, export and serve small models; then classify, compose and recommend with them.
 
     Writes a page, demo/index.html, with all results. A repeated run reuses models whose inputs have not changed.
     """
@@ -56,13 +63,11 @@ def demo(
     from tritone_training.data.scores import load_scores
 
     check_preset(preset)
-    started = time.monotonic()
-    progress = not as_json
+    started, progress = time.monotonic(), not as_json
     with _step(1, "corpus: real pieces that music21 ships, in the public domain"):
         corpus = load_corpus(progress=progress)
         scores = load_scores(None, progress=progress)
-        collections = ", ".join(sorted({track.collection for track in corpus.tracks}))
-        console.say(f"      {len(corpus.tracks)} pieces of {collections}")
+        console.say(f"      {len(corpus.tracks)} pieces of {', '.join(sorted({each.collection for each in corpus}))}")
     builder = ModelBuilder(
         out=out,
         repository=repository,
@@ -72,26 +77,34 @@ def demo(
         retrain=retrain,
         progress=progress,
     )
-    with _step(
-        2, f"training and exporting {CLASSIFIER}, {', '.join(GENERATORS)} and {RECOMMENDER} (on simulated listening)"
-    ):
-        models = builder.build()
-        classifier = models[CLASSIFIER]
-    with _step(3, "starting Triton"):
-        server = _start(repository, keep=keep)
-    with server:
+    with ExitStack() as stack:
+        served: _ServedStarters | None = None
+        with _step(2, f"exporting and serving starter weights: {', '.join(builder.starters) or 'there are none'}"):
+            excerpts = write_excerpts(scores, corpus, out)
+            if builder.starters:
+                served = _serve_starters(builder, stack, excerpts, keep=keep, out=out)
+            else:
+                console.say("      the small models are served under the names of their kinds")
+        with _step(3, _TRAINING):
+            models = builder.build()
+        with _step(4, "starting Triton" if served is None else "loading the other models"):
+            if served is None:
+                served = _ServedStarters(stack.enter_context(serving.start(repository, keep=keep)))
+            else:
+                serving.load_others(served.server, repository)
+        server, starters = served.server, served.models
         (out / PAGE).unlink(missing_ok=True)  # from an earlier run; its links may now lead to other files
         with MusicClient(server.grpc_url) as music:
-            with _step(4, "classifying held-out recordings"):
-                recordings, medley = classification.classify_recordings(music, corpus, classifier.info, out)
-            with _step(5, "generating pieces"):
-                excerpts = write_excerpts(scores, corpus, out)
+            with _step(5, "classifying held-out recordings"):
+                recordings, medley = classification.classify_recordings(music, corpus, models[CLASSIFIER].info, out)
+            with _step(6, "generating pieces"):
                 sections = [
                     (section, [generation.generate(music, request, excerpts, out) for request in section.requests])
-                    for section in generation.sections(excerpts, styles=models[COMPOSER].info["styles"])
+                    for section in generation.sections(excerpts, styles={**models, **starters}[COMPOSER].info["styles"])
                 ]
+                comparisons = comparison.compare(music, served.pieces, excerpts, out)
                 timing = _time_stream(music, sections)
-            with _step(6, "recommending to simulated listeners and to cold-start users"):
+            with _step(7, "recommending to simulated listeners and to cold-start users"):
                 everyone = listeners(simulated_listening(seed), corpus, recordings)
                 recommended = [recommendations.recommend(music, each, corpus, out) for each in everyone]
         seconds = time.monotonic() - started
@@ -100,9 +113,10 @@ def demo(
             recordings=recordings,
             medley=medley,
             sections=sections,
+            comparisons=comparisons,
             recommended=recommended,
             collections={collection.name: collection.title for collection in corpus.collections},
-            models={kind: each.headline for kind, each in models.items()},
+            models={each.name: each.headline for each in (*starters.values(), *models.values())},
             serve=f"tritone serve --repository {shlex.quote(str(repository))}",
         )
         page = write_page(out, content)
@@ -116,6 +130,8 @@ def demo(
             }
             results = _as_json(
                 models=models,
+                starters=starters,
+                comparisons=comparisons,
                 recordings=recordings,
                 medley=medley,
                 sections=sections,
@@ -124,15 +140,59 @@ def demo(
             )
             console.print_json({**head, **results})
         else:
-            studio = _studio_command(repository, corpus, stored_users(everyone))
-            _print_summary(out, repository, studio, recordings, page, seconds=seconds)
+            _print_summary(
+                out,
+                repository,
+                _studio_command(repository, corpus, stored_users(everyone)),
+                recordings,
+                page,
+                seconds=seconds,
+            )
         if keep:
-            _wait(server)
+            serving.wait(server)
+    _check_classifications(recordings, models[CLASSIFIER])
+
+
+def _check_classifications(recordings: Sequence[ClassifiedRecording], classifier: DemoModel) -> None:
     if not any(each.is_correct for each in recordings) and classifier.info["metrics"]["test"]["accuracy"] > 0.5:
         raise TritoneError(
             "the served model classified every recording wrongly, but the trained model did not; this is a bug, please "
             "report it"
         )
+
+
+@dataclass(frozen=True)
+class _ServedStarters:
+    """A server with starter weights.
+
+    Attributes:
+        models: the exported starter weights, by kind; empty if there are none.
+        pieces: what they wrote, by kind.
+    """
+
+    server: TritonServer
+    models: Mapping[str, DemoModel] = field(default_factory=dict)
+    pieces: Mapping[str, Sequence[GeneratedPieces]] = field(default_factory=dict)
+
+
+def _serve_starters(
+    builder: ModelBuilder, stack: ExitStack, excerpts: ScoreExcerpts, *, keep: bool, out: Path
+) -> _ServedStarters:
+    """Export and serve the starter weights, let them write pieces, and say where these can be heard."""
+    from tritone import MusicClient
+
+    models = builder.export_starters()
+    names = [version.model for each in models.values() for version in each.versions]
+    server = stack.enter_context(serving.start(builder.repository, keep=keep, models=names))
+    console.say(f"      these models are served at {server.grpc_url} (gRPC) and {server.http_url} (HTTP) from now on")
+    learned = {collection.name for collection in builder.corpus.collections}  # the styles of the small model
+    known = models[COMPOSER].info["styles"] if COMPOSER in models else ()
+    styles = [style for style in known if style in learned]
+    with MusicClient(server.grpc_url) as music:
+        pieces = comparison.generate_starters(music, models, excerpts, out, styles=styles)
+    for sound in [piece.sound for own in pieces.values() for each in own for piece in each.pieces if piece.sound]:
+        console.say(f"      listen: {sound}")
+    return _ServedStarters(server, models, pieces)
 
 
 @contextmanager
@@ -141,23 +201,6 @@ def _step(number: int, what: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     console.say(f"      {time.monotonic() - started:.1f} s")
-
-
-def _start(repository: Path, *, keep: bool) -> TritonServer:
-    from tritone_serving import ServerOptions, TritonServer
-
-    server_options = ServerOptions(repository=repository)
-    if not keep:  # free ports, so that the demo does not collide with another server
-        server_options = replace(server_options, http_port=0, grpc_port=0, metrics_port=0)
-    return TritonServer.start(server_options)
-
-
-def _wait(server: TritonServer) -> None:
-    console.say(f"the server keeps running at {server.grpc_url} (gRPC) and {server.http_url} (HTTP); Ctrl-C stops it")
-    try:
-        server.wait()
-    except KeyboardInterrupt:
-        console.say("stopped")
 
 
 def _time_stream(music: MusicClient, sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]]) -> StreamTiming:
@@ -200,6 +243,8 @@ def _facts(
 def _as_json(
     *,
     models: Mapping[str, DemoModel],
+    starters: Mapping[str, DemoModel],
+    comparisons: Sequence[comparison.Comparison],
     recordings: Sequence[ClassifiedRecording],
     medley: Medley,
     sections: Sequence[tuple[Section, Sequence[GeneratedPieces]]],
@@ -208,6 +253,8 @@ def _as_json(
 ) -> dict[str, Any]:
     return {
         "models": {kind: each.to_dict() for kind, each in models.items()},
+        "starters": {kind: each.to_dict() for kind, each in starters.items()},
+        "comparisons": [each.to_dict() for each in comparisons],
         "recordings": [
             {"path": str(each.path), "truth": each.track.collection, **each.answer.to_dict()} for each in recordings
         ],

@@ -1,4 +1,7 @@
-"""Train and export a model of each kind; models of an earlier run are reused if nothing has changed."""
+"""Train and export a model of each kind, and export starter weights; what has not changed is reused.
+
+A kind with starter weights is served under its own name with these, and its small model beside it as `small_KIND`.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ GENERATORS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
 # The longest trainings first, so that they do not run alone at the end; `genre_cnn` before, since the recommender
 # needs it.
 KINDS: Final = (CLASSIFIER, *GENERATORS, RECOMMENDER)
+SMALL: Final = "small_"  # prefix of a small model's name where starter weights have the kind's own name
 _TASTE: Final = "taste_vae"
 _NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "music_gan": ("music_vae",),  # whose checkpoint is in the same folder
@@ -49,6 +53,7 @@ class DemoModel:
     """A checkpoint and its exported versions.
 
     Attributes:
+        name: of its main model on the server.
         info: content of checkpoint.json.
         train_s: None if the checkpoint is from an earlier run.
         export_s: None if the versions are from an earlier run.
@@ -57,9 +62,13 @@ class DemoModel:
     kind: str
     checkpoint: Path
     info: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
     train_s: float | None = None
     export_s: float | None = None
     versions: tuple[ExportedVersion, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.name = self.name or self.kind
 
     @property
     def headline(self) -> str:
@@ -86,7 +95,11 @@ class DemoModel:
 
 
 class ModelBuilder:
-    """Trains and exports the models of one run."""
+    """Trains and exports the models of one run.
+
+    Attributes:
+        starters: checkpoint folders of starter weights by kind; by default those that come with Tritone.
+    """
 
     def __init__(
         self,
@@ -98,6 +111,7 @@ class ModelBuilder:
         preset: str,
         retrain: bool,
         progress: bool,
+        starters: Mapping[str, Path] | None = None,
     ) -> None:
         self.checkpoints = out / "checkpoints"
         self.repository = repository
@@ -106,11 +120,32 @@ class ModelBuilder:
         self.preset = preset
         self.retrain = retrain
         self.progress = progress
+        self.starters = find_starters() if starters is None else starters
         self.classifier_digest = ""  # digest of the classifier's weights
+
+    def export_starters(self) -> dict[str, DemoModel]:
+        """Export the starter weights under the names of their kinds; return them by kind."""
+        models = {kind: DemoModel(kind, folder, read_info(folder, kind)) for kind, folder in self.starters.items()}
+        jobs: dict[str, DemoModel] = {}
+        for trained in models.values():
+            if (versions := self._exported(trained)) is None:
+                jobs[f"exporting starter weights of {trained.kind}"] = trained
+            else:
+                trained.versions = versions
+                _print_exported(trained)
+        run_jobs(
+            [self._job(name, self._export_arguments(trained), ()) for name, trained in jobs.items()],
+            shown=self.progress,
+            on_done=lambda done: self._on_exported(jobs[done.job.name], done),
+        )
+        return models
 
     def build(self) -> dict[str, DemoModel]:
         """Train and export all kinds in parallel, as far as they do not depend on each other."""
-        models = {kind: DemoModel(kind, self.checkpoints / kind) for kind in KINDS}
+        models = {
+            kind: DemoModel(kind, self.checkpoints / kind, name=SMALL + kind if kind in self.starters else kind)
+            for kind in KINDS
+        }
         jobs: list[Job] = []
         for kind, trained in models.items():
             info = self.find_checkpoint(kind)
@@ -122,7 +157,7 @@ class ModelBuilder:
         planned = {job.name for job in jobs}
         for kind, trained in models.items():
             if _training(kind) in planned or (versions := self._exported(trained)) is None:
-                jobs.append(self._job(_exporting(kind), self._export_arguments(kind), (_training(kind),)))
+                jobs.append(self._job(_exporting(kind), self._export_arguments(trained), (_training(kind),)))
             else:
                 trained.versions = versions
                 _print_exported(trained)
@@ -155,8 +190,10 @@ class ModelBuilder:
         made = ("train", kind, "--preset", self.preset, "--seed", str(self.seed), "--overwrite", "--out", out)
         return (*made, "--genre-checkpoint", str(self.checkpoints / CLASSIFIER)) if kind == RECOMMENDER else made
 
-    def _export_arguments(self, kind: str) -> Sequence[str]:
-        return "export", kind, "--checkpoint", str(self.checkpoints / kind), "--repository", str(self.repository)
+    def _export_arguments(self, trained: DemoModel) -> Sequence[str]:
+        arguments = ("export", trained.kind, "--checkpoint", str(trained.checkpoint))
+        named = () if trained.name == trained.kind else ("--name", trained.name)
+        return (*arguments, *named, "--repository", str(self.repository))
 
     def _inputs(self, kind: str) -> CheckpointInputs:
         weights = (self.classifier_digest,) if kind == RECOMMENDER else ()
@@ -172,17 +209,29 @@ class ModelBuilder:
 
     def _exported(self, trained: DemoModel) -> tuple[ExportedVersion, ...] | None:
         """Return the newest versions of a kind's models if all were exported from this checkpoint and are complete."""
+        from tritone_export import companion_name
         from tritone_training import get_kind
 
         kind = get_kind(trained.kind)
+
+        def folder(declared: str) -> Path:
+            return self.repository / companion_name(kind.name, declared, trained.name)
+
         infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
         found = [
-            newest_version(self.repository / declaration.name, infos.get(declaration.name, trained.info))
+            newest_version(folder(declaration.name), infos.get(declaration.name, trained.info))
             for declaration in kind.declarations
         ]
-        found += [newest_ensemble(self.repository / ensemble.name, trained.info) for ensemble in kind.ensembles]
+        found += [newest_ensemble(folder(ensemble.name), trained.info) for ensemble in kind.ensembles]
         versions = tuple(version for version in found if version is not None)
         return versions if len(versions) == len(found) else None
+
+
+def find_starters() -> dict[str, Path]:
+    """Return the checkpoint folders of the starter weights that come with Tritone, of kinds that write music."""
+    from tritone_training.starter_weights import starter_checkpoint, starter_kinds
+
+    return {kind: starter_checkpoint(kind) for kind in GENERATORS if kind in starter_kinds()}
 
 
 def check_preset(preset: str) -> None:
@@ -208,7 +257,7 @@ def _exporting(kind: str) -> str:
 
 def _print_trained(trained: DemoModel) -> None:
     how = "was trained before" if trained.train_s is None else f"trained in {trained.train_s:.0f} s"
-    console.say(f"      {trained.kind}: {how}; {trained.headline}")
+    console.say(f"      {trained.name}: {how}; {trained.headline}")
 
 
 def _print_exported(trained: DemoModel) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from examples.demo.classification import ClassifiedRecording, Medley
+from examples.demo.comparison import Comparison
 from examples.demo.generation import GeneratedPieces, Section
 from examples.demo.pieces import SavedPiece
 from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
@@ -28,6 +29,7 @@ body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; 
 h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.45rem; margin: 3rem 0 .25rem }
 h3 { font-size: 1.05rem; margin: 0 }
+h4 { font-size: .95rem; margin: .9rem 0 0 }
 p { margin: .35rem 0 }
 a { color: var(--accent) }
 .soft, figcaption { color: var(--soft); font-size: .9rem }
@@ -86,6 +88,7 @@ class PageContent:
     Attributes:
         facts: numbers and what they measure.
         sections: sections with their generated pieces.
+        comparisons: pieces of starter weights and of small models; empty if there are no starter weights.
         recommended: the recommendations of each listener.
         collections: titles of the labels.
         models: evaluation result of each model, as text.
@@ -100,6 +103,7 @@ class PageContent:
     collections: Mapping[str, str]
     models: Mapping[str, str]
     serve: str
+    comparisons: Sequence[Comparison] = ()
 
 
 def write_page(out: Path, content: PageContent) -> Path:
@@ -118,8 +122,8 @@ def write_page(out: Path, content: PageContent) -> Path:
         f"<style>{_STYLE}</style>\n</head>\n<body>",
         '<a class="skip" href="#content">Skip to the content</a>',
         "<header><h1>Tritone: classification, composition and recommendation of music</h1>",
-        "<p>Small models, trained in minutes on this machine with old and traditional music from music21's corpus, "
-        "and served by NVIDIA Triton. Nothing here was selected by hand: every seed was fixed beforehand.</p></header>",
+        f"<p>{_text(_introduction(content))} Nothing here was selected by hand: every seed was fixed beforehand.</p>",
+        "</header>",
         *_contents(content),
         '<main id="content"><ul class="facts">',
         *(f"<li><b>{_text(figure)}</b>{_text(what)}</li>" for figure, what in content.facts),
@@ -129,6 +133,7 @@ def write_page(out: Path, content: PageContent) -> Path:
         f"<pre>{_text(content.serve)}</pre>",
         '<pre>from tritone import MusicClient\n\nmusic = MusicClient("localhost:8001")</pre>',
         *_classification(content, out),
+        *_comparisons(content, out),
         *(part for section, generated in content.sections for part in _section(section, generated, out)),
         *_recommendations(content, out),
         '<h2 id="models">Models</h2>',
@@ -147,11 +152,23 @@ def write_page(out: Path, content: PageContent) -> Path:
     return page
 
 
+def _introduction(content: PageContent) -> str:
+    trained = "trained in minutes on this machine with old and traditional music from music21's corpus"
+    if not content.comparisons:
+        return f"Small models, {trained}, and served by NVIDIA Triton. No starter weights were found."
+    kinds = ", ".join(dict.fromkeys(each.kind for each in content.comparisons))
+    return (
+        f"{kinds}: starter weights, which come with Tritone. All others are small models, {trained}. NVIDIA Triton "
+        f"serves all of them."
+    )
+
+
 def _contents(content: PageContent) -> Iterable[str]:
     """Yield the table of contents, in the order of the page."""
     sections = [(_anchor(section), section.title) for section, _ in content.sections]
     sections = [
         ("classification", "Classification"),
+        *([("comparison", "Starter weights and small models")] if content.comparisons else []),
         *sections,
         ("recommendation", "Recommendation"),
         ("models", "Models"),
@@ -206,6 +223,29 @@ def _section(section: Section, generated: Sequence[GeneratedPieces], out: Path) 
             + f"<pre>{_text(request.python())}\n\n{_text(each.shell())}</pre></article>"
         )
         shown.update(piece.midi for piece in each.given)
+
+
+def _comparisons(content: PageContent, out: Path) -> Iterable[str]:
+    """Yield the pieces of each pair, to listen to one after the other."""
+    if not content.comparisons:
+        return
+    yield '<h2 id="comparison">Starter weights and small models</h2>'
+    yield (
+        "<p>The same request, with the same seed and the defaults of the SDK, to the starter weights and to the small "
+        "model of the same kind that was trained here. Only the weights differ.</p>"
+    )
+    for each in content.comparisons:
+        sides = (("Starter weights", each.starter), ("Small model, trained here", each.small))
+        shown = "".join(
+            f"<div><h4>{title}</h4>{''.join(_figure(piece, out) for piece in side.pieces)}"
+            f"<pre>{_text(side.request.python())}\n\n{_text(side.shell())}</pre></div>"
+            for title, side in sides
+        )
+        yield (
+            f'<article id="{_text(each.starter.request.name)}"><h3>{_text(each.kind)}: {_text(each.title)}</h3>'
+            f"<p>{_text(each.text)}</p>{''.join(_given(piece, out, again=False) for piece in each.starter.given)}"
+            f'<div class="several">{shown}</div></article>'
+        )
 
 
 def _recommendations(content: PageContent, out: Path) -> Iterable[str]:

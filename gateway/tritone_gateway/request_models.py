@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from tritone import Grid
+from tritone import Grid, InvalidScoreError
+
+_MAX_METER: Final = 16_384  # a bar of more time steps than a score may have
 
 
 class RequestBody(BaseModel):
@@ -44,6 +46,7 @@ class NoteList(RequestBody):
     model_config = ConfigDict(extra="ignore")  # a returned piece has more fields
 
     notes: list[tuple[int, int, int]] = Field(
+        fail_fast=True,
         max_length=100_000,
         description="Each [onset, length, pitch]: onset and length in time steps, pitch as MIDI 21..108.",
         examples=[[[0, 4, 60], [4, 4, 64], [8, 8, 67]]],
@@ -66,6 +69,13 @@ class NoteList(RequestBody):
         steps = self.frames_per_quarter
         n_frames = self.n_frames or max((onset + length for onset, length, _ in self.notes), default=0)
         bar = self.frames_per_bar
+        if self.meter is not None and max(self.meter) > _MAX_METER:
+            raise InvalidScoreError(
+                f"invalid meter: expected numbers up to {_MAX_METER}, such as [3, 4], got larger ones",
+                path="<notes>",
+                reason="bad_shape",
+                argument="meter",
+            )
         if bar is None:
             bar = 0 if self.meter is None else 4 * self.meter[0] * steps // max(self.meter[1], 1)
         return Grid.from_dict(

@@ -1,7 +1,7 @@
 """The demo from beginning to end on a real server: its files, its page, and a second run.
 
-The corpus is small and the models are tiny. Most are copies of models that other tests trained and exported, as if
-from an earlier run; the demo itself makes those that are missing or damaged.
+The corpus is small and the models are tiny, and so are the starter weights of one kind. Most are copies of models that
+other tests trained and exported, as if from an earlier run; the demo itself makes those that are missing or damaged.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import soundfile
 from PIL import Image
 from tests.support import music_models
 from tests.support.cache import copy_cached
+from tests.support.starter_stand_in import write_stand_ins
 
 from examples.demo.models import GENERATORS, ModelBuilder
 from tritone import MusicClient
@@ -40,6 +41,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
 
 N_PER_COLLECTION = 8
 DAMAGED = "music_gan"
+STARTER = "music_transformer"
 FIRST = "first.json"
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "examples.demo", "--preset", "tiny", "--repository", "models", "--json")
@@ -71,6 +73,7 @@ def use_folder(folder: Path) -> Iterator[None]:
         patch.setenv("TRITONE_CACHE", str(folder / "cache"))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("TRITONE_WEIGHTS", str(folder / "weights"))
         yield
 
 
@@ -85,6 +88,7 @@ def run_first(folder: Path) -> None:
     with use_folder(folder):
         corpus = load_corpus(progress=False, n_per_collection=N_PER_COLLECTION)
         corpus.path.rename(folder / "cache" / f"catalogue-v{FORMAT}")  # where the whole one is looked for
+        write_stand_ins(folder / "weights", [STARTER])
         place_models(folder, corpus.fingerprint)
         answer = run_demo(folder).stdout
     for path in (folder / "demo").iterdir():
@@ -122,16 +126,19 @@ def all_pieces(answer: dict[str, Any]) -> list[dict[str, Any]]:
 def test_damaged_and_missing_models_are_made_and_the_others_reused(ran: Ran) -> None:
     made = {kind for kind, model in ran.first["models"].items() if model["train_s"] is not None}
     assert made == {"genre_cnn", "recommender", DAMAGED}
-    assert {kind for kind, model in ran.first["models"].items() if model["export_s"] is not None} == made
-    versions = {v["model"]: v["version"] for model in ran.first["models"].values() for v in model["versions"]}
-    assert versions.pop(DAMAGED) == 2
+    exported = {kind for kind, model in ran.first["models"].items() if model["export_s"] is not None}
+    assert exported == made | {STARTER}  # under another name than before
+    built = (*ran.first["starters"].values(), *ran.first["models"].values())
+    versions = {v["model"]: v["version"] for model in built for v in model["versions"]}
+    assert versions.pop(DAMAGED) == versions.pop(STARTER) == versions.pop("composer") == 2
     assert set(versions.values()) == {1}
-    assert {"genre_cnn", "music_transformer", "composer", "music_vae_decoder", "polyphony_rnn_sampler"} <= set(versions)
+    assert {"genre_cnn", "music_vae_decoder", "polyphony_rnn_sampler"} <= set(versions)
+    assert {f"small_{STARTER}", f"small_{STARTER}_composer"} <= set(versions)
     assert {"recommender", "taste_vae", "recording_recommender"} <= set(versions)
 
 
 def test_a_second_run_trains_nothing_and_returns_the_same_results(ran: Ran) -> None:
-    for model in ran.second["models"].values():
+    for model in (*ran.second["starters"].values(), *ran.second["models"].values()):
         assert model["train_s"] is None
         assert model["export_s"] is None
     assert "was trained before" in ran.said
@@ -143,6 +150,22 @@ def test_a_second_run_trains_nothing_and_returns_the_same_results(ran: Ran) -> N
     assert facts[0] == facts[1]
     suggested = [[tracks_of(each) for each in answer["recommended"]] for answer in (ran.first, ran.second)]
     assert suggested[0] == suggested[1]
+
+
+def test_starter_weights_are_served_at_once_and_compared_with_the_small_model(ran: Ran) -> None:
+    assert set(ran.second["starters"]) == {STARTER}
+    said = [line for line in ran.said.splitlines() if "these models are served at" in line or "listen: " in line]
+    assert ran.said.index(said[-1]) < ran.said.index("training and exporting")
+    assert (ran.folder / said[-1].partition("listen: ")[2]).is_file()
+    text = (ran.folder / ran.second["page"]).read_text(encoding="utf-8")
+    assert ran.second["comparisons"]
+    for each in ran.second["comparisons"]:
+        (starter,), (small,) = each["starter"]["pieces"], each["small"]["pieces"]
+        assert (starter["model"], small["model"]) == (STARTER, f"small_{STARTER}")
+        assert starter["seed"] == small["seed"]
+        for piece in (starter, small):
+            assert f'"{Path(piece["midi"]).relative_to("demo").as_posix()}"' in text
+    assert f"{STARTER}: starter weights, which come with Tritone" in text
 
 
 def tracks_of(answer: dict[str, Any]) -> list[str]:

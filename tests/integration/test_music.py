@@ -359,3 +359,33 @@ def test_the_command_line(music_server: TritonServer, tune: Path, tmp_path: Path
         assert ended.returncode == 0, ended.stderr
         answer = json.loads(ended.stdout)
         assert all((tmp_path / file).is_file() for piece in answer.get("pieces", [answer]) for file in piece["files"])
+
+
+@pytest.mark.parametrize("model", ["music_transformer", "composer", "polyphony_rnn", "music_vae", "music_gan"])
+def test_the_listening_test_of_every_writer(
+    music_server: TritonServer, run_tritone: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    ended = run_tritone(
+        "listen-test", model, "--server", music_server.grpc_url, "--bars", 2, "--seeds", 3, "--json",
+        "--data", music_models.tunes(), "--save", tmp_path / "pieces",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    (length,) = json.loads(ended.stdout)["lengths"]
+    assert (length["n_bars"], length["n_pieces"]) == (2, 3)
+    assert length["measures"]["n_bars"]["generated"]["mean"] == 2
+    assert length["measures"]["key_clarity"]["real"]["n"] > 0
+    files = run_tritone(
+        "listen-test", "--files", tmp_path / "pieces", "--bars", 2, "--json", "--data", music_models.tunes()
+    )
+    assert files.status == 0, files.stderr
+    again = json.loads(files.stdout)["lengths"][0]["measures"]
+    for name in ("pitch_range", "note_density", "cadence"):  # the files are the pieces
+        assert again[name]["generated"] == length["measures"][name]["generated"]
+
+
+def test_models_that_do_not_write_are_named_by_the_listening_test(
+    music_server: TritonServer, run_tritone: Callable[..., Any]
+) -> None:
+    ended = run_tritone("listen-test", "nobody", "--server", music_server.grpc_url, "--data", music_models.tunes())
+    assert ended.status == 1
+    assert "nobody" in ended.stderr

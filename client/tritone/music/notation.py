@@ -5,6 +5,7 @@ Shapes: K notes.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import re
@@ -24,7 +25,12 @@ TICKS_PER_QUARTER: Final = 10_080  # divisible by 2 to 10, so triplets, quintupl
 _MIDDLE_C: Final = 60
 _ZIP: Final = b"PK\x03\x04"
 _SCORE: Final = re.compile(rb"\s*<.*\bscore-(partwise|timewise)\b", re.S)
-_ABC: Final = re.compile(rb"\A(%abc[^\n]*\n)?((%[^\n]*|\s*|[A-Z]:[^\n]*)\r?\n)*?X:\s*\d+", re.M)
+_ABC_TUNE: Final = re.compile(rb"X:\s*\d")  # the line with which a tune begins
+_ABC_PREAMBLE: Final = re.compile(rb"%|[A-Z]:|\s*\Z")  # comments, fields and empty lines, which may precede it
+_XML_ENCODING: Final = re.compile(r"""\A(\s*<\?xml\b[^>]*?)\sencoding\s*=\s*["'][^"'>]*["']""")
+_DECLARATION_LENGTH: Final = 200  # characters in which an XML declaration is looked for
+# Names that Python knows as encodings of text, but no XML file has; some of them take time quadratic in the length.
+_NOT_CHARACTER_SETS: Final = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 _BOM: Final = b"\xef\xbb\xbf"
 
 NotationFormat = Literal["musicxml", "abc"]
@@ -37,7 +43,20 @@ def notation_format(data: bytes) -> NotationFormat | None:
     ascii_part = head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").replace(b"\0", b"")
     if head.startswith(_ZIP) or _SCORE.match(ascii_part):
         return "musicxml"
-    return "abc" if _ABC.match(head) else None
+    return "abc" if _is_abc(head) else None
+
+
+def _is_abc(head: bytes) -> bool:
+    """Return whether the beginning of a file is that of a tune in ABC.
+
+    Line by line: one regular expression for all lines takes exponential time on a file of empty lines.
+    """
+    for line in head.splitlines():
+        if _ABC_TUNE.match(line):
+            return True
+        if not _ABC_PREAMBLE.match(line):
+            return False
+    return False
 
 
 def read_notation(data: bytes, name: str) -> tuple[Any, Counter[str]]:
@@ -143,15 +162,18 @@ def _text_of(data: bytes, name: str) -> str:
             reason="too_long",
         )
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", data[:200])
+    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", data[:_DECLARATION_LENGTH])
     if declared is not None and encoding != "utf-16":
-        encoding = declared[1].decode()
+        encoding = declared[1].decode("ascii", "replace")
     try:
+        if codecs.lookup(encoding).name in _NOT_CHARACTER_SETS:
+            raise LookupError(encoding)
         text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):
         text = data.decode("latin-1")
     # The text is decoded, so the declaration no longer holds.
-    return re.sub(r"""(<\?xml[^>]*?)\s+encoding=["'][^"']*["']""", r"\1", text.removeprefix("\ufeff"), count=1)
+    text = text.removeprefix("\ufeff")
+    return _XML_ENCODING.sub(r"\1", text[:_DECLARATION_LENGTH]) + text[_DECLARATION_LENGTH:]
 
 
 def _unpacked(data: bytes, name: str) -> bytes:

@@ -308,7 +308,7 @@ async def convert(
     """Return a score as the models represent it: in sixteenth notes, without instruments and dynamics."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
-    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type)
+    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type, gateway.notation)
 
 
 async def _piece_from_score(
@@ -320,7 +320,8 @@ async def _piece_from_score(
     """Call a method of the SDK with the score of a request, and return the resulting piece."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
-    return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)
+    piece = await call(score, **options.model_dump(exclude={"file"}))
+    return await piece_response(piece, media_type, gateway.notation)
 
 
 async def _compose_or_continue(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
@@ -331,4 +332,4 @@ async def _compose_or_continue(request: Request, gateway: Gateway, options: Comp
         stream = gateway.client.stream_compose(prompt=prompt, model=options.stream_model, **arguments)
         return await composition_events(request, stream)
     piece = await gateway.client.compose(prompt=prompt, model=options.model, **arguments)
-    return await piece_response(piece, media_type)
+    return await piece_response(piece, media_type, gateway.notation)

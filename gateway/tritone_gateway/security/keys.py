@@ -68,6 +68,7 @@ class ApiKey(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1, description="Groups of routes that the key allows.")
     users: str = Field(
         "none",
+        min_length=1,  # every id begins with an empty prefix
         max_length=200,
         description="Stored users whose data `recommend` may use: all, none, or a prefix of their ids.",
     )
@@ -127,6 +128,7 @@ class KeyStore:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
+        self._had_keys = False
         self._by_id: WatchedFiles[Mapping[str, ApiKey]] = WatchedFiles(
             [path], lambda: {each.id: each for each in self._read().keys}
         )
@@ -146,9 +148,11 @@ class KeyStore:
     def has_keys(self) -> bool:
         """Return whether keys were created, revoked and expired ones included.
 
-        Revoking the last key must not open the gateway to everyone.
+        Neither revoking the last key nor the loss of the file, such as a volume that is no longer mounted, may open the
+        gateway to everyone: once there were keys, this is true until the process ends.
         """
-        return bool(self._by_id.content())
+        self._had_keys = self._had_keys or bool(self._by_id.content())
+        return self._had_keys
 
     def keys(self) -> tuple[ApiKey, ...]:
         """Return all keys, the oldest first."""

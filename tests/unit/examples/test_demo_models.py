@@ -15,8 +15,9 @@ import pytest
 import torch
 from tests.support import recommender_models
 
-from examples.demo import reuse
+from examples.demo import models, reuse
 from examples.demo.__main__ import demo
+from examples.demo.jobs import Job
 from examples.demo.models import DemoModel, ModelBuilder
 from tritone_cli.main import new_app, run
 from tritone_training import checkpoint
@@ -27,7 +28,14 @@ KIND = "music_vae"
 @pytest.fixture
 def make_builder(tmp_path: Path) -> Callable[..., ModelBuilder]:
     def make(*, corpus: str = "c", **changed: Any) -> ModelBuilder:
-        wanted: dict[str, Any] = {"seed": 0, "preset": "tiny", "retrain": False, "progress": False, **changed}
+        wanted: dict[str, Any] = {
+            "seed": 0,
+            "preset": "tiny",
+            "retrain": False,
+            "progress": False,
+            "starters": {},
+            **changed,
+        }
         known: Any = SimpleNamespace(fingerprint=corpus)
         return ModelBuilder(out=tmp_path / "demo", repository=tmp_path / "models", corpus=known, **wanted)
 
@@ -77,6 +85,79 @@ def test_a_gan_is_not_reused_when_the_code_of_its_autoencoder_changes(
     digest = reuse.code_digest
     monkeypatch.setattr(reuse, "code_digest", lambda kind: "new" if kind == "music_vae" else digest(kind))
     assert make_builder().find_checkpoint("music_gan") is None
+
+
+@pytest.fixture
+def starter(tmp_path: Path) -> Path:
+    """Starter weights of a kind."""
+    folder = tmp_path / "weights" / KIND
+    info = {"seed": 0, "preset": "default", "metrics": {"valid": {"reconstruction_accuracy": 0.75}}}
+    checkpoint.save(folder, kind=KIND, info=info, weights={"a": torch.ones(3)})
+    return folder
+
+
+def jobs_of(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[[], dict[str, DemoModel]]
+) -> tuple[dict[str, DemoModel], dict[str, Job]]:
+    """Return the models and the jobs that would make them."""
+    planned: dict[str, Job] = {}
+    monkeypatch.setattr(models, "run_jobs", lambda jobs, **_: planned.update({job.name: job for job in jobs}))
+    return build(), planned
+
+
+def test_starter_weights_are_exported_under_the_names_of_their_kinds(
+    make_builder: Callable[..., ModelBuilder], starter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, planned = jobs_of(monkeypatch, make_builder(starters={KIND: starter}).export_starters)
+    assert built[KIND].headline == "held-out music: 0.750 of the notes reconstructed"
+    (job,) = planned.values()
+    assert job.arguments[:4] == ("export", KIND, "--checkpoint", str(starter))
+    assert "--name" not in job.arguments
+    assert not jobs_of(monkeypatch, make_builder(starters={}).export_starters)[1]
+
+
+def test_exported_starter_weights_are_reused(
+    make_builder: Callable[..., ModelBuilder], starter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    info = checkpoint.read_info(starter)
+    for name in (KIND, f"{KIND}_decoder"):
+        path = tmp_path / "models" / name / "2"
+        path.mkdir(parents=True)
+        card = {
+            "model": name,
+            "version": 2,
+            "weights_sha256": info["weights_sha256"],
+            "created_utc": info["created_utc"],
+            "files": {},
+            "parity": {"max_abs_difference": {"1": {"a": 1e-7}}},
+        }
+        (path / "model_card.json").write_text(json.dumps(card))
+    built, planned = jobs_of(monkeypatch, make_builder(starters={KIND: starter}).export_starters)
+    assert not planned
+    assert [(each.model, each.version) for each in built[KIND].versions] == [(KIND, 2), (f"{KIND}_decoder", 2)]
+
+
+def test_a_small_model_has_another_name_beside_starter_weights(
+    make_builder: Callable[..., ModelBuilder], trained: Path, starter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, planned = jobs_of(monkeypatch, make_builder(starters={KIND: starter}).build)
+    assert {kind: model.name for kind, model in built.items() if model.name != kind} == {KIND: f"small_{KIND}"}
+    arguments = planned[f"exporting {KIND}"].arguments
+    assert arguments[arguments.index("--name") + 1] == f"small_{KIND}"
+    assert arguments[arguments.index("--checkpoint") + 1] == str(trained)
+    assert f"training {KIND}" not in planned  # it was trained before
+    assert "--name" not in planned["exporting polyphony_rnn"].arguments
+    assert all(model.name == kind for kind, model in jobs_of(monkeypatch, make_builder().build)[0].items())
+
+
+def test_starter_weights_are_those_that_come_with_tritone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter: Path
+) -> None:
+    monkeypatch.setenv("TRITONE_WEIGHTS", str(tmp_path / "weights"))
+    shutil.copytree(starter, tmp_path / "weights" / "genre_cnn")  # no kind that writes music
+    assert models.find_starters() == {KIND: starter}
+    monkeypatch.setenv("TRITONE_WEIGHTS", str(tmp_path / "nowhere"))
+    assert models.find_starters() == {}
 
 
 def _cut_weights(folder: Path) -> None:

@@ -7,6 +7,7 @@ import html
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from examples.demo import comparison
 from examples.demo.classification import ClassifiedRecording, Medley
 from examples.demo.generation import GeneratedPieces, GenerationRequest, Section, sections
 from examples.demo.listeners import SimulatedListener
+from examples.demo.models import GENERATORS
 from examples.demo.page import PageContent, write_page
 from examples.demo.pieces import SavedPiece, ScoreExcerpts, save
 from examples.demo.recommendations import ListenerRecommendations, RecommendedPiece
@@ -48,7 +51,14 @@ def all_asks(styles: tuple[str, ...] = STYLES) -> list[GenerationRequest]:
     return [request for section in book for request in section.requests]
 
 
-@pytest.mark.parametrize("asked", all_asks(), ids=lambda asked: asked.name)
+def compared() -> list[GenerationRequest]:
+    """Return the requests to the starter weights and those to the small models."""
+    excerpts = ScoreExcerpts(Path("demo/a folder"), {})
+    asked = comparison.requests(GENERATORS, excerpts, styles=STYLES)
+    return [each for kind, own in asked.items() for one in own for each in (one, comparison.to_small(one, kind))]
+
+
+@pytest.mark.parametrize("asked", [*all_asks(), *compared()], ids=lambda asked: asked.name)
 def test_the_python_line_equals_the_call(asked: GenerationRequest) -> None:
     sent, said = Recorder(), Recorder()
     if not asked.is_streamed:
@@ -66,7 +76,7 @@ def test_the_python_line_equals_the_call(asked: GenerationRequest) -> None:
     ]
 
 
-@pytest.mark.parametrize("asked", all_asks(), ids=lambda asked: asked.name)
+@pytest.mark.parametrize("asked", [*all_asks(), *compared()], ids=lambda asked: asked.name)
 def test_the_shell_line_equals_the_call(
     asked: GenerationRequest, run_tritone: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -115,7 +125,7 @@ def test_requests_use_only_styles_of_the_model() -> None:
 
 
 def test_file_names_are_unique() -> None:
-    names = [request.name for request in all_asks()]
+    names = [request.name for request in (*all_asks(), *compared())]
     assert len(set(names)) == len(names)
     verbs = {request.verb for request in all_asks()}
     assert verbs == {"compose", "stream_compose", "harmonize", "infill", "interpolate", "reconstruct", "vary", "sample"}
@@ -274,6 +284,41 @@ def test_the_contents_list_every_section(content: PageContent, tmp_path: Path) -
     assert [link for link in parser.links if link.startswith("#")] == [
         "#content", "#classification", "#section-c", "#recommendation", "#models",
     ]  # fmt: skip
+
+
+def test_small_models_get_the_requests_of_the_starter_weights() -> None:
+    pairs = list(zip(compared()[::2], compared()[1::2], strict=True))
+    assert len(pairs) == 4
+    for starter, small in pairs:
+        kind = starter.options.get("model", "music_vae" if starter.verb == "reconstruct" else "music_transformer")
+        assert small.options == {**starter.options, "model": f"small_{kind}"}
+        assert (small.verb, small.scores, small.title) == (starter.verb, starter.scores, starter.title)
+        assert not {"temperature", "top_k", "top_p"} & starter.options.keys()  # at the defaults of the SDK
+    excerpts = ScoreExcerpts(Path("demo"), {})
+    assert set(comparison.requests(["music_vae"], excerpts)) == {"music_vae"}
+    ((asked,),) = comparison.requests(["music_transformer"], excerpts, styles=["oneills"]).values()
+    assert "style" not in asked.options
+
+
+def test_the_page_compares_starter_weights_with_small_models(content: PageContent, tmp_path: Path) -> None:
+    ((_, (first, second)),) = content.sections
+    starter = replace(first, request=replace(first.request, name="starter-a"))
+    pair = comparison.Comparison("music_vae", "A & B", "Listen.", starter, second)
+    text = write_page(tmp_path, replace(content, comparisons=(pair,))).read_text(encoding="utf-8")
+    (article,) = re.findall(r'<article id="starter-a">.*?</article>', text, re.S)
+    assert "music_vae: A &amp; B" in article
+    assert article.index("Starter weights") < article.index("Small model, trained here")
+    assert article.count("<audio") == 1 + 1 + 1  # given, one of the starter's two is silent, the small model's
+    assert first.request.python() in html.unescape(article)
+    assert second.request.python() in html.unescape(article)
+    assert "music_vae: starter weights, which come with Tritone" in text
+    assert '<a href="#comparison">' in text
+
+
+def test_a_page_without_starter_weights_says_so(content: PageContent, tmp_path: Path) -> None:
+    text = write_page(tmp_path, content).read_text(encoding="utf-8")
+    assert "No starter weights were found." in text
+    assert "comparison" not in text
 
 
 def test_charts_and_players_have_labels_for_screen_readers(content: PageContent, tmp_path: Path) -> None:

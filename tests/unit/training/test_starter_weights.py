@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from tests.support.small_corpus import copy_small_corpus
 from tests.support.starter_stand_in import write_stand_ins
 
-from tritone_training import checkpoint, starter_packing
+from tritone_training import checkpoint, starter_packing, starter_weights
 from tritone_training.corpus import KNOWN_COLLECTIONS, parse_selection, store
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import TrainRequest
@@ -206,6 +207,16 @@ def test_damaged_starter_weights_are_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_all_starter_weights_together_stay_small() -> None:
     assert sum(path.stat().st_size for path in WEIGHTS.rglob("*") if path.is_file()) <= MAX_TOTAL_BYTES
+
+
+def test_an_installed_package_has_the_weights_in_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    wheel = tomllib.loads((WEIGHTS.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert "weights" in wheel["only-include"]
+    package, _, folder = wheel["sources"]["weights"].partition("/")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(starter_weights, "__file__", str(tmp_path / package / "starter_weights.py"))
+    (tmp_path / package / folder).mkdir(parents=True)
+    assert weights_folder() == tmp_path / package / folder
 
 
 @pytest.mark.parametrize("name", COMMITTED)
