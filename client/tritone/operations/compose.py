@@ -211,7 +211,7 @@ def _compose(
     frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
     nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
     best = int(nll.sum(axis=1, dtype=np.float64).argmin())
-    return _piece(plan, frames[best], nll[best], sampling, response, conditions.to_dict())
+    return _piece(plan, frames[best], nll[best], sampling, response, conditions=conditions.to_dict())
 
 
 def _sample_frames(
@@ -247,6 +247,7 @@ def _piece(
     nll: Array | None,
     sampling: SamplingParams,
     response: InferResponse,
+    *,
     conditions: Mapping[str, Any] | None = None,
 ) -> Piece:
     about = {"model": response.model, "model_version": response.version, **sampling.of_pieces()}
