@@ -25,7 +25,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else "Tritone needs Python 3.11 or 3.12, this is %d.%d; try: make $(MAKECMDGOALS) PYTHON=python3.11" % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (2 GB, a few minutes the first time)"
-	@$(INSTALL) -e '.[export,serve]'
+	@$(INSTALL) -e '.[export,gateway,serve]'
 	@touch $@
 
 $(DEV_READY): $(READY)
@@ -45,6 +45,7 @@ $(NPM_READY): studio/package.json studio/package-lock.json | $(READY)
 	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) ci --ignore-scripts --no-audit --no-fund --silent
 
 $(PAGE): $(PAGE_SOURCES) $(NPM_READY) gateway/openapi.json
+	@echo "building the page of the studio"
 	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent build
 
 studio: $(PAGE)  ## Build the page of `tritone studio` (npm; 20 seconds)

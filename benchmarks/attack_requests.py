@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.fuzzing import over_grpc, over_http
 from benchmarks.fuzzing.outcomes import NOT_SENT, Outcome
 from benchmarks.fuzzing.requests import FuzzRequest, RequestTensor, valid_request
+from tritone.transports.protocol import DTYPES
 
 MB: Final = 1 << 20
 CLASS_COUNTS: Final = (1, 2, 10**6, -1)
@@ -230,9 +231,8 @@ def _floats(values: Mapping[str, float], *, batch: int = 1) -> Callable[[AttackT
 
 
 OUT_OF_RANGE: Final = {
-    "temperature": np.float32(-1), "top_k": np.int64(-5), "top_p": np.float32(2), "style": np.int64(99),
-    "truncation": np.float32(-3), "density": np.float32(np.nan), "key": np.int64(99), "mode": np.int64(7),
-    "items": np.int64(-1), "diversity": np.float32(7), "novelty": np.float32(-7),
+    "temperature": -1, "top_k": -5, "top_p": 2, "style": 99, "truncation": -3, "density": -3, "key": 99, "mode": 7,
+    "n_voices": 99, "end": -1, "repeats": -2, "items": -1, "diversity": 7, "novelty": -7,
 }  # fmt: skip
 
 
@@ -242,7 +242,7 @@ def _out_of_range(target: AttackTarget) -> AttackResult:
         ask = target.ask(model)
         for place, tensor in enumerate(ask.tensors):
             if tensor.name in OUT_OF_RANGE:
-                value = OUT_OF_RANGE[tensor.name]
+                value = np.array(OUT_OF_RANGE[tensor.name], DTYPES[tensor.datatype])
                 n_items = len(tensor.data) // value.itemsize
                 changed = ask.with_tensor(place, data=value.tobytes() * n_items)
                 sent.note(target.grpc(changed, is_stream=config.model_transaction_policy.decoupled))

@@ -146,8 +146,8 @@ def inputs_of(n_frames: int, seed: int, *, flat: bool = False, given: npt.NDArra
         flat: in the shapes of the ONNX graph instead of those of the server.
         given: (n, P) frames to continue.
     """
-    scalars: dict[str, Any] = {"style": np.int64(0), "temperature": np.float32(1), "top_k": np.int64(177)}
-    scalars["top_p"] = np.float32(1)
+    scalars: dict[str, Any] = dict.fromkeys(("style", "key", "density", "n_voices", "end"), np.int64(0))
+    scalars |= {"temperature": np.float32(1), "top_k": np.int64(177), "top_p": np.float32(1)}
     frames, mode = np.zeros((1, n_frames, N_PITCHES), np.uint8), np.zeros((1, n_frames), np.uint8)
     if given is not None:
         frames[0, : len(given)], mode[0, : len(given)] = given, 1
@@ -155,6 +155,7 @@ def inputs_of(n_frames: int, seed: int, *, flat: bool = False, given: npt.NDArra
         "given": frames,
         "given_mode": mode,
         "meter": np.array([[16, 0]]),
+        "repeats": np.zeros((1, n_frames), np.int64),
         "noise": np.random.default_rng(seed).random((1, n_frames, 8), np.float32),
         **{name: np.full((1,) if flat else (1, 1), value) for name, value in scalars.items()},
     }

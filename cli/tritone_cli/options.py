@@ -233,7 +233,11 @@ PieceSeed = Annotated[
     ),
 ]
 Temperature = Annotated[
-    float, typer.Option(help="Sampling temperature: below 1 is more conservative, above 1 more random.")
+    float | None,
+    typer.Option(
+        help="Sampling temperature: below 1 is more conservative, above 1 more random. Default: that of the model.",
+        show_default=False,
+    ),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Sample from the K most likely notes only.", metavar="K")]
 TopP = Annotated[
@@ -250,6 +254,15 @@ Tempo = Annotated[
     float | None,
     typer.Option(
         "--tempo", help="Tempo in quarters per minute. Default: that of the score, or 120.", show_default=False
+    ),
+]
+Instruments = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="General MIDI instruments, or programs from 0 to 127, separated by commas: one, or up to four for the "
+        "parts from the highest down, such as violin,cello. Default: those of the style, or piano.",
+        show_default=False,
     ),
 ]
 
@@ -310,6 +323,11 @@ def parse_settings(settings: Sequence[str] | None, config: Path | None = None) -
             raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed
+
+
+def parse_instruments(names: str | None) -> list[str | int] | None:
+    """Parse the value of `--instruments`: `"violin,32"` -> `["violin", "32"]`; the client checks the names."""
+    return None if names is None else [name.strip() for name in names.split(",")]
 
 
 def require_supported(context: typer.Context, kind_name: str) -> None:

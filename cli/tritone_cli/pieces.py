@@ -80,8 +80,26 @@ def _show(piece: Piece) -> None:
         f"{piece.model} v{piece.model_version}, seed {piece.seed}: {_count(grid.n_bars, 'bar')}, "
         f"{_count(grid.n_notes, 'note')}, {grid.duration_s:.1f} s at {grid.tempo_qpm:g} quarters per minute"
     )
+    conditions = _conditions(piece)
+    if conditions:
+        console.say(f"  {conditions}")
     if grid.dropped:
         console.say("  left out: " + ", ".join(f"{n} {_words(reason)}" for reason, n in grid.dropped.items()))
+
+
+def _conditions(piece: Piece) -> str:
+    """Return what a piece was asked to be in words; empty if nothing is known of it but the style and the ending."""
+    given = piece.conditions
+    key, density, voices = given.get("key"), given.get("density"), given.get("voices")
+    words = [
+        f"{key} {given.get('mode')}" if key else "",
+        f"{density} density" if density else "",
+        _count(voices, "voice") if voices else "",
+    ]
+    if not any(words):
+        return ""
+    words = [given.get("style") or "", *words, "with an ending" if given.get("ending") else ""]
+    return ", ".join(word for word in words if word)
 
 
 def _count(n: int, what: str) -> str:

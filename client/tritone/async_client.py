@@ -40,6 +40,7 @@ from tritone.messages import (
     StreamRequest,
     ready_flow,
 )
+from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
@@ -55,6 +56,7 @@ from tritone.operations.recommend import (
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.steering import Steering
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
 from tritone.results.inspiration import Inspiration
@@ -143,21 +145,39 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = COMPOSE_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose a piece from scratch, or continue a prompt; see `MusicClient.compose`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = compose_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     def stream_compose(
@@ -165,23 +185,47 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = STREAM_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> AsyncPieceStream:
         """Compose as `compose` does, and return the piece bar by bar; see `MusicClient.stream_compose`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
+        )
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
         )
 
         async def begin() -> tuple[StreamAccumulator, AsyncIterator[InferResponse]]:
-            flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+            flow = stream_flow(
+                self._models,
+                prompt=prompt,
+                bars=bars,
+                meter=meter,
+                sampling=sampling,
+                steering=steering,
+                model=model,
+            )
             deadline = self._deadline(timeout_s)
             request, accumulator = await self._run(flow, deadline)
             return accumulator, self._stream(request, accumulator.request, deadline.timeout_s)
@@ -194,19 +238,29 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        temperature: float = 1.0,
+        n_candidates: int = 1,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose other voices for a melody; see `MusicClient.harmonize`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        flow = harmonize_flow(
+            self._models, melody=melody, highest=highest, n_candidates=n_candidates, sampling=sampling, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     async def infill(
@@ -215,17 +269,24 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Replace some bars of a score by new ones that fit their surroundings; see `MusicClient.infill`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -241,16 +302,22 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Encode a score into the latent space of a model and decode it again; see `MusicClient.reconstruct`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -262,16 +329,22 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> tuple[Piece, ...]:
         """Return pieces between two scores; see `MusicClient.interpolate`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -283,16 +356,22 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
         """Return a variation of a score with more or less of a musical attribute; see `MusicClient.vary`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))
@@ -391,19 +470,26 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         n: int = 10,
         model: str = INSPIRE_MODEL,
         timeout_s: float | None = None,
     ) -> Inspiration:
         """Compose a piece, classify its sound and recommend tracks like it; see `MusicClient.inspire`."""
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return await self._run(flow, self._deadline(timeout_s))

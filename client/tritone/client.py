@@ -39,6 +39,7 @@ from tritone.messages import (
     Transport,
     ready_flow,
 )
+from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
@@ -54,6 +55,7 @@ from tritone.operations.recommend import (
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
+from tritone.operations.steering import Steering
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
 from tritone.results.inspiration import Inspiration
@@ -188,14 +190,21 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = COMPOSE_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> Piece:
         """Compose a piece from scratch, or continue a prompt.
@@ -207,21 +216,46 @@ class MusicClient(BaseClient[Transport]):
         Args:
             prompt: the score to continue; None to compose from scratch.
             bars: number of new bars, 1 to 256.
-            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random.
+            temperature: sampling temperature, 0.001 to 100: below 1 is more conservative, above 1 more random. That of
+                the model if None, which sounds best by `tritone listen-test`, or else 1.
             top_k: sample only from the k most probable candidates; None for no limit.
-            top_p: sample only from the most probable candidates that together have this probability; None for no limit.
+            top_p: sample only from the most probable candidates that together have this probability; that
+                of the model, or no limit, if None.
             seed: 0 to 2**63 - 1; the same seed gives the same piece. A random seed if None.
             model: `music_transformer`, or `polyphony_rnn`, which has no styles. The whole piece, prompt included, is
                 quantised to the time steps of the model.
-            style: a style of the training music; any if None.
+            style: a style of the training music; that of a template, chosen by the seed, if None.
             meter: time signature, as in (3, 4); that of the prompt, or 4/4, if None.
-            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, or 120, if None.
+            key: tonic, as in "C", "F#" or "Bb", or 0 (C) to 11 (B). This and the following arguments are conditions
+                that the model has learned; `Piece.conditions` has those of the result. What is None is that of the
+                prompt, or chosen by the seed from the conditions of real pieces of one style.
+            mode: "major" or "minor".
+            density: "low", "medium" or "high": notes per bar, among pieces of the style.
+            voices: notes at once, 1 to 6.
+            structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
+            ending: whether the piece comes to its end with the last bar.
+            tempo_qpm: tempo of the piece in quarter notes per minute. If None, that of the prompt, else of the
+                requested style, or 120.
+            instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
+                for its parts from the highest down, such as `["Violin", "Cello"]`; those of the style, or the piano,
+                if None. They have no influence on the notes.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = compose_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = compose_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def stream_compose(
@@ -229,14 +263,21 @@ class MusicClient(BaseClient[Transport]):
         *,
         prompt: ScoreLike | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         model: str = STREAM_MODEL,
         style: str | None = None,
         meter: tuple[int, int] | None = None,
+        key: str | int | None = None,
+        mode: str | None = None,
+        density: str | None = None,
+        voices: int | None = None,
+        structure: str | None = None,
+        ending: bool = True,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> PieceStream:
         """Compose as `compose` does, and return the piece bar by bar; the same seed gives the same notes.
@@ -247,15 +288,27 @@ class MusicClient(BaseClient[Transport]):
         Args:
             model: a model that streams.
             timeout_s: longest wait for each chunk in seconds; the `timeout_s` of the client if None.
-            prompt, bars, temperature, top_k, top_p, seed, style, meter, tempo_qpm: as for `compose`.
+            prompt, bars, temperature, top_k, top_p, seed, style, meter, key, mode, density, voices, structure, ending,
+                tempo_qpm, instruments: as for `compose`.
 
         Returns:
             an iterator over the chunks; leaving its `with` block stops the generation.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = stream_flow(self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, model=model)
+        steering = Steering.checked(
+            key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
+        )
+        flow = stream_flow(
+            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+        )
         deadline = self._deadline(timeout_s)
         request, accumulator = self._run(flow, deadline)
         return PieceStream(accumulator, self._stream(request, accumulator.request, deadline.timeout_s))
@@ -266,11 +319,13 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        temperature: float = 1.0,
+        n_candidates: int = 1,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -279,13 +334,24 @@ class MusicClient(BaseClient[Transport]):
         Args:
             melody: a score with one voice: notes must not overlap on the grid of sixteenths.
             highest: use the highest note of each time step if the score has chords, instead of refusing it.
+            n_candidates: harmonize so many times in one request, 1 to 16, and return the result that the model finds
+                most likely (`nll`, summed over all time steps). With the same seed, more candidates include the same
+                ones as fewer.
             tempo_qpm: that of the melody if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
-        flow = harmonize_flow(self._models, melody=melody, highest=highest, sampling=sampling, model=model)
+        flow = harmonize_flow(
+            self._models, melody=melody, highest=highest, n_candidates=n_candidates, sampling=sampling, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def infill(
@@ -294,11 +360,12 @@ class MusicClient(BaseClient[Transport]):
         *,
         bars: tuple[int, int],
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = COMPOSE_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -311,10 +378,16 @@ class MusicClient(BaseClient[Transport]):
             score: the surroundings; its notes in the replaced bars have no influence.
             bars: half-open range of the bars to replace, counted from 0; an upbeat is bar 0.
             tempo_qpm: that of the score if None.
-            seed, temperature, top_k, top_p, style, model, timeout_s: as for `compose`.
+            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = infill_flow(self._models, score=score, bars=bars, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -335,10 +408,11 @@ class MusicClient(BaseClient[Transport]):
         score: ScoreLike,
         *,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -352,10 +426,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `compose`; the default of 1, the most probable notes, stays closest to the score.
             tempo_qpm: that of the score if None.
             model: name of the encoder; the decoder is the one that was exported with it.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = reconstruct_flow(self._models, score=score, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -367,10 +446,11 @@ class MusicClient(BaseClient[Transport]):
         *,
         steps: int = 5,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> tuple[Piece, ...]:
@@ -383,10 +463,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: of all pieces; interpolated between the scores if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = interpolate_flow(self._models, a=a, b=b, steps=steps, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -398,10 +483,11 @@ class MusicClient(BaseClient[Transport]):
         attribute: str,
         amount: float,
         seed: int | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = 1,
         top_p: float | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         model: str = LATENT_MODEL,
         timeout_s: float | None = None,
     ) -> Piece:
@@ -415,10 +501,15 @@ class MusicClient(BaseClient[Transport]):
             top_k: as for `reconstruct`.
             tempo_qpm: that of the score if None.
             model: as for `reconstruct`.
-            seed, temperature, top_p, timeout_s: as for `compose`.
+            seed, temperature, top_p, instruments, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = vary_flow(self._models, score=score, attribute=attribute, amount=amount, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))
@@ -587,12 +678,13 @@ class MusicClient(BaseClient[Transport]):
         prompt: ScoreLike | None = None,
         mood: str | None = None,
         bars: int = 8,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
         n: int = 10,
         model: str = INSPIRE_MODEL,
         timeout_s: float | None = None,
@@ -610,11 +702,17 @@ class MusicClient(BaseClient[Transport]):
             n: number of tracks, 1 to 10,000; fewer if there are no more.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.
             model: an ensemble of a composer, a renderer, a classifier and a recommender.
-            temperature, top_k, top_p, seed, style: as for `compose`.
+            temperature, top_k, top_p, seed, style, instruments: as for `compose`.
             timeout_s: as for `classify`.
         """
         sampling = SamplingParams.checked(
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, style=style, tempo_qpm=tempo_qpm
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            style=style,
+            tempo_qpm=tempo_qpm,
+            instruments=instruments,
         )
         flow = inspire_flow(self._models, prompt=prompt, mood=mood, bars=bars, n=n, sampling=sampling, model=model)
         return self._run(flow, self._deadline(timeout_s))

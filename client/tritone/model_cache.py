@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
-from tritone.constants import EMOTIONS
+from tritone.constants import EMOTIONS, LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
 from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
@@ -44,20 +44,25 @@ class Role:
     Attributes:
         does: what such a model does, for messages.
         is_batched: whether the model has a batch axis; an ensemble of ours has none, and its first axis is 1.
+        newer_inputs: inputs that models of earlier releases do not have; a model has all of them or none.
     """
 
     does: str
     inputs: Mapping[str, Shape]
     outputs: Mapping[str, Shape]
     is_batched: bool = True
+    newer_inputs: Mapping[str, Shape] = field(default_factory=dict)
 
     def fits(self, info: ModelResponse) -> bool:
         """Return whether a model has exactly these inputs and at least these outputs."""
+        inputs = self.inputs
+        if self.newer_inputs and self.newer_inputs.keys() <= info.inputs.keys():
+            inputs = {**inputs, **self.newer_inputs}
         return (
             (info.max_batch_size > 0) is self.is_batched
-            and info.inputs.keys() == self.inputs.keys()
+            and info.inputs.keys() == inputs.keys()
             and self.outputs.keys() <= info.outputs.keys()
-            and all(_agree(shape, info.inputs[name]) for name, shape in self.inputs.items())
+            and all(_agree(shape, info.inputs[name]) for name, shape in inputs.items())
             and all(_agree(shape, info.outputs[name]) for name, shape in self.outputs.items())
         )
 
@@ -75,6 +80,10 @@ _COMPOSER_INPUTS: Final[Mapping[str, Shape]] = {
     "noise": (None, None),
     **_SAMPLING,
 }
+_CONDITIONS: Final[Mapping[str, Shape]] = {
+    **dict.fromkeys(("key", "density", "n_voices", "end"), _SCALAR),
+    "repeats": _PER_FRAME,
+}
 _COMPOSER_OUTPUTS: Final[Mapping[str, Shape]] = {"frames": _FRAMES, "nll": _PER_FRAME}
 
 CLASSIFIER: Final = Role(
@@ -88,8 +97,15 @@ SCORER: Final = Role(
 SAMPLER: Final = Role(
     "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
 )
-COMPOSER: Final = Role("composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS)
-STREAMER: Final = Role("streams compositions", _COMPOSER_INPUTS, {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR})
+COMPOSER: Final = Role(
+    "composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS, newer_inputs=_CONDITIONS
+)
+STREAMER: Final = Role(
+    "streams compositions",
+    _COMPOSER_INPUTS,
+    {**_COMPOSER_OUTPUTS, "first_frame": _SCALAR},
+    newer_inputs=_CONDITIONS,
+)
 ENCODER: Final = Role("encodes two bars of four voices", {"voices": _VOICES}, {"mean": _PER_FRAME})
 DECODER: Final = Role(
     "decodes two bars of four voices",
@@ -122,6 +138,7 @@ INSPIRER: Final = Role(
         **dict.fromkeys(("source", "arm", "unknown"), _SCALAR),
     },
     is_batched=False,
+    newer_inputs=_CONDITIONS,
 )
 # The first that fits.
 ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR, INSPIRER)
@@ -180,6 +197,14 @@ class CachedModel:
     def styles(self) -> tuple[str, ...]:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
+
+    @property
+    def sampling_defaults(self) -> Mapping[str, float]:
+        """The temperature and top_p with which the model samples where a caller chooses none."""
+        return {
+            "temperature": self._real("default_temperature", LEAST_TEMPERATURE, LARGEST_TEMPERATURE),
+            "top_p": self._real("default_top_p", LEAST_TEMPERATURE, 1.0),
+        }
 
     def step(self, parameter: str) -> str:
         """Return the name of the model of a step (ensembles).
@@ -262,6 +287,14 @@ class CachedModel:
     def _number(self, name: str, default: int) -> int:
         text = self.info.parameters.get(name, "")
         return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else default
+
+    def _real(self, name: str, low: float, high: float) -> float:
+        """Return a parameter within limits; 1 if it is missing or invalid."""
+        try:
+            value = float(self.info.parameters.get(name, "1"))
+        except ValueError:
+            return 1.0
+        return value if low <= value <= high else 1.0
 
     def _json(self, name: str) -> Any:
         try:

@@ -12,7 +12,7 @@ from tritone.constants import WINDOW_S
 from tritone.exceptions import MissingExtraError
 from tritone.files import Target, format_of, write_result
 from tritone.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, notes_of
-from tritone.music.scores import INSTALL
+from tritone.music.symusic_scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import operator
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from tritone.arguments import is_number, is_whole, scalar
 from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
+from tritone.music.instruments import Instruments, check_instruments
 
 LARGEST_SEED: Final = 2**63 - 1  # what an int64 tensor and every JSON reader can hold
 _N_BITS: Final = 24  # of a float32's significand: every value is exact, and 1.0 cannot come out
@@ -34,39 +35,45 @@ class SamplingParams:
     """How a generative model samples, and in which style and tempo.
 
     Attributes:
+        temperature: None for that of the model.
         top_k: `TOP_K_ALL` for no limit.
-        top_p: 1 for no limit.
+        top_p: 1 for no limit; None for that of the model.
         style: one of the styles of the model; None for any.
         tempo_qpm: quarter notes per minute of the result; None for the default of the operation.
+        instruments: General MIDI names that play the result; none for those of the style.
     """
 
-    temperature: float
+    temperature: float | None
     top_k: int
-    top_p: float
+    top_p: float | None
     seed: int
     style: str | None = None
     tempo_qpm: float | None = None
+    instruments: tuple[str, ...] = ()
 
     @classmethod
     def checked(
         cls,
         *,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
         style: str | None = None,
         tempo_qpm: float | None = None,
+        instruments: Instruments | None = None,
     ) -> Self:
         """Check the options of a caller and draw a seed if there is none.
 
         Raises:
             InvalidInputError: an option is invalid.
         """
-        if not is_number(temperature) or not LEAST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE:
+        if temperature is not None and (
+            not is_number(temperature) or not LEAST_TEMPERATURE <= temperature <= LARGEST_TEMPERATURE
+        ):
             raise InvalidInputError(
-                f"invalid temperature: expected a number from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE:g}, got "
-                f"{temperature!r}; use top_k=1 to always take the most likely candidate",
+                f"invalid temperature: expected a number from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE:g}, or "
+                f"None, got {temperature!r}; use top_k=1 to always take the most likely candidate",
                 argument="temperature",
             )
         if top_k is not None and (not is_whole(top_k) or top_k < 1):
@@ -82,20 +89,31 @@ class SamplingParams:
                 f"invalid style: expected the name of a style, or None for any, got {style!r}", argument="style"
             )
         return cls(
-            temperature=float(temperature),
+            temperature=None if temperature is None else float(temperature),
             top_k=TOP_K_ALL if top_k is None else min(int(top_k), TOP_K_ALL),
-            top_p=1.0 if top_p is None else max(float(top_p), float(np.finfo(np.float32).tiny)),
+            top_p=None if top_p is None else max(float(top_p), float(np.finfo(np.float32).tiny)),
             seed=fresh_seed() if seed is None else check_seed(seed),
             style=style,
             tempo_qpm=_checked_tempo(tempo_qpm),
+            instruments=check_instruments(instruments) or (),
         )
 
-    def inputs(self, n_batch: int) -> Mapping[str, Array]:
-        """Return the three inputs that all generative models have, each (n_batch, 1)."""
+    def of_pieces(self) -> Mapping[str, Any]:
+        """Return what pieces keep of the parameters, as arguments of `Piece`."""
+        return {"seed": self.seed, "instruments": self.instruments}
+
+    def inputs(self, n_batch: int, *, temperature: float = 1.0, top_p: float = 1.0) -> Mapping[str, Array]:
+        """Return the three inputs that all generative models have, each (n_batch, 1).
+
+        Args:
+            n_batch: number of pieces.
+            temperature: of the model.
+            top_p: of the model.
+        """
         return {
-            "temperature": scalar(self.temperature, n_batch, np.float32),
+            "temperature": scalar(temperature if self.temperature is None else self.temperature, n_batch, np.float32),
             "top_k": scalar(self.top_k, n_batch, np.int64),
-            "top_p": scalar(self.top_p, n_batch, np.float32),
+            "top_p": scalar(top_p if self.top_p is None else self.top_p, n_batch, np.float32),
         }
 
 

@@ -292,13 +292,15 @@ class FakeComposer(FakeModel):
     """A `music_transformer` and its streaming `composer`, which write one note in each time step.
 
     The seed decides on the pitches, so the same seed gives the same piece, streamed or not. Below a melody to harmonize
-    it writes the same melody an octave lower.
+    it writes the same melody an octave lower. Bars that repeat earlier ones, as asked by `structure`, are their copies.
     """
 
     def __init__(
         self,
         *,
         styles: Sequence[str] = ("any",),
+        templates: Sequence[Mapping[str, Any]] = (),
+        takes_conditions: bool = True,
         name: str = COMPOSE_MODEL,
         stream_name: str = STREAM_MODEL,
         version: str = "1",
@@ -307,15 +309,22 @@ class FakeComposer(FakeModel):
 
         Args:
             styles: names of the styles; the first one means any style.
+            templates: conditions of real pieces, from which the client chooses what a caller leaves open, as in the
+                parameter `templates` of the exported model; without them, that is unknown.
+            takes_conditions: False for models of releases before conditions such as the key.
             name: of the model for `compose`, `harmonize` and `infill`.
             stream_name: of the model for `stream_compose`.
             version: of both models.
         """
         frames, per_frame, scalar = (-1, -1, N_PITCHES), (-1, -1), (-1, 1)
         inputs = {"given": frames, "given_mode": per_frame, "meter": (-1, 2), "style": scalar, "noise": (-1, -1, 8)}
-        inputs |= {"temperature": scalar, "top_k": scalar, "top_p": scalar}
+        inputs |= dict.fromkeys(("temperature", "top_k", "top_p"), scalar)
+        if takes_conditions:
+            inputs |= {**dict.fromkeys(("key", "density", "n_voices", "end"), scalar), "repeats": per_frame}
         outputs: dict[str, tuple[int, ...]] = {"frames": frames, "nll": per_frame}
         parameters = {"frames_per_quarter": str(FRAMES_PER_QUARTER), "styles": json.dumps(list(styles))}
+        if templates:
+            parameters["templates"] = json.dumps(list(templates))
         super().__init__(
             ModelResponse(name, (version,), inputs, outputs, 8, parameters),
             ModelResponse(stream_name, (version,), inputs, {**outputs, "first_frame": scalar}, 8, parameters),
@@ -327,6 +336,9 @@ class FakeComposer(FakeModel):
         frames = np.where((mode == 0)[..., None], 0, given)
         rows, steps = np.nonzero(mode == 0)
         frames[rows, steps, (noise[rows, steps, 0] * N_PITCHES).astype(int)] = STRUCK
+        repeats = inputs.get("repeats", np.zeros_like(mode))
+        for row, step in np.argwhere((mode == 0) & (repeats > 0)).tolist():  # in order, as repeats may be repeated
+            frames[row, step] = frames[row, step - int(repeats[row, step])]
         rows, steps, pitches = np.nonzero((given > 0) & (mode == 2)[..., None])
         frames[rows, steps, np.maximum(pitches - 12, 0)] = given[rows, steps, pitches]
         return {"frames": frames.astype(np.uint8), "nll": noise.sum(axis=2)}

@@ -112,7 +112,7 @@ def write_excerpts(scores: ScoreSet, corpus: Corpus, out: Path) -> ScoreExcerpts
     found = {}
     for name, (source, n_bars, tempo_qpm) in sources.items():
         track = corpus[source.name]
-        piece = Piece(replace(_excerpt(source, n_bars), tempo_qpm=tempo_qpm))
+        piece = Piece(replace(_excerpt(source, n_bars), tempo_qpm=tempo_qpm), conditions={"style": source.style})
         title = f"{n_bars} bars of {track.title} ({track.composer})"
         found[folder / f"{name}.mid"] = save(piece, folder / f"{name}.mid", title=title)
     return ScoreExcerpts(folder, found)

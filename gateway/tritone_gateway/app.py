@@ -97,6 +97,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         anonymous=settings.is_loopback or settings.allow_anonymous,
         rates=rates,
         n_workers=settings.workers,
+        local_names_only=settings.is_loopback and not settings.allow_anonymous,
     )
 
     @asynccontextmanager
@@ -115,6 +116,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
             with _span_export(settings.otlp_url), drain_before_stop(gateway.load, settings.drain_s):
                 yield {"header_timeout_s": settings.header_timeout_s, "send_timeout_s": settings.send_timeout_s}
             gateway.music = None
+        gateway.notation.close()
         await rates.close()
 
     app = FastAPI(
@@ -122,6 +124,7 @@ def create_app(settings: GatewaySettings | None = None, *, music: AsyncMusicClie
         summary="Music intelligence as a service",
         description=_DESCRIPTION,
         version=importlib.metadata.version("tritone"),
+        docs_url=None,  # see routers/operations.py
         lifespan=lifespan,
         separate_input_output_schemas=False,
         telemetry={

@@ -6,6 +6,7 @@ JSON nor a form is the content of the field `file`; the other options are then i
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import json
 import re
@@ -19,6 +20,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from tritone import Grid, InvalidInputError
 from tritone_gateway.gateway import Gateway
+from tritone_gateway.notation_work import read_notation
 from tritone_gateway.problems import ProblemError
 from tritone_gateway.request_models import Base64File, NoteList, Upload, UrlFile
 from tritone_gateway.url_download import download
@@ -28,6 +30,8 @@ M = TypeVar("M", bound=BaseModel)
 _MAX_FILES: Final = 2
 _MAX_FIELDS: Final = 10_000  # a history is one field for each id
 _MAX_FIELD_BYTES: Final = 1 << 20
+_MAX_VALUES: Final = 700_000  # two scores of 100,000 notes; parsing more JSON would block the event loop for seconds
+_MAX_ERRORS: Final = 100  # that are described; describing one takes as long as finding hundreds
 _JSON: Final = "application/json"
 _MULTIPART: Final = "multipart/form-data"
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -49,6 +53,13 @@ def body(model: type[M]) -> Any:
         try:
             return model.model_validate(values)
         except ValidationError as error:
+            if error.error_count() > _MAX_ERRORS:
+                raise ProblemError(
+                    422,
+                    "invalid-argument",
+                    "An argument is invalid",
+                    f"expected the values that /docs describes, got {error.error_count():,} invalid or unknown ones",
+                ) from error
             entries = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
             raise RequestValidationError(_first_error_per_location(entries)) from error
 
@@ -99,13 +110,15 @@ async def read_recording(file: Upload | UrlFile | Base64File, gateway: Gateway) 
 
 
 async def read_score(file: Upload | NoteList | UrlFile | Base64File, gateway: Gateway) -> bytes | Grid:
-    """Return a score: a list of notes as a grid, or the content of a file.
+    """Return a score: a list of notes, MusicXML and ABC as a grid, or the content of a MIDI file.
 
     Raises:
         ProblemError, InvalidInputError: as `read_recording`.
-        InvalidScoreError: a note is invalid.
+        InvalidScoreError: a note or the file is invalid.
     """
-    return file.to_grid() if isinstance(file, NoteList) else await read_recording(file, gateway)
+    if isinstance(file, NoteList):
+        return await asyncio.to_thread(file.to_grid)
+    return await read_notation(await read_recording(file, gateway), gateway.notation)
 
 
 async def _values(request: Request) -> dict[str, Any]:
@@ -141,6 +154,7 @@ async def _values(request: Request) -> dict[str, Any]:
 def _json_values(content: bytes) -> dict[str, Any]:
     if not content.strip():
         return {}
+    _check_n_values(content.count(b","))
     try:
         values = _parse_json(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -171,9 +185,28 @@ async def _form_values(form: FormData) -> dict[str, Any]:
 def _group_by_name(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Return values by name: a list for a name that occurs several times; texts that are JSON are parsed."""
     found: dict[str, list[Any]] = {}
+    n_values = 0
     for name, value in items:
+        if isinstance(value, str):
+            n_values += value.count(",")
+            _check_n_values(n_values)
         found.setdefault(name, []).append(_parse_value(value))
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
+
+
+def _check_n_values(n_values: int) -> None:
+    """Check a number of values in JSON, of which each but the first has a comma before it.
+
+    Raises:
+        ProblemError: 413; a body of 64 MiB can hold 20 million empty lists, which take a gigabyte of memory.
+    """
+    if n_values > _MAX_VALUES:
+        raise ProblemError(
+            413,
+            "too-many-values",
+            "The body holds too many values",
+            f"expected at most {_MAX_VALUES:,} values, got {n_values:,} or more; send scores as files",
+        )
 
 
 def _parse_value(value: Any) -> Any:

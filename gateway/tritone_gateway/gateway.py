@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from tritone import AsyncMusicClient
 from tritone_gateway.admission import WorkerLoad
 from tritone_gateway.metrics import Metrics
+from tritone_gateway.notation_work import NotationWork
 from tritone_gateway.readiness import ReadinessCheck
 from tritone_gateway.settings import GatewaySettings
 
@@ -21,12 +22,14 @@ class Gateway:
 
     Attributes:
         music: the client of the models; set while the application runs.
+        notation: the threads that read and write MusicXML and ABC.
     """
 
     settings: GatewaySettings
     metrics: Metrics
     load: WorkerLoad = field(default_factory=WorkerLoad)
     music: AsyncMusicClient | None = None
+    notation: NotationWork = field(default_factory=NotationWork)
 
     @cached_property
     def readiness(self) -> ReadinessCheck:

@@ -1,4 +1,4 @@
-"""uvicorn protocol for HTTP/1.1 with time limits on receiving headers and on reading responses."""
+"""uvicorn protocol for HTTP/1.1 with limits on the size of headers and on the time to receive and to read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _MAX_DISCARD_S: Final = 5.0
 _MAX_JOINED_BYTES: Final = 65_536
+_MAX_HEAD_BYTES: Final = 65_536
+_HEAD_TOO_LARGE_RESPONSE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+)
 _TIMEOUT_RESPONSE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -54,10 +58,15 @@ class TimedProtocol(HttpToolsProtocol):
     sends a header a second would hold a connection forever. `Admission` limits the time for the body of an accepted
     request; here, the rest of a body whose response is already sent is discarded for at most `_MAX_DISCARD_S`.
 
+    Neither uvicorn nor its parser limits the size of headers, and the parser's time is quadratic in the size of one
+    header, which would block the event loop. The protocol therefore counts the bytes that arrive without a part of a
+    body or the end of the headers among them; trailers and extensions of chunks are counted likewise.
+
     A connection whose caller reads nothing for `send_timeout_s` is closed. It would otherwise occupy the memory of the
     response, one of the concurrent requests, and the model of a stream, without a limit.
     """
 
+    _n_head_bytes: int = 0
     _receive_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
 
@@ -67,6 +76,13 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_made(joined)
         self._start_receive_timer(self._header_timeout_s)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse data, and close the connection if too much of it is not part of a body."""
+        self._n_head_bytes += len(data)
+        super().data_received(data)
+        if self._n_head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._close_with(_HEAD_TOO_LARGE_RESPONSE)
+
     def on_message_begin(self) -> None:
         """Start the time limit of the headers."""
         super().on_message_begin()
@@ -74,11 +90,18 @@ class TimedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the time limit of the headers."""
+        self._n_head_bytes = 0
         self._stop_receive_timer()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Reset the number of bytes that are not part of a body."""
+        self._n_head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop the time limit of an unread body."""
+        self._n_head_bytes = 0
         self._stop_receive_timer()
         super().on_message_complete()
 
@@ -138,8 +161,11 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _on_receive_timeout(self) -> None:
         self._receive_timer = None
-        if self.transport.is_closing():
-            return
+        if not self.transport.is_closing():
+            self._close_with(_TIMEOUT_RESPONSE)
+
+    def _close_with(self, response: bytes) -> None:
+        """Close the connection, with a response unless another one is being sent."""
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(_TIMEOUT_RESPONSE)
+            self.transport.write(response)
         self.transport.close()

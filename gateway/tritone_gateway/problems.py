@@ -7,6 +7,7 @@ has.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -20,6 +21,7 @@ import tritone
 from tritone.exceptions import VersionChangedError
 from tritone_gateway.security.keys import ApiKeyError
 
+_LOGGER: Final = logging.getLogger(__name__)
 PROBLEM_JSON: Final = "application/problem+json"
 BUSY_RETRY_S: Final = 1
 
@@ -121,6 +123,9 @@ def problem_of(error: Exception, request_id: str | None) -> tuple[Problem, dict[
         else:
             detail = "an unexpected error, logged with the id of this request; report it to the operator of the gateway"
             return _problem(500, "internal", "Internal error", detail, request_id), headers
+        if isinstance(error, ApiKeyError):  # its message has the path of the file and a part of the content
+            _LOGGER.error("%s", error, extra={"request_id": request_id})
+            fields["detail"] = "the gateway cannot read its API keys, and has logged why; ask its operator"
         if status == 503:
             headers = {"Retry-After": str(BUSY_RETRY_S)}
     detail = fields.pop("detail", None) or str(error)

@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from tritone import Classification, Piece
+from tritone_gateway.notation_work import NotationWork
 from tritone_gateway.problems import ProblemError
 
 JSON: Final = "application/json"
@@ -91,12 +92,19 @@ def negotiate(request: Request, offered: Sequence[str]) -> str:
     return best
 
 
-async def piece_response(piece: Piece, media_type: str) -> Response:
-    """Return a piece in a media type of `PIECE_TYPES`."""
+async def piece_response(piece: Piece, media_type: str, notation: NotationWork) -> Response:
+    """Return a piece in a media type of `PIECE_TYPES`.
+
+    Raises:
+        ProblemError: as `NotationWork.run`, for MusicXML.
+    """
     if media_type == JSON:
         return JSONResponse(await asyncio.to_thread(piece.to_dict), headers=_VARY)
     form = _PIECE_FORMATS[media_type]
-    content = await asyncio.to_thread(form.encode, piece)
+    if media_type == MUSICXML:
+        content = await notation.run(form.encode, piece)
+    else:
+        content = await asyncio.to_thread(form.encode, piece)
     headers = {
         **_VARY,
         "Content-Disposition": f'inline; filename="{piece.model or "piece"}-{piece.seed}.{form.suffix}"',

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
-from tritone import Grid
+from tritone import Grid, InvalidScoreError
+
+_MAX_METER: Final = 16_384  # a bar of more time steps than a score may have
 
 
 class RequestBody(BaseModel):
@@ -44,6 +46,7 @@ class NoteList(RequestBody):
     model_config = ConfigDict(extra="ignore")  # a returned piece has more fields
 
     notes: list[tuple[int, int, int]] = Field(
+        fail_fast=True,
         max_length=100_000,
         description="Each [onset, length, pitch]: onset and length in time steps, pitch as MIDI 21..108.",
         examples=[[[0, 4, 60], [4, 4, 64], [8, 8, 67]]],
@@ -66,6 +69,13 @@ class NoteList(RequestBody):
         steps = self.frames_per_quarter
         n_frames = self.n_frames or max((onset + length for onset, length, _ in self.notes), default=0)
         bar = self.frames_per_bar
+        if self.meter is not None and max(self.meter) > _MAX_METER:
+            raise InvalidScoreError(
+                f"invalid meter: expected numbers up to {_MAX_METER}, such as [3, 4], got larger ones",
+                path="<notes>",
+                reason="bad_shape",
+                argument="meter",
+            )
         if bar is None:
             bar = 0 if self.meter is None else 4 * self.meter[0] * steps // max(self.meter[1], 1)
         return Grid.from_dict(
@@ -115,11 +125,27 @@ def draw_seed() -> int:
     return secrets.randbelow(1 << 53)
 
 
+InstrumentNames = list[str | int] | str | int | None
+
+
+def instruments_field() -> Any:
+    """Return a field for the instruments of a piece."""
+    return Field(
+        None,
+        description="General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the "
+        "highest down; those of the style, or the piano, if left out. They have no influence on the notes.",
+        examples=[["Violin", "Cello"]],
+    )
+
+
 class Sampling(RequestBody):
     """Sampling parameters."""
 
-    temperature: float = Field(
-        1.0, ge=0.01, le=100, description="Sampling temperature: below 1 is more conservative, above 1 more random."
+    temperature: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.",
     )
     top_k: int | None = Field(
         None, ge=1, description="Sample only from this many most probable candidates; all by default."
@@ -138,6 +164,7 @@ class Sampling(RequestBody):
     tempo_qpm: float | None = Field(
         None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
     )
+    instruments: InstrumentNames = instruments_field()
 
 
 class PieceSampling(Sampling):

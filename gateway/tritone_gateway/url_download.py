@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Final
 
 import aiohttp
@@ -36,6 +37,8 @@ async def download(url: str, settings: GatewaySettings) -> bytes:
             raise _fetch_error(url, f"more than {_MAX_REDIRECTS} redirects")
     except TimeoutError as error:
         raise _fetch_error(url, f"no complete response within {deadline_s:g} s") from error
+    except aiohttp.ClientConnectionError as error:  # its message has addresses of the operator's network
+        raise _fetch_error(url, "the host cannot be reached, or has closed the connection") from error
     except (aiohttp.ClientError, ValueError) as error:
         raise _fetch_error(url, str(error) or type(error).__name__) from error
 
@@ -52,22 +55,39 @@ async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int, url: s
 
 
 def _check_host(url: str, allowed: tuple[str, ...]) -> None:
+    """Check that the operator allows the host of a URL, and its port unless it is the default of the scheme.
+
+    Raises:
+        ProblemError: 422.
+        ValueError: it is not a URL, or has a user name or a password, which the gateway would send.
+    """
     parsed = yarl.URL(url)
+    if parsed.raw_user is not None or parsed.raw_password is not None:
+        raise ValueError("expected a URL without user name and password")
     host = parsed.host or ""
-    with_port = f"{host}:{parsed.port}"
-    if parsed.scheme not in ("http", "https") or not ({host, with_port} & set(allowed)):
+    names = {f"{host}:{parsed.port}", *([host] if parsed.is_default_port() else [])}
+    if parsed.scheme not in ("http", "https") or not names & {each.lower() for each in allowed}:
         known = ", ".join(allowed) or "none"
         raise ProblemError(
             422,
             "host-not-allowed",
             "The host of the URL is not allowed",
-            f"expected a URL on one of the hosts that the operator allows ({known}), got {host!r}; upload the "
-            f"file instead",
+            f"expected a URL on one of the hosts that the operator allows ({known}), got host {host!r} and port "
+            f"{parsed.port}; upload the file instead",
             argument="url",
         )
 
 
 def _fetch_error(url: str, why: str) -> ProblemError:
     return ProblemError(
-        422, "not-fetched", "The file cannot be fetched", f"{url[:200]}: {why}; upload the file instead", argument="url"
+        422,
+        "not-fetched",
+        "The file cannot be fetched",
+        f"{_without_password(url)[:200]}: {why}; upload the file instead",
+        argument="url",
     )
+
+
+def _without_password(url: str) -> str:
+    """Return a URL, also an invalid one, without the part before an @ in the name of its host."""
+    return re.sub(r"\A([a-z]+://)[^/?#]*@", r"\1", url, flags=re.IGNORECASE)

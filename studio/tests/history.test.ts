@@ -4,11 +4,11 @@ import { EMPTY, type Score } from "../src/music/notes";
 
 const kept = new Map<string, unknown>();
 vi.mock("../src/state/indexed-db", () => ({
-  store: async (name: string, value: unknown) => {
+  writeStored: async (name: string, value: unknown) => {
     kept.set(name, structuredClone(value));
     return true;
   },
-  stored: async (name: string) => kept.get(name),
+  readStored: async (name: string) => kept.get(name),
 }));
 
 const NAME = "write.history";

@@ -3,9 +3,23 @@ import { describe, expect, it, vi } from "vitest";
 import type { Classification } from "../src/api/client";
 import { area, emotionCurves, labelCurves, passages } from "../src/rooms/listen/timeline-data";
 import { groupByCause } from "../src/rooms/recommend/group-reasons";
+import { conditionsOf } from "../src/rooms/write/conditions";
 import { chosen, composing, streams } from "../src/rooms/write/models";
 
 vi.mock("../src/api/client", () => ({ api: {} }));
+
+describe("the conditions of a composition", () => {
+  const open = { pieceKey: "", pieceMode: "", pieceDensity: "", structure: " ", ending: "" } as const;
+
+  it("are left out where nothing is chosen", () => {
+    expect(JSON.stringify(conditionsOf(open))).toBe("{}");
+  });
+
+  it("are those that are chosen, letters of the form being capitals", () => {
+    const chosen = { pieceKey: "F#", pieceMode: "minor", pieceDensity: "low", structure: " aaba ", ending: "open" } as const;
+    expect(conditionsOf(chosen)).toEqual({ key: "F#", mode: "minor", density: "low", structure: "AABA", ending: false });
+  });
+});
 
 describe("the timeline of a recording", () => {
   const timeline = [

@@ -23,11 +23,13 @@ N_LOOKAHEAD = 2
 N_STYLES = 10  # a style beyond makes the graph fail; the higher the style, the longer a frame takes
 MOST_FRAMES = 4096
 
-# Each frame has one note: a running sum of what noise and (looked ahead) given frames bring, modulo 88.
+# Each frame has one note: a running sum of what noise, repeats and (looked ahead) given frames bring, moved by the
+# other conditions, modulo 88.
 GRAPH = """
 <ir_version: 10, opset_import: ["" : 18]>
 composer (
   uint8[batch, ahead, 88] given, uint8[batch, ahead] given_mode, int64[batch, 2] meter, int64[batch] style,
+  int64[batch] key, int64[batch] density, int64[batch] n_voices, int64[batch] end, int64[batch, frame] repeats,
   float[batch, frame, 8] noise, float[batch] temperature, int64[batch] top_k, float[batch] top_p,
   int64[batch] state_frame, int64[batch, 2] state_sums
 ) => (
@@ -49,11 +51,17 @@ composer (
   later_3 = Slice (given, two, n_all, one)
   later_i = Cast <to = 7> (later_3)
   later = ReduceSum <keepdims = 0> (later_i, two)
-  step = Add (brought, later)
+  step_here = Add (brought, later)
+  step = Add (step_here, repeats)
   axis = Constant <value = int64 {1}> ()
   sums_here = CumSum (step, axis)
   sum_before = Slice (state_sums, zero, one, one)
-  sums = Add (sums_here, sum_before)
+  sums_alone = Add (sums_here, sum_before)
+  key_and_density = Add (key, density)
+  voices_and_end = Add (n_voices, end)
+  asked = Add (key_and_density, voices_and_end)
+  asked_2 = Unsqueeze (asked, one)
+  sums = Add (sums_alone, asked_2)
 
   n_pitches = Constant <value = int64 {88}> ()
   pitch = Mod (sums, n_pitches)
@@ -117,6 +125,11 @@ input [
   {{ name: "given_mode" data_type: TYPE_UINT8 dims: [ -1 ] }},
   {{ name: "meter" data_type: TYPE_INT64 dims: [ 2 ] }},
   {{ name: "style" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
+  {{ name: "key" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
+  {{ name: "density" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
+  {{ name: "n_voices" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
+  {{ name: "end" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
+  {{ name: "repeats" data_type: TYPE_INT64 dims: [ -1 ] }},
   {{ name: "noise" data_type: TYPE_FP32 dims: [ -1, 8 ] }},
   {{ name: "temperature" data_type: TYPE_FP32 dims: [ 1 ] reshape {{ }} }},
   {{ name: "top_k" data_type: TYPE_INT64 dims: [ 1 ] reshape {{ }} }},
@@ -170,6 +183,11 @@ def piece(n_frames: int, *, seed: int = 0, cost: int = 0, meter: tuple[int, int]
         "given_mode": rng.integers(0, 3, (1, n_frames)).astype(np.uint8),
         "meter": np.array([meter], np.int64),
         "style": np.array([[cost]], np.int64),
+        "key": rng.integers(0, 25, (1, 1)),
+        "density": rng.integers(0, 4, (1, 1)),
+        "n_voices": rng.integers(0, 7, (1, 1)),
+        "end": np.array([[n_frames]], np.int64),
+        "repeats": rng.integers(-1, 65, (1, n_frames)),
         "noise": rng.random((1, n_frames, 8), np.float32),
         "temperature": np.array([[1.0]], np.float32),
         "top_k": np.array([[8]], np.int64),
@@ -183,7 +201,8 @@ def expected(inputs: dict[str, Array]) -> tuple[Array, Array]:
     n_frames = len(noise)
     ahead = np.pad(given, [(0, N_LOOKAHEAD), (0, 0)])[N_LOOKAHEAD:].astype(np.int64)
     brought = (noise[:, 0] * np.float32(1000)).astype(np.int64)
-    sums = np.cumsum(brought + ahead.sum(1))
+    asked = sum(int(inputs[name][0, 0]) for name in ("key", "density", "n_voices", "end"))
+    sums = np.cumsum(brought + ahead.sum(1) + inputs["repeats"][0]) + asked
     frames = np.zeros((n_frames, 88), np.uint8)
     frames[np.arange(n_frames), sums % 88] = 2
     frames[mode == 1] = given[mode == 1]

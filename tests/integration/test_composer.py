@@ -307,6 +307,7 @@ def bad(**arrays: Array) -> dict[str, Array]:
     return {**stand_in.piece(8), **arrays}
 
 
+PER_FRAME = ("given", "given_mode", "repeats", "noise")
 BAD = {
     "temperature of 0": ({"temperature": np.zeros((1, 1), np.float32)}, "invalid temperature: expected.*, got 0.0"),
     "temperature of NaN": (
@@ -319,6 +320,11 @@ BAD = {
     ),
     "top_k of 0": ({"top_k": np.zeros((1, 1), np.int64)}, "invalid top_k: expected a whole number, 1 or more.*, got 0"),
     "style below 0": ({"style": np.full((1, 1), -1, np.int64)}, "invalid style: expected.*, got -1"),
+    "key of 25": ({"key": np.full((1, 1), 25, np.int64)}, "invalid key: expected.*, got 25"),
+    "density of 4": ({"density": np.full((1, 1), 4, np.int64)}, "invalid density: expected.*, got 4"),
+    "seven voices": ({"n_voices": np.full((1, 1), 7, np.int64)}, "invalid n_voices: expected.*, got 7"),
+    "end below 0": ({"end": np.full((1, 1), -1, np.int64)}, "invalid end: expected.*, got -1"),
+    "repeats below -1": ({"repeats": np.full((1, 8), -2, np.int64)}, "invalid repeats.*: expected.*, got -2"),
     "noise of 1": (
         {"noise": np.ones((1, 8, 8), np.float32)},
         "invalid .*: expected a number from 0 to below 1.*, got 1.0",
@@ -339,11 +345,11 @@ BAD = {
     "meter below 0": ({"meter": np.array([[-4, 0]], np.int64)}, r"invalid meter: expected.*, got \[-4, 0\]"),
     "lengths that differ": ({"noise": np.zeros((1, 9, 8), np.float32)}, "expected equal sizes of axis frame"),
     "no frames": (
-        {name: array[:, :0] for name, array in stand_in.piece(8).items() if name in ("given", "given_mode", "noise")},
+        {name: array[:, :0] for name, array in stand_in.piece(8).items() if name in PER_FRAME},
         "expected a size of 1 to 16384 along axis frame, got 0",
     ),
     "too many frames": (
-        {name: array for name, array in stand_in.piece(4097).items() if name in ("given", "given_mode", "noise")},
+        {name: array for name, array in stand_in.piece(4097).items() if name in PER_FRAME},
         "expected 1 to 4096 frames, got 4097",
     ),
     "87 pitches": ({"given": np.zeros((1, 8, 87), np.uint8)}, "unexpected shape for input 'given'"),

@@ -72,14 +72,14 @@ def test_each_route_returns_the_result_of_the_sdk(url: str, models: TritonServer
     with MusicClient(models.grpc_url) as music:
         expected = {
             "classify": music.classify(recording).to_dict()["probabilities"],
-            "compose": music.compose(bars=2, seed=1).to_dict(),
+            "compose": music.compose(bars=2, seed=1, key="D", voices=2, structure="AA").to_dict(),
             "sample": [piece.to_dict() for piece in music.sample(n=2, seed=3)],
             "tracks": music.find_tracks(item_id(1)).to_dict()["tracks"],
             "recommend": [each["track_id"] for each in music.recommend(n=5).to_dict()["recommendations"]],
         }
     found = {
         "classify": call(f"{url}/v1/classify", recording, **{"Content-Type": "audio/ogg"})[1]["probabilities"],
-        "compose": call(f"{url}/v1/compose", {"bars": 2, "seed": 1})[1],
+        "compose": call(f"{url}/v1/compose", {"bars": 2, "seed": 1, "key": "D", "voices": 2, "structure": "AA"})[1],
         "sample": call(f"{url}/v1/sample", {"n": 2, "seed": 3})[1]["pieces"],
         "tracks": call(f"{url}/v1/tracks?q={item_id(1)}")[1]["tracks"],
         "recommend": [each["track_id"] for each in call(f"{url}/v1/recommend", {"n": 5})[1]["recommendations"]],

@@ -22,6 +22,7 @@ from tritonclient.utils import InferenceServerException
 from tritone import Inspiration, InvalidInputError, MusicClient, RequestRejectedError
 from tritone.endpoints import make_endpoint
 from tritone.music.render import render
+from tritone.music.scores import to_score
 from tritone_cli.bench.inputs import example_requests
 from tritone_export import check_repository
 from tritone_export.ensembles import publish_ensemble
@@ -68,7 +69,7 @@ def test_one_request_gives_what_the_steps_give(music: MusicClient, tmp_path: Pat
     result = music.inspire(bars=4, seed=3, n=5)
     piece = music.compose(bars=4, seed=3)
     assert result.piece.to_dict() == piece.to_dict()
-    samples = render(piece.score, rate_hz=22_050)
+    samples = render(to_score(piece.grid), rate_hz=22_050)
     soundfile.write(tmp_path / "piece.wav", samples, 22_050, subtype="FLOAT")
     heard = music.classify(tmp_path / "piece.wav")
     assert result.classification.label == heard.label
@@ -227,7 +228,7 @@ def test_its_versions_follow_each_other(tmp_path: Path) -> None:
 def test_one_request_is_faster_than_its_steps(music: MusicClient, tmp_path: Path) -> None:
     def in_steps() -> None:
         piece = music.compose(bars=8, seed=1)
-        samples = render(piece.score, rate_hz=22_050)
+        samples = render(to_score(piece.grid), rate_hz=22_050)
         music.classify((samples, 22_050))
         music.recommend(audio=(samples, 22_050))
 

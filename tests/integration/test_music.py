@@ -125,7 +125,17 @@ def in_pytorch(exportable: Any, requests: list[InferRequest]) -> dict[str, Array
 # --- the same seed, the same notes ---------------------------------------------------------------
 
 WAYS: dict[str, Callable[[MusicClient, int], Any]] = {
-    "music_transformer": lambda music, seed: music.compose(bars=1, seed=seed, style="chorale"),
+    "music_transformer": lambda music, seed: music.compose(
+        bars=2,
+        seed=seed,
+        style="chorale",
+        key=seed % 12,
+        mode=("major", "minor")[seed % 2],
+        voices=1 + seed % 6,
+        density=("low", "medium", "high")[seed % 3],
+        structure=("AA", "AB", None)[seed % 3],
+        ending=seed % 5 > 0,
+    ),
     "polyphony_rnn_sampler": lambda music, seed: music.compose(bars=2, seed=seed, model="polyphony_rnn", top_k=40),
     "music_vae_decoder": lambda music, seed: music.sample("music_vae", 1, seed, note_density=1.0),
     "music_gan": lambda music, seed: music.sample("music_gan", 1, seed, key=seed % 12, mode="minor", truncation=0.9),
@@ -195,6 +205,24 @@ def test_streamed_as_unstreamed(music: MusicClient, tune: Path, n_prompt: int) -
 # --- every call, over both protocols -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("structure", ["AABA", "ABCDEFGA"])
+def test_a_steered_piece_is_the_same_streamed(music: MusicClient, tune: Path, structure: str) -> None:
+    for prompt in (None, tune):
+        for seed in range(3):
+            asked: dict[str, Any] = {
+                "prompt": prompt, "bars": 8, "seed": seed, "key": "G", "mode": "minor", "density": "high", "voices": 3,
+                "structure": structure,
+            }  # fmt: skip
+            whole = music.compose(**asked)
+            with music.stream_compose(**asked) as stream:
+                assert list(stream)
+            np.testing.assert_array_equal(stream.result().grid.frames, whole.grid.frames)
+            assert stream.result().conditions == whole.conditions
+            assert (whole.conditions["key"], whole.conditions["voices"]) == ("G", 3)
+            other = music.compose(**{**asked, "structure": None})
+            assert (other.grid.frames != whole.grid.frames).any()
+
+
 def test_compose(url: str, tune: Path) -> None:
     with MusicClient(url) as music:
         for model in ("music_transformer", "polyphony_rnn"):
@@ -214,6 +242,12 @@ def test_harmonize(url: str, tune: Path) -> None:
         np.testing.assert_array_equal(
             music.harmonize(tune, highest=True, seed=3, style="chorale").grid.frames, piece.grid.frames
         )
+        chosen = music.harmonize(melody, seed=3, style="chorale", n_candidates=16)
+        again = music.harmonize(melody, seed=3, style="chorale", n_candidates=16)
+        np.testing.assert_array_equal(chosen.grid.frames, again.grid.frames)
+        assert piece.nll is not None
+        assert chosen.nll is not None
+        assert chosen.nll.sum() < piece.nll.sum() + 1e-3
     sounding = piece.grid.frames > 0
     tops = 87 - sounding[:, ::-1].argmax(axis=1)
     np.testing.assert_array_equal(tops, melody.frames.argmax(axis=1))
@@ -331,3 +365,33 @@ def test_the_command_line(music_server: TritonServer, tune: Path, tmp_path: Path
         assert ended.returncode == 0, ended.stderr
         answer = json.loads(ended.stdout)
         assert all((tmp_path / file).is_file() for piece in answer.get("pieces", [answer]) for file in piece["files"])
+
+
+@pytest.mark.parametrize("model", ["music_transformer", "composer", "polyphony_rnn", "music_vae", "music_gan"])
+def test_the_listening_test_of_every_writer(
+    music_server: TritonServer, run_tritone: Callable[..., Any], tmp_path: Path, model: str
+) -> None:
+    ended = run_tritone(
+        "listen-test", model, "--server", music_server.grpc_url, "--bars", 2, "--seeds", 3, "--json",
+        "--data", music_models.tunes(), "--save", tmp_path / "pieces",
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    (length,) = json.loads(ended.stdout)["lengths"]
+    assert (length["n_bars"], length["n_pieces"]) == (2, 3)
+    assert length["measures"]["n_bars"]["generated"]["mean"] == 2
+    assert length["measures"]["key_clarity"]["real"]["n"] > 0
+    files = run_tritone(
+        "listen-test", "--files", tmp_path / "pieces", "--bars", 2, "--json", "--data", music_models.tunes()
+    )
+    assert files.status == 0, files.stderr
+    again = json.loads(files.stdout)["lengths"][0]["measures"]
+    for name in ("pitch_range", "note_density", "cadence"):  # the files are the pieces
+        assert again[name]["generated"] == length["measures"][name]["generated"]
+
+
+def test_models_that_do_not_write_are_named_by_the_listening_test(
+    music_server: TritonServer, run_tritone: Callable[..., Any]
+) -> None:
+    ended = run_tritone("listen-test", "nobody", "--server", music_server.grpc_url, "--data", music_models.tunes())
+    assert ended.status == 1
+    assert "nobody" in ended.stderr

@@ -64,5 +64,6 @@ def progress_bar(what: str, *, shown: bool, console: Console | None = None) -> I
 
 
 def _describe(what: str, done: int, total: int, elapsed_s: float) -> str:
-    left = f", about {elapsed_s / done * (total - done):.0f} s left" if done else ""
+    # The first items take the time of the start of worker processes; no estimate before one part in fifty.
+    left = f", about {elapsed_s / done * (total - done):.0f} s left" if done and done * 50 >= total else ""
     return f"{what}: {done} of {total}, {elapsed_s:.0f} s{left}"

@@ -22,12 +22,48 @@ def compose(
     out: options.Out = None,
     stream: Annotated[bool, typer.Option("--stream", help="Show the bars as they arrive (gRPC only).")] = False,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     meter: Annotated[str | None, typer.Option(help="Time signature, such as 3/4.", show_default=False)] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Tonic, such as C, F# or Bb. Default: that of PROMPT, or chosen by the seed.", show_default=False
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="major or minor. Default: that of PROMPT, or chosen by the seed.", show_default=False),
+    ] = None,
+    density: Annotated[
+        str | None,
+        typer.Option(
+            help="Notes per bar among pieces of the style: low, medium or high. Default: chosen by the seed.",
+            show_default=False,
+        ),
+    ] = None,
+    voices: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of notes at once, 1 to 6. Default: that of PROMPT, or chosen by the seed.",
+            show_default=False,
+        ),
+    ] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            help="A letter for each phrase, such as AABA: equal letters are the same music. Default: chosen by the "
+            "seed.",
+            show_default=False,
+        ),
+    ] = None,
+    ending: Annotated[
+        bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
+    ] = True,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -55,7 +91,14 @@ def compose(
         "top_p": top_p,
         "style": style,
         "meter": None if meter is None else options.parse_pair(meter, "/", "--meter", "3/4"),
+        "key": key,
+        "mode": mode,
+        "density": density,
+        "voices": voices,
+        "structure": structure,
+        "ending": ending,
         "tempo_qpm": tempo,
+        "instruments": options.parse_instruments(instruments),
         **({} if model is None else {"model": model}),
     }
     with connections.connect(server, timeout, api_key_file, ca_file) as music:
@@ -93,12 +136,16 @@ def harmonize(
     highest: Annotated[
         bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
     ] = False,
+    candidates: Annotated[
+        int, typer.Option(help="Harmonize so many times, 1 to 16, and keep the most likely result.")
+    ] = 1,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -115,12 +162,14 @@ def harmonize(
         piece = music.harmonize(
             melody,
             highest=highest,
+            n_candidates=candidates,
             seed=seed,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("harmonize", [piece], out, as_json=as_json)
@@ -139,11 +188,12 @@ def infill(
     ],
     out: options.Out = None,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "music_transformer",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -167,6 +217,7 @@ def infill(
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     pieces.write_pieces("infill", [piece], out, as_json=as_json)

@@ -26,11 +26,12 @@ def inspire(
     n: options.TrackCount = 10,
     out: options.Out = None,
     seed: options.PieceSeed = None,
-    temperature: options.Temperature = 1.0,
+    temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     style: options.Style = None,
     tempo: options.Tempo = None,
+    instruments: options.Instruments = None,
     model: options.Model = "inspire",
     server: options.Server = "localhost:8001",
     timeout: options.Timeout = 60.0,
@@ -55,6 +56,7 @@ def inspire(
             top_p=top_p,
             style=style,
             tempo_qpm=tempo,
+            instruments=options.parse_instruments(instruments),
             model=model,
         )
     files = pieces.write_piece("inspire", found.piece, out, as_json=as_json)

@@ -78,12 +78,12 @@ def list_keys(*, keys_file: KeysFile = None, as_json: options.Json = False) -> N
         {
             "id": each.id,
             "caller": each.caller,
+            "state": _state(each),
             "scopes": ", ".join(each.scopes),
             "users": each.users,
             "rate": each.rate or "any",
             "concurrency": each.concurrency or "any",
             "created": _format_time(each.created_s),
-            "state": _state(each),
         }
         for each in keys
     ]

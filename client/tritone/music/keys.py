@@ -60,7 +60,7 @@ def mode_number(mode: str | None) -> int | None:
     """
     if mode is None:
         return None
-    if mode not in MODES:
+    if not (isinstance(mode, str) and mode in MODES):
         raise InvalidInputError(
             f"unknown mode: expected {' or '.join(map(repr, MODES))}, or None for any, got {mode!r}", argument="mode"
         )

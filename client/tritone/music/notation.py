@@ -5,6 +5,7 @@ Shapes: K notes.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import re
@@ -17,6 +18,9 @@ from xml.etree.ElementTree import ParseError
 
 from tritone.exceptions import InvalidScoreError, MissingExtraError
 from tritone.music.grid import Grid, notes_of
+from tritone.music.instruments import PIANO, program_of
+from tritone.music.performance import parts_of
+from tritone.music.symusic_scores import END_MARKER, require_symusic
 
 INSTALL: Final = "pip install 'tritone[notation]'"
 MAX_NOTATION_BYTES: Final = 20 << 20  # of the text, unpacked: music21 needs some 50 times as much memory
@@ -24,7 +28,12 @@ TICKS_PER_QUARTER: Final = 10_080  # divisible by 2 to 10, so triplets, quintupl
 _MIDDLE_C: Final = 60
 _ZIP: Final = b"PK\x03\x04"
 _SCORE: Final = re.compile(rb"\s*<.*\bscore-(partwise|timewise)\b", re.S)
-_ABC: Final = re.compile(rb"\A(%abc[^\n]*\n)?((%[^\n]*|\s*|[A-Z]:[^\n]*)\r?\n)*?X:\s*\d+", re.M)
+_ABC_TUNE: Final = re.compile(rb"X:\s*\d")  # the line with which a tune begins
+_ABC_PREAMBLE: Final = re.compile(rb"%|[A-Z]:|\s*\Z")  # comments, fields and empty lines, which may precede it
+_XML_ENCODING: Final = re.compile(r"""\A(\s*<\?xml\b[^>]*?)\sencoding\s*=\s*["'][^"'>]*["']""")
+_DECLARATION_LENGTH: Final = 200  # characters in which an XML declaration is looked for
+# Names that Python knows as encodings of text, but no XML file has; some of them take time quadratic in the length.
+_NOT_CHARACTER_SETS: Final = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 _BOM: Final = b"\xef\xbb\xbf"
 
 NotationFormat = Literal["musicxml", "abc"]
@@ -37,7 +46,20 @@ def notation_format(data: bytes) -> NotationFormat | None:
     ascii_part = head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").replace(b"\0", b"")
     if head.startswith(_ZIP) or _SCORE.match(ascii_part):
         return "musicxml"
-    return "abc" if _ABC.match(head) else None
+    return "abc" if _is_abc(head) else None
+
+
+def _is_abc(head: bytes) -> bool:
+    """Return whether the beginning of a file is that of a tune in ABC.
+
+    Line by line: one regular expression for all lines takes exponential time on a file of empty lines.
+    """
+    for line in head.splitlines():
+        if _ABC_TUNE.match(line):
+            return True
+        if not _ABC_PREAMBLE.match(line):
+            return False
+    return False
 
 
 def read_notation(data: bytes, name: str) -> tuple[Any, Counter[str]]:
@@ -57,8 +79,6 @@ def read_notation(data: bytes, name: str) -> tuple[Any, Counter[str]]:
         InvalidScoreError: see its `reason`.
         MissingExtraError: music21 or symusic is not installed.
     """
-    from tritone.music.scores import END_MARKER, require_symusic
-
     symusic, music21 = require_symusic(), require_music21()
     kind = notation_format(data)
     text = _text_of(data, name)
@@ -91,10 +111,16 @@ def read_notation(data: bytes, name: str) -> tuple[Any, Counter[str]]:
     return score, dropped
 
 
-def write_musicxml(grid: Grid, *, title: str | None = None) -> bytes:
-    """Return a grid as MusicXML 4.0: two staves, divided at middle C, with as many voices as notes overlap.
+def write_musicxml(grid: Grid, *, instruments: Sequence[str] = (PIANO,), title: str | None = None) -> bytes:
+    """Return a grid as MusicXML 4.0, with as many voices on a staff as notes overlap.
 
-    The last bar is completed with rests.
+    A single instrument has two staves, divided at middle C. Of several ones, each that plays has a staff. The last bar
+    is completed with rests.
+
+    Args:
+        grid: the notes.
+        instruments: General MIDI names, for the parts of `parts_of` from the highest down.
+        title: of the score.
 
     Raises:
         MissingExtraError: music21 is not installed.
@@ -103,17 +129,22 @@ def write_musicxml(grid: Grid, *, title: str | None = None) -> bytes:
     score = music21.stream.Score()
     score.metadata = music21.metadata.Metadata(title=title or "Piece")
     notes = [(int(onset), int(end), int(pitch)) for onset, end, pitch in zip(*map(list, notes_of(grid)), strict=True)]
-    high = [note for note in notes if note[2] >= _MIDDLE_C]
-    low = [note for note in notes if note[2] < _MIDDLE_C]
-    staves = [
-        _staff(each, grid, clef, music21)
-        for each, clef in ((high, music21.clef.TrebleClef()), (low, music21.clef.BassClef()))
-        if each or clef.sign == "G"
-    ]
+    if len(instruments) > 1:
+        found = parts_of(grid, len(instruments)).tolist()
+        parts = [
+            [note for note, own in zip(notes, found, strict=True) if own == part] for part in range(len(instruments))
+        ]
+        named = [(name, each) for name, each in zip(instruments, parts, strict=True) if each or not notes]
+    else:
+        high = [note for note in notes if note[2] >= _MIDDLE_C]
+        low = [note for note in notes if note[2] < _MIDDLE_C]
+        named = [(instruments[0], high), *([(instruments[0], low)] if low else [])]
+    staves = [_staff(each, grid, name, music21, has_tempo=not index) for index, (name, each) in enumerate(named)]
     for staff in staves:
         score.insert(0, staff)
     if len(staves) > 1:
-        score.insert(0, music21.layout.StaffGroup(staves, symbol="brace", barTogether=True))
+        symbol = "bracket" if len(instruments) > 1 else "brace"
+        score.insert(0, music21.layout.StaffGroup(staves, symbol=symbol, barTogether=True))
     exporter = music21.musicxml.m21ToXml.GeneralObjectExporter(score)
     return bytes(exporter.parse())
 
@@ -143,15 +174,18 @@ def _text_of(data: bytes, name: str) -> str:
             reason="too_long",
         )
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", data[:200])
+    declared = re.match(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)""", data[:_DECLARATION_LENGTH])
     if declared is not None and encoding != "utf-16":
-        encoding = declared[1].decode()
+        encoding = declared[1].decode("ascii", "replace")
     try:
+        if codecs.lookup(encoding).name in _NOT_CHARACTER_SETS:
+            raise LookupError(encoding)
         text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):
         text = data.decode("latin-1")
     # The text is decoded, so the declaration no longer holds.
-    return re.sub(r"""(<\?xml[^>]*?)\s+encoding=["'][^"']*["']""", r"\1", text.removeprefix("\ufeff"), count=1)
+    text = text.removeprefix("\ufeff")
+    return _XML_ENCODING.sub(r"\1", text[:_DECLARATION_LENGTH]) + text[_DECLARATION_LENGTH:]
 
 
 def _unpacked(data: bytes, name: str) -> bytes:
@@ -275,13 +309,17 @@ def _ticks(quarters: Any) -> int:
     return round(Fraction(quarters) * TICKS_PER_QUARTER)
 
 
-def _staff(notes: Sequence[tuple[int, int, int]], grid: Grid, clef: Any, music21: Any) -> Any:
+def _staff(notes: Sequence[tuple[int, int, int]], grid: Grid, instrument: str, music21: Any, *, has_tempo: bool) -> Any:
     part = music21.stream.Part()
-    part.insert(0, clef)
+    part.insert(0, _instrument(instrument, music21))
+    is_high = not notes or sum(note[2] for note in notes) >= _MIDDLE_C * len(notes)
+    part.insert(0, music21.clef.TrebleClef() if is_high else music21.clef.BassClef())
     steps = grid.frames_per_quarter
     if grid.time_signature is not None:
         part.insert(0, music21.meter.TimeSignature("/".join(map(str, grid.time_signature))))
-    part.insert(0, music21.tempo.MetronomeMark(number=grid.tempo_qpm, referent=music21.note.Note(type="quarter")))
+    if has_tempo:
+        quarter = music21.note.Note(type="quarter")
+        part.insert(0, music21.tempo.MetronomeMark(number=grid.tempo_qpm, referent=quarter))
     voices = _voices(_chords(notes))
     for index, voice in enumerate(voices or [[]]):
         stream = music21.stream.Voice(id=str(index + 1))
@@ -291,6 +329,12 @@ def _staff(notes: Sequence[tuple[int, int, int]], grid: Grid, clef: Any, music21
             stream.insert(Fraction(onset, steps), chord)
         part.insert(0, stream)
     return _measured(part, grid, music21)
+
+
+def _instrument(name: str, music21: Any) -> Any:
+    instrument = music21.instrument.Instrument(name)
+    instrument.midiProgram = program_of(name)
+    return instrument
 
 
 def _measured(part: Any, grid: Grid, music21: Any) -> Any:

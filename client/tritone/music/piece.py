@@ -3,6 +3,7 @@
 ```python
 piece = music.compose(bars=8, seed=7)
 piece.save("tune.mid"), piece.save("tune.wav"), piece.plot("tune.png")
+piece.played_by("Violin", "Acoustic Guitar (nylon)").save("duo.wav")
 ```
 """
 
@@ -12,7 +13,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, overload
 
@@ -21,9 +22,10 @@ import numpy.typing as npt
 
 from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.grid import Grid
+from tritone.music.instruments import check_instruments, default_instruments
 from tritone.music.notation import write_musicxml
+from tritone.music.performance import perform
 from tritone.music.render import RENDER_RATE_HZ, render
-from tritone.music.scores import to_score
 from tritone.plots import (
     PLOT_FORMATS,
     plot_piece,
@@ -50,6 +52,11 @@ class Piece(JsonResult):
         model_version: the version of the model that was used.
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
+        conditions: what the piece was asked to be, by the arguments of `MusicClient.compose`, those included that were
+            chosen for it; None where nothing was asked, and empty for other pieces.
+        instruments: 1 to 4 instruments of General MIDI for the parts from the highest down, given by name or program
+            (0 to 127) and kept by name; those of the style in
+            `conditions`, or the piano, if none are given.
     """
 
     grid: Grid
@@ -57,6 +64,8 @@ class Piece(JsonResult):
     model: str | None = None
     model_version: str | None = None
     nll: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    instruments: tuple[str, ...] = ()
 
     json_properties: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "model": optional(STRING),
@@ -64,21 +73,43 @@ class Piece(JsonResult):
         "seed": optional(INTEGER),
         **Grid.json_properties,
         "nll": optional(array_of(optional(NUMBER))),
+        "conditions": {"type": "object"},
+        "instruments": array_of(STRING),
     }
+
+    def __post_init__(self) -> None:
+        given = check_instruments(self.instruments or None)
+        object.__setattr__(self, "instruments", given or default_instruments(self.conditions.get("style")))
 
     def __repr__(self) -> str:
         model = f", model={self.model!r}, model_version={self.model_version!r}" if self.model is not None else ""
         grid = f"n_bars={self.grid.n_bars}, n_notes={self.grid.n_notes}, duration_s={self.grid.duration_s:.1f}"
         return f"Piece({grid}, seed={self.seed}{model})"
 
+    def played_by(self, *instruments: str | int) -> Self:
+        """Return the piece with other instruments.
+
+        Args:
+            instruments: 1 to 4 names or programs (0 to 127) of General MIDI for its parts from the highest down, as in
+                `played_by("Flute", "Cello")`; none for those of the style.
+
+        Raises:
+            InvalidInputError: an instrument is unknown.
+        """
+        about = (self.seed, self.model, self.model_version, self.nll, self.conditions)
+        return type(self)(self.grid, *about, check_instruments(instruments or None) or ())
+
     @cached_property
     def score(self) -> Any:
-        """Return the piece as a `symusic.Score`, created on first access.
+        """Return the piece as a `symusic.Score` with instruments and dynamics, created on first access.
 
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        return to_score(self.grid)
+        return self._performed(ritardando=False)
+
+    def _performed(self, *, ritardando: bool) -> Any:
+        return perform(self.grid, instruments=self.instruments, ritardando=ritardando)
 
     @property
     def meter(self) -> tuple[int, int] | None:
@@ -86,10 +117,10 @@ class Piece(JsonResult):
         return self.grid.time_signature
 
     @overload
-    def save(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    def save(self, target: PathLike, *, format: str | None = None, ritardando: bool = False) -> Path: ...
     @overload
-    def save(self, target: File, *, format: str) -> File: ...
-    def save(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+    def save(self, target: File, *, format: str, ritardando: bool = False) -> File: ...
+    def save(self, target: Any, *, format: str | None = None, ritardando: bool = False) -> Any:  # noqa: A002
         """Write the piece as MIDI, MusicXML, sound (rendered, 44.1 kHz mono, 16 bit) or a plot (see `plot`).
 
         Args:
@@ -97,6 +128,8 @@ class Piece(JsonResult):
                 position and left open.
             format: `mid`, `midi`, `musicxml`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects
                 need it.
+            ritardando: slow down in the last bar (MIDI and sound only). MIDI files then have several tempos, so that
+                their bars no longer end with the beats of a click.
 
         Returns:
             The path, or the file object.
@@ -110,42 +143,49 @@ class Piece(JsonResult):
         if kind in PLOT_FORMATS:
             return plot_piece(self, target, kind)
         if kind == SOUND_FORMAT:
-            return write_result(target, self.to_wav, "the sound")
+            return write_result(target, partial(self.to_wav, ritardando=ritardando), "the sound")
         if kind in NOTATION_FORMATS:
             return write_result(target, self.to_musicxml, "the score")
-        return write_result(target, self.to_midi, "the score")
+        return write_result(target, partial(self.to_midi, ritardando=ritardando), "the score")
 
     @overload
-    async def asave(self, target: PathLike, *, format: str | None = None) -> Path: ...
+    async def asave(self, target: PathLike, *, format: str | None = None, ritardando: bool = False) -> Path: ...
     @overload
-    async def asave(self, target: File, *, format: str) -> File: ...
-    async def asave(self, target: Any, *, format: str | None = None) -> Any:  # noqa: A002
+    async def asave(self, target: File, *, format: str, ritardando: bool = False) -> File: ...
+    async def asave(self, target: Any, *, format: str | None = None, ritardando: bool = False) -> Any:  # noqa: A002
         """Save in a thread, so that the event loop is not blocked; see `save`.
 
         If the task is cancelled, the thread still finishes the file.
         """
         import asyncio  # imported here, because synchronous clients do not need it
 
-        return await asyncio.to_thread(self.save, target, format=format)
+        return await asyncio.to_thread(self.save, target, format=format, ritardando=ritardando)
 
-    def to_midi(self) -> bytes:
-        """Return the piece as a Standard MIDI File.
+    def to_midi(self, *, ritardando: bool = False) -> bytes:
+        """Return the piece as a Standard MIDI File, with a track for each instrument; `to_grid` reads the same grid.
+
+        Args:
+            ritardando: as for `save`.
 
         Raises:
             MissingExtraError: symusic is not installed.
         """
-        return bytes(self.score.dumps_midi())
+        score = self._performed(ritardando=True) if ritardando else self.score
+        return bytes(score.dumps_midi())
 
     def to_musicxml(self) -> bytes:
-        """Return the piece as MusicXML, on two staves divided at middle C.
+        """Return the piece as MusicXML, with a part for each instrument; a single one has two staves.
 
         Raises:
             MissingExtraError: music21 is not installed.
         """
-        return write_musicxml(self.grid)
+        return write_musicxml(self.grid, instruments=self.instruments)
 
-    def to_wav(self) -> bytes:
+    def to_wav(self, *, ritardando: bool = False) -> bytes:
         """Return the piece as a WAV file (rendered, 44.1 kHz mono, 16 bit).
+
+        Args:
+            ritardando: as for `save`.
 
         Raises:
             InvalidScoreError: the piece has no notes, or lasts longer than an hour.
@@ -154,7 +194,8 @@ class Piece(JsonResult):
         import soundfile
 
         file = io.BytesIO()
-        soundfile.write(file, render(self.score), RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
+        score = self._performed(ritardando=True) if ritardando else self.score
+        soundfile.write(file, render(score), RENDER_RATE_HZ, subtype="PCM_16", format="WAV")
         return file.getvalue()
 
     @overload
@@ -191,6 +232,8 @@ class Piece(JsonResult):
             "seed": None if self.seed is None else int(self.seed),
             **self.grid.to_dict(),
             "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
+            "conditions": dict(self.conditions),
+            "instruments": list(self.instruments),
         }
 
     @classmethod
@@ -203,7 +246,24 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        return cls(grid, values["seed"], values["model"], values["model_version"], nll)
+        conditions = _conditions_of(values.get("conditions", {}))  # earlier releases have none
+        instruments = tuple(values.get("instruments") or ())
+        return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions, instruments)
+
+
+def _conditions_of(values: Any) -> dict[str, Any]:
+    """Return the conditions of a piece from the plain values of `to_dict`.
+
+    Raises:
+        TypeError: they are not texts, numbers, true, false or null by name.
+    """
+    plain = isinstance(values, Mapping) and all(
+        isinstance(name, str) and (value is None or isinstance(value, str | int | float))
+        for name, value in values.items()
+    )
+    if not plain:
+        raise TypeError(f"invalid conditions: expected texts, numbers, true, false or null by name, got {values!r}")
+    return dict(values)
 
 
 def nll_of(values: Sequence[float | None], grid: Grid) -> npt.NDArray[np.float32]:

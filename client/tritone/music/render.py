@@ -1,4 +1,7 @@
-"""Render scores as sound, with the synthesizer of symusic and the General MIDI SoundFont of pretty_midi.
+"""Render scores as sound, with the General MIDI SoundFont of pretty_midi.
+
+The synthesizer of symusic 0.5.9 is not used: it ignores root keys, so that most instruments, the piano among them, are
+out of tune (https://github.com/Yikai-Liao/symusic/issues/55 is of the same kind), and velocities and releases.
 
 ```python
 samples = render(piece.score)                # (S,) float32, mono
@@ -9,32 +12,23 @@ Shapes: S samples, N notes.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone.exceptions import InvalidScoreError, MissingExtraError
-from tritone.music.scores import INSTALL, require_symusic
+from tritone.exceptions import InvalidScoreError
+from tritone.music.soundfont import load_soundfont
+from tritone.music.tones import release, tone
 
-# symusic 0.5.9 plays most programs of this SoundFont at wrong pitches: its piano is 2 to 5 times too high,
-# by another factor from key to key (https://github.com/Yikai-Liao/symusic/issues/55 is of the same kind).
-# These are in tune and audible on every key of KEYS, which a test checks; all suit a chorale as well as a reel.
-PROGRAMS: Final = (10, 44, 56, 64, 68, 73)  # music box, tremolo strings, trumpet, soprano sax, oboe, flute
-PLAIN_PROGRAM: Final = 73  # replaces every program that is out of tune, such as the piano
-KEYS: Final = (36, 87)  # notes outside are moved by octaves
 PEAK: Final = 0.9
 RENDER_RATE_HZ: Final = 44_100
-MAX_DURATION_S: Final = 3600.0  # 635 MB of samples, and twice that while they are made
+MAX_DURATION_S: Final = 3600.0  # 635 MB of samples, and up to three times that while they are made
 TAIL_S: Final = 1.0  # for the last note to die away
 _MIN_DURATION_S: Final = 0.02
 _FADE_S: Final = 0.01  # a cut through a held note would click
-_QUALITY: Final = 4  # of symusic's interpolation, 0..6
+_LOUDEST: Final = 127  # velocity
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -54,10 +48,7 @@ class Notes:
 
 
 def render(score: Any, *, rate_hz: int = RENDER_RATE_HZ) -> FloatArray:
-    """Render a score from its time 0 to a second after its last note.
-
-    Percussion is left out; instruments that this synthesizer plays out of tune, the piano among them, are played
-    on the flute, and notes outside MIDI 36..87 move by octaves.
+    """Render a score from its time 0 to a second after its last note; percussion is left out.
 
     Args:
         score: a `symusic.Score`.
@@ -71,7 +62,6 @@ def render(score: Any, *, rate_hz: int = RENDER_RATE_HZ) -> FloatArray:
         MissingExtraError: symusic or the SoundFont is not installed.
     """
     notes, programs = sounding_notes(score)
-    fold_into_keys(notes)
     duration_s = float(notes.end_s.max())
     if duration_s > MAX_DURATION_S:
         raise InvalidScoreError(
@@ -84,7 +74,7 @@ def render(score: Any, *, rate_hz: int = RENDER_RATE_HZ) -> FloatArray:
 
 
 def sounding_notes(score: Any) -> tuple[Notes, list[int]]:
-    """Return all pitched notes of a `symusic.Score`, and for each voice a program that is in tune.
+    """Return all pitched notes of a `symusic.Score`, and the program of each voice.
 
     Raises:
         InvalidScoreError: there are none.
@@ -104,14 +94,7 @@ def sounding_notes(score: Any) -> tuple[Notes, list[int]]:
         np.concatenate([c["velocity"] for c in columns]).astype(np.int64),
         np.repeat(np.arange(len(tracks)), [len(t.notes) for t in tracks]),
     )
-    return notes, [track.program if track.program in PROGRAMS else PLAIN_PROGRAM for track in tracks]
-
-
-def fold_into_keys(notes: Notes) -> None:
-    """Move notes outside KEYS by octaves, in place."""
-    low, high = KEYS
-    notes.pitch += 12 * np.maximum(0, -((notes.pitch - low) // 12))
-    notes.pitch -= 12 * np.maximum(0, -((high - notes.pitch) // 12))
+    return notes, [int(track.program) for track in tracks]
 
 
 def synthesize(notes: Notes, programs: list[int], n_samples: int, rate_hz: int, *, gain: float = 1.0) -> FloatArray:
@@ -123,49 +106,21 @@ def synthesize(notes: Notes, programs: list[int], n_samples: int, rate_hz: int, 
     Raises:
         MissingExtraError: symusic or the SoundFont is not installed.
     """
-    symusic = require_symusic()
-    score = symusic.Score(480, ttype="second")
-    for voice, program in enumerate(programs):
-        own = notes.only(notes.voice == voice)
-        track = symusic.Track("", program, False, ttype="second")
-        track.notes = symusic.Note.from_numpy(
-            time=own.onset_s.astype(np.float32),
-            duration=(own.end_s - own.onset_s).astype(np.float32),
-            pitch=own.pitch.astype(np.int8),
-            velocity=own.velocity.astype(np.int8),
-            ttype="second",
-        )
-        score.tracks.append(track)
-    sound = np.asarray(_synthesizer(rate_hz).render(score, stereo=False))[0]  # (S',), with the notes' release
+    soundfont = load_soundfont()
     samples = np.zeros(n_samples, np.float32)
-    n_copied = min(n_samples, sound.size)
-    samples[:n_copied] = sound[:n_copied]
+    tones = np.stack([np.array(programs, np.int64)[notes.voice], notes.pitch], axis=1)  # (N, 2)
+    for program, pitch in np.unique(tones, axis=0).tolist():
+        own = notes.only((tones == (program, pitch)).all(axis=1))
+        decay = release(soundfont, program, pitch, rate_hz)
+        longest_s = float((own.end_s - own.onset_s).max()) + decay.size / rate_hz
+        sound = tone(soundfont, program, pitch, longest_s, rate_hz)
+        loudness = (own.velocity / _LOUDEST) ** 2  # as General MIDI recommends
+        for onset_s, end_s, factor in zip(own.onset_s, own.end_s, loudness, strict=True):
+            start, n_held = round(onset_s * rate_hz), round((end_s - onset_s) * rate_hz)
+            part = sound[: min(n_held + decay.size, max(0, n_samples - start))] * np.float32(factor)
+            part[n_held:] *= decay[: max(0, part.size - n_held)]
+            samples[start : start + part.size] += part
     n_fade = min(n_samples, round(_FADE_S * rate_hz))
     samples[n_samples - n_fade :] *= np.linspace(1.0, 0.0, n_fade, dtype=np.float32)
     peak = float(np.abs(samples).max(initial=0.0))
     return samples if peak == 0.0 else samples * np.float32(PEAK * gain / peak)
-
-
-_per_thread = threading.local()  # a synthesizer is not thread-safe, and a lock would not survive a fork
-
-
-def _synthesizer(rate_hz: int) -> Any:
-    made: dict[int, Any] = _per_thread.__dict__.setdefault("synthesizers", {})
-    if rate_hz not in made:
-        made[rate_hz] = require_symusic().Synthesizer(str(find_soundfont()), rate_hz, _QUALITY)
-    return made[rate_hz]
-
-
-@lru_cache(maxsize=1)
-def find_soundfont() -> Path:
-    """Return the path of pretty_midi's SoundFont, without importing that package (which warns on import).
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    spec = find_spec("pretty_midi")
-    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
-        path = Path(folder) / "TimGM6mb.sf2"
-        if path.is_file():
-            return path
-    raise MissingExtraError(f"rendering needs the SoundFont of the package pretty_midi; install it with: {INSTALL}")

@@ -18,12 +18,12 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone.exceptions import InvalidScoreError, MissingExtraError
+from tritone.exceptions import InvalidScoreError
 from tritone.music.grid import (
     COMMON_TIME,
     FRAMES_PER_QUARTER,
@@ -40,39 +40,25 @@ from tritone.music.grid import (
     Grid,
     TimeSignature,
     notes_of,
-    simplest_signature,
     too_long,
 )
 from tritone.music.notation import TICKS_PER_QUARTER as NOTATION_TICKS
 from tritone.music.notation import notation_format, read_notation
 from tritone.music.smf import MAX_BYTES, DamagedError, MidiFile, parse_midi
+from tritone.music.symusic_scores import (
+    END_MARKER,
+    VELOCITY,
+    IntArray,
+    add_track,
+    require_symusic,
+    score_without_notes,
+)
 
 if TYPE_CHECKING:
     from tritone.music.piece import Piece
 
-INSTALL: Final = "pip install 'tritone[scores]'"
-
-
-def require_symusic() -> Any:
-    """Import symusic.
-
-    Raises:
-        MissingExtraError: with the command that installs it.
-    """
-    try:
-        import symusic
-    except ImportError as error:
-        raise MissingExtraError(
-            f"scores and rendering need the package symusic ({error}); install it with: {INSTALL}"
-        ) from error
-    return symusic
-
-
 # Inputs of `to_grid`; Any stands for symusic.Score.
 ScoreLike: TypeAlias = Union["str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO", "Grid", "Piece", Any]
-END_MARKER: Final = "end of score"  # marks the end of a score that ends with silence
-
-IntArray = npt.NDArray[np.int64]
 
 
 def to_grid(score: ScoreLike, *, frames_per_quarter: int = FRAMES_PER_QUARTER) -> Grid:
@@ -348,10 +334,6 @@ def _at_resolution(grid: Grid, frames_per_quarter: int) -> Grid:
     return replace(again, dropped=dict(Counter(grid.dropped) + Counter(again.dropped)))
 
 
-TICKS_PER_QUARTER: Final = 480
-VELOCITY: Final = 80
-
-
 def to_score(grid: Grid) -> Any:
     """Return a grid as a score; `to_grid` returns the same grid from it.
 
@@ -359,39 +341,13 @@ def to_score(grid: Grid) -> Any:
     upbeat becomes a shorter first bar. A grid that ends with silence gets a marker there.
 
     Returns:
-        A `symusic.Score` in ticks with one track (program 0, piano), loudness 80.
+        A `symusic.Score` in ticks with one track (program 0, piano), loudness 80; see `perform` for a score with
+        instruments and dynamics.
 
     Raises:
         MissingExtraError: symusic is not installed.
     """
-    symusic = require_symusic()
-    # A step must be a whole number of ticks.
-    step = max(1, TICKS_PER_QUARTER // grid.frames_per_quarter)
-    score = symusic.Score(step * grid.frames_per_quarter)
-    score.tempos.append(symusic.Tempo(0, grid.tempo_qpm))
-    for at, numerator, denominator in _time_signatures(grid):
-        score.time_signatures.append(symusic.TimeSignature(at * step, numerator, denominator))
+    score, step = score_without_notes(grid)
     onset, end, pitch = notes_of(grid)
-    track = symusic.Track("", 0, False)
-    track.notes = symusic.Note.from_numpy(
-        time=(onset * step).astype(np.int32),
-        duration=((end - onset) * step).astype(np.int32),
-        pitch=pitch.astype(np.int8),
-        velocity=np.full(onset.size, VELOCITY, np.int8),
-    )
-    score.tracks.append(track)
-    if not grid.frames[-1].any():
-        score.markers.append(symusic.TextMeta(grid.n_frames * step, END_MARKER))
+    add_track(score, onset * step, (end - onset) * step, pitch, np.full(onset.size, VELOCITY), program=0)
     return score
-
-
-def _time_signatures(grid: Grid) -> list[tuple[int, int, int]]:
-    """Return (step, numerator, denominator) of each; none if MIDI cannot express them."""
-    if grid.time_signature is None:
-        return []
-    length, index = grid.meter
-    numerator, denominator = grid.time_signature
-    if not index:
-        return [(0, numerator, denominator)]
-    upbeat = simplest_signature(length - index, grid.frames_per_quarter, denominator)
-    return [] if upbeat is None else [(0, *upbeat), (length - index, numerator, denominator)]

@@ -6,7 +6,7 @@ Shapes: N frames that the model reads or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -20,10 +20,12 @@ from tritone.messages import (
     Array,
     Flow,
     InferRequest,
+    InferResponse,
     next_request_id,
 )
 from tritone.model_cache import COMPOSER, SAMPLER, SCORER, CachedModel, ModelCache, checked_output, infer
-from tritone.music.grid import N_PITCHES, STRUCK, Grid
+from tritone.music.grid import N_PITCHES, STRUCK, Frames, Grid
+from tritone.music.instruments import default_tempo_qpm
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.plan import (
@@ -36,12 +38,14 @@ from tritone.operations.plan import (
     filled_in,
     harmonized,
 )
+from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.prediction import Prediction
 from tritone.retry import with_fresh_models
 from tritone.sampling import SamplingParams, uniform_noise
 
 # A model that predicts frames is exported together with one that samples them.
 SAMPLER_SUFFIX: Final = "_sampler"
+N_CANDIDATES_MAX: Final = 16  # the max_batch_size of `music_transformer`
 Planner = Callable[[CachedModel], CompositionPlan]
 
 
@@ -52,6 +56,7 @@ def compose_flow(
     bars: int,
     meter: tuple[int, int] | None,
     sampling: SamplingParams,
+    steering: Steering,
     model: str,
 ) -> Flow[Piece]:
     """Compose from scratch, or continue a prompt; see `MusicClient.compose`."""
@@ -63,23 +68,24 @@ def compose_flow(
         if known.role is SCORER:
             known = yield from cache.look_up(sampler, SAMPLER)
         if known.role is SAMPLER:
-            return (yield from _sample_frames(known, plan_for(known), sampling))
-        return (yield from _compose(known, plan_for(known), sampling))
+            return (yield from _sample_frames(known, plan_for(known), sampling, steering))
+        return (yield from _compose(known, plan_for(known), sampling, steering))
 
     return (yield from with_fresh_models(cache, (model, sampler), start))
 
 
 def harmonize_flow(
-    cache: ModelCache, *, melody: ScoreLike, highest: bool, sampling: SamplingParams, model: str
+    cache: ModelCache, *, melody: ScoreLike, highest: bool, n_candidates: int, sampling: SamplingParams, model: str
 ) -> Flow[Piece]:
     """Write other voices for a melody; see `MusicClient.harmonize`."""
+    check_count("n_candidates", n_candidates, least=1, most=N_CANDIDATES_MAX)
     source = ScoreSource(melody)
 
     def plan_for(known: CachedModel) -> CompositionPlan:
         grid = source.grid(known.frames_per_quarter)
         return harmonized(grid, limits_of(known), highest=highest, tempo_qpm=sampling.tempo_qpm)
 
-    return (yield from _compose_planned(cache, plan_for, sampling, model))
+    return (yield from _compose_planned(cache, plan_for, sampling, model, int(n_candidates)))
 
 
 def infill_flow(
@@ -129,10 +135,13 @@ def continuation_planner(
     """Return a function that plans new bars, after a prompt if there is one, within the limits of a model."""
     check_count("bars", bars, least=1, most=N_BARS_MAX)
     source = None if prompt is None else ScoreSource(prompt)
+    tempo_qpm = sampling.tempo_qpm
+    if tempo_qpm is None and prompt is None:
+        tempo_qpm = default_tempo_qpm(sampling.style)
 
     def plan_for(known: CachedModel) -> CompositionPlan:
         grid = None if source is None else source.grid(known.frames_per_quarter)
-        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=sampling.tempo_qpm)
+        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=tempo_qpm)
 
     return plan_for
 
@@ -142,39 +151,74 @@ def limits_of(known: CachedModel) -> ModelLimits:
     return ModelLimits(known.n_frames_max, known.n_notes_max, known.frames_per_quarter)
 
 
-def composer_inputs(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Mapping[str, Array]:
-    """Return the inputs of a COMPOSER or STREAMER for a batch of one."""
-    return {
+def composer_inputs(
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    conditions: SteeringInputs,
+    n_candidates: int = 1,
+) -> Mapping[str, Array]:
+    """Return the inputs of a COMPOSER or STREAMER: the same request for each candidate, with noise of its own.
+
+    The noise of the first candidate is that of a batch of one, and more candidates begin with the same ones as fewer.
+    """
+    steered = conditions.inputs()
+    one: dict[str, Array] = {
         "given": plan.given[None],
         "given_mode": plan.given_mode[None],
         "meter": np.array([plan.meter], np.int64),
-        "style": scalar(known.style_index(sampling.style), 1, np.int64),
-        "noise": uniform_noise(sampling.seed, 1, plan.n_frames, known.size_of("noise")),
-        **sampling.inputs(1),
+        "style": scalar(known.style_index(conditions.style), 1, np.int64),
+        **{name: steered[name] for name in steered if name in known.info.inputs},
+    }
+    return {
+        **{name: np.repeat(array, n_candidates, axis=0) for name, array in one.items()},
+        "noise": uniform_noise(sampling.seed, n_candidates, plan.n_frames, known.size_of("noise")),
+        **sampling.inputs(n_candidates, **known.sampling_defaults),
     }
 
 
-def _compose_planned(cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str) -> Flow[Piece]:
+def _compose_planned(
+    cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str, n_candidates: int = 1
+) -> Flow[Piece]:
     check_model_name(model)
 
     def start() -> Flow[Piece]:
         known = yield from cache.look_up(model, COMPOSER)
-        return (yield from _compose(known, plan_for(known), sampling))
+        return (yield from _compose(known, plan_for(known), sampling, Steering(), n_candidates))
 
     return (yield from with_fresh_models(cache, (model,), start))
 
 
-def _compose(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
-    inputs = composer_inputs(known, plan, sampling)
+def _compose(
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    steering: Steering,
+    n_candidates: int = 1,
+) -> Flow[Piece]:
+    """Compose candidates in one batch, and return the most likely one; of equally likely ones, the first."""
+    if n_candidates > known.info.max_batch_size:
+        raise InvalidInputError(
+            f"too many candidates for model {known.name!r}: expected at most {known.info.max_batch_size}, its "
+            f"max_batch_size, got {n_candidates}",
+            model=known.name,
+            argument="n_candidates",
+        )
+    conditions = conditions_for(known, plan, sampling, steering)
+    inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
-    frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
-    nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    return plan.piece(frames, nll, seed=sampling.seed, model=known.name, model_version=response.version)
+    frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
+    nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
+    best = int(nll.sum(axis=1, dtype=np.float64).argmin())
+    return _piece(plan, frames[best], nll[best], sampling, response, conditions=conditions.to_dict())
 
 
-def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: SamplingParams) -> Flow[Piece]:
+def _sample_frames(
+    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering
+) -> Flow[Piece]:
     """Compose with a SAMPLER; from scratch, it reads a count-in of one bar, or (an earlier one) a silent time step."""
+    conditions_for(known, plan, sampling, steering)  # it takes none
     if sampling.style is not None:
         raise InvalidInputError(
             f"unknown style for model {known.name!r}: expected None, as the model has no styles, got "
@@ -188,13 +232,26 @@ def _sample_frames(known: CachedModel, plan: CompositionPlan, sampling: Sampling
     inputs = {
         "prompt": prompt[None] if len(prompt) else np.zeros((1, n_silent, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
-        **sampling.inputs(1),
+        **sampling.inputs(1, **known.sampling_defaults),
     }
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(SAMPLER.outputs))
     response = yield from infer(known, request)
     new = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
     frames = np.concatenate([prompt, new])
-    return plan.piece(frames, None, seed=sampling.seed, model=known.name, model_version=response.version)
+    return _piece(plan, frames, None, sampling, response)
+
+
+def _piece(
+    plan: CompositionPlan,
+    frames: Frames,
+    nll: Array | None,
+    sampling: SamplingParams,
+    response: InferResponse,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+) -> Piece:
+    about = {"model": response.model, "model_version": response.version, **sampling.of_pieces()}
+    return plan.piece(frames, nll, **about, conditions=conditions or {})
 
 
 def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
@@ -211,4 +268,5 @@ def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
         )
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)
-    return composer_inputs(known, plan, SamplingParams.checked(seed=0))
+    unknown = SteeringInputs(None, 0, 0, 0, 0, np.zeros(plan.n_frames, np.int64))
+    return composer_inputs(known, plan, SamplingParams.checked(seed=0), unknown)

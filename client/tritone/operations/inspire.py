@@ -24,6 +24,7 @@ from tritone.operations.compose import composer_inputs, continuation_planner, li
 from tritone.operations.moods import opening
 from tritone.operations.plan import CompositionPlan, continued
 from tritone.operations.recommend import TRACK_OUTPUTS, count_input, recommendations_of
+from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.inspiration import Inspiration
 from tritone.retry import with_fresh_models
 from tritone.sampling import SamplingParams
@@ -71,8 +72,9 @@ def inspire_flow(
         composer = yield from cache.look_up(used[1], COMPOSER)
         classifier = yield from cache.look_up(used[2], CLASSIFIER)
         plan = plan_for(composer)
+        conditions = conditions_for(composer, plan, sampling, Steering())
         inputs = {
-            **composer_inputs(composer, plan, sampling),
+            **composer_inputs(composer, plan, sampling, conditions),
             "frame_s": scalar(_frame_s(plan), 1, np.float32),
             "mood": text([(mood or "").encode()]),
             "k": count,
@@ -82,7 +84,7 @@ def inspire_flow(
         response = yield from infer(known, request)
         request_s = time.perf_counter() - began_s
         return Inspiration(
-            piece=_piece(response, plan, composer, sampling),
+            piece=_piece(response, plan, composer, sampling, conditions),
             classification=classification_of(
                 classifier, _windows(response, request_s), None, version=classifier.version or ""
             ),
@@ -117,10 +119,17 @@ def _frame_s(plan: CompositionPlan) -> float:
     return frame_s
 
 
-def _piece(response: InferResponse, plan: CompositionPlan, composer: CachedModel, sampling: SamplingParams) -> Piece:
+def _piece(
+    response: InferResponse,
+    plan: CompositionPlan,
+    composer: CachedModel,
+    sampling: SamplingParams,
+    conditions: SteeringInputs,
+) -> Piece:
     frames = checked_output(response, "frames", (1, plan.n_frames, N_PITCHES), largest=STRUCK)[0]
     nll = checked_output(response, "nll", (1, plan.n_frames))[0]
-    return plan.piece(frames, nll, seed=sampling.seed, model=composer.name, model_version=composer.version)
+    about = {"model": composer.name, "model_version": composer.version, **sampling.of_pieces()}
+    return plan.piece(frames, nll, **about, conditions=conditions.to_dict())
 
 
 def _windows(response: InferResponse, request_s: float) -> WindowResponses:

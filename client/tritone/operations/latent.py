@@ -200,7 +200,7 @@ def decode(
             "latent": latents[part],
             "attributes": np.ascontiguousarray(rows[part]),
             "noise": noise[part],
-            **sampling.inputs(n_rows),
+            **sampling.inputs(n_rows, **decoder.sampling_defaults),
         }
         part_voices, version = yield from infer_voices(decoder, inputs, n_rows)
         voices.append(part_voices)
@@ -270,4 +270,4 @@ def _piece(voices: npt.NDArray[np.int64], like: Spans, sampling: SamplingParams,
     frames = np.concatenate([voices_to_grid(span) for span in voices])
     frames = frames[like.n_before : like.n_before + like.grid.n_frames]
     grid = replace(like.grid, frames=frames)
-    return Piece(grid, seed=sampling.seed, model=model, model_version=version)
+    return Piece(grid, model=model, model_version=version, **sampling.of_pieces())

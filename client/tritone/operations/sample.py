@@ -23,6 +23,7 @@ from tritone.exceptions import InvalidInputError
 from tritone.messages import Flow
 from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
+from tritone.music.instruments import Instruments
 from tritone.music.keys import mode_number, tonic_number
 from tritone.music.piece import Piece
 from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
@@ -43,7 +44,7 @@ _LATENT_STREAM: Final = 1  # of a seed's noise; 0 chooses the notes
 class Conditions(TypedDict, total=False):
     """Conditions of `MusicClient.sample`; each model accepts some of them and refuses the others.
 
-    All models: `temperature`, `top_k`, `top_p`, `tempo_qpm`, as for `compose`.
+    All models: `temperature`, `top_k`, `top_p`, `tempo_qpm`, `instruments`, as for `compose`.
     `music_gan`: `key` (`"C"`, `"F#"`, `"Bb"` or 0..11), `mode` (`"major"`, `"minor"`), `density` (struck notes in
     a quarter, up to 16), `truncation` (0 < t <= 1; less is safer and less varied).
     `music_vae`: `note_density`, `pitch_range`, `rhythmic_complexity`, each in standard deviations.
@@ -53,6 +54,7 @@ class Conditions(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     tempo_qpm: float | None
+    instruments: Instruments | None
     key: str | int | None
     mode: str | None
     density: float | None
@@ -62,7 +64,7 @@ class Conditions(TypedDict, total=False):
     rhythmic_complexity: float
 
 
-_FOR_ALL: Final = frozenset({"temperature", "top_k", "top_p", "tempo_qpm"})
+_FOR_ALL: Final = frozenset({"temperature", "top_k", "top_p", "tempo_qpm", "instruments"})
 _FOR_GENERATORS: Final = frozenset({"key", "mode", "density", "truncation"})
 
 
@@ -124,7 +126,7 @@ def _generate(
             "mode": scalar(ANY if mode is None else mode, n_rows, np.int64),
             "density": scalar(density, n_rows, np.float32),
             "noise": noise[part],
-            **sampling.inputs(n_rows),
+            **sampling.inputs(n_rows, **known.sampling_defaults),
         }
         part_voices, version = yield from infer_voices(known, inputs, n_rows)
         voices.append(part_voices)
@@ -182,4 +184,4 @@ def _truncation(truncation: float | None) -> float:
 def _piece(voices: npt.NDArray[np.int64], seed: int, sampling: SamplingParams, model: str, version: str) -> Piece:
     tempo_qpm = TEMPO_QPM if sampling.tempo_qpm is None else sampling.tempo_qpm
     grid = Grid(voices_to_grid(voices), meter=(SPAN_FRAMES // 2, 0), tempo_qpm=tempo_qpm)
-    return Piece(grid, seed=seed, model=model, model_version=version)
+    return Piece(grid, seed=seed, model=model, model_version=version, instruments=sampling.instruments)

@@ -26,6 +26,7 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.compose import Planner, composer_inputs, continuation_planner
 from tritone.operations.plan import GIVEN, CompositionPlan
+from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.piece_chunk import PieceChunk
 from tritone.retry import on_live_versions
 from tritone.sampling import SamplingParams
@@ -36,13 +37,17 @@ OUTPUTS: Final = ("frames", "nll", "first_frame")
 class StreamAccumulator:
     """Collects the responses of a stream into a piece."""
 
-    def __init__(self, cache: ModelCache, plan_for: Planner, sampling: SamplingParams, model: str) -> None:
+    def __init__(
+        self, cache: ModelCache, plan_for: Planner, sampling: SamplingParams, steering: Steering, model: str
+    ) -> None:
         self.seed = sampling.seed
         self.model = model
         self.plan: CompositionPlan  # of the last request
         self._cache = cache
         self._plan_for = plan_for
         self._sampling = sampling
+        self._steering = steering
+        self._conditions: SteeringInputs
         self._version: str | None = None
         self._frames = np.zeros((0, N_PITCHES), np.uint8)
         self._nll = np.zeros(0, np.float32)
@@ -54,7 +59,8 @@ class StreamAccumulator:
         def start() -> Flow[StreamRequest]:
             known = yield from self._cache.look_up(model, STREAMER)
             self.plan = self._plan_for(known)
-            inputs = composer_inputs(known, self.plan, self._sampling)
+            self._conditions = conditions_for(known, self.plan, self._sampling, self._steering)
+            inputs = composer_inputs(known, self.plan, self._sampling, self._conditions)
             return StreamRequest(model, next_request_id("stream"), inputs, OUTPUTS, version=known.version)
 
         return (yield from on_live_versions(self._cache, (model,), start))
@@ -112,7 +118,8 @@ class StreamAccumulator:
         if len(frames) < n_given:
             frames = np.concatenate([frames, self.plan.given[len(frames) : n_given]])
             nll = np.concatenate([nll, np.full(n_given - len(nll), np.nan, np.float32)])
-        return self.plan.piece(frames, nll, seed=self.seed, model=self.model, model_version=self._version)
+        about = {"model": self.model, "model_version": self._version, **self._sampling.of_pieces()}
+        return self.plan.piece(frames, nll, **about, conditions=self._conditions.to_dict())
 
     def _chunk(self, n_before: int) -> PieceChunk | None:
         offset = self.plan.excerpt.start
@@ -135,11 +142,12 @@ def stream_flow(
     bars: int,
     meter: tuple[int, int] | None,
     sampling: SamplingParams,
+    steering: Steering,
     model: str,
 ) -> Flow[tuple[StreamRequest, StreamAccumulator]]:
     """Make the request of a stream and its accumulator; see `MusicClient.stream_compose`."""
     accumulator = StreamAccumulator(
-        cache, continuation_planner(prompt, bars, meter, sampling), sampling, check_model_name(model)
+        cache, continuation_planner(prompt, bars, meter, sampling), sampling, steering, check_model_name(model)
     )
     request = yield from accumulator.request()
     return request, accumulator

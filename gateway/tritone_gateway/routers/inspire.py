@@ -63,7 +63,7 @@ async def inspire(
         content = await asyncio.to_thread(result.to_dict)
         response: Response = JSONResponse(content, headers={"Vary": "Accept"})
     else:
-        response = await piece_response(result.piece, media_type)
+        response = await piece_response(result.piece, media_type, gateway.notation)
     response.headers["Server-Timing"] = _timing(result)
     return response
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
@@ -14,11 +15,24 @@ from tritone_gateway.security.callers import requires
 
 router = APIRouter(tags=["Operations"])
 
+# Swagger UI replaces the content of this element. A browser without access to its host keeps showing it.
+_SWAGGER_ELEMENT = '<div id="swagger-ui">'
+_WITHOUT_SWAGGER = """<p style="font-family: sans-serif; margin: 2rem">
+This page loads Swagger UI from cdn.jsdelivr.net. Without access to that host, read the schema:
+<a href="/openapi.json">/openapi.json</a>.</p>"""
+
 
 class Liveness(BaseModel):
     """Whether the process responds."""
 
     alive: bool = True
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Return the page that describes every route."""
+    page = bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="Tritone: REST").body).decode()
+    return HTMLResponse(page.replace(_SWAGGER_ELEMENT, _SWAGGER_ELEMENT + _WITHOUT_SWAGGER))
 
 
 @router.get("/livez", operation_id="liveness", summary="Check that the process responds")

@@ -24,7 +24,9 @@ router = APIRouter(
 )
 
 Id = Annotated[str, Field(max_length=1_024)]
-Ids = list[Id] | Id  # in a form, a name that occurs once has a single value instead of a list
+Ids = (
+    Annotated[list[Id], Field(fail_fast=True)] | Id
+)  # in a form, a name that occurs once has a single value instead of a list
 _MODEL = Field("recommender", max_length=256, description="Name of the model.")
 UserToken = Annotated[
     str | None,
@@ -37,7 +39,9 @@ class RecommendRequest(RequestBody):
 
     user_id: Id | None = Field(None, description="Id of a user of the listening log.")
     history: Ids | None = Field(None, description="Ids of tracks that were listened to, the most recent last.")
-    weights: list[float] | None = Field(None, description="Weight of each track of `history`, such as a play count.")
+    weights: Annotated[list[float], Field(fail_fast=True)] | None = Field(
+        None, description="Weight of each track of `history`, such as a play count."
+    )
     skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
     friends: Ids | None = Field(None, description="Ids of friends, whose listening is used for a user without history.")
     file: AudioFile | None = audio_field("A recording; tracks with a similar sound are recommended.", default=None)

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from tritone import MissingExtraError, Piece, to_grid
-from tritone.music.render import find_soundfont
+from tritone.music.soundfont import find_soundfont
 from tritone_gateway.gateway import GatewayDependency
 from tritone_gateway.problems import ProblemError, problem_responses
 from tritone_gateway.security.callers import requires

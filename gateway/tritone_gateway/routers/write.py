@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from tritone import Piece, to_grid
+from tritone.music.instruments import check_instruments
 from tritone_gateway.bodies import body, body_schema, read_score
 from tritone_gateway.events import composition_events
 from tritone_gateway.gateway import Gateway, GatewayDependency
@@ -24,7 +25,16 @@ from tritone_gateway.representations import (
     pieces_response,
     result_responses,
 )
-from tritone_gateway.request_models import PieceSampling, RequestBody, Sampling, ScoreFile, draw_seed, score_field
+from tritone_gateway.request_models import (
+    InstrumentNames,
+    PieceSampling,
+    RequestBody,
+    Sampling,
+    ScoreFile,
+    draw_seed,
+    instruments_field,
+    score_field,
+)
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
@@ -45,6 +55,23 @@ class ComposeRequest(PieceSampling):
     file: ScoreFile | None = score_field(f"Score to continue: {_SCORE}", default=None)
     bars: int = Field(8, ge=1, le=1_000, description="Number of new bars.")
     meter: tuple[int, int] | None = Field(None, description="Time signature, as in [3, 4].", examples=[[4, 4]])
+    key: str | int | None = Field(
+        None,
+        description="Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.",
+        examples=["G"],
+    )
+    mode: Literal["major", "minor"] | None = Field(None, description="Mode of the key.")
+    density: Literal["low", "medium", "high"] | None = Field(
+        None, description="Notes per bar, among pieces of the style."
+    )
+    voices: int | None = Field(None, ge=1, le=6, description="Notes at once.")
+    structure: str | None = Field(
+        None,
+        max_length=64,
+        description="A letter for each phrase; equal letters are the same music.",
+        examples=["AABA"],
+    )
+    ending: bool = Field(True, description="Whether the piece comes to its end with the last bar.")
     stream_model: str = Field("composer", max_length=256, description="Name of the model for server-sent events.")
 
 
@@ -59,6 +86,7 @@ class HarmonizeRequest(PieceSampling):
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
+    n_candidates: int = Field(1, ge=1, le=16, description="Harmonize so many times; the most likely result returns.")
 
 
 class InfillRequest(PieceSampling):
@@ -131,6 +159,7 @@ class SampleRequest(RequestBody):
     tempo_qpm: float | None = Field(
         None, ge=10, le=1_000, description="Tempo of the result in quarter notes per minute."
     )
+    instruments: InstrumentNames = instruments_field()
     key: str | int | None = Field(None, description="Tonic, such as F#, or its number from C, such as 6 (music_gan).")
     mode: str | None = Field(None, description="Mode: major or minor (music_gan).")
     density: float | None = Field(None, ge=0, le=16, description="Number of notes struck per quarter note (music_gan).")
@@ -152,6 +181,7 @@ class ConvertRequest(RequestBody):
     """A score to convert to another format."""
 
     file: ScoreFile = score_field(f"The score: {_SCORE}")
+    instruments: InstrumentNames = instruments_field()
 
 
 class Pieces(BaseModel):
@@ -288,10 +318,11 @@ async def sample(
 async def convert(
     request: Request, gateway: GatewayDependency, options: Annotated[ConvertRequest, body(ConvertRequest)]
 ) -> Response:
-    """Return a score as the models represent it: in sixteenth notes, without instruments and dynamics."""
+    """Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
-    return await piece_response(Piece(await asyncio.to_thread(to_grid, score)), media_type)
+    piece = Piece(await asyncio.to_thread(to_grid, score), instruments=check_instruments(options.instruments) or ())
+    return await piece_response(piece, media_type, gateway.notation)
 
 
 async def _piece_from_score(
@@ -303,7 +334,8 @@ async def _piece_from_score(
     """Call a method of the SDK with the score of a request, and return the resulting piece."""
     media_type = negotiate(request, PIECE_TYPES)
     score = await read_score(options.file, gateway)
-    return await piece_response(await call(score, **options.model_dump(exclude={"file"})), media_type)
+    piece = await call(score, **options.model_dump(exclude={"file"}))
+    return await piece_response(piece, media_type, gateway.notation)
 
 
 async def _compose_or_continue(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
@@ -314,4 +346,4 @@ async def _compose_or_continue(request: Request, gateway: Gateway, options: Comp
         stream = gateway.client.stream_compose(prompt=prompt, model=options.stream_model, **arguments)
         return await composition_events(request, stream)
     piece = await gateway.client.compose(prompt=prompt, model=options.model, **arguments)
-    return await piece_response(piece, media_type)
+    return await piece_response(piece, media_type, gateway.notation)

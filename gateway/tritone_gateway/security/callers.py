@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
+from tritone.credentials import is_loopback_host
 from tritone_gateway.problems import ProblemError
 from tritone_gateway.security.keys import SCOPES, ApiKey, KeyStore, Scope
 from tritone_gateway.security.rates import RateLimits
@@ -76,17 +78,23 @@ class ApiCaller:
 class Callers:
     """Authenticates requests and counts them against the limits of their keys."""
 
-    def __init__(self, keys: KeyStore, *, anonymous: bool, rates: RateLimits, n_workers: int) -> None:
+    def __init__(
+        self, keys: KeyStore, *, anonymous: bool, rates: RateLimits, n_workers: int, local_names_only: bool = False
+    ) -> None:
         """Initialise without any requests.
 
         Args:
             keys: the API keys.
             anonymous: whether to serve callers without a key while no keys exist.
+            local_names_only: whether the Host header of these callers must name the loopback interface. A web page
+                whose name was changed to resolve to this machine (DNS rebinding) could otherwise use the gateway with
+                the browser of a person who works on it.
             rates: counts the requests of keys that have a rate limit.
             n_workers: number of workers, among which the concurrency limit of a key is divided.
         """
         self._keys = keys
         self._anonymous = anonymous
+        self._local_names_only = local_names_only
         self._rates = rates
         self._n_workers = n_workers
         self._running: Counter[str] = Counter()
@@ -98,7 +106,8 @@ class Callers:
             headers: headers of the request, with names in lower case.
 
         Raises:
-            ProblemError: 401, the key is missing or invalid.
+            ProblemError: 401, the key is missing or invalid; 403, the Host header of a caller without a key does not
+                name the loopback interface.
             ApiKeyError: the keys cannot be read.
         """
         text = _key_in_headers(headers)
@@ -108,6 +117,8 @@ class Callers:
                 return ApiCaller(key)
         if not self._keys.has_keys():
             if self._anonymous and text is None:
+                if self._local_names_only:
+                    _check_local_name(headers.get(b"host", b"localhost").decode("latin-1"))
                 return ApiCaller()
             detail = "the gateway has no API keys yet; its operator creates them with `tritone keys create`"
         elif text is None:
@@ -182,6 +193,23 @@ def _key_in_headers(headers: Mapping[bytes, bytes]) -> str | None:
         return bearer[len(_BEARER) :].strip()
     key = headers.get(KEY_HEADER.encode())
     return None if key is None else key.decode("latin-1").strip()
+
+
+def _check_local_name(host: str) -> None:
+    """Check a Host header, which browsers always send.
+
+    Raises:
+        ProblemError: 403, it does not name the loopback interface.
+    """
+    name = re.sub(r":\d*\Z", "", host.strip().lower()).strip("[]").removesuffix(".")
+    if not is_loopback_host(name) and not name.endswith(".localhost"):
+        raise ProblemError(
+            403,
+            "host-refused",
+            "The gateway is for this machine only",
+            f"expected localhost or a loopback address in the Host header of a request without a key, got "
+            f"{host[:100]!r}; its operator creates a key with `tritone keys create`, or passes --allow-anonymous",
+        )
 
 
 def _limit_exceeded(detail: str, *, retry_s: int) -> ProblemError:

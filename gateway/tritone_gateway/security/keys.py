@@ -32,6 +32,11 @@ KEY: Final = re.compile(r"tritone_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _LOCK_TIMEOUT_S: Final = 10.0
 _N_SECRET_BYTES: Final = 32
 RATE: Final = r"^[1-9]\d{0,6}/(second|minute|hour|day)$"
+# What the patterns mean, for the messages about callers and rates.
+_EXPECTED: Final = {
+    "rate": "expected requests per second, minute, hour or day, such as 600/minute",
+    "caller": "expected a name of 1 to 100 letters, digits or characters of _.@:+-",
+}
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -63,6 +68,7 @@ class ApiKey(BaseModel):
     scopes: tuple[Scope, ...] = Field(min_length=1, description="Groups of routes that the key allows.")
     users: str = Field(
         "none",
+        min_length=1,  # every id begins with an empty prefix
         max_length=200,
         description="Stored users whose data `recommend` may use: all, none, or a prefix of their ids.",
     )
@@ -122,6 +128,7 @@ class KeyStore:
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._clock = clock
+        self._had_keys = False
         self._by_id: WatchedFiles[Mapping[str, ApiKey]] = WatchedFiles(
             [path], lambda: {each.id: each for each in self._read().keys}
         )
@@ -141,9 +148,11 @@ class KeyStore:
     def has_keys(self) -> bool:
         """Return whether keys were created, revoked and expired ones included.
 
-        Revoking the last key must not open the gateway to everyone.
+        Neither revoking the last key nor the loss of the file, such as a volume that is no longer mounted, may open the
+        gateway to everyone: once there were keys, this is true until the process ends.
         """
-        return bool(self._by_id.content())
+        self._had_keys = self._had_keys or bool(self._by_id.content())
+        return self._had_keys
 
     def keys(self) -> tuple[ApiKey, ...]:
         """Return all keys, the oldest first."""
@@ -269,4 +278,5 @@ def _index_of(keys: list[ApiKey], key_id: str) -> int:
 def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
-    return f"invalid {name}: {first['msg'].lower()}, got {str(first['input'])[:80]!r}"
+    wrong = _EXPECTED.get(name, first["msg"].lower())
+    return f"invalid {name}: {wrong}, got {str(first['input'])[:80]!r}"

@@ -110,8 +110,12 @@ export const api = {
     return (await send("/v1/convert", form(file, {}), options)).json();
   },
   /** Return a score in another format, such as MIDI or MusicXML. */
-  async convert(file: Schemas["NoteList"], accept: string, options: CallOptions = {}): Promise<Blob> {
-    return (await send("/v1/convert", json({ file }), { ...options, accept })).blob();
+  async convert(
+    file: Schemas["NoteList"],
+    accept: string,
+    { instruments, ...options }: CallOptions & { instruments?: readonly string[] } = {},
+  ): Promise<Blob> {
+    return (await send("/v1/convert", json({ file, instruments }), { ...options, accept })).blob();
   },
   async recommend(body: Body<"RecommendRequest">, options: CallOptions = {}): Promise<Recommendations> {
     return (await send("/v1/recommend", json(body), options)).json();

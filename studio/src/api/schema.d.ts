@@ -298,7 +298,7 @@ export interface paths {
         put?: never;
         /**
          * Convert a score
-         * @description Return a score as the models represent it: in sixteenth notes, without instruments and dynamics.
+         * @description Return a score as the models represent it: in sixteenth notes, without its instruments and dynamics.
          */
         post: operations["convert"];
         delete?: never;
@@ -531,10 +531,10 @@ export interface components {
         ComposeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -558,6 +558,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -596,6 +606,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -609,10 +657,10 @@ export interface components {
         ContinueRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -636,6 +684,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -673,6 +731,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -689,6 +785,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * EmbedRequest
@@ -730,10 +836,10 @@ export interface components {
         HarmonizeRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -757,6 +863,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -780,6 +896,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequest
@@ -788,10 +910,10 @@ export interface components {
         InfillRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -815,6 +937,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -852,10 +984,10 @@ export interface components {
         InspireRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -879,6 +1011,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -923,10 +1065,10 @@ export interface components {
         InterpolateRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -950,6 +1092,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -1227,10 +1379,10 @@ export interface components {
         ReconstructRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1254,6 +1406,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -1312,6 +1474,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Key
              * @description Tonic, such as F#, or its number from C, such as 6 (music_gan).
@@ -1421,10 +1593,10 @@ export interface components {
         VaryRequest: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -1448,6 +1620,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -1478,10 +1660,10 @@ export interface components {
         InspireRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1505,6 +1687,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1730,10 +1922,10 @@ export interface components {
         ComposeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1757,6 +1949,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1794,6 +1996,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -1807,10 +2047,10 @@ export interface components {
         ContinueRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1834,6 +2074,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1871,6 +2121,44 @@ export interface components {
                 number
             ] | null;
             /**
+             * Key
+             * @description Tonic, as in F# or 6; like the other conditions that of `file`, or drawn, if left out.
+             * @default null
+             * @example G
+             */
+            key?: string | number | null;
+            /**
+             * Mode
+             * @description Mode of the key.
+             * @default null
+             */
+            mode?: ("major" | "minor") | null;
+            /**
+             * Density
+             * @description Notes per bar, among pieces of the style.
+             * @default null
+             */
+            density?: ("low" | "medium" | "high") | null;
+            /**
+             * Voices
+             * @description Notes at once.
+             * @default null
+             */
+            voices?: number | null;
+            /**
+             * Structure
+             * @description A letter for each phrase; equal letters are the same music.
+             * @default null
+             * @example AABA
+             */
+            structure?: string | null;
+            /**
+             * Ending
+             * @description Whether the piece comes to its end with the last bar.
+             * @default true
+             */
+            ending?: boolean;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -1884,10 +2172,10 @@ export interface components {
         HarmonizeRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1911,6 +2199,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -1934,6 +2232,12 @@ export interface components {
              * @default false
              */
             highest?: boolean;
+            /**
+             * N Candidates
+             * @description Harmonize so many times; the most likely result returns.
+             * @default 1
+             */
+            n_candidates?: number;
         };
         /**
          * InfillRequestForm
@@ -1942,10 +2246,10 @@ export interface components {
         InfillRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; all by default.
@@ -1969,6 +2273,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Style
              * @description One of the model's styles; any by default.
@@ -2006,10 +2320,10 @@ export interface components {
         VaryRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2033,6 +2347,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -2063,10 +2387,10 @@ export interface components {
         ReconstructRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2090,6 +2414,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -2109,10 +2443,10 @@ export interface components {
         InterpolateRequestForm: {
             /**
              * Temperature
-             * @description Sampling temperature: below 1 is more conservative, above 1 more random.
-             * @default 1
+             * @description Sampling temperature: below 1 is more conservative, above 1 more random. Default: the model's.
+             * @default null
              */
-            temperature?: number;
+            temperature?: number | null;
             /**
              * Top K
              * @description Sample only from this many most probable candidates; 1 selects the most probable one.
@@ -2136,6 +2470,16 @@ export interface components {
              * @default null
              */
             tempo_qpm?: number | null;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
             /**
              * Model
              * @description Name of the model.
@@ -2169,6 +2513,16 @@ export interface components {
              * @description The score: a MIDI file, or notes.
              */
             file: string;
+            /**
+             * Instruments
+             * @description General MIDI instruments by name or program (0 to 127): one, or up to four for the parts from the highest down; those of the style, or the piano, if left out. They have no influence on the notes.
+             * @default null
+             * @example [
+             *       "Violin",
+             *       "Cello"
+             *     ]
+             */
+            instruments?: (string | number)[] | string | number | null;
         };
         /**
          * Inspiration
@@ -2191,6 +2545,8 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
+                instruments: string[];
             };
             classification: {
                 label: string;
@@ -2431,6 +2787,8 @@ export interface components {
                 [key: string]: number;
             };
             nll: (number | null)[] | null;
+            conditions: Record<string, never>;
+            instruments: string[];
         };
         /**
          * Pieces
@@ -2454,6 +2812,8 @@ export interface components {
                     [key: string]: number;
                 };
                 nll: (number | null)[] | null;
+                conditions: Record<string, never>;
+                instruments: string[];
             }[];
         };
         /**

@@ -2,6 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 
+import { partOf, programOf } from "../music/instruments";
 import { secondsPerFrame, type Score } from "../music/notes";
 import { claimPlayback } from "./exclusive-playback";
 import { audioContext, synthesizer } from "./synth";
@@ -9,6 +10,8 @@ import { audioContext, synthesizer } from "./synth";
 const SCHEDULE_AHEAD_S = 0.3;
 const TICK_MS = 50;
 const VELOCITY = 90;
+const MELODY_VELOCITY = 100; // of the highest of several parts
+const PIANO = ["Acoustic Grand Piano"];
 const START_DELAY_S = 0.08;
 const ARTICULATION = 0.97; // share of a note's length that sounds, so that repeated notes are separate
 
@@ -35,6 +38,7 @@ let startedAtS = 0;
 let firstFrame = 0;
 let scheduledTo = 0;
 let stepS = 0;
+let tuned = ""; // the instruments of the synthesiser's channels
 
 /** Start loading the synthesiser. Call it in a click or key handler, where browsers permit audio output. */
 export function preloadSynthesizer(): void {
@@ -100,13 +104,20 @@ async function tick({ score: scoreNow, complete = () => true }: Playback, own: n
     startedAtS = Math.max(startedAtS, audio.currentTime);
     stepS = secondsPerFrame(score);
   }
+  const instruments = score.instruments?.length ? score.instruments : PIANO;
+  if (instruments.join() !== tuned) {
+    instruments.forEach((instrument, channel) => synth.programChange(channel, programOf(instrument)));
+    tuned = instruments.join();
+  }
   const now = (audio.currentTime - startedAtS) / stepS + firstFrame;
   const until = Math.min(now + SCHEDULE_AHEAD_S / stepS, score.nFrames);
-  for (const [onset, length, pitch] of score.notes) {
+  for (const note of score.notes) {
+    const [onset, length, pitch] = note;
     if (onset >= scheduledTo && onset < until) {
       const at = startedAtS + (onset - firstFrame) * stepS;
-      synth.noteOn(0, pitch, VELOCITY, { time: at });
-      synth.noteOff(0, pitch, { time: at + length * stepS * ARTICULATION });
+      const part = partOf(note, score.notes, instruments.length); // a channel for each
+      synth.noteOn(part, pitch, instruments.length > 1 && part === 0 ? MELODY_VELOCITY : VELOCITY, { time: at });
+      synth.noteOff(part, pitch, { time: at + length * stepS * ARTICULATION });
     }
   }
   scheduledTo = Math.max(scheduledTo, until);

@@ -13,6 +13,8 @@ export interface Score {
   meter: [number, number] | null;
   tempoQpm: number;
   nFrames: number;
+  /** General MIDI names from the highest part down; the piano if left out. */
+  instruments?: readonly string[];
 }
 
 export const LOWEST_PITCH = 21;
@@ -45,9 +47,14 @@ export function isScore(value: unknown): value is Score {
     Number.isFinite(it.tempoQpm) &&
     it.tempoQpm > 0 &&
     (it.meter === null || (Array.isArray(it.meter) && it.meter.length === 2 && it.meter.every((n) => isIntegerFrom(n, 1)))) &&
+    (it.instruments === undefined || areNames(it.instruments)) &&
     Array.isArray(it.notes) &&
     it.notes.every((note) => isNote(note, it.nFrames))
   );
+}
+
+function areNames(value: unknown): value is readonly string[] {
+  return Array.isArray(value) && value.every((each) => typeof each === "string");
 }
 
 function isNote(value: unknown, nFrames: number): value is Note {
@@ -70,6 +77,7 @@ export function scoreOf(piece: Piece | Schemas["PieceChunk"]): Score {
     meter: meter && meter.length === 2 ? [meter[0] as number, meter[1] as number] : null,
     tempoQpm: piece.tempo_qpm,
     nFrames: piece.n_frames,
+    ...("instruments" in piece ? { instruments: piece.instruments } : {}),
   };
 }
 

@@ -147,7 +147,21 @@ def test_scalars_have_an_axis_on_the_wire() -> None:
 
 
 def test_a_streaming_model_gets_its_declared_inputs() -> None:
-    names = ("given", "given_mode", "meter", "style", "noise", "temperature", "top_k", "top_p")
+    names = (
+        "given",
+        "given_mode",
+        "meter",
+        "style",
+        "key",
+        "density",
+        "n_voices",
+        "end",
+        "repeats",
+        "noise",
+        "temperature",
+        "top_k",
+        "top_p",
+    )
     examples = example_requests(config_of("composer", [{"name": name, "dims": [1]} for name in names]), None, n=3)
     assert set(examples.requests[0]) == set(names)
 

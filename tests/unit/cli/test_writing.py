@@ -123,6 +123,30 @@ def test_options_reach_the_model(run: Any, model: FakeWriters, tune: Path) -> No
     assert model.asked("polyphony_rnn_sampler")
 
 
+CONDITIONS = ("--key", "F#", "--mode", "minor", "--density", "high", "--voices", 2, "--structure", "AABA")
+
+
+@pytest.mark.parametrize("more", [(), ("--stream",)])
+def test_conditions_reach_the_model(run: Any, model: FakeWriters, more: tuple[str, ...]) -> None:
+    for ending, end in (("--ending", 64), ("--no-ending", 0)):
+        ended = run("compose", "--bars", 4, *CONDITIONS, ending, "--json", *more)
+        assert ended.status == 0, ended.stderr
+        inputs = model.asked("composer" if more else "music_transformer")[-1].inputs
+        assert [int(inputs[name][0, 0]) for name in ("key", "density", "n_voices", "end")] == [19, 3, 2, end]
+        assert inputs["repeats"][0, ::16].tolist() == [-1, 16, -1, 32]
+        assert json.loads(ended.stdout)["conditions"] == {
+            "style": None, "key": "F#", "mode": "minor", "density": "high", "voices": 2, "ending": bool(end),
+        }  # fmt: skip
+
+
+def test_conditions_are_printed(run: Any, model: FakeWriters) -> None:
+    printed = run("compose", "--bars", 4, "--style", "folk", *CONDITIONS).stderr
+    assert "  folk, F# minor, high density, 2 voices, with an ending\n" in printed
+    assert "  1 voice\n" in run("compose", "--voices", 1, "--no-ending").stderr
+    assert "with an ending" not in run("compose").stderr  # nothing is known of the piece
+    assert "voice" not in run("sample").stderr
+
+
 def test_options_reach_the_constructor_of_the_client(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     client = tritone.MusicClient
@@ -220,6 +244,7 @@ def test_predict(run: Any, tune: Path, tmp_path: Path) -> None:
         ["compose", "--seed", str(2**63)],
         ["compose", "--bars", "many"],
         ["compose", "--meter", "3"],
+        ["compose", "--voices", "many"],
         ["harmonize"],
         ["infill", "{tune}"],
         ["infill", "{tune}", "--bars", "2"],
@@ -249,6 +274,13 @@ def test_usage_errors_exit_2(run_tritone: Any, model: FakeWriters, tune: Path, w
         (["compose", "--top-k", "0"], "invalid top_k: expected "),
         (["compose", "--meter", "3/5"], "invalid meter: expected "),
         (["compose", "--style", "jazz"], "unknown style for model 'music_transformer'"),
+        (["compose", "--key", "H"], "unknown key: expected a note such as 'C'"),
+        (["compose", "--mode", "dorian"], "unknown mode: expected 'major' or 'minor'"),
+        (["compose", "--density", "3"], "unknown density: expected 'low', 'medium', 'high'"),
+        (["compose", "--voices", "7"], "invalid voices: expected 1 to 6"),
+        (["compose", "--structure", "aaba"], "invalid structure: expected a capital letter for each phrase"),
+        (["compose", "--bars", "6", "--structure", "AABA"], "the structure does not fit: expected a number of bars"),
+        (["compose", "--model", "polyphony_rnn", "--key", "C"], "cannot be steered"),
         (["compose", "--stream", "--bars", "257"], "invalid bars: expected a whole number from 1 to 256"),
         (["compose", "--model", "opera"], "no such model"),
         (["harmonize", "chords.mid"], "2 notes at once in bar 0"),
@@ -292,8 +324,24 @@ def test_the_seed_is_printed_even_if_writing_fails(run: Any, tmp_path: Path) -> 
     assert "x.mid: expected a file name" in ended.stderr
 
 
-def test_the_highest_voice_on_request(run: Any, tune: Path) -> None:
+@pytest.mark.parametrize("verb", VERBS)
+def test_instruments_are_chosen(run: Any, verb: str, tmp_path: Path) -> None:
+    ended = run(verb, "--instruments", "violin, 42", "--json", "-o", "x.mid")
+    assert ended.status == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    first = found["pieces"][0] if verb in SEVERAL else found
+    assert first["instruments"] == ["Violin", "Cello"]
+    names = {track.name for track in symusic.Score.from_file(next(tmp_path.glob("x*.mid"))).tracks}
+    assert names <= {"Violin", "Cello"}
+    wrong = run(verb, "--instruments", "kazoo")
+    assert (wrong.status, "unknown instrument" in wrong.stderr) == (1, True)
+
+
+def test_the_highest_voice_on_request(run: Any, model: FakeWriters, tune: Path) -> None:
     score = symusic.Score.from_file(tune)
     score.tracks[0].notes.append(symusic.Note(0, 480, 72, 80))
     score.dump_midi(tune)
     assert run("harmonize", "--highest").status == 0
+    assert run("harmonize", "--highest", "--candidates", "4").status == 0
+    assert len(model.asked("music_transformer")[-1].inputs["noise"]) == 4
+    assert run("harmonize", "--highest", "--candidates", "17").status != 0

@@ -99,6 +99,48 @@ def test_options_reach_the_model(connect: Any, model: FakeWriters) -> None:
     assert inputs["given"].shape == (1, 12, 88)
 
 
+@pytest.mark.parametrize(
+    ("method", "positional", "options"),
+    [
+        ("compose", (), {"bars": 1}),
+        ("harmonize", (True,), {}),
+        ("infill", (True,), {"bars": (0, 1)}),
+        ("reconstruct", (True,), {}),
+        ("vary", (True,), {"attribute": "note_density", "amount": 1}),
+        ("sample", (), {"n": 1}),
+    ],
+)
+def test_instruments_are_part_of_the_piece(
+    connect: Any, model: FakeWriters, method: str, positional: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    ask = connect()
+    scores = [melody(2) for _ in positional]
+
+    def made(**more: Any) -> Piece:
+        result = ask(method, *scores, **options, **more, seed=3)
+        return result[0] if isinstance(result, tuple) else result
+
+    plain, duo = made(), made(instruments=["violin", 42])
+    assert plain.instruments == ("Acoustic Grand Piano",)
+    assert duo.instruments == ("Violin", "Cello")
+    np.testing.assert_array_equal(plain.grid.frames, duo.grid.frames)
+    n_requests = len(model.requests)
+    with pytest.raises(InvalidInputError) as caught:
+        made(instruments="kazoo")
+    assert caught.value.argument == "instruments"
+    assert len(model.requests) == n_requests
+
+
+def test_a_style_has_instruments_and_a_tempo(connect: Any) -> None:
+    ask = connect()
+    piece = ask("compose", bars=1, style="bach")
+    assert (piece.instruments, piece.grid.tempo_qpm) == (("Choir Aahs",), 80)
+    assert ask("compose", bars=1, style="bach", tempo_qpm=99).grid.tempo_qpm == 99
+    assert ask("compose", bars=1).grid.tempo_qpm == 120
+    assert ask("compose", bars=1, style="bach", prompt=melody(1)).grid.tempo_qpm == 90
+    assert ask("harmonize", melody(1), style="folk").instruments == ("Flute", "Acoustic Guitar (nylon)")
+
+
 def test_prompts_are_continued(connect: Any, model: FakeWriters) -> None:
     prompt = melody(2)
     piece = connect()("compose", prompt=prompt, bars=1, seed=5)
@@ -263,6 +305,55 @@ def test_harmonize(connect: Any, model: FakeWriters) -> None:
     assert (inputs["given_mode"] == 2).all()
     assert inputs["style"] == 1
     assert (piece.seed, piece.grid.tempo_qpm) == (9, 90)
+
+
+@pytest.mark.parametrize("n_candidates", [1, 2, 7, 8])
+def test_the_most_likely_of_several_harmonies(connect: Any, model: FakeWriters, n_candidates: int) -> None:
+    ask = connect()
+    piece = ask("harmonize", melody(2), seed=9, n_candidates=n_candidates)
+    (request,) = model.asked("music_transformer")  # one batch
+    assert {len(array) for array in request.inputs.values()} == {n_candidates}
+    noise = uniform_noise(9, n_candidates, 32, 8)
+    np.testing.assert_array_equal(request.inputs["noise"], noise)
+    np.testing.assert_array_equal(request.inputs["noise"][0], uniform_noise(9, 32, 8))
+    nll = noise.sum(axis=2)
+    np.testing.assert_array_equal(piece.nll, nll[nll.sum(axis=1).argmin()])
+    again = ask("harmonize", melody(2), seed=9, n_candidates=n_candidates)
+    assert again.to_dict() == piece.to_dict()
+    assert piece.seed == 9
+
+
+def test_more_candidates_are_never_less_likely(connect: Any) -> None:
+    ask = connect()
+    sums = [ask("harmonize", melody(2), seed=3, n_candidates=n).nll.sum() for n in range(1, 9)]
+    assert sums == sorted(sums, reverse=True)
+    assert len(set(sums)) > 1
+
+
+def test_the_frames_of_the_most_likely_harmony_are_returned(connect: Any, model: FakeWriters) -> None:
+    def spoil(_: str, outputs: dict[str, Any]) -> None:
+        outputs["nll"][:] = np.array([3.0, 1.0, 1.0, 2.0], np.float32)[:, None]  # the first of equally likely ones
+        for row, frames in enumerate(outputs["frames"]):
+            frames[:, row] = 2
+
+    model.spoil = spoil
+    piece = connect()("harmonize", melody(1), seed=1, n_candidates=4)
+    assert np.flatnonzero(piece.grid.frames[0, :4]).tolist() == [1]
+
+
+@pytest.mark.parametrize("n_candidates", [0, -1, 17, 1.0, "2", True, None])
+def test_invalid_numbers_of_candidates(connect: Any, model: FakeWriters, n_candidates: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        connect()("harmonize", melody(1), n_candidates=n_candidates)
+    assert caught.value.argument == "n_candidates"
+    assert not model.requests
+
+
+def test_more_candidates_than_the_model_takes_in_a_batch(connect: Any, model: FakeWriters) -> None:
+    with pytest.raises(InvalidInputError, match="at most 8") as caught:
+        connect()("harmonize", melody(1), n_candidates=9)
+    assert (caught.value.argument, caught.value.model) == ("n_candidates", "music_transformer")
+    assert not model.asked("music_transformer")
 
 
 def test_chords_are_harmonized_only_with_highest(connect: Any, model: FakeWriters) -> None:

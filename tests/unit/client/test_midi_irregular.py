@@ -335,7 +335,7 @@ HOSTILE = {
 READ_ONE = """
 import resource, sys, time
 from tritone import InvalidScoreError, to_grid
-from tritone.music.scores import require_symusic
+from tritone.music.symusic_scores import require_symusic
 require_symusic()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 begin = time.process_time()

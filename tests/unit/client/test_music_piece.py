@@ -17,7 +17,7 @@ import symusic
 from tests.unit.client.midi_files import random_frames
 
 from tritone import Grid, InvalidInputError, InvalidScoreError, MissingExtraError, Piece, to_grid
-from tritone.music import render as render_module
+from tritone.music import soundfont as soundfont_module
 from tritone.music.render import render
 
 RATE_HZ = 44_100
@@ -69,12 +69,12 @@ def test_sound(piece: Piece, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", [0, 73, 10])
-@pytest.mark.parametrize(("pitch", "heard_as"), [(36, 36), (57, 57), (69, 69), (87, 87), (21, 45), (108, 84)])
-def test_sound_is_in_tune(pitch: int, heard_as: int, program: int) -> None:
+@pytest.mark.parametrize("pitch", [24, 36, 57, 69, 87, 105])
+def test_sound_is_in_tune(pitch: int, program: int) -> None:
     samples = render(one_note(pitch, program=program))
     part = samples[RATE_HZ // 10 : RATE_HZ * 9 // 10]
     power = np.abs(np.fft.rfft(part * np.hanning(part.size), 8 * RATE_HZ)) ** 2
-    wanted_hz = 440.0 * 2 ** ((heard_as - 69) / 12)
+    wanted_hz = 440.0 * 2 ** ((pitch - 69) / 12)
     near = slice(round(wanted_hz * 0.944 * 8), round(wanted_hz * 1.059 * 8))
     found_hz = (near.start + int(power[near].argmax())) / 8
     assert abs(1200 * np.log2(found_hz / wanted_hz)) < 35
@@ -205,9 +205,9 @@ def test_the_score_is_made_once(piece: Piece) -> None:
 
 
 def test_a_missing_soundfont_names_the_extra(monkeypatch: pytest.MonkeyPatch, piece: Piece, tmp_path: Path) -> None:
-    monkeypatch.setattr(render_module, "find_spec", lambda name: None)
-    monkeypatch.setattr(render_module, "_per_thread", threading.local())  # holds synthesizers that found theirs
-    render_module.find_soundfont.cache_clear()
+    monkeypatch.setattr(soundfont_module, "find_spec", lambda name: None)
+    soundfont_module.load_soundfont.cache_clear()
+    soundfont_module.find_soundfont.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'tritone\["):
         piece.save(tmp_path / "x.wav")
     assert not list(tmp_path.iterdir())

@@ -189,7 +189,7 @@ async def test_saving_leaves_the_event_loop_free(piece: Piece, tmp_path: Path, m
             ticks += 1
             await asyncio.sleep(0.005)
 
-    def slow(piece: Piece) -> bytes:
+    def slow(piece: Piece, *, ritardando: bool) -> bytes:
         time.sleep(0.3)
         return b"sound"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import re
+import time
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from tritone import Grid, InvalidScoreError, to_grid
+from tritone.music.notation import notation_format
 from tritone.music.piece import Piece
 
 METERS = [((16, 0), (4, 4)), ((12, 0), (3, 4)), ((12, 0), (6, 8)), ((16, 12), (4, 4)), ((14, 0), (7, 8))]
@@ -133,3 +136,36 @@ def test_an_archive_that_unpacks_to_too_much_is_refused() -> None:
     with pytest.raises(InvalidScoreError) as raised:
         to_grid(file.getvalue())
     assert raised.value.reason == "too_long"
+
+
+@pytest.mark.parametrize("head", [b"\n" * 24, b" \n" * 24, b"\r\n" * 24], ids=["empty", "blank", "windows"])
+def test_empty_lines_are_recognised_in_linear_time(head: bytes) -> None:
+    start_s = time.process_time()
+
+    assert notation_format(head + b"!") is None
+    assert notation_format(head + b"X: 1\nK:C\nC\n") == "abc"
+    assert time.process_time() - start_s < 0.5  # exponential in the number of lines otherwise: seconds
+
+
+def test_a_tune_after_comments_and_fields_is_abc() -> None:
+    assert notation_format(b"%abc-2.1\n% a comment\n\nT:Title\r\nX: 7\nK:C\nC\n") == "abc"
+    assert notation_format(b"%abc-2.1\nsome text\nX: 7\n") is None
+
+
+@pytest.mark.parametrize("content", [b"<?xml" * 10_000, b"<?xml" + b" " * 50_000], ids=["declarations", "spaces"])
+def test_a_long_beginning_of_xml_is_refused_in_linear_time(content: bytes) -> None:
+    start_s = time.process_time()
+
+    with pytest.raises(InvalidScoreError) as caught:
+        to_grid(content + b"<score-partwise>" if content.startswith(b"<?xml ") else b"<score-partwise>" + content)
+    assert caught.value.reason in {"unreadable", "not_midi"}
+    assert time.process_time() - start_s < 2  # quadratic otherwise
+
+
+@pytest.mark.parametrize("encoding", ["undefined", "idna", "punycode", "hex", "nonsense"])
+def test_encodings_that_no_xml_file_has_are_read_as_latin_1(encoding: str) -> None:
+    content = Piece(to_grid(b"X:1\nL:1/4\nK:C\nCDEF|\n")).to_musicxml()
+    renamed = re.sub(rb'encoding=".*?"', f'encoding="{encoding}"'.encode(), content, count=1)
+
+    assert renamed != content
+    assert to_grid(renamed).n_notes == 4

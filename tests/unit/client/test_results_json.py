@@ -24,7 +24,9 @@ GRID = Grid(random_frames(3, n_frames=24, density=1), meter=(12, 8), time_signat
 def a_piece() -> Piece:
     nll = np.linspace(0, 1, 24, dtype=np.float32)
     nll[:4] = np.nan  # of the prompt, which the model did not write
-    return Piece(GRID, seed=2**63 - 1, model="music_transformer", model_version="2", nll=nll)
+    conditions = {"style": "folk", "key": "F#", "mode": "minor", "density": None, "voices": 2, "ending": True}
+    about = {"seed": 2**63 - 1, "model": "music_transformer", "model_version": "2"}
+    return Piece(GRID, **about, nll=nll, conditions=conditions)
 
 
 def a_chunk() -> PieceChunk:
@@ -83,6 +85,19 @@ def test_nothing_of_a_piece_is_lost() -> None:
     assert again.nll is not None
     assert piece.nll is not None
     assert np.array_equal(again.nll, piece.nll, equal_nan=True)
+    assert again.conditions == piece.conditions
+
+
+def test_pieces_of_earlier_releases_have_no_conditions() -> None:
+    plain = a_piece().to_dict()
+    del plain["conditions"]
+    assert Piece.from_dict(plain).conditions == {}
+
+
+@pytest.mark.parametrize("conditions", [None, "C", [["key", "C"]], {"key": ["C"]}, {"key": {}}, {3: "C"}])
+def test_invalid_conditions_of_a_piece(conditions: Any) -> None:
+    with pytest.raises(TypeError):
+        Piece.from_dict({**a_piece().to_dict(), "conditions": conditions})
 
 
 def test_nothing_of_a_chunk_is_lost() -> None:

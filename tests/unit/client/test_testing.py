@@ -11,6 +11,7 @@ import pytest
 from tritone import (
     AsyncMusicClient,
     InferRequest,
+    InvalidInputError,
     ModelNotFoundError,
     ModelRequest,
     MusicClient,
@@ -97,6 +98,35 @@ async def test_functions_answer_asynchronous_clients() -> None:
     async with AsyncMusicClient(transport=AsyncMockTransport(server())) as music:
         assert (await music.recommend(n=2)).track_ids == ("a", "b")
         assert await music.model_ready("recommender")
+
+
+def test_repeated_bars_are_copies() -> None:
+    fake = FakeComposer(styles=("any", "folk"), templates=[
+        {"style": "folk", "bar": 16, "mode": 0, "density": 1, "n_voices": 1, "repeats": [0, 0, 2, 1]},
+    ])  # fmt: skip
+    with MusicClient(transport=MockTransport(fake)) as music:
+        asked = music.compose(bars=4, seed=1, structure="ABAA")
+        drawn = music.compose(bars=4, seed=1)
+        with music.stream_compose(bars=4, seed=1) as stream:
+            assert list(stream)
+    bars = asked.grid.frames.reshape(4, 16, 88)
+    assert (bars[0] == bars[2]).all()
+    assert (bars[0] == bars[3]).all()
+    assert (bars[0] != bars[1]).any()
+    bars = drawn.grid.frames.reshape(4, 16, 88)
+    assert (bars[0] == bars[2]).all()
+    assert (bars[0] == bars[3]).all()
+    assert drawn.conditions["style"] == "folk"
+    assert stream.result().to_dict() | {"model": ""} == drawn.to_dict() | {"model": ""}
+
+
+def test_a_composer_of_an_earlier_release_takes_no_conditions() -> None:
+    fake = FakeComposer(takes_conditions=False)
+    assert not fake.models["music_transformer"].inputs.keys() & {"key", "density", "n_voices", "end", "repeats"}
+    with MusicClient(transport=MockTransport(fake)) as music:
+        assert music.compose(bars=1, seed=1).grid.n_bars == 1
+        with pytest.raises(InvalidInputError):
+            music.compose(bars=1, key="C")
 
 
 def test_classifications_are_those_of_the_test() -> None:

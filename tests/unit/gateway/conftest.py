@@ -22,6 +22,7 @@ from tritone_gateway import GatewaySettings, create_app
 from tritone_gateway.security.keys import KeyStore
 
 Start = Callable[..., TestClient]
+LOCAL = "http://localhost"
 TRACKS = ("reel-1", "reel-2", "jig-1")
 FAKES = FakeComposer(), FakeGenreModel(), FakeRecommender(TRACKS)
 
@@ -40,7 +41,7 @@ def start(keys: KeyStore) -> Iterator[Start]:
             fakes = FakeServer(*FAKES, FakeInspirer(*FAKES))
             music = AsyncMusicClient(retries=0, transport=AsyncMockTransport(handler or fakes))
             app = create_app(GatewaySettings(keys_file=keys.path, **settings), music=music)
-            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+            return stack.enter_context(TestClient(app, base_url=LOCAL, raise_server_exceptions=False))
 
         yield begin
 

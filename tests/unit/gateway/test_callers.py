@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from tests.support.tones import tone_file
 from tests.unit.gateway.conftest import TRACKS, Start
 
+from tritone.watched_files import CHECK_INTERVAL_S
 from tritone_gateway import GatewaySettings
 from tritone_gateway.security.keys import ApiKeyError, KeyStore, Scope
 
@@ -220,6 +221,11 @@ def test_liveness_readiness_and_the_schema_require_no_key(start: Start, keys: Ke
     assert [gateway.get(path).status_code for path in ("/livez", "/readyz", "/openapi.json", "/docs")] == [200] * 4
 
 
+def test_the_page_of_the_routes_leads_to_the_schema_where_swagger_ui_cannot_be_loaded(start: Start) -> None:
+    page = start().get("/docs").text
+    assert page.index('<div id="swagger-ui"><p') < page.index('<a href="/openapi.json">')
+
+
 def test_keys_survive_concurrent_changes(keys: KeyStore) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -227,3 +233,51 @@ def test_keys_survive_concurrent_changes(keys: KeyStore) -> None:
         made = list(pool.map(lambda i: KeyStore(keys.path).create(f"app{i}", ("listen",))[1], range(16)))
     assert len(json.loads(keys.path.read_text())["keys"]) == 16
     assert all(KeyStore(keys.path).find(key) for key in made)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+def test_a_page_whose_name_resolves_to_this_machine_gets_nothing_without_a_key(start: Start, host: str) -> None:
+    response = start().get("/v1/models", headers={"Host": host})
+
+    assert response.status_code == 403
+    assert response.json()["type"] == "urn:tritone:problem:host-refused"
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1:80", "127.1.2.3", "[::1]:8080", "a.localhost"]
+)
+def test_names_of_this_machine_need_no_key(start: Start, host: str) -> None:
+    assert start().get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_any_name_is_served_with_a_key_or_where_everybody_is(start: Start, keys: KeyStore) -> None:
+    assert start(allow_anonymous=True).get("/v1/models", headers={"Host": "music.example"}).status_code == 200
+    _, key = keys.create("app", ("recommend",))
+    response = start().get("/v1/models", headers={"Host": "music.example", **bearer(key)})
+    assert response.status_code == 200
+
+
+def test_the_loss_of_the_keys_does_not_open_the_gateway(start: Start, keys: KeyStore) -> None:
+    keys.create("app", ("recommend",))
+    gateway = start()
+    assert gateway.get("/v1/models").status_code == 401
+    keys.path.unlink()
+    time.sleep(CHECK_INTERVAL_S + 0.05)
+    assert gateway.get("/v1/models").status_code == 401
+
+
+def test_a_damaged_file_of_keys_shows_neither_its_path_nor_its_content(start: Start, keys: KeyStore) -> None:
+    keys.path.write_text('{"keys": "sesame-content"}')
+    response = start().get("/v1/models")
+
+    assert response.status_code == 503
+    assert response.json()["type"] == "urn:tritone:problem:keys-unreadable"
+    assert str(keys.path) not in response.text
+    assert "sesame" not in response.text
+
+
+def test_an_empty_prefix_of_users_is_refused(keys: KeyStore) -> None:
+    with pytest.raises(ApiKeyError):
+        keys.create("app", ("recommend",), users="")

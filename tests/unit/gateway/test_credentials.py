@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from tests.unit.gateway.conftest import LOCAL
 from typer.testing import CliRunner
 
 import tritone_gateway.server
@@ -114,7 +115,7 @@ def test_replaced_keys_are_used_without_a_restart(tmp_path: Path) -> None:
             retries=0,
             timeout_s=5,
         )
-        with TestClient(create_app(settings)) as gateway:
+        with TestClient(create_app(settings), base_url=LOCAL) as gateway:
             assert gateway.post("/v1/recommend", json={"user_id": "42"}).status_code == 503
             service.write_text(SERVICE_KEY)
             api.write_text("sesame-changed")

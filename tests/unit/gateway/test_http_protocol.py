@@ -98,3 +98,64 @@ def test_pipelined_requests_are_answered_in_order() -> None:
     transport = asyncio.run(connection(responding(1, b"body"), 3 * REQUEST))
 
     assert b"".join(transport.written).count(b"HTTP/1.1 200 OK") == 3
+
+
+async def sent_in_parts(parts: list[bytes]) -> tuple[bytes, bool]:
+    """Send parts to an application that reads the body, until the connection is closed.
+
+    Returns:
+        What was written, and whether the gateway has closed the connection.
+    """
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    config = uvicorn.Config(app, http=TimedProtocol, lifespan="off")
+    config.load()
+    protocol = TimedProtocol(config=config, server_state=ServerState(), app_state={})
+    transport = RecordingTransport()
+    protocol.connection_made(transport)
+    for part in parts:
+        if transport.closed:
+            break
+        protocol.data_received(part)
+        await asyncio.sleep(0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    closed = transport.closed
+    protocol.connection_lost(None)
+    return b"".join(transport.written), closed
+
+
+@pytest.mark.parametrize(
+    ("start", "part"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n", b"X-A: aaaa\r\n" * 900),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: ", b"a" * 9_000),
+        (b"GET /?", b"a" * 9_000),
+    ],
+    ids=["many headers", "one header", "url"],
+)
+def test_headers_without_end_are_431(start: bytes, part: bytes) -> None:
+    written, closed = asyncio.run(sent_in_parts([start, *[part] * 8]))
+
+    assert closed
+    assert written.startswith(b"HTTP/1.1 431 ")
+
+
+def test_trailers_without_end_close_the_connection() -> None:
+    start = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+    _, closed = asyncio.run(sent_in_parts([start, *[b"X-A: aaaa\r\n" * 900] * 8]))
+
+    assert closed
+
+
+def test_bodies_and_many_requests_on_a_connection_are_not_counted_as_headers() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 30_000 + b"\r\nContent-Length: 200000\r\n\r\n"
+    written, closed = asyncio.run(sent_in_parts([head, *[b"a" * 20_000] * 10] * 4))
+
+    assert not closed
+    assert written.count(b"HTTP/1.1 200 OK") == 4

@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -15,7 +16,7 @@ from tests.support.tones import tone_file
 from tests.unit.gateway.conftest import TRACKS, Start
 
 from tritone import Grid, MusicClient, to_grid
-from tritone.testing import FakeComposer, MockTransport
+from tritone.testing import FakeComposer, FakeServer, MockTransport
 
 NOTES = {"notes": [[0, 4, 60], [4, 4, 64], [8, 8, 67]]}
 
@@ -100,8 +101,106 @@ def test_a_melody_is_harmonized_and_bars_are_replaced(gateway: TestClient) -> No
     harmonized = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1})
     infilled = gateway.post("/v1/infill", json={"file": melody, "bars": [1, 2], "seed": 1})
     assert [harmonized.status_code, infilled.status_code] == [200, 200], (harmonized.text, infilled.text)
+    chosen = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1, "n_candidates": 8})
+    assert sum(chosen.json()["nll"]) < sum(harmonized.json()["nll"])
+    refused = gateway.post("/v1/harmonize", json={"file": melody, "n_candidates": 17})
+    assert (refused.status_code, refused.json()["argument"]) == (422, "n_candidates")
     kept = [note for note in infilled.json()["notes"] if note[0] < 16]
     assert kept == melody["notes"][:4]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [(["Violin", 42], ["Violin", "Cello"]), ("flute", ["Flute"]), (73, ["Flute"]), (None, ["Acoustic Grand Piano"])],
+)
+def test_instruments_of_pieces(gateway: TestClient, given: Any, names: list[str]) -> None:
+    melody = {"notes": [[4 * i, 4, 60 + i] for i in range(8)]}
+    for path, body in (
+        ("compose", {"bars": 1}),
+        ("harmonize", {"file": melody}),
+        ("infill", {"file": melody, "bars": [0, 1]}),
+        ("convert", {"file": melody}),
+    ):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": given})
+        assert (response.status_code, response.json()["instruments"]) == (200, names), response.text
+    midi = gateway.post(
+        "/v1/convert", json={"file": melody, "instruments": given}, headers={"Accept": "audio/midi"}
+    ).content
+    assert to_grid(midi).n_notes == 8
+    assert names[0].encode() in midi
+    query = gateway.post("/v1/compose?bars=1&instruments=violin&instruments=42")
+    assert query.json()["instruments"] == ["Violin", "Cello"]
+
+
+@pytest.mark.parametrize("wrong", ["kazoo", [], ["Violin"] * 5, 128, {"a": 1}, [None], ""])
+def test_unknown_instruments_are_refused(gateway: TestClient, wrong: Any) -> None:
+    for path, body in (("compose", {"bars": 1}), ("convert", {"file": {"notes": [[0, 4, 60]]}})):
+        response = gateway.post(f"/v1/{path}", json={**body, "instruments": wrong})
+        assert response.status_code == 422, response.text
+        assert "instruments" in response.text
+
+
+STEERED = {"bars": 4, "seed": 5, "key": "G", "mode": "minor", "density": "low", "voices": 3, "structure": "AABA"}
+ASKED = {"style": None, "key": "G", "mode": "minor", "density": "low", "voices": 3, "ending": True}
+
+
+def test_a_piece_is_composed_as_asked(gateway: TestClient) -> None:
+    piece = gateway.post("/v1/compose", json=STEERED).json()
+    with MusicClient(transport=MockTransport(FakeComposer())) as music:
+        assert piece == json.loads(json.dumps(music.compose(**STEERED).to_dict()))
+    assert piece["conditions"] == ASKED
+    bars = [[(onset - start, *rest) for onset, *rest in piece["notes"] if start <= onset < start + 16]
+            for start in range(0, 64, 16)]  # fmt: skip
+    assert bars[0] == bars[1] == bars[3] != bars[2]
+    in_a_form = gateway.post("/v1/compose", data={**STEERED, "ending": "false"}).json()
+    assert in_a_form["conditions"] == {**ASKED, "ending": False}
+    assert in_a_form["notes"] == piece["notes"]  # the fake has no endings
+
+
+def test_a_stream_and_a_continuation_are_composed_as_asked(gateway: TestClient) -> None:
+    piece = gateway.post("/v1/compose", json=STEERED).json()
+    response = gateway.post("/v1/compose", json=STEERED, headers={"Accept": "text/event-stream"})
+    streamed = json.loads(response.text.strip().splitlines()[-1].removeprefix("data: "))
+    assert (streamed["notes"], streamed["conditions"]) == (piece["notes"], ASKED)
+    continued = gateway.post("/v1/continue", json={**STEERED, "file": NOTES}).json()
+    assert continued["conditions"] == ASKED
+
+
+def test_what_is_left_open_is_that_of_a_template(start: Start) -> None:
+    template = {"style": "folk", "bar": 16, "mode": 1, "density": 2, "n_voices": 2, "repeats": [0, 1]}
+    gateway = start(FakeServer(FakeComposer(styles=("any", "folk"), templates=[template])))
+    piece = gateway.post("/v1/compose", json={"bars": 2, "seed": 1}).json()
+    known = {name: piece["conditions"][name] for name in ("style", "mode", "density", "voices")}
+    assert known == {"style": "folk", "mode": "minor", "density": "medium", "voices": 2}
+    assert piece["conditions"]["key"] is not None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"key": key} for key in ("H", "", 12, 1.5, ["C"])),
+        *({"mode": mode} for mode in ("dorian", "", 0)),
+        *({"density": density} for density in ("dense", 2)),
+        *({"voices": voices} for voices in (0, 7, 1.5, "many")),
+        *({"structure": structure} for structure in ("", "aaba", "A B", "ABC", 65 * "A", 4)),
+        {"ending": "perhaps"},
+    ],
+    ids=str,
+)
+def test_invalid_conditions_are_named(gateway: TestClient, wrong: dict[str, object]) -> None:
+    for accept in ("application/json", "text/event-stream"):
+        response = gateway.post("/v1/compose", json={"bars": 4, **wrong}, headers={"Accept": accept})
+        assert response.status_code == 422, response.text
+        problem = response.json()
+        named = [problem["argument"]] if "argument" in problem else [each["argument"] for each in problem["errors"]]
+        assert {argument.partition(".")[0] for argument in named} == wrong.keys()
+
+
+def test_models_of_earlier_releases_refuse_conditions(start: Start) -> None:
+    gateway = start(FakeServer(FakeComposer(takes_conditions=False)))
+    response = gateway.post("/v1/compose", json={"bars": 1, "key": "C"})
+    assert (response.status_code, response.json()["argument"]) == (422, "key")
+    assert gateway.post("/v1/compose", json={"bars": 1, "ending": False}).status_code == 200
 
 
 def test_a_composition_streams_as_events(gateway: TestClient) -> None:

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.gateways import listening
 from tests.support.tones import tone_file
-from tests.unit.gateway.conftest import FAKES
+from tests.unit.gateway.conftest import FAKES, LOCAL
 
 from tritone import AsyncMusicClient
 from tritone.testing import AsyncMockTransport, FakeInspirer, FakeServer
@@ -43,7 +43,7 @@ CHEAP = {"bars": 1, "n": 1, "steps": 2}
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     music = AsyncMusicClient(retries=0, transport=AsyncMockTransport(FakeServer(*FAKES, FakeInspirer(*FAKES))))
     app = create_app(GatewaySettings(keys_file=tmp_path_factory.mktemp("keys") / "keys.json"), music=music)
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -292,3 +292,45 @@ def test_a_recording_in_an_odd_but_valid_form_is_classified(gateway: TestClient)
     )
     response = gateway.post("/v1/classify", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
     assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "argument"),
+    [
+        ("/v1/recommend", {"history": [1] * 200_000}, None),
+        ("/v1/recommend", {"weights": ["x"] * 200_000}, "weights.0"),
+        ("/v1/convert", {"file": {"notes": [["a", "b", "c"]] * 100_000}}, None),
+        ("/v1/compose", {f"k{index}": 1 for index in range(100_000)}, None),
+    ],
+    ids=["ids", "weights", "notes", "names"],
+)
+def test_many_invalid_values_get_a_short_problem(
+    gateway: TestClient, path: str, values: dict[str, Any], argument: str | None
+) -> None:
+    response = gateway.post(path, json=values)
+
+    assert response.status_code == 422
+    assert len(response.content) < 4_000
+    problem = response.json()
+    assert problem["type"] == "urn:tritone:problem:invalid-argument"
+    assert problem.get("argument") == argument
+    assert len(problem.get("errors", ())) <= 3
+
+
+def test_more_values_than_can_be_parsed_in_time_are_413(gateway: TestClient) -> None:
+    many = "[" + "[]," * 700_001 + "[]]"
+    as_json = gateway.post("/v1/compose", content=f'{{"bars": {many}}}', headers={"Content-Type": "application/json"})
+    halves = {f"f{index}": "[" + "[]," * 240_000 + "[]]" for index in range(3)}
+    as_form = gateway.post("/v1/compose", files={name: (None, text) for name, text in halves.items()})
+
+    for response in (as_json, as_form):
+        assert response.status_code == 413
+        assert response.json()["type"] == "urn:tritone:problem:too-many-values"
+
+
+def test_a_meter_of_thousands_of_digits_is_an_invalid_score(gateway: TestClient) -> None:
+    content = f'{{"file": {{"notes": [[0, 4, 60]], "meter": [{"9" * 4_299}, 1]}}}}'
+    response = gateway.post("/v1/convert", content=content, headers={"Content-Type": "application/json"})
+
+    assert response.status_code == 422
+    assert response.json()["argument"] == "meter"

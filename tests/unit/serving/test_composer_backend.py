@@ -145,7 +145,7 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
 
 def feed(inputs: dict[str, Array]) -> dict[str, Array]:
     """As the backend gets it: scalars of a piece as Triton reshapes them."""
-    scalars = ("style", "temperature", "top_k", "top_p")
+    scalars = ("style", "key", "density", "n_voices", "end", "temperature", "top_k", "top_p")
     return {name: array[:, 0] if name in scalars else array for name, array in inputs.items()}
 
 
@@ -192,11 +192,28 @@ def test_chunks_look_ahead_and_are_silent_beyond_the_end(composer: Any) -> None:
     chunk = piece.chunk(4, 2)
     assert chunk["noise"].shape == (1, 2, 8)
     np.testing.assert_array_equal(chunk["noise"], inputs["noise"][:, 4:])
+    np.testing.assert_array_equal(chunk["repeats"], inputs["repeats"][:, 4:])
+    assert all(chunk[name] == inputs[name] for name in ("key", "density", "n_voices", "end"))
     np.testing.assert_array_equal(chunk["given"][:, :2], inputs["given"][:, 4:])
     assert chunk["given"].shape == (1, 5, 88)
     assert not chunk["given"][:, 2:].any()
     assert not chunk["given_mode"][:, 2:].any()
     assert chunk["meter"].shape == (1, 2)
+
+
+def test_graphs_of_earlier_releases_have_no_repeats(composer: Any) -> None:
+    inputs = feed(stand_in.piece(6))
+    del inputs["repeats"]
+    chunk = composer.graph.RequestedPiece(inputs, composer.graph.Options()).chunk(4, 2)
+    assert "repeats" not in chunk
+    assert chunk["noise"].shape == (1, 2, 8)
+
+
+def test_repeats_are_as_long_as_the_piece(composer: Any) -> None:
+    inputs = feed(stand_in.piece(6))
+    inputs["repeats"] = inputs["repeats"][:, :5]
+    with pytest.raises(composer.batching.Failed, match=r"equal numbers of frames, .*'repeats': 5"):
+        composer.graph.RequestedPiece(inputs, composer.graph.Options())
 
 
 def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
@@ -216,6 +233,12 @@ def test_a_piece_keeps_nothing_of_the_requests_memory(composer: Any) -> None:
         ("style", [-2], "invalid style: .*, got -2"),
         ("meter", [[4, 9]], r"invalid meter: expected.*, got \[4, 9\]"),
         ("meter", [[0, 1]], r"invalid meter: expected.*, got \[0, 1\]"),
+        ("key", [25], "invalid key: expected a whole number from 0 to 24.*, got 25"),
+        ("density", [-1], "invalid density: expected a whole number from 0 to 3.*, got -1"),
+        ("n_voices", [7], "invalid n_voices: expected a whole number from 0 to 6.*, got 7"),
+        ("end", [-1], "invalid end: .*, got -1"),
+        ("repeats", np.full((1, 6), -2), r"invalid repeats\[0\]: .*, got -2"),
+        ("repeats", np.zeros((1, 7)), "equal sizes of axis frame, .*7 for repeats"),
         ("given", np.full((1, 6, 88), 7), r"invalid given\[0, 0\]: expected a whole number from 0 to 2.*, got 7"),
         ("given_mode", np.full((1, 6), 9), r"invalid given_mode\[0\]: .*, got 9"),
         ("given_mode", np.zeros((1, 7)), "equal sizes of axis frame, .*7 for given_mode"),

@@ -5,7 +5,7 @@ Shapes: B batch, N frames, 88 pitches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
+from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 
@@ -31,10 +32,10 @@ SIZES: dict[str, Any] = {
 }
 
 
-def network(*, onsets: bool = True, n_layers: int = 1, seed: int = 0) -> MusicTransformer:
+def network(*, onsets: bool = True, seed: int = 0, **sizes: int) -> MusicTransformer:
     """A network whose every part says something: weights are larger than new ones, and no vector is zero."""
     torch.manual_seed(seed)
-    made = MusicTransformer(**{**SIZES, "n_layers": n_layers}, n_styles=3, onsets=onsets, dropout=0.2)
+    made = MusicTransformer(**{**SIZES, **sizes}, n_styles=3, onsets=onsets, dropout=0.2)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -66,6 +67,11 @@ class Asked:
     given_mode: Tensor
     meter: Tensor
     style: Tensor
+    key: Tensor
+    density: Tensor
+    n_voices: Tensor
+    end: Tensor
+    repeats: Tensor
     noise: Tensor
     temperature: Tensor
     top_k: Tensor
@@ -75,11 +81,18 @@ class Asked:
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(self.__dict__.values())
 
+    @property
+    def unsteered(self) -> Asked:
+        """The same with all conditions unknown."""
+        zeros = {name: torch.zeros_like(getattr(self, name)) for name in ("key", "density", "n_voices", "end")}
+        return replace(self, **zeros, repeats=torch.zeros_like(self.repeats))
+
     def rows(self, *rows: int) -> Asked:
         return Asked(*(tensor[list(rows)] for tensor in self.tensors))
 
     def write(self, writer: nn.Module) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        frames, nll = writer(*self.tensors)
+        with torch.inference_mode():
+            frames, nll = writer(*self.tensors)
         return frames.numpy(), nll.numpy()
 
 
@@ -103,6 +116,12 @@ def ask(n_batch: int, n_frames: int, *, seed: int, mode: str = "mixed", temperat
         torch.from_numpy(modes),
         torch.from_numpy(random.integers([2, 0], [9, 2], (n_batch, 2))),
         torch.from_numpy(random.integers(0, 4, n_batch)),
+        torch.from_numpy(random.integers(0, N_KEYS_AND_MODES + 1, n_batch)),
+        torch.from_numpy(random.integers(0, N_DENSITIES + 1, n_batch)),
+        torch.from_numpy(random.integers(0, MOST_VOICES + 1, n_batch)),
+        torch.from_numpy(random.integers(0, 2 * n_frames, n_batch)),
+        # In one chunk or in several; some are longer than the window, and some than the piece is so far.
+        torch.from_numpy(random.integers(-1, SIZES["copy_window"] + 2, (n_batch, n_frames))),
         torch.from_numpy(random.random((n_batch, n_frames, MAX_NOTES), np.float32)),
         torch.from_numpy(heat.astype(np.float32)),
         torch.from_numpy(random.integers(2, N_TOKENS + 1, n_batch)),

@@ -59,7 +59,8 @@ def run(exported: Exported, asked: Asked, cuts: list[int]) -> tuple[npt.NDArray[
     frames, nll = [], []
     for start, stop in zip([0, *cuts], [*cuts, asked.noise.shape[1]], strict=True):
         chunk = {name: feed[name][:, start : stop + LOOK_AHEAD] for name in ("given", "given_mode")}
-        answers = exported.session.run(names, {**feed, **chunk, "noise": feed["noise"][:, start:stop], **state})
+        chunk |= {name: feed[name][:, start:stop] for name in ("repeats", "noise")}
+        answers = exported.session.run(names, {**feed, **chunk, **state})
         answered = dict(zip(names, answers, strict=True))
         frames.append(answered["frames"])
         nll.append(answered["nll"])
@@ -98,7 +99,7 @@ def test_chunks_of_the_graph_are_the_whole(exported: Exported) -> None:
 def test_one_frame_of_zeros_is_survived(exported: Exported) -> None:
     # What Triton warms up with.
     feed = {name: np.zeros_like(array[:1]) for name, array in chunk_inputs(GRAPH, 2, 0).items()}
-    for name, n_frames in (("given", 1 + LOOK_AHEAD), ("given_mode", 1 + LOOK_AHEAD), ("noise", 1)):
+    for name, n_frames in (("given", 1 + LOOK_AHEAD), ("given_mode", 1 + LOOK_AHEAD), ("repeats", 1), ("noise", 1)):
         feed[name] = feed[name][:, :n_frames]
     frames, nll, *_ = exported.session.run(None, feed)
     assert frames.shape == (1, 1, 88)
@@ -107,7 +108,8 @@ def test_one_frame_of_zeros_is_survived(exported: Exported) -> None:
 
 def test_the_declared_tensors_match_the_wire_contract() -> None:
     assert {tensor.name: len(tensor.axes) for tensor in KIND.declaration.inputs} == {
-        "given": 2, "given_mode": 1, "meter": 1, "style": 0, "noise": 2, "temperature": 0, "top_k": 0, "top_p": 0,
+        "given": 2, "given_mode": 1, "meter": 1, "style": 0, "key": 0, "density": 0, "n_voices": 0, "end": 0,
+        "repeats": 1, "noise": 2, "temperature": 0, "top_k": 0, "top_p": 0,
     }  # fmt: skip
     assert [tensor.name for tensor in KIND.declaration.outputs] == ["frames", "nll"]
     (composer,) = KIND.companions

@@ -101,7 +101,8 @@ def test_the_words_of_a_frame_share_all_probability_among_what_the_grammar_allow
     made = network()
     frames = torch.from_numpy(chords(5, seed=2))
     before = multi_hot(frames)
-    view = made.view(torch.randn(5, 16), before, torch.rand(5, 5, 2 * N_PITCHES))
+    scale = made.notes.scale(torch.tensor([0, 1, 12, 13, 24]))
+    view = made.view(torch.randn(5, 16), before, torch.rand(5, 6, 2 * N_PITCHES), scale)
     above = torch.tensor([[BEGIN], [50], [0], [100], [BEGIN]])
     scores = made.notes.scores(view, above, torch.zeros(5, 1, 16))[:, 0]
     shares = torch.softmax(scores, 1)

@@ -15,6 +15,7 @@ from tritone_training.data.scores import ScorePiece, load_scores
 from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_transformer import KIND
+from tritone_training.kinds.music_transformer.conditions import unknown
 from tritone_training.kinds.music_transformer.config import PRESETS, network_arguments
 from tritone_training.kinds.music_transformer.dataset import TRANSPOSITIONS, PieceSegment, TrainingSegments, collate
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
@@ -47,7 +48,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = tmp_path_factory.mktemp("run") / "run"
-    request = TrainRequest(out=out, data=data, preset="tiny", max_epochs=4, overrides=OVERRIDES, progress=False)
+    request = TrainRequest(out=out, data=data, preset="tiny", max_epochs=5, overrides=OVERRIDES, progress=False)
     return Trained(out, KIND.train(request).to_dict())
 
 
@@ -207,7 +208,8 @@ def segments(pieces: list[ScorePiece], **changes: Any) -> list[PieceSegment]:
         "onsets": True, "n_frames": 64, "n_segments": 100, "batch_frames": 256, "epoch_frames": 1, "transpose": True,
         "given_share": 0.5, "unknown_share": 0.2, "seed": 0,
     }  # fmt: skip
-    made = TrainingSegments(pieces, ("folk",), **{**settings, **changes})
+    conditions = [unknown(len(piece.frames)) for piece in pieces]
+    made = TrainingSegments(pieces, ("folk",), conditions, **{**settings, **changes})
     return [part for batch in made.batches for part in batch]
 
 
@@ -230,8 +232,10 @@ def test_long_pieces_do_not_outweigh_others() -> None:
 
 
 def test_batches_are_no_larger_than_asked() -> None:
+    all_pieces = pieces(*range(10, 60))
+    conditions = [unknown(len(piece.frames)) for piece in all_pieces]
     made = TrainingSegments(
-        pieces(*range(10, 60)), (), onsets=True, n_frames=64, n_segments=1, batch_frames=256, epoch_frames=10_000,
+        all_pieces, (), conditions, onsets=True, n_frames=64, n_segments=1, batch_frames=256, epoch_frames=10_000,
         transpose=True, given_share=0.0, unknown_share=0.0, seed=0,
     )  # fmt: skip
     sizes = [made[0].counted.numel() for _ in range(len(made))]
@@ -270,7 +274,7 @@ def test_tasks_come_in_their_shares() -> None:
 
 def test_what_is_given_of_a_stretch_goes_on_behind_it() -> None:
     frames = chords(60, seed=1)
-    part = PieceSegment(frames, 10, 30, (4, 1), 0, np.full(60, 1, np.uint8))
+    part = PieceSegment(frames, 10, 30, (4, 1), 0, np.full(60, 1, np.uint8), unknown(60))
     part.mode[15:25] = 0
     batch = collate([part])
     np.testing.assert_array_equal(batch.given[0, 15:50].numpy(), frames[25:60])

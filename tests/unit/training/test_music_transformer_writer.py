@@ -10,6 +10,7 @@ import torch
 from tests.unit.training.music_transformer_pieces import Asked, ask, network
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
+from tritone_training.kinds.music_transformer.conditions import PieceConditions
 from tritone_training.kinds.music_transformer.dataset import PieceSegment, collate
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator, initial_state
@@ -47,6 +48,15 @@ def test_pieces_are_written_differently() -> None:
     assert len({row.tobytes() for row in frames}) == 4
 
 
+def within_reach(shown: Frames, repeats: npt.NDArray[np.int64], window: int) -> Frames:
+    """(N, 88) what each frame repeats; nothing from before the piece, or from further back than the window."""
+    repeated = np.zeros_like(shown)
+    for frame, back in enumerate(repeats):
+        if 0 < back <= min(frame, window):
+            repeated[frame] = shown[frame - back]
+    return repeated
+
+
 def teacher_forced(made: MusicTransformer, asked: Asked, frames: Frames) -> npt.NDArray[np.float32]:
     """(B, N) nats of the given pieces, as in training."""
     answers = []
@@ -54,9 +64,16 @@ def teacher_forced(made: MusicTransformer, asked: Asked, frames: Frames) -> npt.
         meter = tuple(int(number) for number in asked.meter[row])
         mode = asked.given_mode[row].numpy()
         shown = readable(piece, onsets=made.onsets)
-        batch = collate([PieceSegment(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode)])
+        key, density, n_voices, end = (int(each[row]) for each in (asked.key, asked.density, asked.n_voices, asked.end))
+        repeats = asked.repeats[row].numpy()
+        conditions = PieceConditions(key, density, n_voices, end, np.zeros_like(repeats))
+        segment = PieceSegment(shown, 0, len(piece), (meter[0], meter[1]), int(asked.style[row]), mode, conditions)
+        batch = collate([segment])
         given = torch.nn.functional.pad(asked.given[row : row + 1], (0, 0, 0, LOOK_AHEAD))
-        answers.append(frame_nll(made, batch._replace(given=given, counted=torch.ones_like(batch.counted))))
+        repeated = torch.from_numpy(within_reach(shown, repeats, made.copies.bias.shape[1]))[None]
+        counted = torch.ones_like(batch.counted)
+        batch = batch._replace(given=given, repeats=asked.repeats[row : row + 1], repeated=repeated, counted=counted)
+        answers.append(frame_nll(made, batch))
     return torch.stack(answers).numpy()
 
 
@@ -122,7 +139,8 @@ def in_chunks(made: MusicTransformer, asked: Asked, cuts: Sequence[int]) -> tupl
     frames, nll = [], []
     for start, stop in zip([0, *cuts], [*cuts, asked.noise.shape[1]], strict=True):
         span = slice(start, stop + LOOK_AHEAD)
-        asking = (asked.meter, asked.style, asked.noise[:, start:stop], *asked.tensors[5:])
+        here = dataclasses.replace(asked, repeats=asked.repeats[:, start:stop], noise=asked.noise[:, start:stop])
+        asking = here.tensors[2:]
         written, nats, *state = StreamingGenerator(made)(given[:, span], mode[:, span], *asking, *state)
         frames.append(written.numpy())
         nll.append(nats.numpy())
@@ -143,7 +161,7 @@ def test_chunks_are_the_whole(onsets: bool) -> None:
 def test_chunks_as_long_as_those_of_the_whole_are_rounded_alike() -> None:
     made = network(n_layers=2)
     for mode in ("compose", "continue"):
-        asked = ask(3, 40, seed=8, mode=mode)
+        asked = ask(3, 48, seed=8, mode=mode)
         frames, nll = asked.write(PieceGenerator(made))
         chunked, nats = in_chunks(made, asked, [16, 32])
         np.testing.assert_array_equal(chunked, frames)

@@ -180,8 +180,8 @@ def test_sampled_frames_have_the_likelihoods_that_training_computes() -> None:
     assert (struck.mean(0) - struck_by_hand.mean(0)).abs().max() < 0.06
     assert sounding.sum(1).mean() == pytest.approx(float(by_hand.sum(1).mean()), rel=0.06)
     nats = [
-        sum(float(part.mean()) for part in decoder.nll(base, *pair, before))
-        for pair in ((sounding, struck), (by_hand, struck_by_hand))
+        sum(float(part.mean()) for part in decoder.nll(base, notes, begun, before))
+        for notes, begun in ((sounding, struck), (by_hand, struck_by_hand))
     ]
     assert nats[0] == pytest.approx(nats[1], rel=0.05)
     assert (struck <= sounding).all()

@@ -62,6 +62,19 @@ def test_a_loop_reports_count_and_time_left_in_a_log(monkeypatch: pytest.MonkeyP
     ]
 
 
+def test_no_time_left_is_estimated_from_the_first_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    console, clock = _log(), Clock()
+    monkeypatch.setattr(progress, "ProgressLines", lambda console: REAL(console, clock=clock))
+    with progress.progress_bar("reading pieces", shown=True, console=console) as on_progress:
+        for done, now_s in ((1, 115), (100, 130)):
+            clock.now_s = now_s
+            on_progress(done, 800)
+    assert _text(console).splitlines() == [
+        "reading pieces: 1 of 800, 15 s",
+        "reading pieces: 100 of 800, 30 s, about 210 s left",
+    ]
+
+
 REAL = progress.ProgressLines
 
 

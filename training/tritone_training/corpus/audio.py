@@ -20,18 +20,19 @@ from tritone import InvalidScoreError
 from tritone.atomic import write_atomically
 from tritone.constants import SAMPLE_RATE_HZ
 from tritone.music.render import (
-    PROGRAMS,
     TAIL_S,
     FloatArray,
     Notes,
-    fold_into_keys,
     sounding_notes,
     synthesize,
 )
 from tritone_training.corpus.store import CorpusTrack
 from tritone_training.exceptions import DataError
 
-# Every collection draws from the same instruments, `PROGRAMS`, so that the instrument does not indicate the collection.
+# Every collection draws from the same instruments, so that the instrument does not indicate the collection. They suit a
+# chorale as well as a reel, and include those that `Piece` plays: piano, music box, guitar, violin, strings, choir,
+# trumpet, oboe, clarinet, flute.
+PROGRAMS: Final = (0, 10, 24, 40, 48, 52, 56, 68, 71, 73)
 TEMPO_FACTORS: Final = (0.8, 1.25)
 TRANSPOSITIONS: Final = (-6, 5)  # semitones, inclusive; each key occurs once
 MAX_REST_S: Final = 1.0  # longer rests are shortened in a rendering of fixed length
@@ -49,9 +50,8 @@ def render(
 
     Args:
         track: a `CorpusTrack` or a `symusic.Score`; percussion tracks are left out.
-        seed: None for the plain rendering (as written, from the start, on the flute where the score's own
-            instrument cannot be played in tune); a number draws instruments,
-            tempo, transposition, starting point, loudness of the notes and gain from it.
+        seed: None for the plain rendering (as written, from the start); a number draws instruments, tempo,
+            transposition, starting point, loudness of the notes and gain from it.
         duration_s: the exact length; a shorter piece is repeated, a longer one cut, rests over a second
             are shortened. None renders the piece once, from start to end.
         rate_hz: samples a second.
@@ -72,7 +72,6 @@ def render(
         programs = _draw_programs(rng, len(programs))
         _vary(rng, notes)
         gain = float(10 ** (rng.uniform(*_GAIN_DB) / 20))
-    fold_into_keys(notes)
     if duration_s is None:
         duration_s = float(notes.end_s.max()) + TAIL_S
     else:

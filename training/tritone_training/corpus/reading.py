@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from tritone.music.scores import require_symusic
+from tritone.music.symusic_scores import require_symusic
 from tritone_training.corpus.sources import KNOWN_COLLECTIONS, Candidate, Collection, read_text
 
 MIN_NOTES: Final = 24

@@ -13,7 +13,8 @@ from typing import Any, Final
 from platformdirs import user_cache_path
 
 from tritone import InvalidScoreError
-from tritone.music.scores import read_midi, require_symusic
+from tritone.music.scores import read_midi
+from tritone.music.symusic_scores import require_symusic
 from tritone_training.corpus.build import FORMAT, INDEX, build, find_music21_corpus, fingerprint, locked
 from tritone_training.corpus.sources import (
     COLLECTIONS,

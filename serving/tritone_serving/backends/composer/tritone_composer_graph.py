@@ -21,6 +21,8 @@ from tritone_ort_session import SessionError
 Array = np.ndarray[Any, Any]
 
 NOISE = "noise"
+REPEATS = "repeats"  # graphs of earlier releases do not have it
+PER_FRAME = (NOISE, REPEATS)
 GIVEN = ("given", "given_mode")  # these are also looked ahead at
 METER = "meter"
 FIRST_FRAME = "first_frame"
@@ -101,17 +103,18 @@ class RequestedPiece:
         self._index = index
         self._n_first = options.first_answer_frames
         # Copies, because the request's memory belongs to Triton again when execute() returns.
-        self._whole = {name: array.copy() for name, array in feed.items() if name not in (*GIVEN, NOISE)}
+        self._whole = {name: array.copy() for name, array in feed.items() if name not in (*GIVEN, *PER_FRAME)}
         # Beyond its end a piece is silent and free.
         self._framed = {name: _padded(feed[name], options.lookahead_frames) for name in GIVEN}
-        self._noise = feed[NOISE].copy()
+        self._per_frame = {name: feed[name].copy() for name in PER_FRAME if name in feed}
         self._n_ahead = options.lookahead_frames
 
     def chunk(self, start: int, n_frames: int) -> dict[str, Array]:
-        """Return the inputs for n frames: noise (1, n, ...) and given frames (1, n + L, ...)."""
+        """Return the inputs for n frames: noise and repeats (1, n, ...), and given frames (1, n + L, ...)."""
         stop = start + n_frames
         framed = {name: array[:, start : stop + self._n_ahead] for name, array in self._framed.items()}
-        return {**self._whole, **framed, NOISE: self._noise[:, start:stop]}
+        per_frame = {name: array[:, start:stop] for name, array in self._per_frame.items()}
+        return {**self._whole, **framed, **per_frame}
 
     def next_cut(self, at: int) -> int:
         """Return the end of the response that begins with frame `at`."""
@@ -126,7 +129,7 @@ class RequestedPiece:
 
 
 def _n_frames(feed: dict[str, Array], most: int) -> int:
-    sizes = {name: feed[name].shape[1] for name in (*GIVEN, NOISE)}
+    sizes = {name: feed[name].shape[1] for name in (*GIVEN, *PER_FRAME) if name in feed}
     n_frames = sizes[NOISE]
     if len(set(sizes.values())) > 1:
         raise Failed(f"invalid inputs: expected equal numbers of frames, got {sizes}")

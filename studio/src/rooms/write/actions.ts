@@ -7,9 +7,21 @@ import { play, playingId, preloadSynthesizer, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
 import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
+import { conditionsOf } from "./conditions";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
-import { adoptTempo, change, ideas, rememberedBars, python, score, selection, settings } from "./state";
+import {
+  adoptTempo,
+  change,
+  ideas,
+  chosenInstruments,
+  instrumented,
+  rememberedBars,
+  python,
+  score,
+  selection,
+  settings,
+} from "./state";
 
 export const task = newTask();
 /** Milliseconds from the request to the first bar of the last composition. */
@@ -33,7 +45,7 @@ const FILE = "tune.mid"; // name of the score in Python code
 /** Play from a time step; while a composition is streamed, playback waits at its end for more notes. */
 export function playScore(from = 0): void {
   soundError.value = null;
-  play({ id: SCORE, score: () => score.value, from, complete: () => !composing.value }).catch(reportSoundError);
+  play({ id: SCORE, score: () => instrumented(score.value), from, complete: () => !composing.value }).catch(reportSoundError);
 }
 
 export function reportSoundError(error: unknown): void {
@@ -55,7 +67,13 @@ function seedOf(text: string): number | undefined {
 
 function sampling() {
   const { temperature, topP, seed, tempoQpm } = settings.value;
-  return { temperature, top_p: topP < 1 ? topP : undefined, seed: seedOf(seed), tempo_qpm: tempoQpm };
+  return {
+    temperature,
+    top_p: topP < 1 ? topP : undefined,
+    seed: seedOf(seed),
+    tempo_qpm: tempoQpm,
+    instruments: chosenInstruments()?.slice(),
+  };
 }
 
 /** Return the sampling parameters of the settings, for models that compose whole pieces. */
@@ -81,7 +99,7 @@ export async function compose({ fromPrompt, aloud }: { fromPrompt: boolean; alou
   firstBarMs.value = null;
   if (aloud) preloadSynthesizer(); // in the click handler, where browsers permit audio output
   await task.run(async (abort) => {
-    const values = { bars: settings.value.bars, ...samplingOptions() };
+    const values = { bars: settings.value.bars, ...samplingOptions(), ...conditionsOf(settings.value) };
     const body = { ...values, file: prompt ? noteList(prompt) : undefined };
     const call = (piece: Piece) =>
       pythonCall("compose", {
@@ -209,7 +227,10 @@ export async function open(file: File): Promise<void> {
 
 export async function download(mediaType: string, suffix: string): Promise<void> {
   await task.run(async (abort) => {
-    const file = await api.convert(noteList(score.value), mediaType, { signal: abort });
+    const file = await api.convert(noteList(score.value), mediaType, {
+      signal: abort,
+      instruments: instrumented(score.value).instruments,
+    });
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
     link.download = `tritone.${suffix}`;

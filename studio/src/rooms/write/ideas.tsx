@@ -6,7 +6,7 @@ import { PianoRoll } from "../../components/piano-roll";
 import { t } from "../../i18n";
 import type { Score } from "../../music/notes";
 import { reportSoundError, soundError } from "./actions";
-import { change, ideas } from "./state";
+import { change, ideas, instrumented } from "./state";
 
 export function IdeaList() {
   if (!ideas.value.length) return null;
@@ -34,7 +34,7 @@ function Idea({ score, number }: { score: Score; number: number }) {
   const plays = playingId.value === id;
   const listen = (from = 0) => {
     soundError.value = null;
-    play({ id, score: () => score, from }).catch(reportSoundError);
+    play({ id, score: () => instrumented(score), from }).catch(reportSoundError);
   };
   return (
     <li>

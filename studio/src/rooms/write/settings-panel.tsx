@@ -3,11 +3,13 @@
 import { playing } from "../../audio/player";
 import { Button, Select, Slider, TextField } from "../../components/controls";
 import { t, type Key } from "../../i18n";
+import { ENSEMBLES, type Ensemble } from "../../music/instruments";
 import { compose, composing, lastSeed, sample, task } from "./actions";
 import { chosen, composers, streams } from "./models";
 import { HIGHEST_QPM, LOWEST_QPM, score, set, settings, setTempo, showsMore } from "./state";
 
 const KEYS = ["C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"] as const;
+const ENSEMBLE_NAMES = Object.keys(ENSEMBLES) as Ensemble[];
 const N_SAMPLES = 4;
 
 interface Range {
@@ -66,6 +68,7 @@ export function SettingsPanel() {
         <SettingSlider name="tempoQpm" />
         <Seed />
       </details>
+      <Conditions />
       <IdeaSettings />
     </section>
   );
@@ -114,12 +117,96 @@ function Seed() {
           onInput={(value) => set("style", value)}
         />
       </div>
+      <Select
+        label={t("write.instruments")}
+        value={settings.value.instruments}
+        options={[["", t("write.ofStyle")], ...ENSEMBLE_NAMES.map((name) => [name, t(`ensemble.${name}`)] as const)]}
+        onChange={(value) => set("instruments", value)}
+      />
       {lastSeed.value !== null && String(lastSeed.value) !== seed && (
         <Button small onClick={() => set("seed", String(lastSeed.value))}>
           {t("write.keepSeed", { seed: lastSeed.value })}
         </Button>
       )}
     </>
+  );
+}
+
+/** Key, density and form of compositions. */
+function Conditions() {
+  const { pieceKey, pieceMode, pieceDensity, structure, ending } = settings.value;
+  return (
+    <details class="divided">
+      <summary>{t("write.conditions")}</summary>
+      <div class="group">
+        <KeyAndMode
+          tonic={pieceKey}
+          mode={pieceMode}
+          onTonic={(value) => set("pieceKey", value)}
+          onMode={(value) => set("pieceMode", value)}
+        />
+        <div class="row top-aligned">
+          <Select
+            label={t("write.pieceDensity")}
+            value={pieceDensity}
+            options={[
+              ["", t("write.any")],
+              ["low", t("write.low")],
+              ["medium", t("write.medium")],
+              ["high", t("write.high")],
+            ]}
+            onChange={(value) => set("pieceDensity", value)}
+          />
+          <Select
+            label={t("write.ending")}
+            value={ending}
+            options={[
+              ["", t("write.ends")],
+              ["open", t("write.openEnd")],
+            ]}
+            onChange={(value) => set("ending", value)}
+          />
+        </div>
+        <TextField
+          label={t("write.structure")}
+          placeholder={t("write.structureHint")}
+          value={structure}
+          onInput={(value) => set("structure", value)}
+        />
+      </div>
+    </details>
+  );
+}
+
+type Mode = "" | "major" | "minor";
+
+interface KeyAndModeProps {
+  tonic: string;
+  mode: Mode;
+  onTonic: (value: string) => void;
+  onMode: (value: Mode) => void;
+}
+
+function KeyAndMode({ tonic, mode, onTonic, onMode }: KeyAndModeProps) {
+  return (
+    <div class="row top-aligned">
+      <Select
+        label={t("write.key")}
+        value={tonic}
+        options={[["", t("write.any")], ...KEYS.map((each) => [each, each] as const)]}
+        onChange={onTonic}
+      />
+      <Select
+        label={t("write.mode")}
+        value={mode}
+        options={[
+          ["", t("write.any")],
+          ["major", t("write.major")],
+          ["minor", t("write.minor")],
+        ]}
+        onChange={onMode}
+      />
+    </div>
   );
 }
 
@@ -130,24 +217,12 @@ function IdeaSettings() {
     <details class="divided">
       <summary>{t("write.sampling")}</summary>
       <div class="group">
-        <div class="row top-aligned">
-          <Select
-            label={t("write.key")}
-            value={key}
-            options={[["", t("write.any")], ...KEYS.map((each) => [each, each] as const)]}
-            onChange={(value) => set("key", value)}
-          />
-          <Select
-            label={t("write.mode")}
-            value={mode}
-            options={[
-              ["", t("write.any")],
-              ["major", t("write.major")],
-              ["minor", t("write.minor")],
-            ]}
-            onChange={(value) => set("mode", value)}
-          />
-        </div>
+        <KeyAndMode
+          tonic={key}
+          mode={mode}
+          onTonic={(value) => set("key", value)}
+          onMode={(value) => set("mode", value)}
+        />
         <SettingSlider name="density" />
         <Button onClick={() => void sample(N_SAMPLES)}>{t("write.sample", { n: N_SAMPLES })}</Button>
       </div>

@@ -2,6 +2,7 @@
 
 import { signal } from "@preact/signals";
 
+import { ENSEMBLES, isEnsemble } from "../../music/instruments";
 import { barStarts, EMPTY, isScore, nBars, type Score } from "../../music/notes";
 import { isBoolean, isNumber, isString, persisted } from "../../state/local-storage";
 import { remember, stepBack, stepForward } from "./history";
@@ -16,10 +17,18 @@ export interface Settings {
   topP: number;
   seed: string;
   style: string;
+  /** A choice of `ENSEMBLES`; empty for the instruments of the style. */
+  instruments: string;
   key: string;
   mode: "" | "major" | "minor";
   density: number;
   tempoQpm: number;
+  /** What a composition is asked to be; empty for what the model chooses. */
+  pieceKey: string;
+  pieceMode: "" | "major" | "minor";
+  pieceDensity: "" | "low" | "medium" | "high";
+  structure: string;
+  ending: "" | "open";
 }
 
 const DEFAULTS: Settings = {
@@ -29,10 +38,16 @@ const DEFAULTS: Settings = {
   topP: 1,
   seed: "",
   style: "",
+  instruments: "",
   key: "",
   mode: "",
   density: 0,
   tempoQpm: 120,
+  pieceKey: "",
+  pieceMode: "",
+  pieceDensity: "",
+  structure: "",
+  ending: "",
 };
 
 export const score = persisted<Score>("write.score", EMPTY, isScore);
@@ -59,6 +74,17 @@ export const python = persisted("write.python", "", isString);
 /** Return the time step at which playback starts: at the selected bars, or else 0. */
 export function startFrame(): number {
   return selection.value ? (barStarts(score.value)[selection.value[0]] ?? 0) : 0;
+}
+
+/** Return the instruments that the reader has chosen; undefined for those of the style. */
+export function chosenInstruments(): readonly string[] | undefined {
+  const name = settings.value.instruments;
+  return isEnsemble(name) ? ENSEMBLES[name] : undefined;
+}
+
+/** Return a score with the instruments that play it. */
+export function instrumented(of: Score): Score {
+  return { ...of, instruments: chosenInstruments() ?? of.instruments };
 }
 
 /** Replace the score, as a step that can be undone. */

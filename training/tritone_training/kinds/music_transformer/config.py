@@ -67,6 +67,18 @@ class TransformerConfig(Hyperparameters):
         0.2, ge=0, le=1, description="Fraction of the segments without a style, and without a metre, as a condition."
     )
 
+    temperature: float = Field(1.0, ge=0.01, le=100, description="Sampling temperature where a request chooses none.")
+    top_p: float = Field(1.0, gt=0, le=1, description="top_p where a request chooses none.")
+    ending_weight: float = Field(
+        1.0, ge=1, le=100, description="Weight in the loss of the last 16 frames of pieces whose end is a condition."
+    )
+    style_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How often a pass has the pieces of rare styles: 0 once, 1 as many as of the most frequent style.",
+    )
+
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
         if self.width % self.n_heads:
@@ -93,6 +105,12 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "default": _DEFAULT,
     # Something to listen to, in less than two minutes on one core.
     "demo": _DEFAULT.changed(n_layers=2, epoch_frames=40_000, valid_frames=12_000, max_epochs=3, learning_rate=2e-3
+    ),
+    # The weights in weights/: about an hour on one core.
+    "starter": _DEFAULT.changed(
+        epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
+        given_share=0.4, unknown_share=0.1, ending_weight=4.0, learning_rate=2e-3,
+        temperature=0.95, top_p=0.98,
     ),
     # For tests.
     "tiny": TransformerConfig(

@@ -5,6 +5,7 @@ Shapes: B segments, T frames, R recent frames, A frames of look-ahead, P 88 pitc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -17,12 +18,14 @@ from torch.utils.data import Dataset
 
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.scores import ScorePiece
+from tritone_training.kinds.music_transformer.conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
+_WHOLE_SHARE: Final = 0.5  # of the passes in which a piece with excerpts is used as a whole
 _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
 
 
@@ -36,6 +39,9 @@ class Batch(NamedTuple):
         mode: (B, T + A) uint8.
         meter: (B, 2) int64.
         style: (B,) int64.
+        key, density, n_voices, end: (B,) int64, as in `PieceConditions`.
+        repeats: (B, T) int64.
+        repeated: (B, T, P) uint8 readable frames that those of the segment repeat, silent where none.
         n_before: (B,) int64.
         counted: (B, T) bool, the frames to learn from.
     """
@@ -46,6 +52,12 @@ class Batch(NamedTuple):
     mode: Tensor
     meter: Tensor
     style: Tensor
+    key: Tensor
+    density: Tensor
+    n_voices: Tensor
+    end: Tensor
+    repeats: Tensor
+    repeated: Tensor
     n_before: Tensor
     counted: Tensor
 
@@ -53,7 +65,17 @@ class Batch(NamedTuple):
     def setting(self) -> SegmentInputs:
         """Return the inputs of the network; given frames at the beginning of a segment count as its prompt."""
         return SegmentInputs(
-            self.given, self.mode, self.meter, self.style, self.n_before, torch.zeros_like(self.n_before)
+            given=self.given,
+            mode=self.mode,
+            meter=self.meter,
+            style=self.style,
+            key=self.key,
+            density=self.density,
+            n_voices=self.n_voices,
+            end=self.end,
+            repeats=self.repeats,
+            n_before=self.n_before,
+            past_prompt=torch.zeros_like(self.n_before),
         )
 
 
@@ -65,6 +87,7 @@ class PieceSegment:
         frames: (n, P) readable frames of the whole piece.
         start, stop: of the segment, in frames.
         mode: (n,) uint8 of the whole piece, see `network`.
+        conditions: of the whole piece.
     """
 
     frames: Frames
@@ -73,13 +96,23 @@ class PieceSegment:
     meter: tuple[int, int]
     style: int
     mode: npt.NDArray[np.uint8]
+    conditions: PieceConditions
+
+    def repeated(self) -> Frames:
+        """Return the frames that those of the segment repeat: (stop - start, P), silent where none."""
+        back = self.conditions.repeats[self.start : self.stop]
+        moments = np.arange(self.start, self.stop) - back
+        return np.where((back > 0)[:, None], self.frames[np.minimum(moments, len(self.frames) - 1)], 0)
 
 
-def whole(piece: ScorePiece, styles: Sequence[str], *, onsets: bool) -> PieceSegment:
+def whole(
+    piece: ScorePiece, styles: Sequence[str], *, onsets: bool, conditions: PieceConditions | None = None
+) -> PieceSegment:
     """Return a complete piece without given notes; a style that is not among `styles` counts as any."""
     frames = readable(piece.frames, onsets=onsets)
     style = styles.index(piece.style) + 1 if piece.style in styles else 0
-    return PieceSegment(frames, 0, len(frames), piece.meter, style, np.full(len(frames), WRITE, np.uint8))
+    mode = np.full(len(frames), WRITE, np.uint8)
+    return PieceSegment(frames, 0, len(frames), piece.meter, style, mode, conditions or unknown(len(frames)))
 
 
 def collate(segments: Sequence[PieceSegment]) -> Batch:
@@ -93,10 +126,14 @@ def collate(segments: Sequence[PieceSegment]) -> Batch:
     given = np.zeros((n, n_frames + LOOK_AHEAD, N_PITCHES), np.uint8)
     mode = np.full((n, n_frames + LOOK_AHEAD), WRITE, np.uint8)
     counted = np.zeros((n, n_frames), np.bool_)
+    repeats = np.zeros((n, n_frames), np.int64)
+    repeated = np.zeros((n, n_frames, N_PITCHES), np.uint8)
     for row, (each, spelling) in enumerate(zip(segments, spelled, strict=True)):
         length, before = len(spelling), min(each.start, N_RECENT)
         shown[row, N_RECENT - before : N_RECENT + length] = each.frames[each.start - before : each.stop]
         tokens[row, :length, : spelling.shape[1]] = spelling
+        repeats[row, :length] = each.conditions.repeats[each.start : each.stop]
+        repeated[row, :length] = each.repeated()
         modes = each.mode[each.start : each.stop + LOOK_AHEAD]
         mode[row, : len(modes)] = modes
         given[row, : len(modes)] = each.frames[each.start : each.stop + LOOK_AHEAD] * (modes != WRITE)[:, None]
@@ -109,6 +146,12 @@ def collate(segments: Sequence[PieceSegment]) -> Batch:
         mode=torch.from_numpy(mode),
         meter=torch.tensor([each.meter for each in segments]),
         style=torch.tensor([each.style for each in segments]),
+        key=torch.tensor([each.conditions.key for each in segments]),
+        density=torch.tensor([each.conditions.density for each in segments]),
+        n_voices=torch.tensor([each.conditions.n_voices for each in segments]),
+        end=torch.tensor([each.conditions.end for each in segments]),
+        repeats=torch.from_numpy(repeats),
+        repeated=torch.from_numpy(repeated),
         n_before=torch.tensor([each.start for each in segments]),
         counted=torch.from_numpy(counted),
     )
@@ -126,6 +169,13 @@ def batched(segments: Sequence[PieceSegment], batch_frames: int) -> list[list[Pi
             longest = length
         batches[-1].append(each)
     return batches
+
+
+def _repetitions(styles: Sequence[str], balance: float) -> list[int]:
+    """Return how many times a pass holds each piece."""
+    n_of = Counter(styles)
+    most = max(n_of.values())
+    return [round((most / n_of[style]) ** balance) for style in styles]
 
 
 class WholePieces(Dataset[Any]):
@@ -150,6 +200,8 @@ class TrainingSegments(Dataset[Any]):
         self,
         pieces: Sequence[ScorePiece],
         styles: Sequence[str],
+        conditions: Sequence[PieceConditions],
+        excerpts: Sequence[Sequence[tuple[ScorePiece, PieceConditions]]] = (),
         *,
         onsets: bool,
         n_frames: int,
@@ -159,19 +211,37 @@ class TrainingSegments(Dataset[Any]):
         transpose: bool,
         given_share: float,
         unknown_share: float,
+        style_balance: float = 0.0,
         seed: int,
     ) -> None:
         """Prepare batches of pieces.
 
         Args:
+            pieces: the pieces.
+            styles: those that the network has.
+            conditions: of each piece.
+            excerpts: of each piece, from `excerpts_of`; one of them is used instead of the piece in half of the passes.
+            onsets: whether the data have onsets.
             n_frames: longest segment.
             n_segments: most of one piece in a pass.
             batch_frames: of a batch, padding included.
             epoch_frames: of an epoch, however many times the pieces that is.
             given_share: of the segments, half with the highest voice given and half with a gap to fill in.
-            unknown_share: share of segments without style, and share of segments without meter.
+            unknown_share: share of segments without style, share without meter, and share without conditions; of the
+                others, each condition is unknown as often.
+            style_balance: as in `TransformerConfig`.
+            seed: of keys, cuts and tasks.
+            transpose: whether to transpose to random keys.
         """
-        self._pieces = [whole(piece, styles, onsets=onsets) for piece in pieces]
+        self._pieces = [
+            whole(piece, styles, onsets=onsets, conditions=asked)
+            for piece, asked in zip(pieces, conditions, strict=True)
+        ]
+        self._excerpts = [
+            [whole(part, styles, onsets=onsets, conditions=asked) for part, asked in parts]
+            for parts in (excerpts or [()] * len(pieces))
+        ]
+        self._n_times = _repetitions([piece.style for piece in pieces], style_balance)
         self._n_frames = n_frames
         self._n_stretches = n_segments
         self._batch_frames = batch_frames
@@ -208,12 +278,23 @@ class TrainingSegments(Dataset[Any]):
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0  # each GPU draws its own
         self._random = np.random.default_rng((self._seed, rank, self._n_passes))
         self._n_passes += 1
-        segments = [part for piece in self._pieces for part in self._cut(self._varied(piece))]
+        segments = [
+            part
+            for piece, excerpts, n_times in zip(self._pieces, self._excerpts, self._n_times, strict=True)
+            for _ in range(n_times)
+            for part in self._cut(self._varied(self._one_of(piece, excerpts)))
+        ]
         # Alike in length, but not always with the same others.
         lengths = np.array([each.stop - each.start for each in segments])
         order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
         batches = batched([segments[index] for index in order], self._batch_frames)
         return [batches[index] for index in self._random.permutation(len(batches))]
+
+    def _one_of(self, piece: PieceSegment, excerpts: Sequence[PieceSegment]) -> PieceSegment:
+        """Return a piece, or one of its excerpts."""
+        if not excerpts or self._random.random() < _WHOLE_SHARE:
+            return piece
+        return excerpts[int(self._random.integers(len(excerpts)))]
 
     def _varied(self, piece: PieceSegment) -> PieceSegment:
         """Return the piece in a random key, and sometimes with unknown style or meter."""
@@ -221,12 +302,20 @@ class TrainingSegments(Dataset[Any]):
         if self._transpose and len(sounding):
             room = range(-int(sounding[0]), N_PITCHES - int(sounding[-1]))
             keys = [semitones for semitones in TRANSPOSITIONS if semitones in room]
-            piece = replace(piece, frames=np.roll(piece.frames, self._random.choice(keys), axis=1))
+            semitones = int(self._random.choice(keys))
+            piece = replace(
+                piece,
+                frames=np.roll(piece.frames, semitones, axis=1),
+                conditions=piece.conditions.transposed(semitones),
+            )
         if self._random.random() < self._unknown_share:
             piece = replace(piece, style=0)
         if self._random.random() < self._unknown_share:
             piece = replace(piece, meter=(0, 0))
-        return piece
+        left_out = [name for name in CONDITIONS if self._random.random() < self._unknown_share]
+        if self._random.random() < self._unknown_share:
+            left_out = list(CONDITIONS)
+        return replace(piece, conditions=piece.conditions.without(left_out))
 
     def _cut(self, piece: PieceSegment) -> list[PieceSegment]:
         """Segments of at most `n_frames`, cut elsewhere each time, each with a task."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from tritone.music.grid import FRAMES_PER_QUARTER, N_PITCHES
 from tritone.music.grid import MAX_FRAMES as LONGEST_GRID
@@ -26,6 +26,7 @@ from tritone_training.declaration import (
     Serving,
     Tensor,
 )
+from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.notes import (
     MAX_NOTES,
@@ -82,6 +83,41 @@ _ASKED: Final = (
         limits=Limits(minimum=0, n_values_key=N_STYLES),
     ),
     Tensor(
+        "key",
+        "INT64",
+        (),
+        "1 to 12: C major to B major; 13 to 24: C minor to B minor; 0 unknown",
+        limits=Limits(minimum=0, maximum=N_KEYS_AND_MODES),
+    ),
+    Tensor(
+        "density",
+        "INT64",
+        (),
+        "notes struck per time step, among pieces of the style: 1 few, 2 medium, 3 many; 0 unknown",
+        limits=Limits(minimum=0, maximum=N_DENSITIES),
+    ),
+    Tensor(
+        "n_voices",
+        "INT64",
+        (),
+        "notes at once; 0 unknown",
+        limits=Limits(minimum=0, maximum=MOST_VOICES),
+    ),
+    Tensor(
+        "end",
+        "INT64",
+        (),
+        "length of the piece in frames, so that it ends there; 0 unknown",
+        limits=Limits(minimum=0, maximum=LONGEST_GRID),
+    ),
+    Tensor(
+        "repeats",
+        "INT64",
+        (_FRAME,),
+        "how many frames earlier the moment is that each frame repeats; -1 none, 0 unknown",
+        limits=Limits(minimum=-1, maximum=LONGEST_GRID),
+    ),
+    Tensor(
         "noise",
         "FP32",
         (_FRAME, Axis("note", MAX_NOTES)),
@@ -128,17 +164,30 @@ OUTPUTS: Final = (
 )
 
 
-def parameters(*, frames_per_quarter: int, styles: Sequence[str]) -> dict[str, str]:
+def parameters(
+    *,
+    frames_per_quarter: int,
+    styles: Sequence[str],
+    templates: Sequence[Mapping[str, Any]] = (),
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> dict[str, str]:
     """Return the parameters of config.pbtxt that depend on the data set.
 
     Args:
         frames_per_quarter: 0 if unknown.
         styles: those that the network was trained with, in its order.
+        templates: from `conditions.templates`.
+        temperature: where a request chooses none.
+        top_p: where a request chooses none.
     """
     return {
         "frames_per_quarter": str(frames_per_quarter),
         "styles": json.dumps([ANY_STYLE, *styles]),
         N_STYLES: n_styles(styles),
+        "default_temperature": f"{temperature:g}",
+        "default_top_p": f"{top_p:g}",
+        **({"templates": json.dumps(list(templates), separators=(",", ":"))} if templates else {}),
     }
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable
+from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import (
     COMPOSER,
@@ -65,6 +66,11 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "given_mode": mode,
         "meter": np.tile(np.array([16, 4], np.int64), (n_batch, 1)),
         "style": random.integers(0, 2, n_batch),
+        "key": random.integers(0, N_KEYS_AND_MODES + 1, n_batch),
+        "density": random.integers(0, N_DENSITIES + 1, n_batch),
+        "n_voices": random.integers(0, MOST_VOICES + 1, n_batch),
+        "end": random.integers(0, 2 * _N_FRAMES, n_batch),
+        "repeats": random.integers(-1, _N_FRAMES, (n_batch, _N_FRAMES)),
         "noise": random.random((n_batch, _N_FRAMES, MAX_NOTES), np.float32),
         "temperature": random.uniform(0.7, 1.3, n_batch).astype(np.float32),
         "top_k": random.integers(4, N_TOKENS + 1, n_batch),
@@ -102,9 +108,14 @@ def exportable(folder: Path) -> Exportable:
         CheckpointError: the checkpoint cannot be used.
     """
     network, config, info = load_network(folder)
-    card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
+    card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits", "templates")}
     return describe(
-        network, config, styles=info["styles"], frames_per_quarter=int(info["frames_per_quarter"]), card=card
+        network,
+        config,
+        styles=info["styles"],
+        frames_per_quarter=int(info["frames_per_quarter"]),
+        card=card,
+        templates=info.get("templates", []),
     )
 
 
@@ -115,11 +126,13 @@ def describe(
     styles: Sequence[str],
     frames_per_quarter: int,
     card: Mapping[str, Any],
+    templates: Sequence[Mapping[str, Any]] = (),
 ) -> Exportable:
     """Return a network with its parameters and its streaming companion, for export.
 
     Args:
         frames_per_quarter: 0 if unknown.
+        templates: conditions of real pieces, from which clients choose.
     """
     # torch traces no loop within a loop where gradients may be asked for
     network = network.eval().requires_grad_(False)
@@ -129,7 +142,13 @@ def describe(
         "has_onsets": str(network.onsets).lower(),
     }
     graph = chunk_graph(config)
-    own = parameters(frames_per_quarter=frames_per_quarter, styles=styles)
+    own = parameters(
+        frames_per_quarter=frames_per_quarter,
+        styles=styles,
+        templates=templates,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
     return Exportable(
         network=PieceGenerator(network),
         declaration=replace(DECLARATION, parameters={**DECLARATION.parameters, **own}),

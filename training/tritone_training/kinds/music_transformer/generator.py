@@ -53,6 +53,11 @@ class StreamingGenerator(nn.Module):
         given_mode: Tensor,
         meter: Tensor,
         style: Tensor,
+        key: Tensor,
+        density: Tensor,
+        n_voices: Tensor,
+        end: Tensor,
+        repeats: Tensor,
         noise: Tensor,
         temperature: Tensor,
         top_k: Tensor,
@@ -70,6 +75,11 @@ class StreamingGenerator(nn.Module):
             given_mode: (B, N + A) uint8.
             meter: (B, 2) int64, of the whole piece.
             style: (B,) int64.
+            key: (B,) int64; it and the following four as in `PieceConditions`, 0 where unknown.
+            density: (B,) int64.
+            n_voices: (B,) int64.
+            end: (B,) int64.
+            repeats: (B, N) int64.
             noise: (B, N, S) uniform in 0 <= u < 1.
             temperature: (B,).
             top_k: (B,) int64.
@@ -90,6 +100,11 @@ class StreamingGenerator(nn.Module):
             mode=given_mode[:, span],
             meter=meter,
             style=style,
+            key=key,
+            density=density,
+            n_voices=n_voices,
+            end=end,
+            repeats=repeats,
             n_before=n_before,
             past_prompt=past_prompt,
         )
@@ -110,6 +125,11 @@ class PieceGenerator(nn.Module):
         given_mode: Tensor,
         meter: Tensor,
         style: Tensor,
+        key: Tensor,
+        density: Tensor,
+        n_voices: Tensor,
+        end: Tensor,
+        repeats: Tensor,
         noise: Tensor,
         temperature: Tensor,
         top_k: Tensor,
@@ -123,12 +143,13 @@ class PieceGenerator(nn.Module):
         noise = nn.functional.pad(noise, (0, 0, 0, _CHUNK)).index_select(1, span)
         given = nn.functional.pad(given, (0, 0, 0, _CHUNK + LOOK_AHEAD))
         given_mode = nn.functional.pad(given_mode, (0, _CHUNK + LOOK_AHEAD))
+        repeats = nn.functional.pad(repeats, (0, _CHUNK)).index_select(1, span)
         shown = torch.arange(_CHUNK + LOOK_AHEAD, device=noise.device)
 
         def step(state: LoopState, inputs: LoopState) -> tuple[LoopState, LoopState]:
-            start, noise = inputs
+            start, repeats, noise = inputs
             here = start + shown
-            asked = (meter, style, noise, temperature, top_k, top_p)
+            asked = (meter, style, key, density, n_voices, end, repeats, noise, temperature, top_k, top_p)
             frames, nll, *state = self.chunk(
                 given.index_select(1, here), given_mode.index_select(1, here), *asked, *state
             )
@@ -137,7 +158,8 @@ class PieceGenerator(nn.Module):
         begin = initial_state(self.chunk.network, given.shape[0])
         starts = torch.arange(n_chunks, device=noise.device) * _CHUNK
         chunks = noise.reshape(noise.shape[0], n_chunks, _CHUNK, MAX_NOTES).transpose(0, 1).contiguous()
-        _, (frames, nll) = unrolled_or_scan(step, begin, (starts, chunks))
+        chunk_repeats = repeats.reshape(noise.shape[0], n_chunks, _CHUNK).transpose(0, 1).contiguous()
+        _, (frames, nll) = unrolled_or_scan(step, begin, (starts, chunk_repeats, chunks))
         frames = frames.transpose(0, 1).flatten(1, 2)
         return frames[:, :n_frames], nll.transpose(0, 1).flatten(1, 2)[:, :n_frames]
 
@@ -185,8 +207,10 @@ def write(
         *(step_bias(layer.bias, n_frames, nearest=0) for layer in network.decoder_layers),
         torch.cat([step_bias(copies.bias, n_frames, nearest=1), nothing], dim=2),
     )
+    scale = plan.scale.clone()
     inputs = (
         plan.context,
+        *_repeated(setting.repeats[:, :n_frames], past_notes, index, copies.bias.shape[1]),
         plan.next_given,
         network.given_notes(given),
         (mode == GIVEN)[..., None],
@@ -196,7 +220,7 @@ def write(
     )
 
     def step(state: LoopState, inputs: LoopState) -> tuple[LoopState, LoopState]:
-        return _write_frame(network, choice, past, state, inputs)
+        return _write_frame(network, choice, past, scale, state, inputs)
 
     begin = (
         past_notes[:, -N_RECENT:].flip(1),
@@ -225,6 +249,29 @@ def write(
         setting.n_before + n_frames,
         plan.past_prompt.amax(1),  # it never falls
     )
+
+
+def _repeated(repeats: Tensor, past: Tensor, index: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a chunk's frames repeat, as far as it was written before the chunk.
+
+    Args:
+        repeats: (B, N) frames back, at most the window; less than 1 if none.
+        past: (B, W, 2P) notes of the frames before the chunk, the last one last.
+        index: (B, N) of each frame in the piece.
+        window: W.
+
+    Returns:
+        (B, N, 2P) notes, 0 if none; (B, N) index in the chunk's frames so far, of which the last is the latest; and
+        (B, N, 1) whether the frame is among these.
+    """
+    n_frames = repeats.shape[1]
+    back = torch.where((repeats > 0) & (repeats <= window) & (repeats <= index), repeats, 0)
+    at = torch.arange(n_frames, device=repeats.device)
+    place = (window + at - back).clamp(0, window - 1)
+    earlier = past.gather(1, place[..., None].expand(-1, -1, past.shape[2]))
+    is_earlier = (back > at) & (back > 0)
+    is_here = (back > 0) & (back <= at)
+    return earlier * is_earlier[..., None], (n_frames - back).clamp(0, n_frames - 1), is_here[..., None].to(past.dtype)
 
 
 def _last(n: int, past: Tensor, new: Tensor, *, dim: int) -> Tensor:
@@ -275,21 +322,29 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Ten
     return forced, counted.to(torch.float32)
 
 
-def _write_frame(
-    network: MusicTransformer, choice: SamplingFilter, past: Sequence[KVCache], state: LoopState, inputs: LoopState
+def _write_frame(  # noqa: PLR0917 - the loop's constants, state and inputs
+    network: MusicTransformer,
+    choice: SamplingFilter,
+    past: Sequence[KVCache],
+    scale: Tensor,
+    state: LoopState,
+    inputs: LoopState,
 ) -> tuple[LoopState, LoopState]:
     """Generate one frame: the step of the loop."""
     recent, written, copy_keys, *layers = state
-    context, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
+    context, earlier, place, is_here, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
     before = recent[:, 0]
-    x = network.embed(before, is_first, context)
+    here = written.gather(1, place[:, None, None].expand(-1, 1, written.shape[2]))[:, 0]
+    repeated = earlier + here * is_here
+    x = network.embed(before, repeated, is_first, context)
     carried: list[Tensor] = []
     for n, layer in enumerate(network.decoder_layers):
         x, keys, values = layer.step(x, past[n], layers[2 * n], layers[2 * n + 1], biases[n])
         carried += [keys, values]
     x = network.norm(x)
     copied, copy_keys = network.copies.step(x, past[-1], copy_keys, written, biases[-1])
-    view = network.view(x, before, torch.cat([recent, copied, next_given[:, None]], dim=1))
+    others = torch.cat([recent, copied, next_given[:, None], repeated[:, None]], dim=1)
+    view = network.view(x, before, others, scale)
     tokens, nats = _choose_notes(network, choice, view, forced, noise)
 
     struck, held = given.chunk(2, dim=1)

@@ -17,6 +17,7 @@ from tritone_training.kinds.music_transformer.dataset import Batch
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 
 MONITOR: Final = "valid_nll"
+_ENDING_FRAMES: Final = 16
 _WARM_UP_STEPS: Final = 10  # of the average: at first it follows closely, or the random start would stay in it
 
 
@@ -32,8 +33,9 @@ class TransformerModule(lightning.LightningModule):
         self._position: tuple[int, int] | None = None
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Return the mean nats of the frames that count."""
-        loss = frame_nll(self.network, batch).mean()
+        """Return the mean nats of the frames that count, the last bar of an ending with its own weight."""
+        nll, weight = frame_nll(self.network, batch), ending_weights(batch, self.config.ending_weight)
+        loss = (nll * weight).sum() / weight.sum()
         self.log("train_nll", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         return loss
 
@@ -92,6 +94,13 @@ class TransformerModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+def ending_weights(batch: Batch, weight: float) -> Tensor:
+    """Return the weight of each frame in the loss, (M,): 1, but another one in the last 16 frames of a known end."""
+    steps = torch.arange(batch.counted.shape[1], device=batch.end.device)
+    left = batch.end[:, None] - batch.n_before[:, None] - steps
+    return torch.where((left > 0) & (left <= _ENDING_FRAMES), weight, 1.0)[batch.counted]
+
+
 def frame_nll(network: MusicTransformer, batch: Batch) -> Tensor:
     """Return the nats of each frame, (M,)."""
-    return network.nll(batch.shown, batch.tokens, batch.setting, batch.counted)
+    return network.nll(batch.shown, batch.repeated, batch.tokens, batch.setting, batch.counted)

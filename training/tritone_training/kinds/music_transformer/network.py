@@ -25,6 +25,7 @@ from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
 from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
+from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
     KIND_NAME,
@@ -71,6 +72,10 @@ WRITE: Final = 0  # values of `given_mode`: nothing of this frame is given,
 GIVEN: Final = 1  # all of it is,
 TOP_GIVEN: Final = 2  # its highest note is, or its silence
 N_RECENT: Final = 2  # frames whose notes the note level sees as they are
+_MOST_LEFT: Final = 33  # frames until the end that are told apart; more count as these
+_NEAR_END: Final = (2, 4, 6, 8, 12, 16, 32, 64, 128)  # frames until the end that begin a phase of it
+_ADDED: Final = ("key.", "density.", "n_voices.", "left.", "near_end.", "is_repeat.", "repeated.", "notes.degree.")
+_VIEWS: Final = "notes.map_in.weight"
 LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
 
@@ -83,6 +88,9 @@ class SegmentInputs:
         mode: (B, T + A) uint8.
         meter: (B, 2) int64 frames in a bar, index within its bar of the piece's first frame; (0, 0) unknown.
         style: (B,) int64; 0 any.
+        key, density, n_voices: (B,) int64, as in `PieceConditions`.
+        end: (B,) int64 length of the piece in frames; 0 unknown.
+        repeats: (B, T) int64 frames back to the moment that each repeats, -1 none; 0 unknown.
         n_before: (B,) int64 frames of the piece before this segment.
         past_prompt: (B,) int64, 0 as long as all frames so far were given whole.
     """
@@ -91,6 +99,11 @@ class SegmentInputs:
     mode: Tensor
     meter: Tensor
     style: Tensor
+    key: Tensor
+    density: Tensor
+    n_voices: Tensor
+    end: Tensor
+    repeats: Tensor
     n_before: Tensor
     past_prompt: Tensor
 
@@ -103,11 +116,13 @@ class FramePlan:
         context: (B, T, D).
         next_given: (B, T, 2P) notes of the next frame as far as it is given, 0 elsewhere.
         past_prompt: (B, T) int64, as in `SegmentInputs`, behind each frame.
+        scale: (B, C, P) what each pitch is in the key.
     """
 
     context: Tensor
     next_given: Tensor
     past_prompt: Tensor
+    scale: Tensor
 
 
 class MusicTransformer(nn.Module):
@@ -139,6 +154,15 @@ class MusicTransformer(nn.Module):
         self.phase = nn.Embedding(LONGEST_BAR + 1, width, padding_idx=0)
         self.bar_length = nn.Embedding(LONGEST_BAR + 1, width, padding_idx=0)
         self.style = nn.Embedding(n_styles + 1, width, padding_idx=0)
+        self.key = nn.Embedding(N_KEYS_AND_MODES + 1, width, padding_idx=UNKNOWN)
+        self.density = nn.Embedding(N_DENSITIES + 1, width, padding_idx=UNKNOWN)
+        self.n_voices = nn.Embedding(MOST_VOICES + 1, width, padding_idx=UNKNOWN)
+        self.left = nn.Embedding(_MOST_LEFT + 1, width, padding_idx=UNKNOWN)  # frames until the end
+        self.near_end = nn.Linear(len(_NEAR_END), width, bias=False)
+        self.register_buffer("end_phases", torch.tensor(_NEAR_END), persistent=False)
+        self.end_phases: Tensor
+        self.is_repeat = nn.Embedding(3, width, padding_idx=UNKNOWN)
+        self.repeated = nn.Linear(2 * N_PITCHES, width, bias=False)
         self.top = nn.Linear(2 * N_PITCHES, width, bias=False)
         self.reader = LookAheadEncoder(width=width, reader_width=reader_width, dropout=dropout)
         self.layers = nn.ModuleList(
@@ -150,7 +174,7 @@ class MusicTransformer(nn.Module):
             width=width,
             note_width=note_width,
             n_channels=n_channels,
-            n_views=(1 + onsets) * (N_RECENT + n_copies + 1),
+            n_views=(1 + onsets) * (N_RECENT + n_copies + 2),
             onsets=onsets,
             dropout=dropout,
         )
@@ -175,7 +199,30 @@ class MusicTransformer(nn.Module):
         context = context + self.top(top_notes[:, :n_frames])
         context = context + self._beat(setting, n_frames)
         context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
-        return FramePlan(context, ahead[:, 1 : n_frames + 1], past_prompt[:, :n_frames])
+        context = context + self._asked(setting, n_frames)
+        return FramePlan(
+            context,
+            ahead[:, 1 : n_frames + 1],
+            past_prompt[:, :n_frames],
+            self.notes.scale(setting.key.clamp(0, N_KEYS_AND_MODES)),
+        )
+
+    def _asked(self, setting: SegmentInputs, n_frames: int) -> Tensor:
+        """(B, T, D) of key, density, voices, the end and repetition; 0 where unknown."""
+        whole = (
+            self.key(setting.key.clamp(0, N_KEYS_AND_MODES))
+            + self.density(setting.density.clamp(0, N_DENSITIES))
+            + self.n_voices(setting.n_voices.clamp(0, MOST_VOICES))
+        )
+        steps = torch.arange(n_frames, device=setting.end.device)
+        left = (setting.end[:, None] - setting.n_before[:, None] - steps).clamp_min(1)
+        is_known = (setting.end > UNKNOWN).to(torch.int64)
+        near = (left[..., None] <= self.end_phases) & (is_known[:, None, None] > 0)
+        repeats = setting.repeats[:, :n_frames]
+        kind = (repeats < 0).to(torch.int64) + 2 * (repeats > 0).to(torch.int64)
+        end = self.left(left.clamp_max(_MOST_LEFT) * is_known[:, None]) + self.near_end(near.to(torch.float32))
+        answer: Tensor = whole[:, None] + end + self.is_repeat(kind)
+        return answer
 
     def given_notes(self, given: Tensor) -> Tensor:
         """Convert grid values (..., P) to notes (..., 2P) as this network reads them."""
@@ -194,30 +241,32 @@ class MusicTransformer(nn.Module):
         answer: Tensor = self.phase(phases) + self.bar_length(length.clamp_max(LONGEST_BAR))
         return answer
 
-    def embed(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+    def embed(self, before: Tensor, repeated: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
         """Return the input of the decoder layers.
 
         Args:
             before: (..., 2P) notes of the frame before each.
+            repeated: (..., 2P) notes of the frame that each repeats, 0 if none.
             is_first: (...) float, 1 at the piece's first frame.
             context: (..., D).
         """
-        embedded: Tensor = self.frame(before) + is_first[..., None] * self.first + context
+        embedded: Tensor = self.frame(before) + self.repeated(repeated) + is_first[..., None] * self.first + context
         return embedded
 
-    def decode(self, before: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+    def decode(self, before: Tensor, repeated: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
         """(B, T, ...) as `embed` -> (B, T, D), each frame attending to the window before it."""
-        x = self.embed(before, is_first, context)
+        x = self.embed(before, repeated, is_first, context)
         for layer in self.layers:
             x = layer(x)
         answer: Tensor = self.norm(x)
         return answer
 
-    def nll(self, shown: Tensor, tokens: Tensor, setting: SegmentInputs, counted: Tensor) -> Tensor:
+    def nll(self, shown: Tensor, repeated: Tensor, tokens: Tensor, setting: SegmentInputs, counted: Tensor) -> Tensor:
         """Return the negative log-likelihood of frames (teacher forcing).
 
         Args:
             shown: (B, R + T, P) uint8 readable frames; the first R precede the segment and are silent before the piece.
+            repeated: (B, T, P) uint8 readable frames that those of the segment repeat, silent where none.
             tokens: (B, T, K) of the T frames.
             counted: (B, T) bool, false for padding.
 
@@ -230,41 +279,55 @@ class MusicTransformer(nn.Module):
         plan = self.plan(setting)
         steps = torch.arange(n_frames, device=shown.device)
         is_first = (setting.n_before[:, None] + steps == 0).to(notes.dtype)
-        x = self.decode(before, is_first, plan.context)
+        hints = multi_hot(repeated)
+        x = self.decode(before, hints, is_first, plan.context)
         recent = torch.stack([notes[:, N_RECENT - 1 - r : N_RECENT - 1 - r + n_frames] for r in range(N_RECENT)], 2)
-        others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None]], dim=2)
+        others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None], hints[:, :, None]], dim=2)
         counts = tokens >= 0
         counts[:, :, 0] &= setting.mode[:, :n_frames] != TOP_GIVEN
-        counted_rows = [each[counted] for each in (x, before, others, tokens, counts)]
+        rows = [each[counted] for each in (x, before, others, tokens, counts)]
+        rows.append(torch.nonzero(counted)[:, 0])
         return torch.cat(
             [
-                self._nll(*(each[part] for each in counted_rows))
-                for part in torch.split(torch.arange(len(counted_rows[0])), 8192)
+                self._nll(plan.scale, *(each[part] for each in rows))
+                for part in torch.split(torch.arange(len(rows[0])), 8192)
             ]
         )
 
-    def _nll(self, x: Tensor, before: Tensor, others: Tensor, tokens: Tensor, counts: Tensor) -> Tensor:
-        """(M, ...) each -> (M,) nats."""
+    def _nll(  # noqa: PLR0917 - as many tensors of the same frames
+        self,
+        scale: Tensor,
+        x: Tensor,
+        before: Tensor,
+        others: Tensor,
+        tokens: Tensor,
+        counts: Tensor,
+        row_of: Tensor,
+    ) -> Tensor:
+        """(B, C, P) the scale of each sequence, (M, ...) each, the last the sequence of each frame -> (M,) nats."""
         nll = torch.zeros_like(x[:, 0])
         # Frames of as many tokens at a time: padded to the fullest, most of the work would be for nothing.
         n_tokens = (tokens >= 0).sum(1)
         for n in torch.unique(n_tokens).tolist():
             rows = torch.nonzero(n_tokens == n)[:, 0]
-            view = self.view(x[rows], before[rows], others[rows])
+            view = self.view(x[rows], before[rows], others[rows], scale[row_of[rows]])
             nll = nll.index_put((rows,), self.notes.nll(view, tokens[rows, :n], counts[rows, :n]))
         return nll
 
-    def view(self, x: Tensor, before: Tensor, others: Tensor) -> FrameView:
+    def view(self, x: Tensor, before: Tensor, others: Tensor, scale: Tensor) -> FrameView:
         """Prepare the notes of M frames.
 
         Args:
             x: (M, D) from the layers.
             before: (M, 2P).
-            others: (M, R + copies + 1, 2P): recent frames, the latest first, copied notes, the next frame's given ones.
+            others: (M, R + copies + 2, 2P): recent frames, the latest first, copied notes, the next frame's given ones,
+                those of the frame that is repeated.
+            scale: (M, C, P).
         """
         if not self.onsets:
             others = others[..., :N_PITCHES]  # nothing is ever held
-        return self.notes.view(x, before, others.reshape(-1, others.shape[1] * others.shape[2] // N_PITCHES, N_PITCHES))
+        views = others.reshape(-1, others.shape[1] * others.shape[2] // N_PITCHES, N_PITCHES)
+        return self.notes.view(x, before, views, scale)
 
 
 def highest(notes: Tensor) -> Tensor:
@@ -296,11 +359,25 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
     except (KeyError, TypeError, ValueError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
-        network.load_state_dict(dict(saved.weights))
+        network.load_state_dict(_completed(saved.weights, network))
     except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), config, info
+
+
+def _completed(weights: Mapping[str, Tensor], network: MusicTransformer) -> dict[str, Tensor]:
+    """Add zeros for what networks of earlier releases did not have, which makes the same predictions."""
+    completed = dict(weights)
+    own = network.state_dict()
+    for name in own.keys() - weights.keys():
+        if name.startswith(_ADDED):
+            completed[name] = torch.zeros_like(own[name])
+    views = completed.get(_VIEWS)
+    n_added = (1 + network.onsets) if _ADDED[0] + "weight" not in weights else 0
+    if views is not None and n_added:
+        completed[_VIEWS] = nn.functional.pad(views, (0, 0, 0, n_added))
+    return completed
 
 
 def _check_styles(folder: Path, styles: object) -> None:

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES, SILENT
 from tritone.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.keys import N_KEYS
 from tritone_training.generation import NEVER
+from tritone_training.kinds.music_transformer.conditions import degrees
 
 MAX_NOTES: Final = 8  # most notes of a generated frame; training and evaluation have no limit
 
@@ -143,6 +145,7 @@ class NoteDecoder(nn.Module):
         self.map_in = nn.Conv1d(n_views, n_channels, _OCTAVE_EACH_WAY, padding="same")
         self.map_context = nn.Linear(width, n_channels)
         self.map_out = nn.Conv1d(n_channels, n_channels, _THIRD_EACH_WAY, padding="same")
+        self.degree = nn.Embedding(2 * N_KEYS + 1, n_channels, padding_idx=2 * N_KEYS)
         self.word = nn.Embedding(N_TOKENS + 1, note_width)  # of the note above
         self.written = nn.Embedding(N_TOKENS, note_width)  # summed over all notes above
         self.norm = nn.LayerNorm(note_width)
@@ -154,25 +157,33 @@ class NoteDecoder(nn.Module):
             nn.init.normal_(embedding.weight, std=0.1)
         self.register_buffer("pitch_of_token", pitch_of_token(), persistent=False)
         self.register_buffer("may_follow", may_follow(), persistent=False)
+        self.register_buffer("degrees", torch.from_numpy(degrees()), persistent=False)
         columns = torch.arange(2 * N_PITCHES)
         # Index of the interval of each note below a pitch, minus that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
         self.pitch_of_token: Tensor
         self.may_follow: Tensor
+        self.degrees: Tensor
         self.interval_start: Tensor
         self.onsets = onsets
 
-    def view(self, frame: Tensor, before: Tensor, views: Tensor) -> FrameView:
+    def scale(self, key: Tensor) -> Tensor:
+        """Return what each pitch is in a key: (B,) int64, 0 unknown -> (B, C, P)."""
+        degree: Tensor = self.degree(self.degrees.index_select(0, key))
+        return degree.transpose(1, 2)
+
+    def view(self, frame: Tensor, before: Tensor, views: Tensor, scale: Tensor) -> FrameView:
         """Prepare a frame's notes.
 
         Args:
             frame: (M, D) of the frame decoder.
             before: (M, 2P) notes of the frame before.
             views: (M, n_views, P) notes of other frames, pitch by pitch.
+            scale: (M, C, P) from `scale`.
         """
         frame = self.dropout(frame)
-        pitch_map = nn.functional.gelu(self.map_in(views) + self.map_context(frame)[:, :, None])
+        pitch_map = nn.functional.gelu(self.map_in(views) + self.map_context(frame)[:, :, None] + scale)
         pitch_map = pitch_map + nn.functional.gelu(self.map_out(pitch_map))
         sounded = (before[:, :N_PITCHES] + before[:, N_PITCHES:]) > 0
         pitches = torch.arange(N_PITCHES, device=frame.device)

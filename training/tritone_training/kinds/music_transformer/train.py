@@ -12,6 +12,13 @@ from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
 from tritone_training.data.scores import ScoreSet, evenly_chosen
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.music_transformer.conditions import (
+    conditions_of,
+    density_edges,
+    excerpts_of,
+    templates,
+    unknown,
+)
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
@@ -41,6 +48,12 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     saved = saved_checkpoint(request, KIND_NAME)
     skipped = {"style.": "the styles differ"} if saved and saved.info.get("styles") != list(styles) else {}
     loaded = load_matching(saved, network, skipped=skipped)
+    edges = density_edges(train) if scores.has_onsets else {}
+    conditions = [
+        conditions_of(piece, edges, reach=config.copy_window) if scores.has_onsets else unknown(len(piece.frames))
+        for piece in train
+    ]
+    excerpts = [excerpts_of(piece, edges, reach=config.copy_window) for piece in train] if scores.has_onsets else []
     report = scores.report()
     info: dict[str, Any] = {
         "command": request.command,
@@ -49,6 +62,8 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         "config": config.to_dict(),
         "styles": list(styles),
         "has_onsets": scores.has_onsets,
+        "density_edges": edges,
+        "templates": templates(train, conditions),
         "frames_per_quarter": scores.frames_per_quarter,
         "n_parameters": sum(tensor.numel() for tensor in network.parameters()),
         "data": report,
@@ -58,6 +73,8 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     segments = TrainingSegments(
         train,
         styles,
+        conditions,
+        excerpts,
         onsets=scores.has_onsets,
         n_frames=config.stretch_frames,
         n_segments=config.most_stretches,
@@ -66,6 +83,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         transpose=bool(config.transpose),
         given_share=config.given_share if scores.has_onsets else 0.0,
         unknown_share=config.unknown_share,
+        style_balance=config.style_balance,
         seed=request.seed,
     )
     fitted = fitting.fit(
