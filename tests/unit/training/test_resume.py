@@ -57,6 +57,7 @@ def request_for(folders: Path, scores: Path, listening: Path) -> Callable[..., T
             "genre_cnn": {"refit": True, "average_from": 0.3, "batch_size": 8},
             "music_gan": {"steps_per_epoch": 3, "pool_size": 64, "batch_size": 8, "n_judged": 64},
             "music_vae": {"spans_per_epoch": 64},
+            "polyphony_rnn": {"max_frames": 4_000},
         }
         known: dict[str, Any] = {"out": out, "preset": "tiny", "max_epochs": 4, "seed": 3, "progress": False}
         known["overrides"] = settings.get(kind, {})
