@@ -234,8 +234,8 @@ class MusicClient(BaseClient[Transport]):
             voices: notes at once, 1 to 6.
             structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
             ending: whether the piece comes to its end with the last bar.
-            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, else of the style that is asked
-                for, or 120, if None.
+            tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt, else of the style that is
+                asked for, or 120, if None.
             instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
                 for its parts from the highest down, such as `["Violin", "Cello"]`; those of the style, or the piano,
                 if None. They have no influence on the notes.

@@ -163,7 +163,7 @@ def composer_inputs(
     The noise of the first candidate is that of a batch of one, and more candidates begin with the same ones as fewer.
     """
     steered = conditions.inputs()
-    one = {
+    one: Mapping[str, Array] = {
         "given": plan.given[None],
         "given_mode": plan.given_mode[None],
         "meter": np.array([plan.meter], np.int64),
@@ -211,7 +211,7 @@ def _compose(
     frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
     nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
     best = int(nll.sum(axis=1, dtype=np.float64).argmin())
-    return _piece(plan, frames[best], nll[best], sampling, response, conditions.to_dict())
+    return _piece(plan, frames[best], nll[best], sampling, response, conditions=conditions.to_dict())
 
 
 def _sample_frames(
@@ -247,6 +247,7 @@ def _piece(
     nll: Array | None,
     sampling: SamplingParams,
     response: InferResponse,
+    *,
     conditions: Mapping[str, Any] | None = None,
 ) -> Piece:
     about = {"model": response.model, "model_version": response.version, **sampling.of_pieces()}
