@@ -115,7 +115,7 @@ def test_the_shell_line_equals_the_call(
     assert {name: took[name] for name in wanted} == wanted
     # All other arguments have the SDK's defaults.
     others = {name: value for name, value in took.items() if name not in wanted and value is not None}
-    assert set(others) <= {"temperature", "top_k", "model", "highest", "prompt"}
+    assert set(others) <= {"temperature", "top_k", "model", "highest", "prompt", "ending", "n_candidates"}
     assert others.get("temperature", 1.0) == 1.0
 
 
