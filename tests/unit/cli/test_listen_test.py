@@ -132,7 +132,7 @@ def test_the_table_of_a_model_is_replaced(run: Any, model: FakeWriters, tmp_path
         (("music_transformer", "--bars", "0"), 1),
         (("music_transformer", "--bars", "257"), 1),
         (("music_vae", "--bars", "8"), 1),
-        (("music_transformer", "--all-keys"), 1),
+        (("polyphony_rnn", "--all-keys"), 1),
         (("missing",), 1),
         (("--files", "nowhere"), 1),
         (("--files", "real", "--bars", "64"), 1),

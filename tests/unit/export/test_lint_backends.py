@@ -52,7 +52,7 @@ def test_a_config_without_states_and_with_first_frame_is_valid(repository: Path)
         ("decoupled: true", "decoupled: false", "backend 'composer' sends several responses per request"),
         ('name: "noise" data_type: TYPE_FP32', 'name: "noise" data_type: TYPE_FP16', "'noise' is TYPE_FP16 here and"),
         ("dims: [ -1, 8 ]", "dims: [ -1, 8, 1 ]", r"'noise' has dims [-1, 8, 1] here; the graph has [-1, 8]"),
-        ('name: "style"', 'name: "styles"', "input 'styles' is not in 1/model.onnx, which has 'given'"),
+        ('name: "style"', 'name: "styles"', "input 'styles' is not in 1/model.onnx, which has '"),
         ('name: "first_frame" data_type: TYPE_INT64', 'name: "first_frame" data_type: TYPE_INT32', "'first_frame' is"),
         ('name: "nll"', 'name: "next_state_sums"', "output 'next_state_sums' is not in 1/model.onnx"),
     ],
