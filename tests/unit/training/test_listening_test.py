@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def test_each_key_is_requested_in_turn(music: MusicClient, server: FakeWriters, 
     assert kept.real.n == 0
     with pytest.raises(InvalidInputError) as caught:
         run(music, "polyphony_rnn", real, all_keys=True)
-    assert caught.value.argument == "all_keys"
+    assert caught.value.argument == "key"
 
 
 def test_invalid_arguments(music: MusicClient, server: FakeWriters, real: Path) -> None:
@@ -335,10 +335,7 @@ def test_the_range_is_relative_to_the_median_of_the_own_style() -> None:
 
 
 def test_requested_values_come_from_the_call_or_else_from_the_piece() -> None:
-    class Reporting(Piece):
-        conditions: Mapping[str, Any] = {"style": "folk", "key": "A", "mode": "minor"}
-
-    piece = Reporting(tune(4), seed=7)
+    piece = Piece(tune(4), seed=7, conditions={"style": "folk", "key": "A", "mode": "minor"})
     assert (piece_of(piece, {}).style, piece_of(piece, {}).requested_key) == ("folk", (9, 1))
     requested = piece_of(piece, {"style": "bach", "key": "C", "mode": "major"})
     assert (requested.style, requested.requested_key) == ("bach", (0, 0))
