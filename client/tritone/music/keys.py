@@ -67,6 +67,22 @@ def mode_number(mode: str | None) -> int | None:
     return MODES.index(mode)
 
 
+def key_code(tonic: int | None, mode: int | None) -> int:
+    """Return a key as the models take it: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor.
+
+    Args:
+        tonic: 0 (C) to 11 (B); without one, the key is 0, unknown.
+        mode: 0 major, 1 minor; None counts as major.
+    """
+    return 0 if tonic is None else 1 + (mode or 0) * N_KEYS + tonic
+
+
+def tonic_and_mode(code: int) -> tuple[int, int]:
+    """Return the tonic, 0 (C) to 11 (B), and the mode, 0 major or 1 minor, of a known key from `key_code`."""
+    mode, tonic = divmod(code - 1, N_KEYS)
+    return tonic, mode
+
+
 def pitch_class_durations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the number of time steps in which each pitch class sounds, summed over octaves: (S, N, 88) -> (S, 12)."""
     steps = (frames != SILENT).sum(1).astype(np.float64)

@@ -268,5 +268,4 @@ def _score_inputs(known: CachedModel, grid: Grid) -> Mapping[str, Array]:
         )
     mode = np.full(grid.n_frames, GIVEN, np.uint8)
     plan = CompositionPlan(grid, mode, slice(0, grid.n_frames), grid.frames)
-    unknown = SteeringInputs(None, 0, 0, 0, 0, np.zeros(plan.n_frames, np.int64))
-    return composer_inputs(known, plan, SamplingParams.checked(seed=0), unknown)
+    return composer_inputs(known, plan, SamplingParams.checked(seed=0), SteeringInputs.unknown(plan.n_frames))

@@ -22,7 +22,16 @@ from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
 from tritone.model_cache import CachedModel
 from tritone.music.grid import STRUCK
-from tritone.music.keys import KEY_NAMES, MODES, N_KEYS, PITCH_CLASSES, estimate_keys, mode_number, tonic_number
+from tritone.music.keys import (
+    KEY_NAMES,
+    MODES,
+    PITCH_CLASSES,
+    estimate_keys,
+    key_code,
+    mode_number,
+    tonic_and_mode,
+    tonic_number,
+)
 from tritone.operations.plan import FREE, GIVEN, MELODY, CompositionPlan
 from tritone.sampling import SamplingParams, uniform_noise
 
@@ -145,6 +154,11 @@ class SteeringInputs:
     end: int
     repeats: Array
 
+    @classmethod
+    def unknown(cls, n_frames: int, style: str | None = None) -> Self:
+        """Return the conditions of a piece that is asked for nothing but a style."""
+        return cls(style, 0, 0, 0, 0, np.zeros(n_frames, np.int64))
+
     def inputs(self) -> Mapping[str, Array]:
         """Return the inputs of a model, for a batch of one."""
         return {
@@ -157,7 +171,7 @@ class SteeringInputs:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the piece was asked to be, by the names of the arguments; None where it was left open."""
-        mode, tonic = divmod(self.key - 1, N_KEYS)
+        tonic, mode = tonic_and_mode(self.key)
         return {
             "style": self.style,
             "key": KEY_NAMES[tonic] if self.key else None,
@@ -208,7 +222,6 @@ def conditions_for(
     Raises:
         InvalidInputError: the model has no such style, or takes no conditions, or the structure does not fit.
     """
-    unknown = np.zeros(plan.n_frames, np.int64)
     if "repeats" not in known.info.inputs:
         if steering.asked:
             raise InvalidInputError(
@@ -217,7 +230,7 @@ def conditions_for(
                 model=known.name,
                 argument=steering.asked[0],
             )
-        return SteeringInputs(sampling.style, 0, 0, 0, 0, unknown)
+        return SteeringInputs.unknown(plan.n_frames, sampling.style)
     end = plan.n_frames if steering.ending and plan.excerpt.stop == plan.grid.n_frames else 0
     given = plan.given[plan.given_mode != FREE]
     if given.any():
@@ -245,8 +258,12 @@ def _of_given(
         sounding = (given > 0).sum(1)
         sounding = sounding[sounding > 0]
         n_voices = min(N_VOICES_MAX, int(np.median(sounding)))
-    key = 0 if tonic is None else 1 + N_KEYS * (mode or 0) + tonic
-    return SteeringInputs(style, key, steering.density or 0, n_voices, 0, np.zeros(plan.n_frames, np.int64))
+    return replace(
+        SteeringInputs.unknown(plan.n_frames, style),
+        key=key_code(tonic, mode),
+        density=steering.density or 0,
+        n_voices=n_voices,
+    )
 
 
 def _of_templates(
@@ -257,10 +274,12 @@ def _of_templates(
     length, index = plan.meter
     choices = _fitting(templates_of(known), sampling.style, length, steering)
     if not choices:
-        key = 0 if steering.tonic is None else 1 + N_KEYS * (steering.mode or 0) + steering.tonic
-        n_voices = steering.n_voices or 0
-        unknown = np.zeros(plan.n_frames, np.int64)
-        return SteeringInputs(sampling.style, key, steering.density or 0, n_voices, 0, unknown)
+        return replace(
+            SteeringInputs.unknown(plan.n_frames, sampling.style),
+            key=key_code(steering.tonic, steering.mode),
+            density=steering.density or 0,
+            n_voices=steering.n_voices or 0,
+        )
     style = _drawn(sorted({each.style for each in choices}), next(draws))
     choices = tuple(each for each in choices if each.style == style)
     first = _drawn(choices, next(draws))
@@ -273,7 +292,7 @@ def _of_templates(
     in_frames = np.where(np.array(distances[:n_bars]) > 0, np.array(distances[:n_bars]) * length, -1)
     return SteeringInputs(
         style=style,
-        key=1 + N_KEYS * mode + tonic,
+        key=key_code(tonic, mode),
         density=steering.density or first.density,
         n_voices=steering.n_voices or first.n_voices,
         end=0,

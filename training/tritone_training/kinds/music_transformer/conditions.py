@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
-from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_correlations
+from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_code, key_correlations, tonic_and_mode
 from tritone_training.data.scores import ScorePiece
 
 UNKNOWN: Final = 0
@@ -57,8 +57,8 @@ class PieceConditions:
         """Return the conditions of the piece in another key."""
         if self.key == UNKNOWN:
             return self
-        mode, tonic = divmod(self.key - 1, N_KEYS)
-        return replace(self, key=1 + mode * N_KEYS + (tonic + semitones) % N_KEYS)
+        tonic, mode = tonic_and_mode(self.key)
+        return replace(self, key=key_code((tonic + semitones) % N_KEYS, mode))
 
     def without(self, names: Sequence[str]) -> PieceConditions:
         """Return the conditions with some of them unknown."""
@@ -146,7 +146,7 @@ def ends_on_tonic(frames: npt.NDArray[np.uint8], key: int) -> bool:
     if key == UNKNOWN or not len(sounding):
         return False
     bass = int(np.flatnonzero(frames[sounding[-1]])[0])
-    return bool(PITCH_CLASSES[bass] == (key - 1) % N_KEYS)
+    return bool(PITCH_CLASSES[bass] == tonic_and_mode(key)[0])
 
 
 def density_of(frames: npt.NDArray[np.uint8]) -> float:
@@ -229,7 +229,7 @@ def templates(pieces: Sequence[ScorePiece], conditions: Sequence[PieceConditions
             {
                 "style": piece.style,
                 "bar": length,
-                "mode": (each.key - 1) // N_KEYS,
+                "mode": tonic_and_mode(each.key)[1],
                 "density": each.density,
                 "n_voices": each.n_voices,
                 "repeats": [max(0, int(distance)) for distance in distances[:n_bars]],
@@ -246,6 +246,6 @@ def degrees() -> npt.NDArray[np.int64]:
     """Return the degree of each pitch in each key, unknown first: (25, P); 0.. major, 12.. minor, 24 unknown."""
     table = np.full((1 + N_KEYS_AND_MODES, N_PITCHES), 2 * N_KEYS, np.int64)
     for key in range(1, 1 + N_KEYS_AND_MODES):
-        mode, tonic = divmod(key - 1, N_KEYS)
+        tonic, mode = tonic_and_mode(key)
         table[key] = mode * N_KEYS + (PITCH_CLASSES - tonic) % N_KEYS
     return table

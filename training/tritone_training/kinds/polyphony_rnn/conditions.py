@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES
-from tritone.music.keys import estimate_keys
+from tritone.music.keys import estimate_keys, key_code
 
 # Columns of conditions (..., 6) int64; 0 is unknown, except for the position in a bar.
 KEY: Final = 0  # 1..12 C major .. B major, 13..24 C minor .. B minor
@@ -80,7 +80,7 @@ def conditions_of(notes: Tensor, *, style: int, bar_frames: int, first_position:
     """
     found = torch.zeros(len(notes), N_CONDITIONS, dtype=torch.int64)
     tonic, mode = estimate_keys(notes[None].numpy())
-    found[:, KEY] = int(1 + mode[0] * 12 + tonic[0]) if tonic[0] >= 0 else 0
+    found[:, KEY] = key_code(int(tonic[0]), int(mode[0])) if tonic[0] >= 0 else 0
     found[:, STYLE] = style
     if 0 < bar_frames <= LONGEST_BAR:
         frame = torch.arange(len(notes)) + first_position
