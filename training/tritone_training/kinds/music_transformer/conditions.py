@@ -30,8 +30,8 @@ _FEWEST_BARS: Final = 8
 _PHRASE_BARS: Final = 4
 _FEWEST_EXCERPT_BARS: Final = 4
 _MOST_EXCERPT_BARS: Final = 32
-_MOST_TRIES: Final = 8
-_CLEARER: Final = 0.08  # than any other: the correlation of a key that is known
+_MOST_TRIES: Final = 12
+_CLEARER: Final = 0.1  # than any other: the correlation of a key that is known
 
 Repeats = npt.NDArray[np.int64]
 
@@ -117,8 +117,8 @@ def excerpt_of(
     """Return a random part of a piece that could be a piece: whole bars that end with a cadence.
 
     Requests are for whole bars, while many pieces begin with an upbeat and end with an incomplete bar. A part begins at
-    the first bar line or a multiple of four bars later, and is 4 to 32 bars long, an even number. Its last chord is
-    held where the piece goes on with the next upbeat, or where its last bar is incomplete.
+    the first bar line or a multiple of four bars later, and is 4 to 32 bars long. Its last chord is held where the
+    piece goes on with the next upbeat, or where its last bar is incomplete.
 
     Returns:
         The part and its conditions; None if none of a few random ones ends with a cadence.
@@ -135,7 +135,7 @@ def excerpt_of(
     parts = [
         (start, n)
         for start in range(0, n_bars, _PHRASE_BARS)
-        for n in range(_FEWEST_EXCERPT_BARS, min(_MOST_EXCERPT_BARS, n_bars - start) + 1, 2)
+        for n in range(_FEWEST_EXCERPT_BARS, min(_MOST_EXCERPT_BARS, n_bars - start) + 1)
     ]
     for number in random.permutation(len(parts))[:_MOST_TRIES]:
         start, n = parts[number]

@@ -25,7 +25,7 @@ from tritone_training.kinds.music_transformer.notes import PADDING, Frames, read
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
-_WHOLE_SHARE: Final = 0.5  # of the passes in which a piece with excerpts is used as a whole
+_WHOLE_SHARE: Final = 0.4  # of the passes in which a piece with excerpts is used as a whole
 _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
 
 
@@ -228,7 +228,7 @@ class TrainingSegments(Dataset[Any]):
             pieces: the pieces.
             styles: those that the network has.
             conditions: of each piece.
-            excerpt_of: returns a random part of a piece, which is used instead of the piece in half of the passes;
+            excerpt_of: returns a random part of a piece, which is used instead of the piece in three passes of five;
                 None: no parts are used.
             onsets: whether the data have onsets.
             n_frames: longest segment.

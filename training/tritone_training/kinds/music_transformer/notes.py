@@ -267,7 +267,7 @@ class NoteDecoder(nn.Module):
             pitch: (M,) its pitch.
 
         Returns:
-            (M, 2, S, 12), 0 at all other places, and where the note is held on or the pitch is that of the place before.
+            (M, 2, S, 12), 0 at other places, and where the note is held on or the pitch is that of the place before.
         """
         before = view.voices.index_select(1, at)[:, 0]
         moved = ((pitch != before) & (before >= 0)).to(torch.float32)
