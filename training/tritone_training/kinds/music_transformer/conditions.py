@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone.music.endings import ending_of
 from tritone.music.grid import FRAMES_PER_QUARTER, HELD, N_PITCHES, SILENT, STRUCK, Grid
 from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_code, key_correlations, tonic_and_mode
 from tritone_training.data.scores import ScorePiece
-from tritone_training.musicality.tonality import ending_of
 
 UNKNOWN: Final = 0
 N_KEYS_AND_MODES: Final = 24  # 1 to 12: C major to B major; 13 to 24: C minor to B minor
