@@ -209,8 +209,8 @@ def _compose(
         )
     conditions = conditions_for(known, plan, sampling, steering)
     inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
-    pieces = yield from _candidates(known, plan, sampling, conditions, inputs)
-    return min(pieces, key=lambda piece: float(np.nansum(piece.nll, dtype=np.float64)))
+    pieces, nats = yield from _candidates(known, plan, sampling, conditions, inputs)
+    return pieces[int(nats.argmin())]
 
 
 def _compose_as_asked(
@@ -228,7 +228,8 @@ def _compose_as_asked(
     while len(pieces) < n_candidates and (not pieces or min(piece.n_unmet for piece in pieces)):
         stop = min(n_candidates, len(pieces) + min(most, max(1, _MORE * len(pieces))))
         batch = {name: array[len(pieces) : stop] for name, array in inputs.items()}
-        pieces += yield from _candidates(known, plan, sampling, conditions, batch)
+        more, _ = yield from _candidates(known, plan, sampling, conditions, batch)
+        pieces += more
     return min(pieces, key=lambda piece: piece.n_unmet)
 
 
@@ -238,15 +239,16 @@ def _candidates(
     sampling: SamplingParams,
     conditions: SteeringInputs,
     inputs: Mapping[str, Array],
-) -> Flow[list[Piece]]:
-    """Request a batch of pieces."""
+) -> Flow[tuple[list[Piece], Array]]:
+    """Request a batch of pieces; return them and the nats of each."""
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
     n = len(inputs["noise"])
     frames = checked_output(response, "frames", (n, plan.n_frames, N_PITCHES), largest=STRUCK)
     nll = checked_output(response, "nll", (n, plan.n_frames))
     asked = conditions.to_dict()
-    return [_piece(plan, *notes, sampling, response, conditions=asked) for notes in zip(frames, nll, strict=True)]
+    pieces = [_piece(plan, *notes, sampling, response, conditions=asked) for notes in zip(frames, nll, strict=True)]
+    return pieces, nll.sum(axis=1, dtype=np.float64)
 
 
 def _sample_frames(
