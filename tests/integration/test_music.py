@@ -13,6 +13,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,11 @@ WAYS: dict[str, Callable[[MusicClient, int], Any]] = {
         density=("low", "medium", "high")[seed % 3],
         structure=("AA", "AB", None)[seed % 3],
         ending=seed % 5 > 0,
+        n_candidates=1,
     ),
-    "polyphony_rnn_sampler": lambda music, seed: music.compose(bars=2, seed=seed, model="polyphony_rnn", top_k=40),
+    "polyphony_rnn_sampler": lambda music, seed: music.compose(
+        bars=2, seed=seed, model="polyphony_rnn", top_k=40, n_candidates=1
+    ),
     "music_vae_decoder": lambda music, seed: music.sample("music_vae", 1, seed, note_density=1.0),
     "music_gan": lambda music, seed: music.sample("music_gan", 1, seed, key=seed % 12, mode="minor", truncation=0.9),
 }
@@ -193,7 +197,7 @@ def n_runs(server: TritonServer, model: str) -> int:
 def test_streamed_as_unstreamed(music: MusicClient, tune: Path, n_prompt: int) -> None:
     prompt = Grid(to_grid(tune).frames[:n_prompt], meter=(16, 0)) if n_prompt else None
     for seed in range(5):
-        whole = music.compose(prompt=prompt, bars=3, seed=seed, temperature=1.1, style="dance")
+        whole = music.compose(prompt=prompt, bars=3, seed=seed, temperature=1.1, style="dance", n_candidates=1)
         with music.stream_compose(prompt=prompt, bars=3, seed=seed, temperature=1.1, style="dance") as stream:
             chunks = list(stream)
         np.testing.assert_array_equal(stream.result().grid.frames, whole.grid.frames)
@@ -213,14 +217,25 @@ def test_a_steered_piece_is_the_same_streamed(music: MusicClient, tune: Path, st
                 "prompt": prompt, "bars": 8, "seed": seed, "key": "G", "mode": "minor", "density": "high", "voices": 3,
                 "structure": structure,
             }  # fmt: skip
-            whole = music.compose(**asked)
+            whole = music.compose(**asked, n_candidates=1)
             with music.stream_compose(**asked) as stream:
                 assert list(stream)
             np.testing.assert_array_equal(stream.result().grid.frames, whole.grid.frames)
             assert stream.result().conditions == whole.conditions
             assert (whole.conditions["key"], whole.conditions["voices"]) == ("G", 3)
-            other = music.compose(**{**asked, "structure": None})
+            other = music.compose(**{**asked, "structure": None}, n_candidates=1)
             assert (other.grid.frames != whole.grid.frames).any()
+
+
+def test_candidates(url: str) -> None:
+    with MusicClient(url) as music:
+        for seed in range(4):
+            numbers = (1, 2, 4, 8)
+            pieces = [music.compose(bars=2, seed=seed, key="C", n_candidates=n) for n in numbers]
+            unmet = [piece.n_unmet for piece in pieces]
+            assert unmet == sorted(unmet, reverse=True)  # more candidates include the same ones as fewer
+            for fewer, more in pairwise(pieces):
+                assert more.n_unmet < fewer.n_unmet or more.to_dict() == fewer.to_dict()
 
 
 def test_compose(url: str, tune: Path) -> None:
