@@ -389,6 +389,19 @@ def test_the_listening_test_of_every_writer(
         assert again[name]["generated"] == length["measures"][name]["generated"]
 
 
+def test_the_listening_test_of_harmonizations(music_server: TritonServer, run_tritone: Callable[..., Any]) -> None:
+    ended = run_tritone(
+        "listen-test", "music_transformer", "--task", "harmonize", "--server", music_server.grpc_url, "--seeds", 3,
+        "--json", "--data", music_models.tunes(),
+    )  # fmt: skip
+    assert ended.status == 0, ended.stderr
+    result = json.loads(ended.stdout)
+    assert result["real_style"] == "chorale"
+    for group in result["groups"]:
+        assert group["measures"]["accompanied"]["generated"]["mean"] == 1
+        assert group["measures"]["nll"]["generated"]["n"] == group["n_pieces"]
+
+
 def test_models_that_do_not_write_are_named_by_the_listening_test(
     music_server: TritonServer, run_tritone: Callable[..., Any]
 ) -> None:
