@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
+from tritone.music.keys import N_KEYS
 from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
 from tritone_training.kinds.music_transformer.conditions import MOST_VOICES
@@ -30,6 +31,7 @@ from tritone_training.kinds.music_transformer.notes import (
     HELD,
     MAX_NOTES,
     N_TOKENS,
+    PERFECT_INTERVALS,
     STRUCK,
     FrameView,
     multi_hot,
@@ -388,8 +390,8 @@ def _choose_notes(
         return state[1].amax(0) > END  # at the last place END is forced
 
     def place(state: LoopState) -> LoopState:
-        at, above, conditioning, anchor, tokens, nats = state
-        scores = level.next_scores(view, above, conditioning, anchor)
+        at, above, conditioning, anchor, moves, tokens, nats = state
+        scores = level.next_scores(view, above, conditioning, anchor, at, moves)
         given = forced.index_select(1, at)
         suitable = torch.where((given == _NOTE) & is_end, _LAST_RESORT, scores)
         chosen = choose(suitable, noise.index_select(1, at), choice)[:, None]
@@ -397,11 +399,13 @@ def _choose_notes(
         surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, token)
         here = places == at
         above = token[:, 0]
+        pitch = level.pitch_of_token.index_select(0, above)
         return (
             at + 1,
             above.clone(),
             conditioning + level.written(above),
-            level.pitch_of_token.index_select(0, above),
+            pitch,
+            moves + level.move(view, at, above, pitch),
             torch.where(here, token, tokens),
             torch.where(here, surprise, nats),
         )
@@ -411,10 +415,11 @@ def _choose_notes(
         torch.full_like(view.top, BEGIN),
         view.context,
         view.top,
+        torch.zeros(len(forced), len(PERFECT_INTERVALS), MAX_NOTES, N_KEYS, device=noise.device),
         torch.zeros_like(forced),
         torch.zeros_like(noise),
     )
-    _, _, _, _, tokens, nats = unrolled_or_loop(goes_on, place, begin)
+    *_, tokens, nats = unrolled_or_loop(goes_on, place, begin)
     return tokens, nats
 
 
