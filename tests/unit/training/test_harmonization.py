@@ -146,7 +146,8 @@ def test_numbers_of_candidates_are_compared(music: MusicClient, server: FakeWrit
 def test_arguments_reach_the_model_and_the_result(music: MusicClient, server: FakeWriters, real: Path) -> None:
     result = run(music, real, n_melodies=1, seed=5, arguments={"temperature": 0.5, "style": "folk"})
     inputs = server.asked("music_transformer")[0].inputs
-    assert (inputs["temperature"].item(), inputs["style"].item()) == (0.5, 2)
+    assert inputs["temperature"].tolist() == 8 * [[0.5]]  # the client's own number of candidates
+    assert inputs["style"].tolist() == 8 * [[2]]
     values = json.loads(json.dumps(result.to_dict()))
     assert (values["seed"], values["arguments"]["style"], values["n_melodies"]) == (5, "folk", 1)
     assert values["groups"][0]["measures"]["accompanied"]["generated"]["mean"] == 1

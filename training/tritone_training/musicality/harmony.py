@@ -11,10 +11,11 @@ from typing import Final
 
 import numpy as np
 
+from tritone.music.endings import ending_of
 from tritone.music.grid import SILENT, STRUCK, Frames, Grid
-from tritone.music.voices import N_VOICES, assign_voices
+from tritone.music.voice_leading import sounding_columns
+from tritone.music.voices import N_VOICES
 from tritone_training.musicality import texture, tonality
-from tritone_training.musicality.measures import sounding_pitches
 
 NAN: Final = float("nan")
 # Title and unit of each measure, in the order of tables.
@@ -42,7 +43,7 @@ def measure_harmony(grid: Grid, melody: Frames) -> dict[str, float]:
         **texture.voice_leading(grid),
         **voice_ranges(grid),
         "scale_consistency": tonality.scale_consistency_of(grid),
-        "cadence": float(tonality.ending_of(grid).is_cadence),
+        "cadence": float(ending_of(grid).is_cadence),
     }
 
 
@@ -61,10 +62,8 @@ def notes_at_once(grid: Grid, melody: Frames) -> float:
 
 def voice_ranges(grid: Grid) -> dict[str, float]:
     """Return `range_1` (of the highest voice) to `range_4`, in semitones; NaN for a voice without notes."""
-    voices, _ = assign_voices(grid.frames)
-    sounding = sounding_pitches(voices[None])[0][0]  # (N, 4), -1 for rests
     ranges = {}
-    for voice, pitches in enumerate(sounding.T, 1):
+    for voice, pitches in enumerate(sounding_columns(grid.frames).T, 1):
         used = pitches[pitches >= 0]
         ranges[f"range_{voice}"] = float(np.ptp(used)) if used.size else NAN
     return ranges
