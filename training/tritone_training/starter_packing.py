@@ -199,7 +199,7 @@ def _card(info: Mapping[str, Any]) -> str:
 
 def earlier_commands(info: Mapping[str, Any]) -> str:
     """Return a section of the card about the trainings that the last one continued, the first one first."""
-    commands = []
+    commands: list[str] = []
     while info := info.get("warm_start") or {}:
         epochs = f" ({info['n_epochs']} epochs)" if "n_epochs" in info else ""
         commands.insert(0, f"1. `{info['command']}`{epochs}\n")
