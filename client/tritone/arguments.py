@@ -28,6 +28,22 @@ _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 
 
+class _Short(reprlib.Repr):
+    """Values in at most some hundred characters, integers included that Python refuses to write as digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return an integer, or its size if it has many digits."""
+        n_bits = x.bit_length()
+        return f"an integer of {n_bits:,} bits" if n_bits > _LARGEST_INTEGER_BITS else super().repr_int(x, level)
+
+
+shown: Final = _Short().repr  # a value in an error
+
+
 def check_model_name(model: str) -> str:
     """Return the name of a model if it is safe as a folder, in a URL, in a log and as the label of a metric.
 
@@ -53,7 +69,7 @@ def check_count(name: str, value: int, *, least: int, most: int) -> int:
     """
     if not is_whole(value) or not least <= value <= most:
         raise InvalidInputError(
-            f"invalid {name}: expected a whole number from {least} to {most}, got {value!r}",
+            f"invalid {name}: expected a whole number from {least} to {most}, got {shown(value)}",
             argument=name.partition("[")[0],
         )
     return int(value)
@@ -80,7 +96,7 @@ def check_bool(name: str, value: Any) -> bool:
         InvalidInputError: it is something else.
     """
     if not isinstance(value, bool | np.bool_):
-        raise _invalid(name, f"expected True or False, got {reprlib.repr(value)}")
+        raise _invalid(name, f"expected True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -91,7 +107,7 @@ def check_share(name: str, value: Any) -> float:
         InvalidInputError: it is something else.
     """
     if not is_number(value) or not 0 <= value <= 1:
-        raise _invalid(name, f"expected a number from 0 to 1, got {reprlib.repr(value)}")
+        raise _invalid(name, f"expected a number from 0 to 1, got {shown(value)}")
     return float(value)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 
+from tritone.arguments import shown
 from tritone.constants import EMOTIONS, LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
 from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
@@ -266,7 +267,7 @@ class CachedModel:
         if style not in self.styles:
             known = ", ".join(self.styles) or "None, as the model has no styles"
             raise InvalidInputError(
-                f"unknown style for model {self.name!r}: expected {known}, got {style!r}",
+                f"unknown style for model {self.name!r}: expected {known}, got {shown(style)}",
                 model=self.name,
                 argument="style",
             )

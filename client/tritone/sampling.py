@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from tritone.arguments import is_number, is_whole, scalar
+from tritone.arguments import is_number, is_whole, scalar, shown
 from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
@@ -73,20 +73,20 @@ class SamplingParams:
         ):
             raise InvalidInputError(
                 f"invalid temperature: expected a number from {LEAST_TEMPERATURE} to {LARGEST_TEMPERATURE:g}, or "
-                f"None, got {temperature!r}; use top_k=1 to always take the most likely candidate",
+                f"None, got {shown(temperature)}; use top_k=1 to always take the most likely candidate",
                 argument="temperature",
             )
         if top_k is not None and (not is_whole(top_k) or top_k < 1):
             raise InvalidInputError(
-                f"invalid top_k: expected a whole number, 1 or more, or None, got {top_k!r}", argument="top_k"
+                f"invalid top_k: expected a whole number, 1 or more, or None, got {shown(top_k)}", argument="top_k"
             )
         if top_p is not None and (not is_number(top_p) or not 0 < top_p <= 1):
             raise InvalidInputError(
-                f"invalid top_p: expected a number above 0 and at most 1, or None, got {top_p!r}", argument="top_p"
+                f"invalid top_p: expected a number above 0 and at most 1, or None, got {shown(top_p)}", argument="top_p"
             )
         if style is not None and not isinstance(style, str):
             raise InvalidInputError(
-                f"invalid style: expected the name of a style, or None for any, got {style!r}", argument="style"
+                f"invalid style: expected the name of a style, or None for any, got {shown(style)}", argument="style"
             )
         return cls(
             temperature=None if temperature is None else float(temperature),
@@ -123,7 +123,8 @@ def _checked_tempo(tempo_qpm: float | None) -> float | None:
     low, high = TEMPI_QPM
     if not is_number(tempo_qpm) or not low <= tempo_qpm <= high:
         raise InvalidInputError(
-            f"invalid tempo_qpm: expected {low:g} to {high:g} quarter notes per minute, or None, got {tempo_qpm!r}",
+            f"invalid tempo_qpm: expected {low:g} to {high:g} quarter notes per minute, or None, got "
+            f"{shown(tempo_qpm)}",
             argument="tempo_qpm",
         )
     return float(tempo_qpm)
@@ -163,11 +164,11 @@ def check_seed(seed: int) -> int:
     """
     expected = "expected a whole number from 0 to 2**63 - 1 (9223372036854775807)"
     if isinstance(seed, bool | np.bool_):
-        raise InvalidInputError(f"invalid seed: {expected}, got {seed!r}", argument="seed")
+        raise InvalidInputError(f"invalid seed: {expected}, got {shown(seed)}", argument="seed")
     try:
         number = operator.index(seed)
     except TypeError as error:
-        raise InvalidInputError(f"invalid seed: {expected}, got {seed!r}", argument="seed") from error
+        raise InvalidInputError(f"invalid seed: {expected}, got {shown(seed)}", argument="seed") from error
     if not 0 <= number <= LARGEST_SEED:
         raise InvalidInputError(f"invalid seed: {expected}, got {number}", argument="seed")
     return number

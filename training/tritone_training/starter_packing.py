@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import reprlib
 import shlex
 import shutil
 import sys
@@ -84,7 +85,7 @@ def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool 
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=out.parent) as parent:
         packed = Path(parent) / out.name
         own = {name: value for name, value in info.items() if name not in _OWN_ENTRIES}
-        own |= {checkpoint.STORED_DTYPE: "float16", "licence": LICENCE, **training_history(info)}
+        own |= {checkpoint.STORED_DTYPE: "float16", "licence": LICENCE, **training_history(folder, info)}
         checkpoint.save(packed, kind=kind.name, info=own, weights=_halved(trained))
         float32, float16 = (_measure(kind, each, info, progress=progress) for each in (folder, packed))
         if float32 - float16 > max_loss:
@@ -105,43 +106,73 @@ def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool 
     return PackedWeights(out, kind.score, float32, float16, n_bytes)
 
 
-def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
+def require_shareable(folder: Path, info: Mapping[str, Any], *, before: frozenset[Path] = frozenset()) -> None:
     """Check that a checkpoint was trained only on collections in the public domain.
 
     Args:
         folder: folder of the checkpoint, for error messages.
         info: content of checkpoint.json.
+        before: folders of the checkpoints that were warm-started from it.
 
     Raises:
-        CheckpointError: it was trained on other or unknown data, or warm-started from such a checkpoint.
+        CheckpointError: it was trained on other or unknown data, or warm-started from such a checkpoint, or in a
+            circle; checkpoint.json is damaged.
+        DataError: the data has an unknown name.
     """
+    before |= {folder.resolve()}
     data = info.get("data") or {}
+    styles = (data.get("styles") or {}) if isinstance(data, dict) else None
+    if not isinstance(styles, dict | list) or not all(isinstance(style, str) for style in styles):
+        raise _damaged(folder, "data", "an object with styles by name", data)
     source = str(data.get("source") or "")
     selection = parse_selection(source)
-    styles = set(data.get("styles") or ())
-    if selection is None or not selection.may_share_weights or not styles <= set(selection.collections):
+    if selection is None or not selection.may_share_weights or not set(styles) <= set(selection.collections):
         raise CheckpointError(
             f"{folder}: the terms of its data do not permit distributing its weights: expected collections among "
             f"{', '.join(PUBLIC_DOMAIN)}, got {source or 'unknown data'}; train with --data corpus:public-domain"
         )
-    if (warm_start := info.get("warm_start")) is not None:
-        start = Path(str(warm_start.get("checkpoint")))
-        require_shareable(start, _read_info(start))
+    if (start := _warm_started_from(folder, info)) is not None:
+        if start.resolve() in before:
+            raise CheckpointError(
+                f"{start}: was warm-started from itself: expected a checkpoint of an earlier training; correct the "
+                f"warm_start in {checkpoint.INFO}, or train again"
+            )
+        require_shareable(start, _read_info(start), before=before)
 
 
-def training_history(info: Mapping[str, Any]) -> dict[str, Any]:
+def training_history(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a checkpoint was trained, without the folders of the machine: its command, and those before it."""
     history: dict[str, Any] = {"command": _portable(str(info.get("command", "")))}
-    if (warm_start := info.get("warm_start")) is not None:
-        before = _read_info(Path(str(warm_start.get("checkpoint"))))
+    if (start := _warm_started_from(folder, info)) is not None:
+        before = _read_info(start)
         epochs = {name: before[name] for name in ("n_epochs",) if name in before}
-        history["warm_start"] = {**warm_start, "checkpoint": "", **epochs, **training_history(before)}
+        history["warm_start"] = {**info["warm_start"], "checkpoint": "", **epochs, **training_history(start, before)}
     return history
+
+
+def _warm_started_from(folder: Path, info: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the checkpoint that a training continued; None if there is none."""
+    warm_start = info.get("warm_start")
+    if warm_start is None:
+        return None
+    start = warm_start.get("checkpoint") if isinstance(warm_start, dict) else None
+    if not isinstance(start, str) or not start or "\0" in start:
+        raise _damaged(folder, "warm_start", "an object with the folder of a checkpoint", warm_start)
+    return Path(start)
+
+
+def _damaged(folder: Path, entry: str, expected: str, value: object) -> CheckpointError:
+    return CheckpointError(
+        f"{folder / checkpoint.INFO}: invalid {entry}: expected {expected}, got {reprlib.repr(value)}; train again"
+    )
 
 
 def _portable(command: str) -> str:
     """Return a command of training without --out and --resume, and with --warm-start DIR for any folder."""
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # unbalanced quotes: not a command line
+        words = command.split()
     kept: list[str] = []
     while words:
         word = words.pop(0)

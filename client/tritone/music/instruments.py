@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from tritone.arguments import is_whole
+from tritone.arguments import is_whole, shown
 from tritone.exceptions import InvalidInputError
 from tritone.music.grid import TEMPO_QPM
 
@@ -143,7 +143,7 @@ def check_instruments(instruments: Instruments | None) -> tuple[str, ...] | None
     if not isinstance(several, list | tuple) or not 1 <= len(several) <= N_PARTS_MAX:
         raise InvalidInputError(
             f"invalid instruments: expected 1 to {N_PARTS_MAX} General MIDI instruments, from the highest part down, "
-            f"got {instruments!r:.200}",
+            f"got {shown(instruments)}",
             argument="instruments",
         )
     return tuple(_checked(each) for each in several)
@@ -163,6 +163,6 @@ def _checked(instrument: Any) -> str:
     hint = f"; similar: {', '.join(dict.fromkeys(near))}" if near else ""
     raise InvalidInputError(
         f"unknown instrument: expected a General MIDI name such as 'Violin', or a program from 0 to 127, got "
-        f"{instrument!r:.200}{hint}",
+        f"{shown(instrument)}{hint}",
         argument="instruments",
     )

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.arguments import is_whole
+from tritone.arguments import is_whole, shown
 from tritone.exceptions import InvalidInputError
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, SILENT
 
@@ -46,8 +46,8 @@ def tonic_number(key: str | int | None) -> int | None:
     if isinstance(key, str) and key[:1].upper() in _SEMITONES_OF_NOTES and key[1:] in _SEMITONES_OF_SIGNS:
         return (_SEMITONES_OF_NOTES[key[0].upper()] + _SEMITONES_OF_SIGNS[key[1:]]) % N_KEYS
     raise InvalidInputError(
-        f"unknown key: expected a note such as 'C', 'F#' or 'Bb', or 0 (C) to 11 (B), got {key!r}; pass the mode as "
-        f"mode=",
+        f"unknown key: expected a note such as 'C', 'F#' or 'Bb', or 0 (C) to 11 (B), got {shown(key)}; pass the mode "
+        f"as mode=",
         argument="key",
     )
 
@@ -62,7 +62,8 @@ def mode_number(mode: str | None) -> int | None:
         return None
     if not (isinstance(mode, str) and mode in MODES):
         raise InvalidInputError(
-            f"unknown mode: expected {' or '.join(map(repr, MODES))}, or None for any, got {mode!r}", argument="mode"
+            f"unknown mode: expected {' or '.join(map(repr, MODES))}, or None for any, got {shown(mode)}",
+            argument="mode",
         )
     return MODES.index(mode)
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final, Self, overload
 import numpy as np
 import numpy.typing as npt
 
+from tritone.arguments import shown
 from tritone.files import File, PathLike, format_of, write_result
 from tritone.music.endings import ending_of
 from tritone.music.grid import Grid
@@ -291,7 +292,7 @@ def _plain(name: str, values: Any) -> dict[str, Any]:
         for name, value in values.items()
     )
     if not plain:
-        raise TypeError(f"invalid {name}: expected texts, numbers, true, false or null by name, got {values!r}")
+        raise TypeError(f"invalid {name}: expected texts, numbers, true, false or null by name, got {shown(values)}")
     return dict(values)
 
 

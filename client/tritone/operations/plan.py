@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.arguments import check_bool, is_whole
+from tritone.arguments import check_bool, is_whole, shown
 from tritone.exceptions import InvalidInputError, InvalidScoreError
 from tritone.music.grid import HELD, MAX_FRAMES, N_PITCHES, STRUCK, UNKNOWN_METER, Frames, Grid, with_strikes
 from tritone.music.piece import Piece
@@ -292,10 +292,10 @@ def check_bars(bars: tuple[int, int], n_bars: int) -> tuple[int, int]:
     )
     pair = isinstance(bars, tuple | list) and len(bars) == 2 and all(is_whole(bar) for bar in bars)
     if not pair or not 0 <= bars[0] < bars[1] <= n_bars:
-        raise InvalidInputError(f"invalid bars: {expected}, got {bars!r}", argument="bars")
+        raise InvalidInputError(f"invalid bars: {expected}, got {shown(bars)}", argument="bars")
     if bars[1] - bars[0] > N_BARS_MAX:
         raise InvalidInputError(
-            f"too many bars: expected at most {N_BARS_MAX} in one call, got {bars!r}", argument="bars"
+            f"too many bars: expected at most {N_BARS_MAX} in one call, got {shown(bars)}", argument="bars"
         )
     return int(bars[0]), int(bars[1])
 
@@ -311,7 +311,7 @@ def frames_per_bar(meter: tuple[int, int] | None, frames_per_quarter: int) -> in
     pair = isinstance(meter, tuple | list) and len(meter) == 2 and all(is_whole(number) for number in meter)
     if not pair or not 1 <= meter[0] <= 32 or meter[1] not in (1, 2, 4, 8, 16, 32):
         raise InvalidInputError(
-            f"invalid meter: expected a time signature such as (4, 4), (3, 4) or (6, 8), got {meter!r}",
+            f"invalid meter: expected a time signature such as (4, 4), (3, 4) or (6, 8), got {shown(meter)}",
             argument="meter",
         )
     n_frames, rest = divmod(4 * frames_per_quarter * int(meter[0]), int(meter[1]))

@@ -17,6 +17,7 @@ from tritone.arguments import (
     check_model_name,
     is_number,
     scalar,
+    shown,
 )
 from tritone.constants import ATTRIBUTES, LARGEST_DENSITY
 from tritone.exceptions import InvalidInputError
@@ -163,7 +164,7 @@ def _density(density: float | None) -> float:
         raise InvalidInputError(
             f"invalid density: expected a number above 0 and at most {LARGEST_DENSITY:g} (struck notes per quarter), "
             f"or "
-            f"None for any, got {density!r}",
+            f"None for any, got {shown(density)}",
             argument="density",
         )
     return float(density)
@@ -175,7 +176,7 @@ def _truncation(truncation: float | None) -> float:
     if not is_number(truncation) or not 0 < truncation <= 1:
         raise InvalidInputError(
             f"invalid truncation: expected a number above 0 and at most 1, or None for no truncation, got "
-            f"{truncation!r}",
+            f"{shown(truncation)}",
             argument="truncation",
         )
     return float(truncation)

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from tritone.arguments import check_bool, is_whole, scalar
+from tritone.arguments import check_bool, is_whole, scalar, shown
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Array
 from tritone.model_cache import CachedModel
@@ -84,17 +84,17 @@ class Steering:
         """
         if density is not None and not (isinstance(density, str) and density in DENSITIES):
             raise InvalidInputError(
-                f"unknown density: expected {', '.join(map(repr, DENSITIES))}, or None for any, got {density!r}",
+                f"unknown density: expected {', '.join(map(repr, DENSITIES))}, or None for any, got {shown(density)}",
                 argument="density",
             )
         if voices is not None and not (is_whole(voices) and 1 <= voices <= N_VOICES_MAX):
             raise InvalidInputError(
-                f"invalid voices: expected 1 to {N_VOICES_MAX}, or None for any, got {voices!r}", argument="voices"
+                f"invalid voices: expected 1 to {N_VOICES_MAX}, or None for any, got {shown(voices)}", argument="voices"
             )
         if structure is not None and not _is_structure(structure):
             raise InvalidInputError(
                 f"invalid structure: expected a capital letter for each phrase, at most {_MOST_PHRASES}, such as "
-                f"'AABA', or None for any, got {structure!r}",
+                f"'AABA', or None for any, got {shown(structure)}",
                 argument="structure",
             )
         return cls(

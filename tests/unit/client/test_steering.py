@@ -596,3 +596,31 @@ def test_silence_has_no_key_and_no_ending() -> None:
     assert silent.achieved == {"key": None, "mode": None, "voices": 0, "ending": False}
     assert silent.n_unmet == 0  # nothing was asked
     assert Piece.from_dict(silent.to_dict()).achieved == silent.achieved
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "key",
+        "mode",
+        "density",
+        "voices",
+        "structure",
+        "ending",
+        "n_candidates",
+        "instruments",
+        "bars",
+        "meter",
+        "seed",
+        "temperature",
+        "tempo_qpm",
+    ],
+)
+@pytest.mark.parametrize("value", [10**5_000, (10**5_000, 4), "x" * 100_000], ids=["integer", "tuple", "text"])
+def test_errors_name_huge_values_in_short(model: FakeWriters, name: str, value: Any) -> None:
+    """Python refuses to write such an integer as digits, so that its error would hide the one of the argument."""
+    arguments = {"bars": 2, name: value}
+    with MusicClient(transport=model) as music, pytest.raises(InvalidInputError) as caught:
+        music.compose(**arguments)
+    assert caught.value.argument == name
+    assert len(str(caught.value)) < 600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -95,6 +96,33 @@ def test_weights_that_started_from_other_data_are_refused(tmp_path: Path) -> Non
         require_shareable(Path("run"), info)
 
 
+def test_weights_that_started_from_themselves_are_refused(tmp_path: Path) -> None:
+    info = {"data": ALLOWED, "warm_start": {"checkpoint": str(tmp_path)}}
+    (tmp_path / "checkpoint.json").write_text(json.dumps(info))
+    with pytest.raises(CheckpointError, match="was warm-started from itself: expected a checkpoint of an earlier"):
+        require_shareable(tmp_path, info)
+
+
+@pytest.mark.parametrize("warm_start", ["runs/a", ["runs/a"], {}, {"checkpoint": 5}, {"checkpoint": "a\0b"}])
+def test_a_damaged_warm_start_is_refused(warm_start: Any) -> None:
+    info = {"data": ALLOWED, "warm_start": warm_start}
+    with pytest.raises(CheckpointError, match=r"checkpoint.json: invalid warm_start: expected an object .*, got .*; "):
+        require_shareable(Path("run"), info)
+    with pytest.raises(CheckpointError, match="invalid warm_start"):
+        starter_packing.training_history(Path("run"), info)
+
+
+@pytest.mark.parametrize("data", ["corpus:bach", [1], 5, {**ALLOWED, "styles": 5}, {**ALLOWED, "styles": [["bach"]]}])
+def test_damaged_data_of_a_checkpoint_are_refused(data: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"checkpoint.json: invalid data: expected an object .*, got .*; train"):
+        require_shareable(Path("run"), {"data": data})
+
+
+def test_a_command_with_an_open_quote_is_kept() -> None:
+    command = starter_packing.training_history(Path("run"), {"command": "tritone train 'x"})["command"]
+    assert shlex.split(command) == ["tritone", "train", "'x"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A tiny checkpoint that was trained on what starter weights are trained on, as far as it goes."""
@@ -145,7 +173,7 @@ def test_a_checkpoint_is_stored_in_half_precision_with_its_card(trained: Path, p
     ],
 )
 def test_cards_have_no_folders_of_a_machine(command: str, expected: str) -> None:
-    assert starter_packing.training_history({"command": command}) == {"command": expected}
+    assert starter_packing.training_history(Path("run"), {"command": command}) == {"command": expected}
 
 
 def test_the_card_names_all_trainings(tmp_path: Path) -> None:
@@ -155,7 +183,7 @@ def test_the_card_names_all_trainings(tmp_path: Path) -> None:
             info["warm_start"] = {"checkpoint": str(tmp_path / str(n - 1)), "n_loaded": 7}
         (tmp_path / str(n)).mkdir()
         (tmp_path / str(n) / checkpoint.INFO).write_text(json.dumps(info))
-    history = starter_packing.training_history(infos[2])
+    history = starter_packing.training_history(tmp_path, infos[2])
     assert str(tmp_path) not in json.dumps(history)
     assert starter_packing.earlier_commands(history) == (
         "\n## Trained before as\n\n1. `tritone train x --set n=0` (2 epochs)\n"
