@@ -170,5 +170,5 @@ def check_seed(seed: int) -> int:
     except TypeError as error:
         raise InvalidInputError(f"invalid seed: {expected}, got {shown(seed)}", argument="seed") from error
     if not 0 <= number <= LARGEST_SEED:
-        raise InvalidInputError(f"invalid seed: {expected}, got {number}", argument="seed")
+        raise InvalidInputError(f"invalid seed: {expected}, got {shown(number)}", argument="seed")
     return number
