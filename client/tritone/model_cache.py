@@ -95,7 +95,10 @@ SCORER: Final = Role(
     "predicts frames of music", {"frames": _FRAMES}, {"nll": _PER_FRAME, "probabilities": (None, N_PITCHES)}
 )
 SAMPLER: Final = Role(
-    "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
+    "continues frames of music",
+    {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING},
+    {"frames": _FRAMES},
+    newer_inputs={"meter": (2,), "style": _SCALAR, **_CONDITIONS},
 )
 COMPOSER: Final = Role(
     "composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS, newer_inputs=_CONDITIONS
@@ -187,11 +190,6 @@ class CachedModel:
     def n_notes_max(self) -> int:
         """The largest number of simultaneous notes."""
         return self._number("max_notes", 8 if "given" in self.role.inputs else N_PITCHES)
-
-    @property
-    def reads_count_in(self) -> bool:
-        """Whether one bar of silence as the prompt begins a piece in the metre of the bar (samplers)."""
-        return self.info.parameters.get("count_in") == "true"
 
     @property
     def styles(self) -> tuple[str, ...]:

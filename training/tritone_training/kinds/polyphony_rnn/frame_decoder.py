@@ -61,8 +61,8 @@ class FrameDecoder(nn.Module):
         Args:
             hidden: (N, 88, H) of the recurrent layer.
             seen: (N, 88, M) its input.
-            history: (N, 14, 88).
-            conditions: (N, 6) int64.
+            history: (N, 16, 88).
+            conditions: (N, 9) int64.
 
         Returns:
             (N, 88, W).
@@ -95,7 +95,7 @@ class FrameDecoder(nn.Module):
         Returns:
             (N,) of the notes that sound, and (N,) of which of those that sounded before are struck again.
         """
-        logits = self.logits(base + self.context(struck, notes * (1 - struck)))
+        logits = self.logits(base + self.context(struck, notes * (1 - struck))).float()
         sounding, again = (
             nn.functional.binary_cross_entropy_with_logits(logits[..., index], target, reduction="none")
             for index, target in enumerate((notes, struck))
@@ -129,8 +129,14 @@ class FrameSampler(nn.Module):
         self.added: Tensor
         self.pitches: Tensor
 
-    def forward(
-        self, base: Tensor, before: Tensor, rested: Tensor, noise: Tensor, choice: SamplingFilter
+    def forward(  # noqa: PLR0917 - tensors of the same frame
+        self,
+        base: Tensor,
+        before: Tensor,
+        rested: Tensor,
+        sharpness: Tensor,
+        noise: Tensor,
+        choice: SamplingFilter,
     ) -> tuple[Tensor, Tensor]:
         """Sample a frame.
 
@@ -138,6 +144,7 @@ class FrameSampler(nn.Module):
             base: (B, 88, W).
             before: (B, 88) 1 for what sounded in the frame before.
             rested: (B,) silent frames just before.
+            sharpness: (B,) factor of the logits, which divides the temperature.
             noise: (B, 88) uniform in 0 <= u < 1.
             choice: prepared sampling parameters for 89 choices.
 
@@ -158,9 +165,9 @@ class FrameSampler(nn.Module):
             if n == 0:
                 none = torch.where(rested[:, None] >= self.longest_rest, torch.full_like(none, NEVER), none)
             choices = torch.cat([torch.where(below, on + between, torch.full_like(on, NEVER)), none], 1)
-            picked = choose(choices, noise[:, n : n + 1], choice)  # (B,) 88 for none
+            picked = choose(choices * sharpness[:, None], noise[:, n : n + 1], choice)  # (B,) 88 for none
             index = picked.clamp_max(N_PITCHES - 1)[:, None]
-            again = torch.sigmoid(torch.gather(logits[..., 1], 1, index) / choice.temperature)
+            again = torch.sigmoid(torch.gather(logits[..., 1], 1, index) * sharpness[:, None] / choice.temperature)
             is_new = torch.gather(before, 1, index) == 0
             if self.strikes:
                 column = _FIRST_STRIKE + n
