@@ -38,7 +38,7 @@ from tritone_training.kinds.polyphony_rnn.conditions import (
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import SAMPLER, UNSTEERED_SAMPLER
 from tritone_training.kinds.polyphony_rnn.export import exportable
-from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameSampler
+from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameRules, FrameSampler
 from tritone_training.kinds.polyphony_rnn.module import PolyphonyModule, joint_nll
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, Sampler
 from tritone_training.kinds.polyphony_rnn.priors import SamplingPriors, measure_priors, priors_of
@@ -207,13 +207,13 @@ def test_sampled_frames_have_the_likelihoods_that_training_computes() -> None:
     n_samples = 2_000
     base = torch.randn(1, 88, 7).expand(n_samples, -1, -1)
     before = (torch.rand(88) < 0.2).float().expand(n_samples, -1)
-    sampler = FrameSampler(decoder, n_notes_max=20, longest_rest=9, strikes=True).eval()
+    sampler = FrameSampler(decoder, n_notes_max=20, strikes=True).eval()
     filtered = SamplingFilter.of(
         **dict(zip(("temperature", "top_k", "top_p"), options(n_samples), strict=True)), n_choices=89
     )
-    sounding, struck = sampler(
-        base, before, torch.zeros(n_samples), torch.ones(n_samples), torch.rand(n_samples, 88), filtered
-    )
+    none, ones = torch.zeros(n_samples), torch.ones(n_samples, 88)
+    rules = FrameRules(longest_rest=none, allowed=ones, final=none, roots=ones)
+    sounding, struck = sampler(base, base, before, rules, 1 - none, torch.rand(n_samples, 88), filtered)
     by_hand, struck_by_hand = torch.zeros(n_samples, 88), torch.zeros(n_samples, 88)
     for pitch in range(87, -1, -1):
         logits = decoder.logits(base + decoder.context(struck_by_hand, by_hand - struck_by_hand))[:, pitch]
@@ -366,6 +366,7 @@ def test_every_condition_changes_what_is_sampled() -> None:
 
 def test_the_last_bar_is_less_random() -> None:
     network = network_with_decoder()
+    torch.manual_seed(3)
     prompt, noise = torch.zeros(3, 1, 88, dtype=torch.uint8), torch.rand(3, 24, 88)
     end = torch.full((3,), 24)
     key = torch.full((3,), 3)
@@ -379,6 +380,57 @@ def test_the_last_bar_is_less_random() -> None:
     asked = asked_nothing(3, 24, end=end, meter=torch.tensor([[6, 0]] * 3))
     sharpness = calm.sharpness(calm.conditions(prompt, noise, asked)[0])
     assert sharpness.tolist() == pytest.approx([1.0] * 18 + [50.0] * 6)
+
+
+@pytest.mark.parametrize(("key", "thirds"), [(C_MAJOR, {4}), (A_MINOR, {3, 4})])
+def test_the_last_half_bar_is_the_tonic(key: int, thirds: set[int]) -> None:
+    network = network_with_decoder()
+    assert network.decoder is not None
+    sampler = JointSampler(network, priors(), frames_per_quarter=2)
+    tonic = (key - 1) % 12
+    both = torch.tensor([key] * 40)
+    end = torch.full((40,), 16)
+    prompt, noise = torch.zeros(40, 1, 88, dtype=torch.uint8), torch.rand(40, 16, 88)
+    found = set()
+    for bias in (-8.0, -3.0, 3.0):  # near silence to five notes at once
+        network.decoder.out.bias[0] = bias
+        for n_voices in (0, 1, 4):
+            asked = {"key": both, "end": end, "n_voices": torch.full((40,), n_voices)}
+            frames = sample(sampler, prompt, noise, **asked)
+            for piece in frames:
+                assert piece[12].any()  # the chord begins
+                for frame in piece[12:]:
+                    degrees = [(int(pitch) + 21 - tonic) % 12 for pitch in frame.nonzero()]
+                    if degrees:
+                        assert degrees[0] == 0
+                        found |= set(degrees)
+                        assert n_voices != 1 or set(degrees) == {0}
+    assert found == {0, 7} | thirds
+
+
+def test_without_an_end_or_a_key_the_last_notes_are_free() -> None:
+    sampler = JointSampler(network_with_decoder(), priors(), frames_per_quarter=2)
+    conditions_of_last = torch.zeros(1, N_CONDITIONS, dtype=torch.int64)
+    for column, value, final in ((KEY, 1, 0), (LEFT, 4, 1), (LEFT, 5, 0), (KEY, 0, 0)):
+        conditions_of_last[0, column] = value
+        rules = sampler.rules(conditions_of_last, torch.zeros(1))
+        assert rules.final.tolist() == [final]
+        assert bool(rules.allowed.all()) is (final == 0)
+
+
+def test_guidance_leads_to_the_key() -> None:
+    """The more, the more two keys differ in the notes that are sampled."""
+    network = network_with_decoder()
+    shares = []
+    for guidance in (0.0, 1.0, 4.0):
+        sampler = JointSampler(network, priors(), frames_per_quarter=2, guidance=guidance)
+        torch.manual_seed(5)
+        noise = torch.rand(60, 16, 88)
+        prompt, key = torch.zeros(60, 1, 88, dtype=torch.uint8), torch.full((60,), C_MAJOR)
+        frames = sample(sampler, prompt, noise, key=key) > 0
+        plain = sample(sampler, prompt, noise, key=key + 1) > 0
+        shares.append(float((frames.float().mean((0, 1)) - plain.float().mean((0, 1))).abs().sum()))
+    assert shares[0] < shares[1] < shares[2]
 
 
 def test_the_key_of_a_prompt_is_kept_and_that_of_a_new_piece_is_drawn() -> None:
@@ -583,11 +635,15 @@ def test_earlier_checkpoints_sample_independent_notes(tmp_path: Path) -> None:
 
 def test_checkpoints_with_a_decoder_sample_joint_frames(tmp_path: Path) -> None:
     network = PolyphonyNetwork(units=4, hidden=4, reach=2, width=8, n_styles=2)
-    config = {"units": 4, "hidden": 4, "reach": 2, "width": 8, "temperature": 0.75, "top_p": 0.5}
+    config = {
+        "units": 4, "hidden": 4, "reach": 2, "width": 8, "temperature": 0.75, "top_p": 0.5, "guidance": 0.5,
+        "ending_temperature": 0.25,
+    }  # fmt: skip
     template = {"style": "reel", "bar": 8, "mode": 0, "density": 1, "n_voices": 1, "repeats": [0, 1]}
     folder = save(tmp_path / "a", network, config, sampling=priors().to_dict(), templates=[template])
     (sampler,) = exportable(folder).companions
     assert isinstance(sampler.network, JointSampler)
+    assert (sampler.network.frames.guidance, sampler.network.ending_sharpness) == (0.5, 4.0)
     parameters = sampler.declaration.parameters
     assert sampler.declaration.inputs == SAMPLER.inputs
     assert json.loads(parameters["styles"]) == ["any", "chorale", "reel"]

@@ -56,8 +56,14 @@ class PolyphonyConfig(Hyperparameters):
         0.9, ge=0.01, le=100, description="Sampling temperature of joint frames where a request chooses none."
     )
     top_p: float = Field(0.98, gt=0, le=1, description="top_p of joint frames where a request chooses none.")
+    guidance: float = Field(
+        1.5,
+        ge=0,
+        le=10,
+        description="How far joint frames are led away from those of unknown key and ending; 0 for not at all.",
+    )
     ending_temperature: float = Field(
-        0.7,
+        0.5,
         ge=0.01,
         le=1,
         description="Factor of the temperature in the last bar of a piece that is asked to end.",

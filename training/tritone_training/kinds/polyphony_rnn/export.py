@@ -59,6 +59,7 @@ def exportable(folder: Path) -> Exportable:
             priors,
             frames_per_quarter=info["frames_per_quarter"],
             ending_temperature=config.ending_temperature,
+            guidance=config.guidance,
         ).eval(),
         declaration=replace(SAMPLER, parameters={**SAMPLER.parameters, **grid, **own}),
         metadata={**grid, "styles": ",".join(priors.styles), N_STYLES: n_styles(priors.styles)},

@@ -14,7 +14,7 @@ K notes at most.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,22 +103,39 @@ class FrameDecoder(nn.Module):
         return sounding.sum(1), (again * notes * before).sum(1)
 
 
+class FrameRules(NamedTuple):
+    """What a frame may hold; more than the likelihood of its notes decides only in the final chord of a piece.
+
+    Attributes:
+        longest_rest: (B,) 1 where silence has lasted as long as it may.
+        allowed: (B, 88) 1 for pitches that may sound.
+        final: (B,) 1 in a final chord.
+        roots: (B, 88) 1 for pitches that may be the lowest of a final chord.
+    """
+
+    longest_rest: Tensor
+    allowed: Tensor
+    final: Tensor
+    roots: Tensor
+
+
 class FrameSampler(nn.Module):
     """Samples frames from a decoder."""
 
-    def __init__(self, decoder: FrameDecoder, *, n_notes_max: int, longest_rest: int, strikes: bool) -> None:
+    def __init__(self, decoder: FrameDecoder, *, n_notes_max: int, strikes: bool, guidance: float = 0.0) -> None:
         """Prepare the tables.
 
         Args:
             n_notes_max: K, notes that may sound at once.
-            longest_rest: silent frames in succession.
             strikes: whether notes may be struck again, which the decoder has learnt only from data with onsets.
+            guidance: how far the logits are moved away from those of the unguided base (classifier-free guidance, Ho &
+                Salimans 2022, arXiv:2207.12598); 0 for not at all.
         """
         super().__init__()
         self.decoder = decoder
         self.n_notes_max = n_notes_max
-        self.longest_rest = float(longest_rest)
         self.strikes = strikes
+        self.guidance = guidance
         with torch.no_grad():
             each, none = torch.eye(N_PITCHES), torch.zeros(N_PITCHES, N_PITCHES)
             nothing = torch.zeros(1, N_PITCHES, decoder.inner.in_features)
@@ -132,8 +149,9 @@ class FrameSampler(nn.Module):
     def forward(  # noqa: PLR0917 - tensors of the same frame
         self,
         base: Tensor,
+        plain: Tensor,
         before: Tensor,
-        rested: Tensor,
+        rules: FrameRules,
         sharpness: Tensor,
         noise: Tensor,
         choice: SamplingFilter,
@@ -142,8 +160,9 @@ class FrameSampler(nn.Module):
 
         Args:
             base: (B, 88, W).
+            plain: (B, 88, W) unguided.
             before: (B, 88) 1 for what sounded in the frame before.
-            rested: (B,) silent frames just before.
+            rules: what the frame may hold.
             sharpness: (B,) factor of the logits, which divides the temperature.
             noise: (B, 88) uniform in 0 <= u < 1.
             choice: prepared sampling parameters for 89 choices.
@@ -153,17 +172,21 @@ class FrameSampler(nn.Module):
         """
         sounding = torch.zeros_like(before)
         struck = torch.zeros_like(before)
-        lowest = torch.full_like(rested, N_PITCHES).to(torch.int64)  # (B,)
+        lowest = torch.full_like(rules.final, N_PITCHES).to(torch.int64)  # (B,)
+        complete = 1 - rules.longest_rest  # (B,) whether there need be no further note
         for n in range(self.n_notes_max):
             logits = self.decoder.logits(base)
+            if self.guidance:
+                logits = logits + self.guidance * (logits - self.decoder.logits(plain))
+            allowed = rules.allowed
+            if n == self.n_notes_max - 1:
+                allowed = torch.where(rules.final[:, None] > 0, allowed * rules.roots, allowed)
+            below = (self.pitches < lowest[:, None]) & (allowed > 0)  # (B, 88)
             on = nn.functional.logsigmoid(logits[..., 0])
-            below = self.pitches < lowest[:, None]  # (B, 88)
             off = nn.functional.logsigmoid(-logits[..., 0]) * below
             # The next note is the highest one below the last: all pitches between are silent.
             between = torch.matmul(off, self.decoder.higher)
-            none = off.sum(1, keepdim=True)
-            if n == 0:
-                none = torch.where(rested[:, None] >= self.longest_rest, torch.full_like(none, NEVER), none)
+            none = torch.where(complete[:, None] > 0, off.sum(1, keepdim=True), torch.full_like(on[:, :1], NEVER))
             choices = torch.cat([torch.where(below, on + between, torch.full_like(on, NEVER)), none], 1)
             picked = choose(choices * sharpness[:, None], noise[:, n : n + 1], choice)  # (B,) 88 for none
             index = picked.clamp_max(N_PITCHES - 1)[:, None]
@@ -176,6 +199,9 @@ class FrameSampler(nn.Module):
             note = (self.pitches == picked[:, None]).to(before.dtype)
             sounding = sounding + note
             struck = struck + note * is_new
-            base = base + self.added[picked + (1 - is_new[:, 0]).to(torch.int64) * (N_PITCHES + 1)]
+            added = self.added[picked + (1 - is_new[:, 0]).to(torch.int64) * (N_PITCHES + 1)]
+            base, plain = base + added, plain + added
             lowest = torch.where(picked == N_PITCHES, torch.zeros_like(lowest), picked)
+            is_root = torch.gather(rules.roots, 1, index)[:, 0]
+            complete = torch.where((rules.final > 0) & (picked < N_PITCHES), is_root, torch.ones_like(complete))
         return sounding, struck

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import LOWEST_PITCH, N_PITCHES, STRUCK
-from tritone.music.keys import key_profiles
+from tritone.music.keys import N_KEYS, key_profiles, tonic_and_mode
+from tritone_training.data.piece_conditions import N_KEYS_AND_MODES
 from tritone_training.generation import SamplingFilter, unrolled_or_scan
 from tritone_training.kinds.polyphony_rnn.conditions import (
     BAR,
@@ -31,7 +32,7 @@ from tritone_training.kinds.polyphony_rnn.conditions import (
     range_features,
 )
 from tritone_training.kinds.polyphony_rnn.features import N_LAGS, FrameHistory
-from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameSampler
+from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameRules, FrameSampler
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork
 from tritone_training.kinds.polyphony_rnn.priors import SamplingPriors
 
@@ -105,6 +106,7 @@ class JointSampler(nn.Module):
         *,
         frames_per_quarter: int,
         ending_temperature: float = 1.0,
+        guidance: float = 0.0,
     ) -> None:
         """Prepare the tables.
 
@@ -113,6 +115,7 @@ class JointSampler(nn.Module):
             priors: statistics of its training pieces.
             frames_per_quarter: of the training frames; 0 if unknown.
             ending_temperature: factor of the temperature in the last bar of a piece that is asked to end.
+            guidance: towards the key and the end, see `FrameSampler`.
         """
         super().__init__()
         if network.decoder is None:
@@ -121,15 +124,19 @@ class JointSampler(nn.Module):
         self.frames = FrameSampler(
             network.decoder,
             n_notes_max=priors.n_notes_max,
-            longest_rest=priors.longest_rest,
             strikes=priors.strikes,
+            guidance=guidance,
         )
+        self.longest_rest = float(priors.longest_rest)
         common = 4 * frames_per_quarter
         self.common_time = common if common <= LONGEST_BAR else 0
         self.last_frames = common or BARS_IN_PHRASE  # of a piece of unknown metre
         self.ending_sharpness = 1 / ending_temperature
         classes = (torch.arange(N_PITCHES) + LOWEST_PITCH) % 12
+        roots, chords = final_chords()
         tables = {
+            "roots": roots,  # (25, 88)
+            "chords": chords,  # (25, 88)
             "style_table": priors.style_table(),  # (17, S)
             "key_table": priors.key_table(),  # (S, 24)
             "profiles": torch.from_numpy(key_profiles()).float().T[classes],  # (88, 24)
@@ -137,6 +144,8 @@ class JointSampler(nn.Module):
         }
         for name, values in tables.items():
             self.register_buffer(name, values, persistent=False)
+        self.roots: Tensor
+        self.chords: Tensor
         self.style_table: Tensor
         self.key_table: Tensor
         self.profiles: Tensor
@@ -183,8 +192,11 @@ class JointSampler(nn.Module):
             before, (draw, now) = SamplerState.unpacked(packed), inputs
             history = self.history_features(before, now[:, BAR_FRAMES], now[:, REPEATS])
             base = self.frames.decoder.base(before.hidden, before.seen, history, now)
+            # What the frame would be in no key and without an end; guidance leads away from it.
+            plain = base + self.frames.decoder.conditions(unguided(now)) - self.frames.decoder.conditions(now)
             sounded = (before.since > 0).to(draw.dtype)
-            notes, struck = self.frames(base, sounded, before.rested, self.sharpness(now), draw, choice)
+            rules = self.rules(now, before.rested)
+            notes, struck = self.frames(base, plain, sounded, rules, self.sharpness(now), draw, choice)
             return self.advance(before, notes, struck).packed(), ((notes + struck).to(torch.uint8),)
 
         inputs = (noise.transpose(0, 1), conditions.transpose(0, 1))
@@ -266,6 +278,28 @@ class JointSampler(nn.Module):
         is_last = ((left > 0) & (left <= length)).to(torch.float32)
         return 1 + is_last * (self.ending_sharpness - 1)
 
+    def rules(self, conditions: Tensor, rested: Tensor) -> FrameRules:
+        """Return what frames may hold; the last half bar of a piece that ends is the tonic, or its triad over it.
+
+        Args:
+            conditions: (B, 9) of the frames.
+            rested: (B,) silent frames just before.
+        """
+        key, left = conditions[:, KEY], conditions[:, LEFT]
+        length = conditions[:, BAR_FRAMES]
+        length = torch.where(length > 0, length, torch.full_like(length, self.last_frames))
+        half = torch.div(length + 1, 2, rounding_mode="floor")
+        final = (left > 0) & (left <= half) & (key > 0)  # (B,)
+        is_rested = (rested >= self.longest_rest) | (final & (left == half))  # the chord begins with it
+        roots = self.roots[key]
+        chord = torch.where(conditions[:, VOICES, None] == 1, roots, self.chords[key])
+        return FrameRules(
+            longest_rest=is_rested.to(rested.dtype),
+            allowed=torch.where(final[:, None], chord, torch.ones_like(chord)),
+            final=final.to(rested.dtype),
+            roots=roots,
+        )
+
     def conditions(self, prompt: Tensor, noise: Tensor, asked: Steering) -> Tensor:
         """Return the conditions of the frames to sample: (B, N, 9) int64."""
         sounding = (prompt > 0).to(torch.float32)
@@ -294,6 +328,27 @@ class JointSampler(nn.Module):
         columns[LEFT] = (asked.end[:, None] - frame).clamp_min(0)
         columns[REPEATS] = torch.where(asked.repeats > N_LAGS, torch.zeros_like(frame), asked.repeats)
         return torch.stack(columns, 2)
+
+
+def final_chords() -> tuple[Tensor, Tensor]:
+    """Return which pitches may be the lowest of a final chord, and which may be in it, by key: (25, 88) each.
+
+    The chord is the tonic triad; of minor keys, it may have the major third (Picardy). Any pitch has a tonic below it.
+    """
+    roots, chords = torch.ones(2, 1 + N_KEYS_AND_MODES, N_PITCHES)
+    for key in range(1, 1 + N_KEYS_AND_MODES):
+        tonic, mode = tonic_and_mode(key)
+        degree = (torch.arange(N_PITCHES) + LOWEST_PITCH - tonic) % N_KEYS
+        roots[key] = (degree == 0).float()
+        thirds = (degree == 4) | ((degree == 3) & (mode == 1))
+        chords[key] = ((thirds | (degree == 7)) & (torch.arange(N_PITCHES) >= N_KEYS)).float() + roots[key]
+    return roots, chords
+
+
+def unguided(conditions: Tensor) -> Tensor:
+    """Return conditions (..., 9) of unknown key and end."""
+    index = torch.arange(N_CONDITIONS, device=conditions.device)
+    return torch.where((index == KEY) | (index == LEFT), torch.zeros_like(conditions), conditions)
 
 
 def drawn(shares: Tensor, noise: Tensor) -> Tensor:
