@@ -581,7 +581,8 @@ def test_only_pieces_with_a_cadence_can_be_asked_to_end() -> None:
     assert ending.conditions[0].tolist()[:6] == [C_MAJOR, 2, 8, 0, 1, 64]
     assert not open_ended.conditions[:, LEFT].any()
     (excerpt,) = found.excerpts
-    assert torch.equal(excerpt.notes, ending.notes)
+    assert excerpt.conditions[0, LEFT] == len(excerpt.notes)
+    assert not len(excerpt.notes) % 8
     assert [template["repeats"] for template in found.templates] == [[0, 1, 1, 1, 1, 1, 1, 0]] * 2
     assert not dataset.learned_pieces(scores, styles=STYLES, frames_per_quarter=2, n_excerpts=0, seed=0).excerpts
 

@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from tritone.music.grid import HELD, N_PITCHES, STRUCK, Grid
+from tritone.music.grid import HELD, N_PITCHES, STRUCK
 from tritone_training.data.piece_conditions import (
-    UNKNOWN,
     PieceConditions,
     conditions_of,
     density_edges,
-    excerpts_of,
+    excerpt_of,
     templates,
     unknown,
 )
@@ -46,7 +45,6 @@ from tritone_training.kinds.polyphony_rnn.conditions import (
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
 from tritone_training.kinds.polyphony_rnn.features import N_LAGS, FeatureExtractor, FrameFeatures
-from tritone_training.musicality.tonality import ending_of
 
 _PIECES_AT_ONCE: Final = 64
 _MOST_LOST: Final = 0.25  # of the notes of a training piece on a coarser grid
@@ -214,37 +212,15 @@ def learned_pieces(
         seed: of that choice.
     """
     edges = density_edges(scores)
-    asked = [conditions_of(score, edges, reach=N_LAGS) for score in scores]
+    grid = {"reach": N_LAGS, "frames_per_quarter": frames_per_quarter or FRAMES_PER_QUARTER}
+    asked = [conditions_of(score, edges, **grid) for score in scores]
     random = np.random.default_rng(seed)
-    parts = []
-    for score in scores if n_excerpts else ():
-        found = [each for each in excerpts_of(score, edges, reach=N_LAGS) if _ends(each[0], frames_per_quarter)]
-        parts += [found[index] for index in random.permutation(len(found))[:n_excerpts]]
+    parts = [excerpt_of(score, edges, **grid, random=random) for score in scores for _ in range(n_excerpts)]
     return LearnedPieces(
-        pieces=tuple(
-            PieceNotes.of(
-                score, each if _ends(score, frames_per_quarter) else replace(each, end=UNKNOWN), styles=styles
-            )
-            for score, each in zip(scores, asked, strict=True)
-        ),
-        excerpts=tuple(PieceNotes.of(score, each, styles=styles) for score, each in parts),
+        pieces=tuple(PieceNotes.of(score, each, styles=styles) for score, each in zip(scores, asked, strict=True)),
+        excerpts=tuple(PieceNotes.of(*part, styles=styles) for part in parts if part is not None),
         templates=templates(scores, asked),
     )
-
-
-def _ends(score: ScorePiece, frames_per_quarter: int) -> bool:
-    """Return whether a piece ends with a cadence, so that asking for an end is asking for one.
-
-    Without a metre, only its last notes decide.
-    """
-    grid = Grid(
-        score.frames,
-        frames_per_quarter or FRAMES_PER_QUARTER,
-        meter=score.meter,
-        time_signature=score.time_signature,
-    )
-    ending = ending_of(grid)
-    return ending.is_cadence if score.meter[0] else ending.on_tonic
 
 
 def _share_lost(score: ScorePiece, step: int) -> float:
