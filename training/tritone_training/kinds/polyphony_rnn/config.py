@@ -159,6 +159,7 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
         style_balance=0.5,
         learning_rate=3e-3,
         bfloat16=True,
+        top_p=0.95,
         max_frames=3_000_000,
         epoch_frames=100_000,
         piece_frames=512,

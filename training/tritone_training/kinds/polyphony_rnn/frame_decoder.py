@@ -182,8 +182,7 @@ class FrameSampler(nn.Module):
             if n == self.n_notes_max - 1:
                 allowed = torch.where(rules.final[:, None] > 0, allowed * rules.roots, allowed)
             below = (self.pitches < lowest[:, None]) & (allowed > 0)  # (B, 88)
-            on = nn.functional.logsigmoid(logits[..., 0])
-            off = nn.functional.logsigmoid(-logits[..., 0]) * below
+            on, off = _log_sigmoid(logits[..., 0]), _log_sigmoid(-logits[..., 0]) * below
             # The next note is the highest one below the last: all pitches between are silent.
             between = torch.matmul(off, self.decoder.higher)
             none = torch.where(complete[:, None] > 0, off.sum(1, keepdim=True), torch.full_like(on[:, :1], NEVER))
@@ -205,3 +204,8 @@ class FrameSampler(nn.Module):
             is_root = torch.gather(rules.roots, 1, index)[:, 0]
             complete = torch.where((rules.final > 0) & (picked < N_PITCHES), is_root, torch.ones_like(complete))
         return sounding, struck
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    """Return logarithms of sigmoids; ONNX Runtime's sigmoid is 0 below -18, and the logarithm of that not finite."""
+    return logits.clamp_max(0) - torch.log1p(torch.exp(-logits.abs()))

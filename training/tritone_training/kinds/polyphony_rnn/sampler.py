@@ -141,6 +141,7 @@ class JointSampler(nn.Module):
             "key_table": priors.key_table(),  # (S, 24)
             "profiles": torch.from_numpy(key_profiles()).float().T[classes],  # (88, 24)
             "bars_back": torch.tensor(BARS_BACK),
+            "unguided": torch.tensor([column not in (KEY, LEFT) for column in range(N_CONDITIONS)]).long(),  # (9,)
         }
         for name, values in tables.items():
             self.register_buffer(name, values, persistent=False)
@@ -150,6 +151,7 @@ class JointSampler(nn.Module):
         self.key_table: Tensor
         self.profiles: Tensor
         self.bars_back: Tensor
+        self.unguided: Tensor
 
     def forward(  # noqa: PLR0917 - the exporter gives tensors by position, in the declaration's order
         self,
@@ -193,7 +195,7 @@ class JointSampler(nn.Module):
             history = self.history_features(before, now[:, BAR_FRAMES], now[:, REPEATS])
             base = self.frames.decoder.base(before.hidden, before.seen, history, now)
             # What the frame would be in no key and without an end; guidance leads away from it.
-            plain = base + self.frames.decoder.conditions(unguided(now)) - self.frames.decoder.conditions(now)
+            plain = base + self.frames.decoder.conditions(now * self.unguided) - self.frames.decoder.conditions(now)
             sounded = (before.since > 0).to(draw.dtype)
             rules = self.rules(now, before.rested)
             notes, struck = self.frames(base, plain, sounded, rules, self.sharpness(now), draw, choice)
@@ -335,7 +337,7 @@ def final_chords() -> tuple[Tensor, Tensor]:
 
     The chord is the tonic triad; of minor keys, it may have the major third (Picardy). Any pitch has a tonic below it.
     """
-    roots, chords = torch.ones(2, 1 + N_KEYS_AND_MODES, N_PITCHES)
+    roots, chords = torch.ones(1 + N_KEYS_AND_MODES, N_PITCHES), torch.ones(1 + N_KEYS_AND_MODES, N_PITCHES)
     for key in range(1, 1 + N_KEYS_AND_MODES):
         tonic, mode = tonic_and_mode(key)
         degree = (torch.arange(N_PITCHES) + LOWEST_PITCH - tonic) % N_KEYS
@@ -343,12 +345,6 @@ def final_chords() -> tuple[Tensor, Tensor]:
         thirds = (degree == 4) | ((degree == 3) & (mode == 1))
         chords[key] = ((thirds | (degree == 7)) & (torch.arange(N_PITCHES) >= N_KEYS)).float() + roots[key]
     return roots, chords
-
-
-def unguided(conditions: Tensor) -> Tensor:
-    """Return conditions (..., 9) of unknown key and end."""
-    index = torch.arange(N_CONDITIONS, device=conditions.device)
-    return torch.where((index == KEY) | (index == LEFT), torch.zeros_like(conditions), conditions)
 
 
 def drawn(shares: Tensor, noise: Tensor) -> Tensor:
