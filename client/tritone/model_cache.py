@@ -192,6 +192,11 @@ class CachedModel:
         return self._number("max_notes", 8 if "given" in self.role.inputs else N_PITCHES)
 
     @property
+    def n_repeat_frames_max(self) -> int:
+        """The most frames back that a frame may repeat; no limit if the model names none."""
+        return self._number("max_repeat_frames", MAX_FRAMES)
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()

@@ -79,6 +79,7 @@ def steering_parameters(
     templates: Sequence[Mapping[str, Any]] = (),
     temperature: float = 1.0,
     top_p: float = 1.0,
+    max_repeat_frames: int | None = None,
 ) -> dict[str, str]:
     """Return the parameters of config.pbtxt from which clients choose what a caller leaves open.
 
@@ -87,12 +88,14 @@ def steering_parameters(
         templates: from `piece_conditions.templates`.
         temperature: where a request chooses none.
         top_p: where a request chooses none.
+        max_repeat_frames: most frames back that `repeats` may reach; None if unknown.
     """
     return {
         "styles": json.dumps([ANY_STYLE, *styles]),
         N_STYLES: n_styles(styles),
         "default_temperature": f"{temperature:g}",
         "default_top_p": f"{top_p:g}",
+        **({} if max_repeat_frames is None else {"max_repeat_frames": str(max_repeat_frames)}),
         **({"templates": json.dumps(list(templates), separators=(",", ":"))} if templates else {}),
     }
 

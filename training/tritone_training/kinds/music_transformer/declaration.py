@@ -120,6 +120,7 @@ def parameters(
     templates: Sequence[Mapping[str, Any]] = (),
     temperature: float = 1.0,
     top_p: float = 1.0,
+    max_repeat_frames: int | None = None,
 ) -> dict[str, str]:
     """Return the parameters of config.pbtxt that depend on the data set.
 
@@ -129,8 +130,15 @@ def parameters(
         templates: from `piece_conditions.templates`.
         temperature: where a request chooses none.
         top_p: where a request chooses none.
+        max_repeat_frames: most frames back that `repeats` may reach; None if unknown.
     """
-    own = steering_parameters(styles=styles, templates=templates, temperature=temperature, top_p=top_p)
+    own = steering_parameters(
+        styles=styles,
+        templates=templates,
+        temperature=temperature,
+        top_p=top_p,
+        max_repeat_frames=max_repeat_frames,
+    )
     return {"frames_per_quarter": str(frames_per_quarter), **own}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tritone_training.kind import Exportable
 from tritone_training.kinds.polyphony_rnn.declaration import DECLARATION, SAMPLER, UNSTEERED_SAMPLER
 from tritone_training.kinds.polyphony_rnn.examples import unsteered_inputs
+from tritone_training.kinds.polyphony_rnn.features import N_LAGS
 from tritone_training.kinds.polyphony_rnn.network import (
     PieceScorer,
     Sampler,
@@ -51,6 +52,7 @@ def exportable(folder: Path) -> Exportable:
         templates=info.get("templates", []),
         temperature=config.temperature,
         top_p=config.top_p,
+        max_repeat_frames=N_LAGS,
     )
     sampler = replace(
         scorer,
