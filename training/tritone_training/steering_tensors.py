@@ -67,7 +67,7 @@ def steering_tensors(frame: Axis) -> tuple[Tensor, ...]:
             "repeats",
             "INT64",
             (frame,),
-            "how many frames earlier the repeated moment of each frame is, at most max_repeat_frames; -1 none, 0 unknown",
+            "how many frames earlier the repeated moment is, at most max_repeat_frames; -1 none, 0 unknown",
             limits=Limits(minimum=-1, maximum=MAX_FRAMES),
         ),
     )
