@@ -1,4 +1,4 @@
-"""What a piece is asked to be: its key, density, voices, form and ending.
+"""Conditions of a requested piece: key, density, voices, structure and ending.
 
 What a caller leaves open is chosen by the seed from templates: conditions of real pieces, which a model has in the
 parameter `templates` of its configuration. A piece thus has one style and one key, and bars that return as they do in
@@ -48,7 +48,7 @@ _HARMONY_VOICES: Final = 4
 
 @dataclass(frozen=True)
 class Steering:
-    """The wishes of a caller; None where they leave it open.
+    """The conditions that a caller requests; None for those left open.
 
     Attributes:
         tonic: 0 (C) to 11 (B).

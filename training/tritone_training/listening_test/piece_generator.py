@@ -10,7 +10,7 @@ from tritone import ClientError, InvalidInputError, MusicClient, Piece, ServerEr
 from tritone.music.keys import KEY_NAMES, MODES
 from tritone.music.voices import SPAN_FRAMES
 
-SAMPLE_BARS: Final = SPAN_FRAMES // 16  # of the models that sample
+SAMPLE_BARS: Final = SPAN_FRAMES // 16  # length of the pieces of models that sample
 Call = Callable[..., Piece]
 
 

@@ -43,7 +43,7 @@ def listening_test_of_model(
         music: a client.
         model: a model that composes from scratch: `music_transformer`, `composer`, `polyphony_rnn`, `music_vae` or
             `music_gan`.
-        bars: lengths in bars, 1 to 256 each; 8, 16, 32 and 64 if None. Models that sample write 2.
+        bars: lengths in bars, 1 to 256 each; 8, 16, 32 and 64 if None. Models that sample generate 2.
         n_seeds: number of pieces of each length, at least 1.
         seed: the first seed; the others follow it.
         arguments: arguments of each call, such as `temperature` and `style`; all others keep the client's defaults.
@@ -95,7 +95,7 @@ def listening_test_of_files(
 ) -> ListeningTestResult:
     """Compare MIDI files with real pieces.
 
-    A file counts for each length that it has, or has but for one bar: its first bars are measured, and its end.
+    A file is used for each length that it has, or is one bar short of: its first bars and its end are measured.
 
     Args:
         folder: MIDI files; the name of a topmost subfolder is the style of its files.
