@@ -14,7 +14,7 @@ SAMPLE_BARS: Final = SPAN_FRAMES // 16  # length of the pieces of models that sa
 Call = Callable[..., Piece]
 
 
-class PieceGenerator:
+class ServedPieceGenerator:
     """Generates pieces with one model.
 
     The first piece is generated on creation, to find the operation that the model supports, and whether it supports the
@@ -90,8 +90,8 @@ class PieceGenerator:
 
 def _no_keys(model: str) -> InvalidInputError:
     return InvalidInputError(
-        f"model {model!r} cannot compose in a requested key: expected a model with key conditions; leave the keys to "
-        f"the model",
+        f"model {model!r} cannot compose in a requested key: expected a model with key conditions; omit all_keys "
+        f"(--all-keys)",
         model=model,
         argument="all_keys",
     )

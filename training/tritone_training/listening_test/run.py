@@ -11,7 +11,7 @@ from tritone.arguments import check_count
 from tritone.operations.many import map_ordered
 from tritone.operations.plan import N_BARS_MAX
 from tritone_training.exceptions import DataError
-from tritone_training.listening_test.piece_generator import SAMPLE_BARS, PieceGenerator
+from tritone_training.listening_test.piece_generator import SAMPLE_BARS, ServedPieceGenerator
 from tritone_training.listening_test.pieces import ListeningPiece, long_enough, piece_of, read_folder
 from tritone_training.listening_test.reference import Reference, load_reference
 from tritone_training.listening_test.result import LengthResult, ListeningTestResult, compare
@@ -62,7 +62,7 @@ def listening_test_of_model(
     arguments = dict(arguments or {})
     check_count("n_seeds", n_seeds, least=1, most=_MAX_SEEDS)
     lengths = _checked_bars(bars)
-    generator = PieceGenerator(
+    generator = ServedPieceGenerator(
         music, model, arguments=arguments, all_keys=all_keys, bars=max(lengths), seed=seed
     )  # the longest pieces first, so that a length beyond the model's limit is reported at once
     if generator.samples:
@@ -142,7 +142,7 @@ def _checked_bars(bars: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _generated(
-    generator: PieceGenerator,
+    generator: ServedPieceGenerator,
     lengths: Sequence[int],
     seeds: range,
     *,
