@@ -7,6 +7,7 @@ from typing import Final
 from tritone.constants import LARGEST_AMOUNT
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.tensors import (
+    LARGEST_LATENT,
     LATENT,
     SAMPLED_VOICES,
     SAMPLING,
@@ -22,10 +23,6 @@ KIND_NAME: Final = "music_vae"
 VOICES: Final = Tensor(
     "voices", "INT64", (STEP, VOICE), VOICES_TEXT, limits=Limits(minimum=0, maximum=N_VOICE_VALUES - 1)
 )
-
-# In standard deviations of the prior; encoded music stays below 10.
-LARGEST_LATENT: Final = 100.0
-
 
 DECLARATION: Final = Declaration(
     name=KIND_NAME,
