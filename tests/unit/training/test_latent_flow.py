@@ -85,7 +85,7 @@ def test_variances_are_those_of_draws_without_couplings() -> None:
 
 
 def test_training_raises_the_likelihood_of_held_out_vectors() -> None:
-    """Principal components know no curves: the variance of some coordinates depends on others, and so does their mean."""
+    """Principal components know no curves: mean and variance of some coordinates depend on another."""
 
     def curved(n: int) -> torch.Tensor:
         x = torch.randn(n, N_LATENT)

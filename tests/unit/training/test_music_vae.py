@@ -17,6 +17,7 @@ from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
 from tritone.sampling import uniform_noise
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
+from tritone_training.bars.attribute_edits import attributes_of
 from tritone_training.bars.autoencoder import AMOUNTS, MusicVae, autoencoder_from, decode, encode, spherical
 from tritone_training.bars.networks import STEPS_PER_QUARTER
 from tritone_training.bars.spans import (
@@ -41,7 +42,7 @@ from tritone_training.kinds.music_vae.config import PRESETS
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.export import exportable
-from tritone_training.kinds.music_vae.module import elbo_parts
+from tritone_training.kinds.music_vae.module import VaeModule, elbo_parts
 from tritone_training.kinds.music_vae.network import DecoderGraph, build_network
 
 N_SEEDS = 200
@@ -329,6 +330,27 @@ def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
     torch.testing.assert_close(divergence, torch.distributions.kl_divergence(posterior, prior), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("edit_share", [0.0, 0.5])
+def test_a_part_of_the_batch_is_edited(network: MusicVae, edit_share: float) -> None:
+    config = PRESETS["tiny"].changed(edit_share=edit_share)
+    module = VaeModule(network, config, torch.tensor([0.5, 4.0, 0.1]))
+    voices = torch.from_numpy(voices_of(network, 40))
+    torch.manual_seed(0)
+    given, target, attributes = module._with_edits(voices)
+    n_edited = int(edit_share * 40)
+    assert torch.equal(given[n_edited:], voices[n_edited:])
+    assert torch.equal(target[n_edited:], voices[n_edited:])
+    assert not attributes[n_edited:].any()
+    is_original = [(each[:n_edited] == voices[:n_edited]).all(2).all(1) for each in (given, target)]
+    assert (is_original[0] | is_original[1]).all(), "one of the two is the real span"
+    difference = (attributes_of(target) - attributes_of(given)) / module.deviation
+    shown = attributes != 0
+    torch.testing.assert_close(attributes[shown], difference.clamp(-5, 5)[shown])
+    if n_edited:
+        assert not torch.equal(given, target)
+        assert attributes.any()
+
+
 # --- attributes, interpolation ------------------------------------------------------------------------------
 
 
@@ -336,8 +358,9 @@ def counted(per_amount: Callable[[float], float]) -> Callable[..., np.ndarray[An
     """Return a decoder that writes 16 notes, and as many more as a function of the density's amount says."""
 
     def decode(
-        _network: MusicVae, _latent: torch.Tensor, noise: np.ndarray[Any, Any], *, attributes: torch.Tensor
+        _network: MusicVae, _latent: torch.Tensor, noise: np.ndarray[Any, Any], *, top_k: int, attributes: torch.Tensor
     ) -> np.ndarray[Any, Any]:
+        assert top_k == 1, "as the client's default"
         voices = np.zeros(noise.shape, np.int64)
         for span, (density, *_) in zip(voices, attributes.tolist(), strict=True):
             span[: max(0, round(16 + 4 * per_amount(density))), 0] = 40

@@ -150,15 +150,17 @@ def decode(
     noise: npt.NDArray[Any],
     *,
     temperature: float = 1.0,
+    top_k: int = N_RELATIVE,
     attributes: torch.Tensor | None = None,
 ) -> npt.NDArray[np.int64]:
-    """Sample voices without top-k and top-p.
+    """Sample voices without top-p.
 
     Args:
         network: in eval mode.
         latent: (S, Z) normal.
         noise: (S, N, V).
         temperature: sampling temperature.
+        top_k: number of most likely values of a voice to sample from.
         attributes: (S, A) requested changes in standard deviations; None for no change.
 
     Returns:
@@ -169,7 +171,7 @@ def decode(
         latent,
         torch.from_numpy(np.array(noise, np.float32)),
         temperature=temperature * ones,
-        top_k=torch.full((len(latent),), N_RELATIVE),
+        top_k=torch.full((len(latent),), top_k),
         top_p=ones,
         attributes=attributes,
     )

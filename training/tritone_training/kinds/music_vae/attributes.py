@@ -40,6 +40,8 @@ def measured_changes(
 ) -> list[FloatMatrix]:
     """Return the attributes of spans that were decoded with changes of one attribute, (S, amounts) for each attribute.
 
+    The most likely values are chosen, as by `MusicClient.vary` at default settings.
+
     Args:
         means: (S, Z) of spans.
         deviation: (A,) of the attributes over the training set, the unit of the results.
@@ -53,7 +55,7 @@ def measured_changes(
         for amount in amounts:
             attributes = torch.zeros(len(latent), len(ATTRIBUTES))
             attributes[:, index] = amount
-            voices = decode(network, latent, noise, attributes=attributes)
+            voices = decode(network, latent, noise, top_k=1, attributes=attributes)
             values.append(measure_attributes(spans_to_frames(voices))[:, index] / deviation[index])
         result.append(np.stack(values, axis=1))
     return result

@@ -30,7 +30,7 @@ DECLARATION: Final = Declaration(
     inputs=(VOICES,),
     outputs=(
         Tensor("mean", "FP32", (LATENT,), "mean of the posterior; the `latent` of `music_vae_decoder`"),
-        Tensor("log_variance", "FP32", (LATENT,), "natural logarithm of the variance of the posterior"),
+        Tensor("log_variance", "FP32", (LATENT,), "natural logarithm of the variance of the posterior, approximately"),
     ),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
@@ -48,14 +48,14 @@ DECODER: Final = Declaration(
             "latent",
             "FP32",
             (LATENT,),
-            "a `mean` of music_vae, or a point between several",
+            "a `mean` of music_vae, a point between several, or standard normal numbers",
             limits=Limits(minimum=-LARGEST_LATENT, maximum=LARGEST_LATENT),
         ),
         Tensor(
             "attributes",
             "FP32",
             (Axis("attribute", len(ATTRIBUTES)),),
-            f"change of {', '.join(ATTRIBUTES)}, in standard deviations of the training set; 0 changes nothing",
+            f"change of {', '.join(ATTRIBUTES)}, in standard deviations of the training set, from -5 to 5; 0 changes nothing",
             limits=Limits(minimum=-LARGEST_AMOUNT, maximum=LARGEST_AMOUNT),
         ),
         *SAMPLING,
