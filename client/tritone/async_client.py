@@ -158,6 +158,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         voices: int | None = None,
         structure: str | None = None,
         ending: bool = True,
+        n_candidates: int = 8,
         tempo_qpm: float | None = None,
         instruments: Instruments | None = None,
         timeout_s: float | None = None,
@@ -176,7 +177,14 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
         )
         flow = compose_flow(
-            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+            self._models,
+            prompt=prompt,
+            bars=bars,
+            meter=meter,
+            sampling=sampling,
+            steering=steering,
+            n_candidates=n_candidates,
+            model=model,
         )
         return await self._run(flow, self._deadline(timeout_s))
 

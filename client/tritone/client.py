@@ -203,6 +203,7 @@ class MusicClient(BaseClient[Transport]):
         voices: int | None = None,
         structure: str | None = None,
         ending: bool = True,
+        n_candidates: int = 8,
         tempo_qpm: float | None = None,
         instruments: Instruments | None = None,
         timeout_s: float | None = None,
@@ -234,6 +235,9 @@ class MusicClient(BaseClient[Transport]):
             voices: notes at once, 1 to 6.
             structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
             ending: whether the piece comes to its end with the last bar.
+            n_candidates: compose at most so many pieces, 1 to 16, until one is in the key and has the ending that it
+                was asked for (`Piece.achieved`); the first of the best is returned. With 1, the notes are those that
+                `stream_compose` sends. Models without conditions compose one piece.
             tempo_qpm: tempo of the piece in quarter notes per minute. If None, that of the prompt, else of the
                 requested style, or 120.
             instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
@@ -254,7 +258,14 @@ class MusicClient(BaseClient[Transport]):
             key=key, mode=mode, density=density, voices=voices, structure=structure, ending=ending
         )
         flow = compose_flow(
-            self._models, prompt=prompt, bars=bars, meter=meter, sampling=sampling, steering=steering, model=model
+            self._models,
+            prompt=prompt,
+            bars=bars,
+            meter=meter,
+            sampling=sampling,
+            steering=steering,
+            n_candidates=n_candidates,
+            model=model,
         )
         return self._run(flow, self._deadline(timeout_s))
 
@@ -280,7 +291,9 @@ class MusicClient(BaseClient[Transport]):
         instruments: Instruments | None = None,
         timeout_s: float | None = None,
     ) -> PieceStream:
-        """Compose as `compose` does, and return the piece bar by bar; the same seed gives the same notes.
+        """Compose as `compose(n_candidates=1)` does, and return the piece bar by bar.
+
+        The same seed gives the same notes as there.
 
         The first chunk is about a beat long, so that playback can start soon; the second completes the bar, and all
         others are single bars. Needs gRPC.

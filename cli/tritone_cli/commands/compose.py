@@ -62,6 +62,13 @@ def compose(
     ending: Annotated[
         bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
     ] = True,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            help="Compose at most so many pieces, 1 to 16, until one is in the key and has the ending that it was "
+            "asked for; with --stream always one."
+        ),
+    ] = 8,
     tempo: options.Tempo = None,
     instruments: options.Instruments = None,
     model: Annotated[
@@ -106,7 +113,7 @@ def compose(
             piece = _stream(music, request, bars, shown=console.shows_progress(as_json=as_json))
         else:
             with console.people.status("composing"):
-                piece = music.compose(**request)
+                piece = music.compose(**request, n_candidates=candidates)
     pieces.write_pieces("compose", [piece], out, as_json=as_json)
 
 

@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.files import File, PathLike, format_of, write_result
+from tritone.music.endings import ending_of
 from tritone.music.grid import Grid
 from tritone.music.instruments import check_instruments, default_instruments
+from tritone.music.keys import KEY_NAMES, MODES, estimate_keys
 from tritone.music.notation import write_musicxml
 from tritone.music.performance import perform
 from tritone.music.render import RENDER_RATE_HZ, render
@@ -53,10 +55,9 @@ class Piece(JsonResult):
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
         conditions: what the piece was asked to be, by the arguments of `MusicClient.compose`, those included that were
-            chosen for it; None where nothing was asked, and empty for other pieces.
+            chosen for it; None where nothing was asked, and empty for other pieces. `achieved` is what it has become.
         instruments: 1 to 4 instruments of General MIDI for the parts from the highest down, given by name or program
-            (0 to 127) and kept by name; those of the style in
-            `conditions`, or the piano, if none are given.
+            (0 to 127) and kept by name; those of the style in `conditions`, or the piano, if none are given.
     """
 
     grid: Grid
@@ -74,6 +75,7 @@ class Piece(JsonResult):
         **Grid.json_properties,
         "nll": optional(array_of(optional(NUMBER))),
         "conditions": {"type": "object"},
+        "achieved": {"type": "object"},
         "instruments": array_of(STRING),
     }
 
@@ -98,6 +100,31 @@ class Piece(JsonResult):
         """
         about = (self.seed, self.model, self.model_version, self.nll, self.conditions)
         return type(self)(self.grid, *about, check_instruments(instruments or None) or ())
+
+    @cached_property
+    def achieved(self) -> Mapping[str, Any]:
+        """Return what the piece has become, by names of `conditions`.
+
+        `key` and `mode` are those of the best correlation with Krumhansl's profiles, None without notes; `voices` is
+        the median number of notes at once; `ending` is whether it ends with a cadence in that key, as defined in
+        `tritone.music.endings`.
+        """
+        tonics, modes = estimate_keys(self.grid.frames[None])
+        is_known = bool(tonics[0] >= 0)
+        n_notes = (self.grid.frames > 0).sum(axis=1)
+        return {
+            "key": KEY_NAMES[tonics[0]] if is_known else None,
+            "mode": MODES[modes[0]] if is_known else None,
+            "voices": int(np.median(n_notes[n_notes > 0])) if n_notes.any() else 0,
+            "ending": ending_of(self.grid).is_cadence,
+        }
+
+    @property
+    def n_unmet(self) -> int:
+        """Return how many of key (with its mode) and ending the piece was asked for and does not have: 0 to 2."""
+        asked, has = self.conditions, self.achieved
+        other_key = asked.get("key") is not None and (asked["key"], asked.get("mode")) != (has["key"], has["mode"])
+        return int(other_key) + int(bool(asked.get("ending")) and not has["ending"])
 
     @cached_property
     def score(self) -> Any:
@@ -233,6 +260,7 @@ class Piece(JsonResult):
             **self.grid.to_dict(),
             "nll": None if self.nll is None else [None if math.isnan(nats) else nats for nats in self.nll.tolist()],
             "conditions": dict(self.conditions),
+            "achieved": dict(self.achieved),
             "instruments": list(self.instruments),
         }
 
@@ -246,13 +274,14 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        conditions = _conditions_of(values.get("conditions", {}))  # earlier releases have none
+        conditions = _plain("conditions", values.get("conditions", {}))  # earlier releases have none
+        _plain("achieved", values.get("achieved", {}))  # it follows from the notes
         instruments = tuple(values.get("instruments") or ())
         return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions, instruments)
 
 
-def _conditions_of(values: Any) -> dict[str, Any]:
-    """Return the conditions of a piece from the plain values of `to_dict`.
+def _plain(name: str, values: Any) -> dict[str, Any]:
+    """Return an entry of `to_dict` that has plain values by name.
 
     Raises:
         TypeError: they are not texts, numbers, true, false or null by name.
@@ -262,7 +291,7 @@ def _conditions_of(values: Any) -> dict[str, Any]:
         for name, value in values.items()
     )
     if not plain:
-        raise TypeError(f"invalid conditions: expected texts, numbers, true, false or null by name, got {values!r}")
+        raise TypeError(f"invalid {name}: expected texts, numbers, true, false or null by name, got {values!r}")
     return dict(values)
 
 

@@ -46,6 +46,7 @@ from tritone.sampling import SamplingParams, uniform_noise
 # A model that predicts frames is exported together with one that samples them.
 SAMPLER_SUFFIX: Final = "_sampler"
 N_CANDIDATES_MAX: Final = 16  # the max_batch_size of `music_transformer`
+_MORE: Final = 3  # times as many candidates as have been composed, in the next batch
 Planner = Callable[[CachedModel], CompositionPlan]
 
 
@@ -57,9 +58,11 @@ def compose_flow(
     meter: tuple[int, int] | None,
     sampling: SamplingParams,
     steering: Steering,
+    n_candidates: int,
     model: str,
 ) -> Flow[Piece]:
     """Compose from scratch, or continue a prompt; see `MusicClient.compose`."""
+    check_count("n_candidates", n_candidates, least=1, most=N_CANDIDATES_MAX)
     plan_for = continuation_planner(prompt, bars, meter, sampling)
     sampler = check_model_name(model) + SAMPLER_SUFFIX
 
@@ -69,7 +72,7 @@ def compose_flow(
             known = yield from cache.look_up(sampler, SAMPLER)
         if known.role is SAMPLER:
             return (yield from _sample_frames(known, plan_for(known), sampling, steering))
-        return (yield from _compose(known, plan_for(known), sampling, steering))
+        return (yield from _compose_as_asked(known, plan_for(known), sampling, steering, int(n_candidates)))
 
     return (yield from with_fresh_models(cache, (model, sampler), start))
 
@@ -206,12 +209,46 @@ def _compose(
         )
     conditions = conditions_for(known, plan, sampling, steering)
     inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
+    pieces, nats = yield from _candidates(known, plan, sampling, conditions, inputs)
+    return pieces[int(nats.argmin())]
+
+
+def _compose_as_asked(
+    known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering, n_candidates: int
+) -> Flow[Piece]:
+    """Compose candidates until one has the key and the ending that it was asked for.
+
+    Most often the first one has. Further ones are composed in batches that are longer each time, so that few requests
+    are made, and none is larger than a piece of the most frames that the model writes.
+    """
+    conditions = conditions_for(known, plan, sampling, steering)
+    inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
+    most = max(1, min(known.info.max_batch_size, known.n_frames_max // plan.n_frames))
+    pieces: list[Piece] = []
+    while len(pieces) < n_candidates and (not pieces or min(piece.n_unmet for piece in pieces)):
+        stop = min(n_candidates, len(pieces) + min(most, max(1, _MORE * len(pieces))))
+        batch = {name: array[len(pieces) : stop] for name, array in inputs.items()}
+        more, _ = yield from _candidates(known, plan, sampling, conditions, batch)
+        pieces += more
+    return min(pieces, key=lambda piece: piece.n_unmet)
+
+
+def _candidates(
+    known: CachedModel,
+    plan: CompositionPlan,
+    sampling: SamplingParams,
+    conditions: SteeringInputs,
+    inputs: Mapping[str, Array],
+) -> Flow[tuple[list[Piece], Array]]:
+    """Request a batch of pieces; return them and the nats of each."""
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(COMPOSER.outputs))
     response = yield from infer(known, request)
-    frames = checked_output(response, "frames", (n_candidates, plan.n_frames, N_PITCHES), largest=STRUCK)
-    nll = checked_output(response, "nll", (n_candidates, plan.n_frames))
-    best = int(nll.sum(axis=1, dtype=np.float64).argmin())
-    return _piece(plan, frames[best], nll[best], sampling, response, conditions=conditions.to_dict())
+    n = len(inputs["noise"])
+    frames = checked_output(response, "frames", (n, plan.n_frames, N_PITCHES), largest=STRUCK)
+    nll = checked_output(response, "nll", (n, plan.n_frames))
+    asked = conditions.to_dict()
+    pieces = [_piece(plan, *notes, sampling, response, conditions=asked) for notes in zip(frames, nll, strict=True)]
+    return pieces, nll.sum(axis=1, dtype=np.float64)
 
 
 def _sample_frames(

@@ -72,6 +72,13 @@ class ComposeRequest(PieceSampling):
         examples=["AABA"],
     )
     ending: bool = Field(True, description="Whether the piece comes to its end with the last bar.")
+    n_candidates: int = Field(
+        8,
+        ge=1,
+        le=16,
+        description="Compose at most so many pieces until one is in the key and has the ending that it was asked for; "
+        "with server-sent events always one.",
+    )
     stream_model: str = Field("composer", max_length=256, description="Name of the model for server-sent events.")
 
 
@@ -341,9 +348,11 @@ async def _piece_from_score(
 async def _compose_or_continue(request: Request, gateway: Gateway, options: ComposeRequest) -> Response:
     media_type = negotiate(request, _COMPOSE_TYPES)
     prompt = None if options.file is None else await read_score(options.file, gateway)
-    arguments = options.model_dump(exclude={"file", "model", "stream_model"})
+    arguments = options.model_dump(exclude={"file", "model", "stream_model", "n_candidates"})
     if media_type == EVENT_STREAM:
         stream = gateway.client.stream_compose(prompt=prompt, model=options.stream_model, **arguments)
         return await composition_events(request, stream)
-    piece = await gateway.client.compose(prompt=prompt, model=options.model, **arguments)
+    piece = await gateway.client.compose(
+        prompt=prompt, model=options.model, n_candidates=options.n_candidates, **arguments
+    )
     return await piece_response(piece, media_type, gateway.notation)

@@ -644,6 +644,12 @@ export interface components {
              */
             ending?: boolean;
             /**
+             * N Candidates
+             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @default 8
+             */
+            n_candidates?: number;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -768,6 +774,12 @@ export interface components {
              * @default true
              */
             ending?: boolean;
+            /**
+             * N Candidates
+             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @default 8
+             */
+            n_candidates?: number;
             /**
              * Stream Model
              * @description Name of the model for server-sent events.
@@ -2034,6 +2046,12 @@ export interface components {
              */
             ending?: boolean;
             /**
+             * N Candidates
+             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @default 8
+             */
+            n_candidates?: number;
+            /**
              * Stream Model
              * @description Name of the model for server-sent events.
              * @default composer
@@ -2158,6 +2176,12 @@ export interface components {
              * @default true
              */
             ending?: boolean;
+            /**
+             * N Candidates
+             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @default 8
+             */
+            n_candidates?: number;
             /**
              * Stream Model
              * @description Name of the model for server-sent events.
@@ -2546,6 +2570,7 @@ export interface components {
                 };
                 nll: (number | null)[] | null;
                 conditions: Record<string, never>;
+                achieved: Record<string, never>;
                 instruments: string[];
             };
             classification: {
@@ -2788,6 +2813,7 @@ export interface components {
             };
             nll: (number | null)[] | null;
             conditions: Record<string, never>;
+            achieved: Record<string, never>;
             instruments: string[];
         };
         /**
@@ -2813,6 +2839,7 @@ export interface components {
                 };
                 nll: (number | null)[] | null;
                 conditions: Record<string, never>;
+                achieved: Record<string, never>;
                 instruments: string[];
             }[];
         };

@@ -65,7 +65,7 @@ def midi(*notes: tuple[int, int, int], drums: bool = False, tpq: int = 480) -> b
 
 
 def test_composing_from_scratch(connect: Any, model: FakeWriters) -> None:
-    piece = connect()("compose", bars=3, seed=7, tempo_qpm=100)
+    piece = connect()("compose", bars=3, seed=7, tempo_qpm=100, n_candidates=1)
     assert piece.grid.frames.argmax(axis=1).tolist() == noise_columns(7, 48)
     assert (piece.grid.meter, piece.grid.n_bars, piece.grid.tempo_qpm) == ((16, 0), 3, 100)
     assert (piece.seed, piece.model, piece.model_version) == (7, "music_transformer", "3")
@@ -289,7 +289,7 @@ def test_a_coarser_grid(connect: Any, model: FakeWriters) -> None:
 def test_metadata_is_requested_once(connect: Any, model: FakeWriters) -> None:
     ask = connect()
     for _ in range(3):
-        ask("compose", bars=1)
+        ask("compose", bars=1, n_candidates=1)
     assert [type(request).__name__ for request in model.requests] == ["ModelRequest"] + 3 * ["InferRequest"]
 
 
@@ -620,7 +620,7 @@ def test_a_new_version_between_two_calls_brings_its_styles(connect: Any, model: 
     ask = connect()
     ask("compose", bars=1, style="folk")
     model.version, model.parameters = "4", {"styles": json.dumps(["any", "folk", "bach"])}
-    piece = ask("compose", bars=1, style="folk")
+    piece = ask("compose", bars=1, style="folk", n_candidates=1)
     assert piece.model_version == "4"
     assert model.asked("music_transformer")[-1].inputs["style"] == 1
 

@@ -14,6 +14,7 @@ from tritone import Grid, InvalidInputError, ModelResponse, MusicClient, Piece
 from tritone.model_cache import COMPOSER, STREAMER, CachedModel
 from tritone.operations.steering import Template, templates_of
 from tritone.operations.stream import PieceStream
+from tritone.sampling import uniform_noise
 
 FOLK: dict[str, Any] = {
     "style": "folk", "bar": 16, "mode": 0, "density": 3, "n_voices": 1, "repeats": [0, 1, 0, 2],
@@ -277,7 +278,7 @@ def test_two_pitch_classes_have_no_key(connect: Any, steered: FakeWriters) -> No
 
 
 def test_the_end_counts_from_what_the_model_reads(connect: Any, steered: FakeWriters) -> None:
-    connect()("compose", prompt=melody(100), bars=2, seed=1)
+    connect()("compose", prompt=melody(100), bars=2, seed=1, n_candidates=1)
     inputs = steered.asked("music_transformer")[-1].inputs
     assert inputs["end"] == inputs["given"].shape[1] == 512 + 32
     connect()("compose", prompt=melody(100), bars=2, seed=1, ending=False)
@@ -447,3 +448,95 @@ def test_a_model_has_all_conditions_or_none(missing: str) -> None:
     partial = {name: shape for name, shape in WRITING.items() if name != missing}
     assert not COMPOSER.fits(info(partial))
     assert not STREAMER.fits(info(partial))
+
+
+# --- candidates -----------------------------------------------------------------------------------------------
+
+
+CLOSED = tune(*C_MAJOR[:12], 60, 60, 60, 60).frames  # ends with a cadence in C major
+OPEN = tune(*C_MAJOR[:12], 64, 64, 67, 67).frames
+
+
+def answer_in_turn(model: FakeWriters, *pieces: Any) -> None:
+    """The model answers with these pieces, one for each candidate."""
+    remaining = list(pieces)
+
+    def spoil(name: str, outputs: dict[str, Any]) -> None:
+        del name
+        outputs["frames"] = np.stack([remaining.pop(0) for _ in outputs["frames"]])
+
+    model.spoil = spoil
+
+
+def batches(model: FakeWriters) -> list[int]:
+    return [len(request.inputs["noise"]) for request in model.asked("music_transformer")]
+
+
+def ask_for(connect: Any, **arguments: Any) -> Piece:
+    piece = connect()("compose", bars=2, seed=3, key="C", mode="major", **arguments)
+    assert isinstance(piece, Piece)
+    return piece
+
+
+def test_the_first_candidate_is_enough_if_it_is_as_asked(connect: Any, steered: FakeWriters) -> None:
+    answer_in_turn(steered, CLOSED)
+    piece = ask_for(connect)
+    assert piece.achieved == {"key": "C", "mode": "major", "voices": 1, "ending": True}
+    assert piece.n_unmet == 0
+    assert batches(steered) == [1]
+
+
+def test_candidates_are_composed_until_one_is_as_asked(connect: Any, steered: FakeWriters) -> None:
+    answer_in_turn(steered, OPEN, OPEN, CLOSED, OPEN)
+    piece = ask_for(connect)
+    np.testing.assert_array_equal(piece.grid.frames, CLOSED)
+    assert batches(steered) == [1, 3]
+    noise = np.concatenate([request.inputs["noise"] for request in steered.asked("music_transformer")])
+    np.testing.assert_array_equal(noise, uniform_noise(3, 8, 32, 8)[:4])
+
+
+def test_the_first_of_the_best_is_returned_if_none_is_as_asked(connect: Any, steered: FakeWriters) -> None:
+    other_key = np.roll(OPEN, 1, axis=1)
+    also_open = np.roll(OPEN, 12, axis=1)
+    answer_in_turn(steered, other_key, other_key, OPEN, *[also_open] * 5)
+    piece = ask_for(connect)
+    np.testing.assert_array_equal(piece.grid.frames, OPEN)
+    assert (piece.n_unmet, piece.achieved["ending"]) == (1, False)
+    assert batches(steered) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_no_more_candidates_than_allowed(connect: Any, steered: FakeWriters, n: int) -> None:
+    answer_in_turn(steered, *[OPEN] * 5)
+    assert ask_for(connect, n_candidates=n).n_unmet == 1
+    assert sum(batches(steered)) == n
+
+
+def test_a_piece_without_an_asked_ending_needs_only_its_key(connect: Any, steered: FakeWriters) -> None:
+    answer_in_turn(steered, OPEN)
+    assert ask_for(connect, ending=False).n_unmet == 0
+    answer_in_turn(steered, np.zeros_like(OPEN), OPEN)
+    steered.max_batch_size = 1
+    assert ask_for(connect, ending=False, n_candidates=2).achieved["key"] == "C"
+
+
+def test_a_batch_is_no_larger_than_the_model_reads(connect: Any, steered: FakeWriters) -> None:
+    steered.max_batch_size = 2
+    answer_in_turn(steered, *[OPEN] * 8)
+    ask_for(connect)
+    assert batches(steered) == [1, 2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("n", [0, 17, 1.5, "8", True, None])
+def test_invalid_numbers_of_candidates(connect: Any, steered: FakeWriters, n: Any) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        ask_for(connect, n_candidates=n)
+    assert caught.value.argument == "n_candidates"
+    assert not steered.asked("music_transformer")
+
+
+def test_silence_has_no_key_and_no_ending() -> None:
+    silent = Piece(Grid(np.zeros((8, 88), np.uint8)))
+    assert silent.achieved == {"key": None, "mode": None, "voices": 0, "ending": False}
+    assert silent.n_unmet == 0  # nothing was asked
+    assert Piece.from_dict(silent.to_dict()).achieved == silent.achieved

@@ -104,7 +104,7 @@ def test_the_same_request_as_compose(streamed: Any, model: FakeWriters) -> None:
     arguments = {"bars": 2, "seed": 1, "style": "folk", "temperature": 0.5, "top_k": 3, "meter": (3, 4)}
     streamed(prompt=melody(2), **arguments)
     with MusicClient(transport=model) as music:
-        music.compose(prompt=melody(2), **arguments)  # type: ignore[arg-type]
+        music.compose(prompt=melody(2), n_candidates=1, **arguments)  # type: ignore[arg-type]
     (stream,), (call,) = model.asked("composer"), model.asked("music_transformer")
     for name, array in call.inputs.items():
         np.testing.assert_array_equal(stream.inputs[name], array)

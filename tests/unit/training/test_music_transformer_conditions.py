@@ -22,6 +22,7 @@ from tritone_training.kinds.music_transformer.conditions import (
     degrees,
     density_edges,
     density_of,
+    excerpt_of,
     key_of,
     n_voices_of,
     repeats_of,
@@ -107,18 +108,68 @@ def test_degrees_count_from_the_tonic(key: int) -> None:
 # --- the end --------------------------------------------------------------------------------------------------
 
 
-def test_a_piece_ends_if_its_last_bass_note_is_the_tonic() -> None:
-    closed = line(*C_MAJOR, 55, 60, length=2)
+def test_a_piece_ends_if_it_closes_with_a_cadence() -> None:
+    closed = np.concatenate([line(*C_MAJOR, length=2), line(60, length=8)])
     assert conditions_of(piece(closed), {}, reach=REACH).end == len(closed)
     rests = np.concatenate([closed, line(0, 0, 0)])
     assert conditions_of(piece(rests), {}, reach=REACH).end == len(rests)
-    open_end = line(*C_MAJOR, 60, 62, length=2)
-    assert key_of(open_end) == 1
-    assert conditions_of(piece(open_end), {}, reach=REACH).end == UNKNOWN
+    for name, last in {
+        "another note": line(62, length=4),
+        "a weak beat": line(62, 60, length=2),
+        "too short": line(60),
+    }.items():
+        frames = np.concatenate([line(*C_MAJOR, length=2), last])
+        assert key_of(frames) == 1, name
+        assert conditions_of(piece(frames), {}, reach=REACH).end == UNKNOWN, name
     sixth = closed.copy()
-    sixth[-2:, 57 - LOWEST_PITCH] = sixth[-2:, 60 - LOWEST_PITCH]  # A below the C
+    sixth[-8:, 57 - LOWEST_PITCH] = sixth[-8:, 60 - LOWEST_PITCH]  # A below the C
     assert key_of(sixth) == 1
     assert conditions_of(piece(sixth), {}, reach=REACH).end == UNKNOWN
+
+
+# --- excerpts -------------------------------------------------------------------------------------------------
+
+
+def excerpts(source: ScorePiece, n: int = 40) -> list[tuple[ScorePiece, PieceConditions]]:
+    found = (excerpt_of(source, {}, reach=REACH, random=np.random.default_rng(seed)) for seed in range(n))
+    return [each for each in found if each is not None]
+
+
+def closing(n_phrases: int) -> Frames:
+    """Phrases of four bars of 4/4 that each end with a whole note on the tonic."""
+    phrase = np.concatenate([line(*C_MAJOR, length=2), line(67, 65, 64, 62, length=4), line(60, length=16)])
+    return np.tile(phrase, (n_phrases, 1))
+
+
+def test_excerpts_are_whole_bars_that_end_with_a_cadence() -> None:
+    found = excerpts(piece(closing(6), meter=(16, 0)))
+    assert len(found) == 40
+    lengths = {len(part.frames) // 16 for part, _ in found}
+    assert lengths == {4, 8, 12, 16, 20, 24}
+    for part, conditions in found:
+        assert part.meter == (16, 0)
+        assert conditions.end == len(part.frames)
+        assert conditions.key == 1
+
+
+def test_an_excerpt_begins_at_a_bar_line_and_holds_its_last_chord_through_the_next_upbeat() -> None:
+    source = piece(np.concatenate([line(67, length=4), closing(3)]), meter=(16, 12))
+    for part, conditions in excerpts(source):
+        assert part.frames[0, 60 - LOWEST_PITCH] == STRUCK
+        assert (part.frames[-4:, 60 - LOWEST_PITCH] == HELD).all()
+        assert conditions.end == len(part.frames)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        piece(closing(2), meter=(0, 0)),  # unknown bars
+        piece(closing(1)[:48], meter=(16, 0)),  # too short
+        piece(line(*range(60, 72), *range(60, 72), *range(60, 72), *range(60, 72), length=4), meter=(16, 0)),  # no key
+    ],
+)
+def test_pieces_without_an_excerpt(source: ScorePiece) -> None:
+    assert excerpts(source) == []
 
 
 # --- density and voices ---------------------------------------------------------------------------------------
@@ -220,7 +271,8 @@ def test_a_piece_shorter_than_its_bar_repeats_nothing() -> None:
 
 
 def test_conditions_can_be_left_out_one_by_one() -> None:
-    frames = np.concatenate([line(*C_MAJOR), line(*C_MAJOR)])
+    bar = np.concatenate([line(*C_MAJOR[:8]), line(60, length=8)])
+    frames = np.concatenate([bar, bar])
     known = conditions_of(piece(frames, meter=(16, 0)), {"folk": [0.1, 0.2]}, reach=REACH)
     assert (known.key, known.density, known.n_voices, known.end) == (1, 3, 1, 32)
     assert known.repeats.tolist() == [NEW] * 16 + [16] * 16

@@ -21,12 +21,13 @@ from tritone_training.kinds.music_transformer import KIND
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.generator import PieceGenerator
 from tritone_training.kinds.music_transformer.network import MusicTransformer, build_network, load_network
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES
+from tritone_training.kinds.music_transformer.notes import MAX_NOTES, PERFECT_INTERVALS
 
 CONFIG = TransformerConfig(**SIZES)
 # Begin the names of weights that these checkpoints do not have.
 LATER = ("key.", "density.", "n_voices.", "left.", "near_end.", "is_repeat.", "repeated.", "notes.degree.")
 VIEWS = "notes.map_in.weight"  # has fewer views of other frames there
+OUTPUTS = ("notes.out.weight", "notes.out.bias")  # without the scores of parallel motion
 INFO = {
     "styles": ["a", "b", "c"],
     "frames_per_quarter": 4,
@@ -49,6 +50,8 @@ def older_weights(*, onsets: bool) -> dict[str, Tensor]:
         if not name.startswith(LATER):
             n_views = tensor.shape[1] - (1 + onsets) if name == VIEWS else 0
             shape = (tensor.shape[0], n_views, *tensor.shape[2:]) if n_views else tuple(tensor.shape)
+            if name in OUTPUTS:
+                shape = (shape[0] - len(PERFECT_INTERVALS), *shape[1:])
             weights[name] = weights_of(name, shape)
     return weights
 

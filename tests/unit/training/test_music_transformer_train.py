@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,18 @@ def test_batches_are_no_larger_than_asked() -> None:
     assert len(made) * n_frames / sum(range(10, 60)) > 10_000 / 256  # an epoch is as long as asked, whatever the data
     total = sum(int(made[0].counted.sum()) for _ in range(len(made)))
     assert 0.8 * 10_000 < total < 1.2 * 10_000
+
+
+def test_most_passes_use_a_part_instead_of_the_piece() -> None:
+    part = ScorePiece("part", chords(12, seed=7), "train", "folk", (4, 0))
+    asked = replace(unknown(12), end=12)
+    used = segments(
+        pieces(*[20] * 100), excerpt_of=lambda _, *, random: (part, asked), transpose=False, unknown_share=0.0
+    )
+    parts = [each for each in used if len(each.frames) == 12]
+    assert 45 < len(parts) < 75
+    assert all(each.conditions.end == 12 and each.meter == (4, 0) for each in parts)
+    assert len(segments(pieces(20, 30), excerpt_of=lambda _, *, random: None)) == 2
 
 
 def test_pieces_are_moved_to_every_key_that_has_room() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -8,15 +9,18 @@ import torch
 from tests.unit.training.music_transformer_pieces import chords
 
 from tritone.music.grid import HELD as HELD_VALUE
-from tritone.music.grid import N_PITCHES
+from tritone.music.grid import LOWEST_PITCH, N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
+from tritone_training.generation import NEVER
 from tritone_training.kinds.music_transformer.notes import (
     BEGIN,
     END,
     HELD,
+    MAX_NOTES,
     N_TOKENS,
     PADDING,
     STRUCK,
+    NoteDecoder,
     may_follow,
     multi_hot,
     notes_of,
@@ -74,3 +78,95 @@ def test_the_grammar_lets_every_real_frame_through_and_nothing_else() -> None:
         spelled = [BEGIN, *(word for word in tokens if word != PADDING)]
         assert all(follow[a, b] for a, b in pairwise(spelled))
     assert follow.shape == (N_TOKENS + 1, N_TOKENS)
+
+
+# --- parallel motion ------------------------------------------------------------------------------------------
+
+
+def decoder(*, fifths: float = 0.0, octaves: float = 0.0) -> NoteDecoder:
+    """A note decoder whose scores depend on parallel motion alone."""
+    made = NoteDecoder(width=4, note_width=4, n_channels=2, n_views=1, onsets=True, dropout=0.0).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+        made.out.bias[-2], made.out.bias[-1] = fifths, octaves
+    return made
+
+
+def scores_below(made: NoteDecoder, before: Sequence[int], above: Sequence[int]) -> dict[int, float]:
+    """The scores of the struck notes that may follow those above, by MIDI pitch; tokens above are struck."""
+    notes = np.zeros((1, N_PITCHES), np.uint8)
+    notes[0, [pitch - LOWEST_PITCH for pitch in before]] = STRUCK_VALUE
+    view = made.view(
+        torch.zeros(1, 4),
+        multi_hot(torch.from_numpy(notes)),
+        torch.zeros(1, 1, N_PITCHES),
+        torch.zeros(1, 2, N_PITCHES),
+    )
+    spelled = torch.tensor([[BEGIN, *(STRUCK + pitch - LOWEST_PITCH for pitch in above)]])
+    with torch.inference_mode():
+        whole = made.scores(view, spelled, torch.zeros(1, spelled.shape[1], 4))[0, -1]
+        moves = torch.zeros(1, 2, MAX_NOTES, 12)
+        for place, token in enumerate(spelled[0, 1:]):
+            moves += made.move(view, torch.tensor([place]), token[None], made.pitch_of_token[token][None])
+        anchor = made.pitch_of_token[spelled[:, -1]] if above else view.top
+        at = torch.tensor([len(above)])
+        one = made.next_scores(view, spelled[:, -1], torch.zeros(1, 4), anchor, at, moves)[0]
+    torch.testing.assert_close(one, whole)
+    struck = whole[STRUCK:HELD]
+    return {LOWEST_PITCH + int(pitch): float(struck[pitch]) for pitch in torch.nonzero(struck > NEVER / 2)[:, 0]}
+
+
+def marked(scores: Mapping[int, float]) -> set[int]:
+    return {pitch for pitch, score in scores.items() if score}
+
+
+@pytest.mark.parametrize("shift", [0, 5, -11])
+def test_a_fifth_that_moves_is_a_parallel_fifth(shift: int) -> None:
+    scores = scores_below(decoder(fifths=-3.0), [67 + shift, 60 + shift], [69 + shift])
+    assert marked(scores) == {pitch for pitch in range(21, 69 + shift) if (69 + shift - pitch) % 12 == 7}
+    assert {scores[pitch] for pitch in marked(scores)} == {-3.0}
+
+
+def test_octaves_and_unisons_have_a_score_of_their_own() -> None:
+    made = decoder(fifths=-3.0, octaves=-5.0)
+    scores = scores_below(made, [72, 60], [74])
+    assert marked(scores) == {62, 50, 38, 26}
+    assert scores[62] == -5.0
+    # The third voice: a fifth below the first, an octave below the second.
+    scores = scores_below(made, [72, 65, 53], [74, 67])
+    assert scores[55] == -8.0
+    assert marked(scores) == {55, 43, 31}
+
+
+@pytest.mark.parametrize(
+    ("before", "above", "why"),
+    [
+        ((67, 60), (67,), "the upper voice stays"),
+        ((67, 64), (69,), "a third is no perfect interval"),
+        ((67,), (69,), "there was one voice"),
+        ((), (69,), "silence before"),
+        ((67, 60), (), "the highest voice has none above"),
+    ],
+)
+def test_what_is_no_parallel(before: Sequence[int], above: Sequence[int], why: str) -> None:
+    assert marked(scores_below(decoder(fifths=1.0, octaves=1.0), before, above)) == set(), why
+
+
+def test_a_note_that_is_held_on_moves_with_none() -> None:
+    made = decoder(fifths=1.0)
+    held = torch.tensor([HELD + 69 - LOWEST_PITCH])
+    assert not made.perfect_below[held].any()
+    assert not made.perfect_below[[END, BEGIN]].any()
+
+
+def test_more_notes_than_places_have_scores() -> None:
+    made = decoder(octaves=1.0)
+    tokens = torch.tensor([[BEGIN, *range(STRUCK + 60, STRUCK + 60 - MAX_NOTES - 3, -1)]])
+    view = made.view(
+        torch.zeros(1, 4), torch.ones(1, 2 * N_PITCHES), torch.zeros(1, 1, N_PITCHES), torch.zeros(1, 2, N_PITCHES)
+    )
+    with torch.inference_mode():
+        scores = made.scores(view, tokens, torch.zeros(1, tokens.shape[1], 4))
+    assert torch.isfinite(scores).all()
+    assert (scores[0, MAX_NOTES + 1 :, STRUCK : STRUCK + 40] == 0).all()

@@ -16,7 +16,7 @@ from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator, initial_state
 from tritone_training.kinds.music_transformer.module import frame_nll
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.kinds.music_transformer.notes import MAX_NOTES, readable
+from tritone_training.kinds.music_transformer.notes import END, MAX_NOTES, readable
 
 Frames = npt.NDArray[np.uint8]
 
@@ -108,6 +108,37 @@ def test_harmonising_keeps_the_melody_and_its_rests() -> None:
     could = np.take_along_axis(sounded_before(frames), np.maximum(melody, 0)[:, :, None], 2)[:, :, 0]
     np.testing.assert_array_equal(found[on], np.where(held & could, HELD, STRUCK)[on])
     assert ((frames > 0).sum(2) > 1).any()  # there is harmony
+
+
+@pytest.mark.parametrize("n_voices", range(7))
+def test_harmonising_writes_a_note_below_every_note_of_the_melody(n_voices: int) -> None:
+    made = network()
+    with torch.no_grad():
+        made.notes.out.bias[END] += 20  # it would write nothing
+    asked = ask(5, 40, seed=4, mode="harmonise", temperature=5.0)
+    asked.given[0, 3] = 0
+    asked.given[0, 3, 0] = STRUCK  # nothing is lower
+    asked = dataclasses.replace(asked, n_voices=torch.full((5,), n_voices))
+    frames, nll = asked.write(PieceGenerator(made))
+    n_notes = (frames > 0).sum(2)
+    has_melody = (asked.given.numpy() > 0).any(2)
+    assert not n_notes[~has_melody].any()
+    assert n_notes[0, 3] == 1
+    has_melody &= ~(frames[:, :, 0] > 0)  # below the lowest pitch there is none to add
+    at_least = max(2, n_voices - 1) if n_voices > 1 else 1
+    assert n_notes[has_melody].min() == at_least
+    np.testing.assert_allclose(nll, teacher_forced(made, asked, frames), rtol=2e-4, atol=2e-3)  # not of what is allowed
+
+
+def test_only_harmonising_requires_notes() -> None:
+    made = network()
+    with torch.no_grad():
+        made.notes.out.bias[END] += 20
+    for mode in ("compose", "infill"):
+        asked = ask(5, 40, seed=4, mode=mode, temperature=1.0)
+        asked = dataclasses.replace(asked, n_voices=torch.full((5,), 4))
+        frames, _ = asked.write(PieceGenerator(made))
+        assert not frames[(asked.given_mode == 0).numpy()].any()
 
 
 def test_filling_a_gap_keeps_the_surroundings_bit_by_bit() -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tritone.music.endings import ending_of, is_strong
 from tritone.music.grid import Grid
 from tritone.music.keys import PROFILES
 from tritone_training.musicality.piece_measures import ENDING_MEASURES, MEASURES, measure_ending, measure_piece
@@ -23,9 +24,7 @@ from tritone_training.musicality.texture import (
 )
 from tritone_training.musicality.tonality import (
     diatonic_consistency,
-    ending_of,
     in_scale_share,
-    is_strong,
     key_clarity,
     key_drift,
     key_name,

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from tritone.music.endings import ending_of
 from tritone.music.grid import Grid
 from tritone_training.musicality import structure, texture, tonality
 
@@ -79,8 +80,8 @@ def measure_ending(grid: Grid, key: tonality.Key | None = None) -> dict[str, flo
     Args:
         key: the key of the piece; estimated if None. `near_cadence` always uses estimated keys.
     """
-    ending = tonality.ending_of(grid, key)
-    near = tonality.ending_of(grid, tolerance=NEAR_KEY)
+    ending = ending_of(grid, key)
+    near = ending_of(grid, tolerance=NEAR_KEY)
     return {
         "cadence": float(ending.is_cadence),
         "near_cadence": float(near.is_cadence),

@@ -14,7 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.music.grid import HELD, N_PITCHES, SILENT, STRUCK
+from tritone.music.endings import ending_of
+from tritone.music.grid import FRAMES_PER_QUARTER, HELD, N_PITCHES, SILENT, STRUCK, Grid
 from tritone.music.keys import N_KEYS, PITCH_CLASSES, key_code, key_correlations, tonic_and_mode
 from tritone_training.data.scores import ScorePiece
 
@@ -26,9 +27,11 @@ NEW: Final = -1  # in `repeats`: this frame's bar repeats none
 _ALIKE: Final = 0.8  # of the struck notes of two bars: Jaccard index from which one repeats the other
 _MOST_TEMPLATES: Final = 60  # of a style
 _FEWEST_BARS: Final = 8
-_PHRASE_BARS: Final = 8
-_EXCERPT_BARS: Final = (8, 12, 16, 24, 32)
-_CLEARER: Final = 0.08  # than any other: the correlation of a key that is known
+_PHRASE_BARS: Final = 4
+_FEWEST_EXCERPT_BARS: Final = 4
+_MOST_EXCERPT_BARS: Final = 32
+_MOST_TRIES: Final = 12
+_CLEARER: Final = 0.1  # than any other: the correlation of a key that is known
 
 Repeats = npt.NDArray[np.int64]
 
@@ -42,7 +45,7 @@ class PieceConditions:
             almost equally well, so that asking for a key is asking for a clear one.
         density: 1 to 3.
         n_voices: 1 to 6, median number of notes at once.
-        end: length of the piece in frames; unknown for pieces that do not end on their tonic, so that asking for an end
+        end: length of the piece in frames; unknown for pieces that do not end with a cadence, so that asking for an end
             is asking for a cadence.
         repeats: (T,) for each frame, how many frames earlier the bar begins that its bar repeats, or `NEW`.
     """
@@ -76,12 +79,19 @@ def unknown(n_frames: int) -> PieceConditions:
     return PieceConditions(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, np.zeros(n_frames, np.int64))
 
 
-def conditions_of(piece: ScorePiece, density_edges: Mapping[str, Sequence[float]], *, reach: int) -> PieceConditions:
+def conditions_of(
+    piece: ScorePiece,
+    density_edges: Mapping[str, Sequence[float]],
+    *,
+    reach: int,
+    frames_per_quarter: int = FRAMES_PER_QUARTER,
+) -> PieceConditions:
     """Return the conditions that a piece fulfils.
 
     Args:
         density_edges: of each style, from `density_edges`.
         reach: most frames back that a repeated bar may begin.
+        frames_per_quarter: time steps in a quarter note.
     """
     frames = piece.frames
     edges = density_edges.get(piece.style)
@@ -91,41 +101,51 @@ def conditions_of(piece: ScorePiece, density_edges: Mapping[str, Sequence[float]
         key=key,
         density=density,
         n_voices=n_voices_of(frames),
-        end=len(frames) if ends_on_tonic(frames, key) else UNKNOWN,
+        end=len(frames) if ends_with_cadence(piece, key, frames_per_quarter=frames_per_quarter) else UNKNOWN,
         repeats=repeats_of(frames, piece.meter, reach=reach),
     )
 
 
-def excerpts_of(
-    piece: ScorePiece, density_edges: Mapping[str, Sequence[float]], *, reach: int
-) -> list[tuple[ScorePiece, PieceConditions]]:
-    """Return parts of a piece that could be pieces: whole bars that begin at a bar line and end on their tonic.
+def excerpt_of(
+    piece: ScorePiece,
+    density_edges: Mapping[str, Sequence[float]],
+    *,
+    reach: int,
+    frames_per_quarter: int = FRAMES_PER_QUARTER,
+    random: np.random.Generator,
+) -> tuple[ScorePiece, PieceConditions] | None:
+    """Return a random part of a piece that could be a piece: whole bars that end with a cadence.
 
     Requests are for whole bars, while many pieces begin with an upbeat and end with an incomplete bar. A part begins at
-    the first bar line or a multiple of eight bars later, and is 8, 12, 16, 24 or 32 bars long. Its last chord is held
-    where the piece goes on with the next upbeat, or where its last bar is incomplete.
+    the first bar line or a multiple of four bars later, and is 4 to 32 bars long. Its last chord is held where the
+    piece goes on with the next upbeat, or where its last bar is incomplete.
+
+    Returns:
+        The part and its conditions; None if none of a few random ones ends with a cadence.
     """
     length, index = piece.meter
     if length <= 0:
-        return []
+        return None
     upbeat = -index % length
     body = piece.frames[upbeat:]
     n_bars = -(-len(body) // length)
-    missing = n_bars * length - len(body)
-    body = np.concatenate([body, _held(body[-1:], missing)])
-    found = []
-    for start in range(0, n_bars, _PHRASE_BARS):
-        for n in _EXCERPT_BARS:
-            if start + n > n_bars:
-                break
-            frames = body[start * length : (start + n) * length].copy()
-            if upbeat and start + n < n_bars:
-                frames[-upbeat:] = _held(frames[-upbeat - 1 : -upbeat], upbeat)
-            part = replace(piece, frames=frames, meter=(length, 0), voices=None)
-            conditions = conditions_of(part, density_edges, reach=reach)
-            if conditions.end != UNKNOWN:
-                found.append((part, conditions))
-    return found
+    if n_bars < _FEWEST_EXCERPT_BARS:
+        return None
+    body = np.concatenate([body, _held(body[-1:], n_bars * length - len(body))])
+    parts = [
+        (start, n)
+        for start in range(0, n_bars, _PHRASE_BARS)
+        for n in range(_FEWEST_EXCERPT_BARS, min(_MOST_EXCERPT_BARS, n_bars - start) + 1)
+    ]
+    for number in random.permutation(len(parts))[:_MOST_TRIES]:
+        start, n = parts[number]
+        frames = body[start * length : (start + n) * length].copy()
+        if upbeat and start + n < n_bars:
+            frames[-upbeat:] = _held(frames[-upbeat - 1 : -upbeat], upbeat)
+        part = replace(piece, frames=frames, meter=(length, 0), voices=None)
+        if ends_with_cadence(part, key_of(frames), frames_per_quarter=frames_per_quarter):
+            return part, conditions_of(part, density_edges, reach=reach, frames_per_quarter=frames_per_quarter)
+    return None
 
 
 def _held(frame: npt.NDArray[np.uint8], n_frames: int) -> npt.NDArray[np.uint8]:
@@ -140,13 +160,12 @@ def key_of(frames: npt.NDArray[np.uint8]) -> int:
     return UNKNOWN if first - second < _CLEARER else 1 + int(correlations.argmax())
 
 
-def ends_on_tonic(frames: npt.NDArray[np.uint8], key: int) -> bool:
-    """Return whether the lowest note of the last (T, P) frame that sounds is the tonic of the key."""
-    sounding = np.flatnonzero((frames > 0).any(1))
-    if key == UNKNOWN or not len(sounding):
+def ends_with_cadence(piece: ScorePiece, key: int, *, frames_per_quarter: int) -> bool:
+    """Return whether a piece ends with a cadence in a key, as the listening test defines it; not if it is unknown."""
+    if key == UNKNOWN:
         return False
-    bass = int(np.flatnonzero(frames[sounding[-1]])[0])
-    return bool(PITCH_CLASSES[bass] == tonic_and_mode(key)[0])
+    grid = Grid(piece.frames, frames_per_quarter=frames_per_quarter, meter=piece.meter)
+    return ending_of(grid, tonic_and_mode(key)).is_cadence
 
 
 def density_of(frames: npt.NDArray[np.uint8]) -> float:

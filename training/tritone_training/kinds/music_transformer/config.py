@@ -106,9 +106,9 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     # Something to listen to, in less than two minutes on one core.
     "demo": _DEFAULT.changed(n_layers=2, epoch_frames=40_000, valid_frames=12_000, max_epochs=3, learning_rate=2e-3
     ),
-    # The weights in weights/: about an hour on one core.
+    # The weights in weights/: about an hour and a half on one core.
     "starter": _DEFAULT.changed(
-        epoch_frames=500_000, valid_frames=40_000, max_epochs=12, batch_frames=1024, dropout=0.1, style_balance=0.6,
+        epoch_frames=500_000, valid_frames=40_000, max_epochs=24, batch_frames=1024, dropout=0.1, style_balance=0.8,
         given_share=0.4, unknown_share=0.1, ending_weight=4.0, learning_rate=2e-3,
         temperature=0.95, top_p=0.98,
     ),

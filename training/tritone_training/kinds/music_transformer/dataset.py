@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,16 @@ from tritone_training.kinds.music_transformer.notes import PADDING, Frames, read
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
-_WHOLE_SHARE: Final = 0.5  # of the passes in which a piece with excerpts is used as a whole
+_WHOLE_SHARE: Final = 0.4  # of the passes in which a piece with excerpts is used as a whole
 _GAP: Final = (8, 64)  # shortest and longest gap to fill in, in frames
+
+
+class ExcerptReader(Protocol):
+    """Returns a random part of a piece and its conditions, or None if it found none, as `conditions.excerpt_of`."""
+
+    def __call__(
+        self, piece: ScorePiece, /, *, random: np.random.Generator
+    ) -> tuple[ScorePiece, PieceConditions] | None: ...
 
 
 class Batch(NamedTuple):
@@ -201,7 +209,7 @@ class TrainingSegments(Dataset[Any]):
         pieces: Sequence[ScorePiece],
         styles: Sequence[str],
         conditions: Sequence[PieceConditions],
-        excerpts: Sequence[Sequence[tuple[ScorePiece, PieceConditions]]] = (),
+        excerpt_of: ExcerptReader | None = None,
         *,
         onsets: bool,
         n_frames: int,
@@ -220,7 +228,8 @@ class TrainingSegments(Dataset[Any]):
             pieces: the pieces.
             styles: those that the network has.
             conditions: of each piece.
-            excerpts: of each piece, from `excerpts_of`; one of them is used instead of the piece in half of the passes.
+            excerpt_of: returns a random part of a piece, which is used instead of the piece in three passes of five;
+                None: no parts are used.
             onsets: whether the data have onsets.
             n_frames: longest segment.
             n_segments: most of one piece in a pass.
@@ -237,10 +246,10 @@ class TrainingSegments(Dataset[Any]):
             whole(piece, styles, onsets=onsets, conditions=asked)
             for piece, asked in zip(pieces, conditions, strict=True)
         ]
-        self._excerpts = [
-            [whole(part, styles, onsets=onsets, conditions=asked) for part, asked in parts]
-            for parts in (excerpts or [()] * len(pieces))
-        ]
+        self._sources = pieces
+        self._styles = styles
+        self._onsets = onsets
+        self._excerpt_of = excerpt_of
         self._n_times = _repetitions([piece.style for piece in pieces], style_balance)
         self._n_frames = n_frames
         self._n_stretches = n_segments
@@ -280,9 +289,9 @@ class TrainingSegments(Dataset[Any]):
         self._n_passes += 1
         segments = [
             part
-            for piece, excerpts, n_times in zip(self._pieces, self._excerpts, self._n_times, strict=True)
+            for number, n_times in enumerate(self._n_times)
             for _ in range(n_times)
-            for part in self._cut(self._varied(self._one_of(piece, excerpts)))
+            for part in self._cut(self._varied(self._piece_or_excerpt(number)))
         ]
         # Alike in length, but not always with the same others.
         lengths = np.array([each.stop - each.start for each in segments])
@@ -290,11 +299,15 @@ class TrainingSegments(Dataset[Any]):
         batches = batched([segments[index] for index in order], self._batch_frames)
         return [batches[index] for index in self._random.permutation(len(batches))]
 
-    def _one_of(self, piece: PieceSegment, excerpts: Sequence[PieceSegment]) -> PieceSegment:
-        """Return a piece, or one of its excerpts."""
-        if not excerpts or self._random.random() < _WHOLE_SHARE:
-            return piece
-        return excerpts[int(self._random.integers(len(excerpts)))]
+    def _piece_or_excerpt(self, number: int) -> PieceSegment:
+        """Return a piece, or a part of it."""
+        if self._excerpt_of is None or self._random.random() < _WHOLE_SHARE:
+            return self._pieces[number]
+        excerpt = self._excerpt_of(self._sources[number], random=self._random)
+        if excerpt is None:
+            return self._pieces[number]
+        part, conditions = excerpt
+        return whole(part, self._styles, onsets=self._onsets, conditions=conditions)
 
     def _varied(self, piece: PieceSegment) -> PieceSegment:
         """Return the piece in a random key, and sometimes with unknown style or meter."""

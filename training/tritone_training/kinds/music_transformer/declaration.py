@@ -100,7 +100,7 @@ _ASKED: Final = (
         "n_voices",
         "INT64",
         (),
-        "notes at once; 0 unknown",
+        "notes at once, of which a frame whose highest note is given lacks at most one; 0 unknown",
         limits=Limits(minimum=0, maximum=MOST_VOICES),
     ),
     Tensor(

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
-from tritone_training.generation import SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
+from tritone.music.keys import N_KEYS
+from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
+from tritone_training.kinds.music_transformer.conditions import MOST_VOICES
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import (
@@ -29,6 +31,7 @@ from tritone_training.kinds.music_transformer.notes import (
     HELD,
     MAX_NOTES,
     N_TOKENS,
+    PERFECT_INTERVALS,
     STRUCK,
     FrameView,
     multi_hot,
@@ -37,6 +40,8 @@ from tritone_training.kinds.music_transformer.notes import (
 
 _CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
 _FREE: Final = -1  # instead of a given token: choose one
+_NOTE: Final = -2  # choose one, and no END if there is a lower pitch
+_LAST_RESORT: Final = 0.1 * NEVER  # score of an END where notes are missing
 LoopState: TypeAlias = tuple[Tensor, ...]
 
 
@@ -214,7 +219,7 @@ def write(
         plan.next_given,
         network.given_notes(given),
         (mode == GIVEN)[..., None],
-        *_forced(network, given, mode),
+        *_forced(network, given, mode, setting.n_voices),
         nn.functional.pad(open_above(noise), (0, 1)),
         (index == 0).to(noise.dtype),
     )
@@ -300,13 +305,16 @@ def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
     return nn.functional.pad(unseen, (0, n_more))[:, None, None]
 
 
-def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
+def _forced(network: MusicTransformer, given: Tensor, mode: Tensor, n_voices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the tokens that are given instead of sampled.
 
+    With two voices or more, a given highest note gets at least one note below it, and at most one note is missing,
+    because two voices may meet in one pitch.
+
     Returns:
-        (B, N, S + 1) tokens of what is given, the highest first, _FREE where one is to be chosen, END behind the last
-        place; and (B, N, S + 1) which tokens' likelihood counts: not that of a highest note that is given, nor of an
-        END where notes are left over.
+        (B, N, S + 1) tokens of what is given, the highest first, _FREE or _NOTE where one is to be chosen, END behind
+        the last place; and (B, N, S + 1) which tokens' likelihood counts: not that of a highest note that is given, nor
+        of an END where notes are left over.
     """
     pitches = torch.arange(N_PITCHES, device=given.device)
     ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
@@ -318,7 +326,10 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor) -> tuple[Ten
     taken = (mode == GIVEN)[..., None] | top_given[..., :MAX_NOTES]
     too_many = (mode == GIVEN) & ((given > 0).sum(-1) > MAX_NOTES)
     counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
-    forced = nn.functional.pad(torch.where(taken, tokens, _FREE), (0, 1), value=END)
+    fewest = torch.where(n_voices > 1, (n_voices.clamp_max(MOST_VOICES) - 1).clamp_min(2), 0)
+    missing = (mode == TOP_GIVEN)[..., None] & (ranked[..., :1] >= 0) & (place[:MAX_NOTES] < fewest[:, None, None])
+    free = torch.where(missing, _NOTE, _FREE)
+    forced = nn.functional.pad(torch.where(taken, tokens, free), (0, 1), value=END)
     return forced, counted.to(torch.float32)
 
 
@@ -363,7 +374,7 @@ def _choose_notes(
     The loop ends when all frames of the batch have ended, because most have few notes.
 
     Args:
-        forced: (B, S + 1) the given token of each position, or _FREE.
+        forced: (B, S + 1) the given token of each position, or _FREE or _NOTE.
         noise: (B, S + 1) to choose by.
 
     Returns:
@@ -371,6 +382,7 @@ def _choose_notes(
     """
     level = network.notes
     places = torch.arange(MAX_NOTES + 1, device=noise.device)
+    is_end = torch.arange(N_TOKENS, device=noise.device) == END
     # What is given as held on from silence is struck.
     forced = torch.where(view.possible.gather(1, forced.clamp_min(0)), forced, forced - N_PITCHES)
 
@@ -378,19 +390,22 @@ def _choose_notes(
         return state[1].amax(0) > END  # at the last place END is forced
 
     def place(state: LoopState) -> LoopState:
-        at, above, conditioning, anchor, tokens, nats = state
-        scores = level.next_scores(view, above, conditioning, anchor)
+        at, above, conditioning, anchor, moves, tokens, nats = state
+        scores = level.next_scores(view, above, conditioning, anchor, at, moves)
         given = forced.index_select(1, at)
-        chosen = choose(scores, noise.index_select(1, at), choice)[:, None]
-        token = torch.where(given == _FREE, chosen, given)
+        suitable = torch.where((given == _NOTE) & is_end, _LAST_RESORT, scores)
+        chosen = choose(suitable, noise.index_select(1, at), choice)[:, None]
+        token = torch.where(given < 0, chosen, given)
         surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, token)
         here = places == at
         above = token[:, 0]
+        pitch = level.pitch_of_token.index_select(0, above)
         return (
             at + 1,
             above.clone(),
             conditioning + level.written(above),
-            level.pitch_of_token.index_select(0, above),
+            pitch,
+            moves + level.move(view, at, above, pitch),
             torch.where(here, token, tokens),
             torch.where(here, surprise, nats),
         )
@@ -400,10 +415,11 @@ def _choose_notes(
         torch.full_like(view.top, BEGIN),
         view.context,
         view.top,
+        torch.zeros(len(forced), len(PERFECT_INTERVALS), MAX_NOTES, N_KEYS, device=noise.device),
         torch.zeros_like(forced),
         torch.zeros_like(noise),
     )
-    _, _, _, _, tokens, nats = unrolled_or_loop(goes_on, place, begin)
+    *_, tokens, nats = unrolled_or_loop(goes_on, place, begin)
     return tokens, nats
 
 

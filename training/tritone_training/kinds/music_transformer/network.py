@@ -31,7 +31,7 @@ from tritone_training.kinds.music_transformer.declaration import (
     KIND_NAME,
     LOOK_AHEAD,
 )
-from tritone_training.kinds.music_transformer.notes import FrameView, NoteDecoder, multi_hot
+from tritone_training.kinds.music_transformer.notes import PERFECT_INTERVALS, FrameView, NoteDecoder, multi_hot
 
 _DILATIONS: Final = (1, 2, 4, 8, 16, 32)  # together they see 64 frames: the next one and 63 behind it
 
@@ -76,6 +76,7 @@ _MOST_LEFT: Final = 33  # frames until the end that are told apart; more count a
 _NEAR_END: Final = (2, 4, 6, 8, 12, 16, 32, 64, 128)  # frames until the end that begin a phase of it
 _ADDED: Final = ("key.", "density.", "n_voices.", "left.", "near_end.", "is_repeat.", "repeated.", "notes.degree.")
 _VIEWS: Final = "notes.map_in.weight"
+_OUT: Final = ("notes.out.weight", "notes.out.bias")
 LONGEST_BAR: Final = 64  # frames; later ones of a longer bar count as its last
 
 
@@ -359,14 +360,14 @@ def load_network(folder: Path) -> tuple[MusicTransformer, TransformerConfig, Map
     except (KeyError, TypeError, ValueError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: invalid entry in checkpoint.json ({error}); train again") from error
     try:
-        network.load_state_dict(_completed(saved.weights, network))
+        network.load_state_dict(completed_weights(saved.weights, network))
     except RuntimeError as error:  # torch's message for names and shapes that differ
         why = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{folder}: weights do not fit checkpoint.json ({why}); train again") from error
     return network.eval(), config, info
 
 
-def _completed(weights: Mapping[str, Tensor], network: MusicTransformer) -> dict[str, Tensor]:
+def completed_weights(weights: Mapping[str, Tensor], network: MusicTransformer) -> dict[str, Tensor]:
     """Add zeros for what networks of earlier releases did not have, which makes the same predictions."""
     completed = dict(weights)
     own = network.state_dict()
@@ -377,6 +378,10 @@ def _completed(weights: Mapping[str, Tensor], network: MusicTransformer) -> dict
     n_added = (1 + network.onsets) if _ADDED[0] + "weight" not in weights else 0
     if views is not None and n_added:
         completed[_VIEWS] = nn.functional.pad(views, (0, 0, 0, n_added))
+    for name in _OUT:  # without the scores of parallel motion
+        out = completed.get(name)
+        if out is not None and len(own[name]) - len(out) == len(PERFECT_INTERVALS):
+            completed[name] = torch.cat([out, torch.zeros_like(own[name][len(out) :])])
     return completed
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +17,7 @@ from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.conditions import (
     conditions_of,
     density_edges,
-    excerpts_of,
+    excerpt_of,
     templates,
     unknown,
 )
@@ -24,7 +26,7 @@ from tritone_training.kinds.music_transformer.dataset import TrainingSegments, W
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network
 from tritone_training.kinds.music_transformer.module import MONITOR, TransformerModule
-from tritone_training.kinds.music_transformer.network import build_network
+from tritone_training.kinds.music_transformer.network import build_network, completed_weights
 from tritone_training.progress import progress_bar
 from tritone_training.training_state import Snapshot
 
@@ -46,14 +48,15 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
     styles = scores.styles if len(scores.styles) > 1 else ()  # a single style carries no information
     network = build_network(config, n_styles=len(styles), onsets=scores.has_onsets)
     saved = saved_checkpoint(request, KIND_NAME)
+    if saved is not None:
+        saved = replace(saved, weights=completed_weights(saved.weights, network))
     skipped = {"style.": "the styles differ"} if saved and saved.info.get("styles") != list(styles) else {}
     loaded = load_matching(saved, network, skipped=skipped)
     edges = density_edges(train) if scores.has_onsets else {}
+    reading: dict[str, Any] = {"reach": config.copy_window, "frames_per_quarter": scores.frames_per_quarter}
     conditions = [
-        conditions_of(piece, edges, reach=config.copy_window) if scores.has_onsets else unknown(len(piece.frames))
-        for piece in train
+        conditions_of(piece, edges, **reading) if scores.has_onsets else unknown(len(piece.frames)) for piece in train
     ]
-    excerpts = [excerpts_of(piece, edges, reach=config.copy_window) for piece in train] if scores.has_onsets else []
     report = scores.report()
     info: dict[str, Any] = {
         "command": request.command,
@@ -74,7 +77,7 @@ def train_on(request: TrainRequest, config: TransformerConfig, scores: ScoreSet)
         train,
         styles,
         conditions,
-        excerpts,
+        partial(excerpt_of, density_edges=edges, **reading) if scores.has_onsets else None,
         onsets=scores.has_onsets,
         n_frames=config.stretch_frames,
         n_segments=config.most_stretches,
