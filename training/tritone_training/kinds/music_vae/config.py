@@ -87,7 +87,18 @@ PRESETS: Final[Mapping[str, VaeConfig]] = {
         beta=0.1, max_epochs=32, patience=32, spans_per_epoch=16_384, prior_epochs=16, prior_steps=512
     ),
     # Still musical, in two or three minutes on one core.
-    "demo": VaeConfig(width=96, n_hidden=96, head_width=64, max_epochs=4, spans_per_epoch=4096),
+    "demo": VaeConfig(
+        width=96,
+        n_hidden=96,
+        head_width=64,
+        max_epochs=6,
+        spans_per_epoch=4096,
+        edit_share=0.25,
+        prior_width=96,
+        n_couplings=4,
+        prior_epochs=4,
+        prior_steps=64,
+    ),
     # For tests.
     "tiny": VaeConfig(
         width=16,

@@ -55,7 +55,7 @@ DECODER: Final = Declaration(
             "attributes",
             "FP32",
             (Axis("attribute", len(ATTRIBUTES)),),
-            f"change of {', '.join(ATTRIBUTES)}, in standard deviations of the training set, from -5 to 5; 0 changes nothing",
+            f"change of {', '.join(ATTRIBUTES)}, in standard deviations of the training set; 0 changes nothing",
             limits=Limits(minimum=-LARGEST_AMOUNT, maximum=LARGEST_AMOUNT),
         ),
         *SAMPLING,
@@ -66,5 +66,11 @@ DECODER: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={**DECLARATION.parameters, "attributes": ",".join(ATTRIBUTES)},
+    parameters={
+        **DECLARATION.parameters,
+        "attributes": ",".join(ATTRIBUTES),
+        # Samples from nothing; chosen on validation. The other operations take the most likely notes by default.
+        "default_temperature": "0.5",
+        "sample_candidates": "8",
+    },
 )
