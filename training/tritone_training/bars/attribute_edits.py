@@ -145,7 +145,8 @@ def _scaled(voices: Tensor, contour: Tensor, intervals: Tensor) -> Tensor:
     pitch = (voices - FIRST_STRIKE).float()
     centre = level_of(voices).float()[:, None, None]
     length = _SEGMENTS[int(torch.randint(0, len(_SEGMENTS), ()))]
-    parts, marks = (each.unflatten(1, (-1, length)) for each in (torch.where(strikes, pitch, 0.0), strikes.float()))
+    shape = (len(voices), -1, length, voices.shape[2])
+    parts, marks = (each.reshape(shape) for each in (torch.where(strikes, pitch, 0.0), strikes.float()))
     mean = (parts.sum(2) / marks.sum(2).clamp_min(1)).repeat_interleave(length, 1)  # (B, N, V)
     moved = centre + contour[:, None, None] * (mean - centre) + intervals[:, None, None] * (pitch - mean)
     return torch.where(strikes, _in_scale(voices, moved.round().long()) + FIRST_STRIKE, voices)

@@ -119,7 +119,7 @@ class MusicVae(nn.Module):
     ) -> Tensor:
         """Return voices (B, N, V) for normal latent vectors (B, Z); for the other arguments see `SpanDecoder.write`."""
         if attributes is None:
-            attributes = latent.new_zeros(len(latent), len(ATTRIBUTES))
+            attributes = torch.zeros_like(latent[:, : len(ATTRIBUTES)])
         decoded, changes = self.decoder_inputs(latent, attributes)
         return self.decoder.write(decoded, noise, temperature=temperature, top_k=top_k, top_p=top_p, attributes=changes)
 

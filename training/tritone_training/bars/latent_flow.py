@@ -32,15 +32,10 @@ class Coupling(nn.Module):
         self.register_buffer("inverse_order", order.argsort(), persistent=False)
         self.order: Tensor
         self.inverse_order: Tensor
-        self.layers = nn.Sequential(
-            nn.Linear(self.n_given, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-            nn.SiLU(),
-            nn.Linear(width, 2 * (n_latent - self.n_given)),
-        )
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        out = nn.Linear(width, 2 * (n_latent - self.n_given))
+        nn.init.zeros_(out.weight)
+        nn.init.zeros_(out.bias)
+        self.layers = nn.Sequential(nn.Linear(self.n_given, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), out)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         given, changed = x[:, self.order].tensor_split((self.n_given,), dim=1)
@@ -90,6 +85,9 @@ class LatentFlow(nn.Module):
         self.temperature: Tensor
         self.couplings = nn.ModuleList(Coupling(n_latent, width=width, seed=seed) for seed in range(n_couplings))
 
+    def _couplings(self) -> list[Coupling]:
+        return [each for each in self.couplings if isinstance(each, Coupling)]
+
     @torch.no_grad()
     def fit_components(self, latent: Tensor) -> None:
         """Set the principal components to those of latent vectors (B, Z)."""
@@ -126,7 +124,7 @@ class LatentFlow(nn.Module):
     def inverse(self, normal: Tensor) -> Tensor:
         """Return the latent vectors of normal ones: (B, Z) -> (B, Z)."""
         x = normal * self.temperature
-        for coupling in reversed(self.couplings):
+        for coupling in reversed(self._couplings()):
             x = coupling.inverse(x)
         return (x * self.deviation) @ self.components.T + self.mean
 
@@ -135,4 +133,5 @@ def negative_log_likelihood(flow: LatentFlow, latent: Tensor) -> Tensor:
     """Return nats of latent vectors under the flow: (B, Z) -> (B,)."""
     normal, log_determinant = flow(latent)
     constant = 0.5 * normal.shape[1] * float(np.log(2 * np.pi))
-    return 0.5 * (normal**2).sum(1) + constant - log_determinant
+    nats: Tensor = 0.5 * (normal**2).sum(1) + constant - log_determinant
+    return nats

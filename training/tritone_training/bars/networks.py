@@ -237,7 +237,7 @@ class SpanDecoder(nn.Module):
         x = self.quarters((self.from_latent(parts) + self.lane + self.quarter).flatten(0, 1))
         x = x.unflatten(0, (-1, N_VOICES))  # (B, V, Q, D)
         if self.change is not None:
-            x = self.change(x, latent.new_zeros(len(latent), len(ATTRIBUTES)) if attributes is None else attributes)
+            x = self.change(x, torch.zeros_like(latent[:, : len(ATTRIBUTES)]) if attributes is None else attributes)
         x = self.lanes(x)
         steps: Tensor = self.to_steps(x).unflatten(3, (STEPS_PER_QUARTER, -1)).flatten(2, 3).transpose(1, 2)
         return steps

@@ -176,7 +176,7 @@ class MusicGan(nn.Module):
         """Return voices (B, N, V) from the inputs of the declaration, in its order."""
         decoder = self.vae.decoder
         normal = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
-        latent, _ = self.vae.decoder_inputs(normal, normal.new_zeros(len(normal), len(ATTRIBUTES)))
+        latent, _ = self.vae.decoder_inputs(normal, torch.zeros_like(normal[:, : len(ATTRIBUTES)]))
         mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         sketch = decoder.write_relative(latent, noise, **sampling)

@@ -82,10 +82,6 @@ class VaeConfig(Hyperparameters):
 
 PRESETS: Final[Mapping[str, VaeConfig]] = {
     "default": VaeConfig(),
-    # The starter weights: some 25 minutes on one core. A low beta, because the flow is the prior of samples.
-    "starter": VaeConfig(
-        beta=0.1, max_epochs=32, patience=32, spans_per_epoch=16_384, prior_epochs=16, prior_steps=512
-    ),
     # Still musical, in two or three minutes on one core.
     "demo": VaeConfig(
         width=96,
@@ -98,6 +94,10 @@ PRESETS: Final[Mapping[str, VaeConfig]] = {
         n_couplings=4,
         prior_epochs=4,
         prior_steps=64,
+    ),
+    # The starter weights: some 25 minutes on one core. A low beta, because the flow is the prior of samples.
+    "starter": VaeConfig(
+        beta=0.1, max_epochs=32, patience=32, spans_per_epoch=16_384, prior_epochs=16, prior_steps=512
     ),
     # For tests.
     "tiny": VaeConfig(

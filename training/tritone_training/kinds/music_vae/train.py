@@ -137,12 +137,13 @@ def _fit_prior(
     return fitted.n_epochs
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _posteriors(network: MusicVae, spans: SpanSet) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and standard deviation of posteriors in the space of the decoder: (S, Z) each."""
-    parts = [network.encoder(each) for each in torch.from_numpy(spans.voices).split(_PRIOR_BATCH)]
+    voices = torch.from_numpy(spans.voices)
+    parts = [network.encoder(voices[start : start + _PRIOR_BATCH]) for start in range(0, len(voices), _PRIOR_BATCH)]
     mean, log_variance = (torch.cat(each) for each in zip(*parts, strict=True))
-    return mean.clone(), torch.exp(0.5 * log_variance)
+    return mean, torch.exp(0.5 * log_variance)
 
 
 def _style_weights(spans: SpanSet, config: VaeConfig) -> torch.Tensor:
