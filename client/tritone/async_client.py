@@ -246,7 +246,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        n_candidates: int = 1,
+        n_candidates: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,

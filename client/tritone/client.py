@@ -332,7 +332,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         seed: int | None = None,
         highest: bool = False,
-        n_candidates: int = 1,
+        n_candidates: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -347,9 +347,9 @@ class MusicClient(BaseClient[Transport]):
         Args:
             melody: a score with one voice: notes must not overlap on the grid of sixteenths.
             highest: use the highest note of each time step if the score has chords, instead of refusing it.
-            n_candidates: harmonize so many times in one request, 1 to 16, and return the result that the model finds
-                most likely (`nll`, summed over all time steps). With the same seed, more candidates include the same
-                ones as fewer.
+            n_candidates: harmonize so many times, 1 to 16, and return the best result: one that ends with a cadence, of
+                these the one with the fewest parallel fifths and octaves, of these the most likely one (`nll`, summed
+                over all time steps). With the same seed, more candidates include the same ones as fewer.
             tempo_qpm: that of the melody if None.
             seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
         """

@@ -190,6 +190,11 @@ class CachedModel:
         return self._number("max_notes", 8 if "given" in self.role.inputs else N_PITCHES)
 
     @property
+    def n_repeat_frames_max(self) -> int:
+        """The most frames back that a frame may repeat; no limit if the model names none."""
+        return self._number("max_repeat_frames", MAX_FRAMES)
+
+    @property
     def reads_count_in(self) -> bool:
         """Whether one bar of silence as the prompt begins a piece in the metre of the bar (samplers)."""
         return self.info.parameters.get("count_in") == "true"

@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from "vitest";
 import type { Classification } from "../src/api/client";
 import { area, emotionCurves, labelCurves, passages } from "../src/rooms/listen/timeline-data";
 import { groupByCause } from "../src/rooms/recommend/group-reasons";
-import { conditionsOf } from "../src/rooms/write/conditions";
+import { conditionsOf, samplingOf } from "../src/rooms/write/conditions";
 import { chosen, composing, streams } from "../src/rooms/write/models";
 
 vi.mock("../src/api/client", () => ({ api: {} }));
@@ -18,6 +18,14 @@ describe("the conditions of a composition", () => {
   it("are those that are chosen, letters of the form being capitals", () => {
     const chosen = { pieceKey: "F#", pieceMode: "minor", pieceDensity: "low", structure: " aaba ", ending: "open" } as const;
     expect(conditionsOf(chosen)).toEqual({ key: "F#", mode: "minor", density: "low", structure: "AABA", ending: false });
+  });
+});
+
+describe("the sampling parameters", () => {
+  it("are those of the model until the sliders are moved", () => {
+    expect(JSON.stringify(samplingOf({ temperature: 0, topP: 1 }))).toBe("{}");
+    expect(samplingOf({ temperature: 0.5, topP: 0.9 })).toEqual({ temperature: 0.5, top_p: 0.9 });
+    expect(samplingOf({ temperature: 1, topP: 1 })).toEqual({ temperature: 1 });
   });
 });
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     )
     from tritone_training.kind import EvaluateRequest, ModelKind, TrainRequest
     from tritone_training.listening_test import (
+        HarmonizationTestResult,
         ListeningTestResult,
+        harmonization_test,
         listening_test_of_files,
         listening_test_of_model,
     )
@@ -45,6 +47,7 @@ _MODULES = {
     "DataError": "exceptions",
     "EvaluateRequest": "kind",
     "EvaluationResult": "evaluation",
+    "HarmonizationTestResult": "listening_test",
     "HyperparameterError": "exceptions",
     "ListeningFiles": "data.interactions.files",
     "ListeningTestResult": "listening_test",
@@ -59,6 +62,7 @@ _MODULES = {
     "UnknownKindError": "exceptions",
     "UnsupportedOptionError": "exceptions",
     "get_kind": "registry",
+    "harmonization_test": "listening_test",
     "kind_names": "registry",
     "listening_test_of_files": "listening_test",
     "listening_test_of_model": "listening_test",
@@ -72,6 +76,7 @@ __all__ = [
     "DataError",
     "EvaluateRequest",
     "EvaluationResult",
+    "HarmonizationTestResult",
     "HyperparameterError",
     "ListeningFiles",
     "ListeningTestResult",
@@ -86,6 +91,7 @@ __all__ = [
     "UnknownKindError",
     "UnsupportedOptionError",
     "get_kind",
+    "harmonization_test",
     "kind_names",
     "listening_test_of_files",
     "listening_test_of_model",

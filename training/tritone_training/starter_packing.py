@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import shutil
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tritone_training.training_logs import model_card
 CARD: Final = "README.md"
 LICENCE: Final = "Apache-2.0; trained on music in the public domain, see LICENSES.md"
 MAX_LOSS: Final = 0.002  # in the metric that a kind's training maximises, such as nats per frame or a share of notes
+_FOLDER_OPTIONS: Final = ("--out", "--warm-start")
 _OWN_ENTRIES: Final = frozenset({"format", "kind", "weights", "weights_sha256", "asked"})
 
 
@@ -82,7 +84,7 @@ def pack(folder: Path, out: Path, *, max_loss: float = MAX_LOSS, progress: bool 
     with tempfile.TemporaryDirectory(prefix=".packing-", dir=out.parent) as parent:
         packed = Path(parent) / out.name
         own = {name: value for name, value in info.items() if name not in _OWN_ENTRIES}
-        own |= {checkpoint.STORED_DTYPE: "float16", "licence": LICENCE}
+        own |= {checkpoint.STORED_DTYPE: "float16", "licence": LICENCE, **training_history(info)}
         checkpoint.save(packed, kind=kind.name, info=own, weights=_halved(trained))
         float32, float16 = (_measure(kind, each, info, progress=progress) for each in (folder, packed))
         if float32 - float16 > max_loss:
@@ -127,6 +129,32 @@ def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
         require_shareable(start, _read_info(start))
 
 
+def training_history(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a checkpoint was trained, without the folders of the machine: its command, and those before it."""
+    history: dict[str, Any] = {"command": _portable(str(info.get("command", "")))}
+    if (warm_start := info.get("warm_start")) is not None:
+        before = _read_info(Path(str(warm_start.get("checkpoint"))))
+        epochs = {name: before[name] for name in ("n_epochs",) if name in before}
+        history["warm_start"] = {**warm_start, "checkpoint": "", **epochs, **training_history(before)}
+    return history
+
+
+def _portable(command: str) -> str:
+    """Return a command of training without --out and --resume, and with --warm-start DIR for any folder."""
+    words = shlex.split(command)
+    kept: list[str] = []
+    while words:
+        word = words.pop(0)
+        name, _, value = word.partition("=")
+        if name in _FOLDER_OPTIONS:
+            if not value and words:
+                words.pop(0)
+            kept += [] if name == "--out" else [name, "DIR"]
+        elif word != "--resume":
+            kept.append(word)
+    return shlex.join(kept)
+
+
 def _read_info(folder: Path) -> dict[str, Any]:
     try:
         info = checkpoint.read_info(folder)
@@ -162,10 +190,20 @@ def _card(info: Mapping[str, Any]) -> str:
     terms = info["data"].get("terms", {})
     return (
         model_card(info, {**info["metrics"], f"{split}/{metric} by precision": half})
+        + earlier_commands(info)
         + f"\n## Use\n\n```sh\ntritone export {info['kind']} --starter\n```\n\n## Data\n\n"
         + "".join(f"- `{name}`: {text}\n" for name, text in terms.items())
         + "\nThe terms are in [LICENSES.md](../LICENSES.md). Files of the data are not distributed.\n"
     )
+
+
+def earlier_commands(info: Mapping[str, Any]) -> str:
+    """Return a section of the card about the trainings that the last one continued, the first one first."""
+    commands: list[str] = []
+    while info := info.get("warm_start") or {}:
+        epochs = f" ({info['n_epochs']} epochs)" if "n_epochs" in info else ""
+        commands.insert(0, f"1. `{info['command']}`{epochs}\n")
+    return "\n## Trained before as\n\n" + "".join(commands) if commands else ""
 
 
 def _size(folder: Path) -> int:

@@ -144,8 +144,12 @@ def harmonize(
         bool, typer.Option("--highest", help="Use the highest notes of a score with chords as the melody.")
     ] = False,
     candidates: Annotated[
-        int, typer.Option(help="Harmonize so many times, 1 to 16, and keep the most likely result.")
-    ] = 1,
+        int,
+        typer.Option(
+            help="Harmonize so many times, 1 to 16, and keep the best result: with a cadence at the end, few parallel "
+            "fifths and octaves, and a high likelihood."
+        ),
+    ] = 8,
     seed: options.PieceSeed = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,

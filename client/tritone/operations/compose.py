@@ -6,6 +6,7 @@ Shapes: N frames that the model reads or writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +29,9 @@ from tritone.music.grid import N_PITCHES, STRUCK, Frames, Grid
 from tritone.music.instruments import default_tempo_qpm
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
+from tritone.music.voice_leading import count_parallels, sounding_columns
 from tritone.operations.plan import (
+    FREE,
     GIVEN,
     N_BARS_MAX,
     CompositionPlan,
@@ -138,15 +141,19 @@ def continuation_planner(
     """Return a function that plans new bars, after a prompt if there is one, within the limits of a model."""
     check_count("bars", bars, least=1, most=N_BARS_MAX)
     source = None if prompt is None else ScoreSource(prompt)
-    tempo_qpm = sampling.tempo_qpm
-    if tempo_qpm is None and prompt is None:
-        tempo_qpm = default_tempo_qpm(sampling.style)
 
     def plan_for(known: CachedModel) -> CompositionPlan:
         grid = None if source is None else source.grid(known.frames_per_quarter)
-        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=tempo_qpm)
+        return continued(grid, bars, limits_of(known), meter=meter, tempo_qpm=sampling.tempo_qpm)
 
     return plan_for
+
+
+def at_default_tempo(plan: CompositionPlan, sampling: SamplingParams, conditions: SteeringInputs) -> CompositionPlan:
+    """Return the plan of a piece from scratch in the tempo of its style, unless the caller chose a tempo."""
+    if sampling.tempo_qpm is not None or (plan.mode != FREE).any():
+        return plan
+    return replace(plan, grid=replace(plan.grid, tempo_qpm=default_tempo_qpm(conditions.style)))
 
 
 def limits_of(known: CachedModel) -> ModelLimits:
@@ -199,18 +206,32 @@ def _compose(
     steering: Steering,
     n_candidates: int = 1,
 ) -> Flow[Piece]:
-    """Compose candidates in one batch, and return the most likely one; of equally likely ones, the first."""
-    if n_candidates > known.info.max_batch_size:
-        raise InvalidInputError(
-            f"too many candidates for model {known.name!r}: expected at most {known.info.max_batch_size}, its "
-            f"max_batch_size, got {n_candidates}",
-            model=known.name,
-            argument="n_candidates",
-        )
+    """Compose candidates, and return the best one: the first of those that are equally good.
+
+    The best one has the ending that it was asked for, the fewest parallel fifths and octaves, and the highest
+    likelihood, in this order.
+    """
     conditions = conditions_for(known, plan, sampling, steering)
     inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
-    pieces, nats = yield from _candidates(known, plan, sampling, conditions, inputs)
-    return pieces[int(nats.argmin())]
+    most = _batch_size(known, plan)
+    found: list[tuple[Piece, float]] = []
+    for start in range(0, n_candidates, most):
+        batch = {name: array[start : start + most] for name, array in inputs.items()}
+        pieces, nats = yield from _candidates(known, plan, sampling, conditions, batch)
+        found += zip(pieces, nats.tolist(), strict=True)
+    return found[0][0] if n_candidates == 1 else min(found, key=_faults)[0]
+
+
+def _faults(candidate: tuple[Piece, float]) -> tuple[bool, int, float]:
+    """Return by what candidates are compared: the lower, the better."""
+    piece, nats = candidate
+    n_parallels, _ = count_parallels(sounding_columns(piece.grid.frames))
+    return not piece.achieved["ending"], n_parallels, nats
+
+
+def _batch_size(known: CachedModel, plan: CompositionPlan) -> int:
+    """Return the most candidates in one request, which together have at most the frames that a model writes."""
+    return max(1, min(known.info.max_batch_size, known.n_frames_max // plan.n_frames))
 
 
 def _compose_as_asked(
@@ -222,8 +243,9 @@ def _compose_as_asked(
     are made, and none is larger than a piece of the most frames that the model writes.
     """
     conditions = conditions_for(known, plan, sampling, steering)
+    plan = at_default_tempo(plan, sampling, conditions)
     inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
-    most = max(1, min(known.info.max_batch_size, known.n_frames_max // plan.n_frames))
+    most = _batch_size(known, plan)
     pieces: list[Piece] = []
     while len(pieces) < n_candidates and (not pieces or min(piece.n_unmet for piece in pieces)):
         stop = min(n_candidates, len(pieces) + min(most, max(1, _MORE * len(pieces))))

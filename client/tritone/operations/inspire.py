@@ -20,7 +20,7 @@ from tritone.music.piece import Piece
 from tritone.music.render import TAIL_S
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import WindowResponses, classification_of
-from tritone.operations.compose import composer_inputs, continuation_planner, limits_of
+from tritone.operations.compose import at_default_tempo, composer_inputs, continuation_planner, limits_of
 from tritone.operations.moods import opening
 from tritone.operations.plan import CompositionPlan, continued
 from tritone.operations.recommend import TRACK_OUTPUTS, count_input, recommendations_of
@@ -73,6 +73,7 @@ def inspire_flow(
         classifier = yield from cache.look_up(used[2], CLASSIFIER)
         plan = plan_for(composer)
         conditions = conditions_for(composer, plan, sampling, Steering())
+        plan = at_default_tempo(plan, sampling, conditions)
         inputs = {
             **composer_inputs(composer, plan, sampling, conditions),
             "frame_s": scalar(_frame_s(plan), 1, np.float32),

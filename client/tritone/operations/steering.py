@@ -28,6 +28,7 @@ from tritone.music.keys import (
     PITCH_CLASSES,
     estimate_keys,
     key_code,
+    key_correlations,
     mode_number,
     tonic_and_mode,
     tonic_number,
@@ -238,7 +239,7 @@ def conditions_for(
     else:
         base = _of_templates(known, plan, sampling, steering)
     if steering.structure is not None:
-        base = replace(base, repeats=_of_structure(steering.structure, plan))
+        base = replace(base, repeats=_of_structure(steering.structure, plan, reach=known.n_repeat_frames_max))
     return replace(base, end=end)
 
 
@@ -247,9 +248,7 @@ def _of_given(
 ) -> SteeringInputs:
     """Return the conditions of a piece some of whose notes are given."""
     given = plan.given[plan.given_mode != FREE]
-    tonic, mode = _key_of(given)
-    tonic = tonic if steering.tonic is None else steering.tonic
-    mode = mode if steering.mode is None else steering.mode
+    tonic, mode = _key_of(given, steering)
     style, n_voices = sampling.style, steering.n_voices
     if (plan.given_mode == MELODY).any():
         n_voices = n_voices or _HARMONY_VOICES
@@ -274,9 +273,12 @@ def _of_templates(
     length, index = plan.meter
     choices = _fitting(templates_of(known), sampling.style, length, steering)
     if not choices:
+        tonic, mode = steering.tonic, steering.mode
+        if tonic is None and mode is not None:
+            tonic = _drawn(_TONICS[mode], next(draws))
         return replace(
             SteeringInputs.unknown(plan.n_frames, sampling.style),
-            key=key_code(steering.tonic, steering.mode),
+            key=key_code(tonic, mode),
             density=steering.density or 0,
             n_voices=steering.n_voices or 0,
         )
@@ -289,7 +291,9 @@ def _of_templates(
     distances = list(first.repeats)
     while len(distances) < n_bars:  # a longer piece has several parts
         distances += _drawn(choices, next(draws)).repeats
-    in_frames = np.where(np.array(distances[:n_bars]) > 0, np.array(distances[:n_bars]) * length, -1)
+    in_frames = np.array(distances[:n_bars]) * length
+    # Templates of shorter bars may reach further back than the model can.
+    in_frames[(in_frames == 0) | (in_frames > known.n_repeat_frames_max)] = -1
     return SteeringInputs(
         style=style,
         key=key_code(tonic, mode),
@@ -300,11 +304,14 @@ def _of_templates(
     )
 
 
-def _of_structure(structure: str, plan: CompositionPlan) -> Array:
+def _of_structure(structure: str, plan: CompositionPlan, *, reach: int) -> Array:
     """Return `repeats` for phrases of equal length, in the bars that the model writes.
 
+    Args:
+        reach: most frames back that the model can repeat.
+
     Raises:
-        InvalidInputError: the bars cannot be divided into so many phrases.
+        InvalidInputError: the bars cannot be divided into so many phrases, or a phrase returns too late.
     """
     length, index = plan.meter
     written = np.flatnonzero(plan.given_mode != GIVEN)
@@ -322,17 +329,35 @@ def _of_structure(structure: str, plan: CompositionPlan) -> Array:
     latest: dict[str, int] = {}
     for number, letter in enumerate(structure):
         begin = start + number * n_frames
+        if begin - latest.get(letter, begin) > reach:
+            raise InvalidInputError(
+                f"the structure reaches too far back: expected phrases that return within {reach // length} bars, got "
+                f"{(begin - latest[letter]) // length} bars from one {letter!r} of {structure!r} to the next; write "
+                f"fewer bars, or use more letters",
+                argument="structure",
+            )
         repeats[begin : begin + n_frames] = begin - latest[letter] if letter in latest else -1
         latest[letter] = begin
     return repeats
 
 
-def _key_of(frames: Array) -> tuple[int | None, int | None]:
-    """Return tonic and mode of given (n, P) frames; None if they have too few pitches to tell."""
-    if len(np.unique(PITCH_CLASSES[np.flatnonzero((frames == STRUCK).any(0))])) < _FEWEST_PITCH_CLASSES:
-        return None, None
-    tonic, mode = estimate_keys(frames[None])
-    return (None, None) if tonic[0] < 0 else (int(tonic[0]), int(mode[0]))
+def _key_of(frames: Array, steering: Steering) -> tuple[int | None, int | None]:
+    """Return tonic and mode of given (n, P) frames, or those of the caller.
+
+    Frames of too few pitches to tell have no key. If the caller chose either tonic or mode for them, the other is that
+    of the key that fits best.
+    """
+    tonic, mode = steering.tonic, steering.mode
+    if len(np.unique(PITCH_CLASSES[np.flatnonzero((frames == STRUCK).any(0))])) >= _FEWEST_PITCH_CLASSES:
+        tonics, modes = estimate_keys(frames[None])
+        if tonics[0] >= 0:
+            return int(tonics[0]) if tonic is None else tonic, int(modes[0]) if mode is None else mode
+    if (tonic is None) == (mode is None):
+        return tonic, mode
+    correlations = key_correlations(frames[None])[0]
+    keys = [tonic_and_mode(code) for code in range(1, 1 + len(correlations))]
+    fitting = [number for number, key in enumerate(keys) if tonic == key[0] or mode == key[1]]
+    return keys[max(fitting, key=lambda number: correlations[number])]
 
 
 def _fitting(templates: Sequence[Template], style: str | None, bar: int, steering: Steering) -> tuple[Template, ...]:

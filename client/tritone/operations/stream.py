@@ -24,7 +24,7 @@ from tritone.model_cache import STREAMER, ModelCache, checked_output
 from tritone.music.grid import N_PITCHES, STRUCK
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
-from tritone.operations.compose import Planner, composer_inputs, continuation_planner
+from tritone.operations.compose import Planner, at_default_tempo, composer_inputs, continuation_planner
 from tritone.operations.plan import GIVEN, CompositionPlan
 from tritone.operations.steering import Steering, SteeringInputs, conditions_for
 from tritone.results.piece_chunk import PieceChunk
@@ -58,8 +58,9 @@ class StreamAccumulator:
 
         def start() -> Flow[StreamRequest]:
             known = yield from self._cache.look_up(model, STREAMER)
-            self.plan = self._plan_for(known)
-            self._conditions = conditions_for(known, self.plan, self._sampling, self._steering)
+            plan = self._plan_for(known)
+            self._conditions = conditions_for(known, plan, self._sampling, self._steering)
+            self.plan = at_default_tempo(plan, self._sampling, self._conditions)
             inputs = composer_inputs(known, self.plan, self._sampling, self._conditions)
             return StreamRequest(model, next_request_id("stream"), inputs, OUTPUTS, version=known.version)
 

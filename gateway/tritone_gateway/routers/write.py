@@ -93,7 +93,13 @@ class HarmonizeRequest(PieceSampling):
 
     file: ScoreFile = score_field(f"The melody: {_SCORE}")
     highest: bool = Field(False, description="Use the highest voice of the score as the melody.")
-    n_candidates: int = Field(1, ge=1, le=16, description="Harmonize so many times; the most likely result returns.")
+    n_candidates: int = Field(
+        8,
+        ge=1,
+        le=16,
+        description="Harmonize so many times; the best result returns: with a cadence at the end, the fewest parallel "
+        "fifths and octaves, and the highest likelihood, in this order.",
+    )
 
 
 class InfillRequest(PieceSampling):

@@ -910,8 +910,8 @@ export interface components {
             highest?: boolean;
             /**
              * N Candidates
-             * @description Harmonize so many times; the most likely result returns.
-             * @default 1
+             * @description Harmonize so many times; the best result returns: with a cadence at the end, the fewest parallel fifths and octaves, and the highest likelihood, in this order.
+             * @default 8
              */
             n_candidates?: number;
         };
@@ -2258,8 +2258,8 @@ export interface components {
             highest?: boolean;
             /**
              * N Candidates
-             * @description Harmonize so many times; the most likely result returns.
-             * @default 1
+             * @description Harmonize so many times; the best result returns: with a cadence at the end, the fewest parallel fifths and octaves, and the highest likelihood, in this order.
+             * @default 8
              */
             n_candidates?: number;
         };

@@ -13,15 +13,17 @@ interface SliderProps {
   step: number;
   digits?: number;
   hint?: string;
+  /** Shown instead of 0. */
+  zero?: string;
   onInput: (value: number) => void;
 }
 
-export function Slider({ label, value, min, max, step, digits = 0, hint, onInput }: SliderProps) {
+export function Slider({ label, value, min, max, step, digits = 0, hint, zero, onInput }: SliderProps) {
   const id = useId();
   return (
     <div class="field">
       <label for={id}>
-        {label} <output for={id}>{formatNumber(value, digits)}</output>
+        {label} <output for={id}>{value === 0 && zero ? zero : formatNumber(value, digits)}</output>
       </label>
       <input
         id={id}
@@ -31,6 +33,7 @@ export function Slider({ label, value, min, max, step, digits = 0, hint, onInput
         step={step}
         value={value}
         aria-describedby={hint ? `${id}-hint` : undefined}
+        aria-valuetext={value === 0 ? zero : undefined}
         onInput={(event) => onInput(event.currentTarget.valueAsNumber)}
       />
       {hint && (

@@ -93,6 +93,7 @@ export const en = {
   "write.bars": "Bars",
   "write.temperature": "Temperature",
   "write.temperatureHint": "Lower is more conservative, higher is more random",
+  "write.ofModel": "the model's",
   "write.topP": "Top-p",
   "write.topPHint": "Below 1, only the most probable notes are sampled",
   "write.tempo": "Tempo (quarter notes per minute)",

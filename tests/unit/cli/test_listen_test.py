@@ -119,6 +119,31 @@ def test_the_table_of_a_model_is_replaced(run: Any, model: FakeWriters, tmp_path
     assert len(model.requests) == n_requests
 
 
+def test_harmonizations_are_compared_with_real_music(run: Any, model: FakeWriters, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- listen-test music_transformer harmonize: {mark} -->\n" for mark in ("begin", "end")))
+    words = ("music_transformer", "--task", "harmonize", "--seeds", 2, "--temperature", 0.5)
+    ended = run(*words, "--save", "out", "--report", "report", "--table", "page.md")
+    assert ended.status == 0, ended.stderr
+    assert "harmonizations of held-out melodies" in ended.stderr
+    assert "3.5 to 4.5" in ended.stderr
+    assert "targets met" in ended.stderr
+    assert [path.name for path in sorted((tmp_path / "out/folk").iterdir())] == ["000.mid", "001.mid"]
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["listening-test.json"]
+    assert (
+        "|  | folk | real folk | target |\n|---|---|---|---|\n| melody onsets with another voice |" in page.read_text()
+    )
+    assert set(model.asked("music_transformer")[0].inputs["temperature"].ravel()) == {0.5}
+
+
+def test_candidates_of_harmonizations(run: Any, model: FakeWriters, tmp_path: Path) -> None:
+    words = ("music_transformer", "--task", "harmonize", "--seeds", 1, "--candidates", "1,4")
+    ended = run(*words, "--json", "--save", "out")
+    assert ended.status == 0, ended.stderr
+    assert [group["n_candidates"] for group in json.loads(ended.stdout)["groups"]] == [1, 4]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"folk-1-candidates", "folk-4-candidates"}
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -129,6 +154,15 @@ def test_the_table_of_a_model_is_replaced(run: Any, model: FakeWriters, tmp_path
         (("music_transformer", "--bars", "eight"), 2),
         (("music_transformer", "--bars", ""), 2),
         (("music_transformer", "--seeds", "0"), 2),
+        (("music_transformer", "--task", "sing"), 2),
+        (("music_transformer", "--candidates", "4"), 2),
+        (("music_transformer", "--task", "harmonize", "--bars", "4"), 2),
+        (("music_transformer", "--task", "harmonize", "--all-keys"), 2),
+        (("--files", "real", "--task", "harmonize"), 2),
+        (("music_transformer", "--task", "harmonize", "--candidates", "four"), 2),
+        (("music_transformer", "--task", "harmonize", "--candidates", "17"), 1),
+        (("music_transformer", "--task", "harmonize", "--seeds", "101"), 1),
+        (("music_vae", "--task", "harmonize"), 1),
         (("music_transformer", "--bars", "0"), 1),
         (("music_transformer", "--bars", "257"), 1),
         (("music_vae", "--bars", "8"), 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_a_style_has_instruments_and_a_tempo(connect: Any) -> None:
     assert (piece.instruments, piece.grid.tempo_qpm) == (("Choir Aahs",), 80)
     assert ask("compose", bars=1, style="bach", tempo_qpm=99).grid.tempo_qpm == 99
     assert ask("compose", bars=1).grid.tempo_qpm == 120
+    assert ask("infill", melody(1), bars=(0, 1), style="bach").grid.tempo_qpm == 90
     assert ask("compose", bars=1, style="bach", prompt=melody(1)).grid.tempo_qpm == 90
     assert ask("harmonize", melody(1), style="folk").instruments == ("Flute", "Acoustic Guitar (nylon)")
 
@@ -297,7 +299,7 @@ def test_metadata_is_requested_once(connect: Any, model: FakeWriters) -> None:
 
 
 def test_harmonize(connect: Any, model: FakeWriters) -> None:
-    piece = connect()("harmonize", melody(2), seed=9, style="bach")
+    piece = connect()("harmonize", melody(2), seed=9, style="bach", n_candidates=1)
     frames = piece.grid.frames
     np.testing.assert_array_equal(frames[:, 72 - 21], melody(2).frames[:, 72 - 21])
     np.testing.assert_array_equal(frames[:, 60 - 21], frames[:, 72 - 21])
@@ -333,12 +335,51 @@ def test_more_candidates_are_never_less_likely(connect: Any) -> None:
 def test_the_frames_of_the_most_likely_harmony_are_returned(connect: Any, model: FakeWriters) -> None:
     def spoil(_: str, outputs: dict[str, Any]) -> None:
         outputs["nll"][:] = np.array([3.0, 1.0, 1.0, 2.0], np.float32)[:, None]  # the first of equally likely ones
+        outputs["frames"][:, -1] = 0
         for row, frames in enumerate(outputs["frames"]):
-            frames[:, row] = 2
+            frames[-1, row] = 2  # a last note that tells them apart
 
     model.spoil = spoil
     piece = connect()("harmonize", melody(1), seed=1, n_candidates=4)
-    assert np.flatnonzero(piece.grid.frames[0, :4]).tolist() == [1]
+    assert np.flatnonzero(piece.grid.frames[-1]).tolist() == [1]
+
+
+BASSES = {"octaves": (48, 50, 52, 53), "thirds": (57, 59, 60, 62), "cadence": (48, 43, 45, 48)}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        (("octaves", "thirds"), "thirds"),  # no parallels
+        (("octaves", "thirds", "cadence"), "cadence"),
+        (("octaves", "octaves"), "octaves"),
+    ],
+)
+def test_the_best_of_several_harmonies(
+    connect: Any, model: FakeWriters, candidates: tuple[str, ...], expected: str
+) -> None:
+    """Under C D E F, or C D E C: whichever is the best of them, it is the least likely."""
+    tops = (60, 62, 64, 60 if "cadence" in candidates else 65)
+
+    def score(pitches: Sequence[int]) -> np.ndarray[Any, Any]:
+        frames = np.zeros((32, 88), np.uint8)
+        for number, pitch in enumerate(pitches):
+            start = (0, 4, 8, 16)[number]
+            frames[start : (4, 8, 16, 32)[number], pitch - 21] = 1
+            frames[start, pitch - 21] = 2
+        return frames
+
+    def spoil(_: str, outputs: dict[str, Any]) -> None:
+        for row in range(len(outputs["nll"])):
+            outputs["frames"][row] = np.maximum(score(tops), score(BASSES[candidates[row]]))
+            outputs["nll"][row] = row
+
+    model.spoil = spoil
+    given = Grid(score(tops), meter=(16, 0))
+    piece = connect()("harmonize", given, seed=1, n_candidates=len(candidates))
+    np.testing.assert_array_equal(piece.grid.frames, np.maximum(score(tops), score(BASSES[expected])))
+    first = connect()("harmonize", given, seed=1, n_candidates=1)
+    np.testing.assert_array_equal(first.grid.frames, np.maximum(score(tops), score(BASSES[candidates[0]])))
 
 
 @pytest.mark.parametrize("n_candidates", [0, -1, 17, 1.0, "2", True, None])
@@ -350,10 +391,19 @@ def test_invalid_numbers_of_candidates(connect: Any, model: FakeWriters, n_candi
 
 
 def test_more_candidates_than_the_model_takes_in_a_batch(connect: Any, model: FakeWriters) -> None:
-    with pytest.raises(InvalidInputError, match="at most 8") as caught:
-        connect()("harmonize", melody(1), n_candidates=9)
-    assert (caught.value.argument, caught.value.model) == ("n_candidates", "music_transformer")
-    assert not model.asked("music_transformer")
+    piece = connect()("harmonize", melody(2), seed=9, n_candidates=11)
+    requests = model.asked("music_transformer")
+    assert [len(request.inputs["noise"]) for request in requests] == [8, 3]
+    noise = uniform_noise(9, 11, 32, 8)
+    np.testing.assert_array_equal(np.concatenate([request.inputs["noise"] for request in requests]), noise)
+    nll = noise.sum(axis=2)
+    np.testing.assert_array_equal(piece.nll, nll[nll.sum(axis=1).argmin()])
+
+
+def test_candidates_have_at_most_as_many_frames_as_a_piece(connect: Any, model: FakeWriters) -> None:
+    model.parameters["max_frames"] = "100"
+    connect()("harmonize", melody(2), seed=9)  # of 32 frames
+    assert [len(request.inputs["noise"]) for request in model.asked("music_transformer")] == [3, 3, 2]
 
 
 def test_chords_are_harmonized_only_with_highest(connect: Any, model: FakeWriters) -> None:

@@ -156,6 +156,18 @@ def test_conditions_do_not_change_the_noise(connect: Any, steered: FakeWriters) 
     assert piece.grid.frames.argmax(axis=1).tolist() == noise_columns(7, 32)
 
 
+def test_the_tempo_is_that_of_the_style_that_was_chosen(connect: Any, steered: FakeWriters) -> None:
+    ask, seen = connect(), set()
+    for seed in range(12):
+        piece = ask("compose", bars=1, seed=seed)
+        seen.add((piece.conditions["style"], piece.grid.tempo_qpm))
+        assert ask("compose", bars=1, seed=seed, tempo_qpm=77).grid.tempo_qpm == 77
+    assert seen == {("bach", 80.0), ("folk", 100.0)}
+    with MusicClient(transport=steered) as music, music.stream_compose(bars=1, seed=0) as stream:
+        assert list(stream)
+    assert stream.result().grid.tempo_qpm == ask("compose", bars=1, seed=0).grid.tempo_qpm
+
+
 def test_templates_are_those_that_fit(connect: Any, steered: FakeWriters) -> None:
     ask = connect()
     for seed in range(12):
@@ -169,6 +181,12 @@ def test_templates_are_those_that_fit(connect: Any, steered: FakeWriters) -> Non
         assert high.conditions | {"key": ""} == {
             "style": "bach", "key": "", "mode": "major", "density": "medium", "voices": 5, "ending": True,
         }  # fmt: skip
+
+
+def test_bars_that_templates_repeat_too_late_are_new(connect: Any, steered: FakeWriters) -> None:
+    steered.parameters["max_repeat_frames"] = "16"
+    connect()("compose", bars=4, seed=3, style="folk", mode="major", meter=(4, 4))
+    assert in_bars(sent(steered)["repeats"]) == [-1, 1, -1, -1]
 
 
 def test_long_pieces_have_several_parts(connect: Any, steered: FakeWriters) -> None:
@@ -186,6 +204,13 @@ def test_a_model_without_templates_leaves_open_what_is_not_asked(connect: Any, m
     }  # fmt: skip
     connect()("compose", bars=2, seed=1, key="A", density="high", voices=2, ending=False)
     assert sent(model) == {"key": 10, "density": 3, "n_voices": 2, "end": 0, "repeats": 32 * [0]}
+
+
+def test_a_mode_without_a_key_has_one_that_the_seed_chooses(connect: Any, model: FakeWriters) -> None:
+    keys = [connect()("compose", bars=1, seed=seed, mode="minor").conditions for seed in range(12)]
+    assert {each["mode"] for each in keys} == {"minor"}
+    assert len({each["key"] for each in keys}) > 3
+    assert connect()("compose", bars=1, seed=3, mode="minor").conditions == keys[3]
 
 
 def test_a_style_of_the_model_without_templates(connect: Any, steered: FakeWriters) -> None:
@@ -228,6 +253,21 @@ def test_bars_that_do_not_divide_into_the_phrases(
         connect()("compose", bars=bars, structure=structure)
     assert caught.value.argument == "structure"
     assert not steered.asked("music_transformer")
+
+
+def test_a_phrase_that_returns_later_than_the_model_can_repeat(connect: Any, steered: FakeWriters) -> None:
+    steered.parameters["max_repeat_frames"] = "64"
+    connect()("compose", bars=8, seed=1, structure="ABAB")  # four bars of 16 frames
+    assert in_bars(sent(steered)["repeats"])[4:] == [4, 4, 4, 4]
+    connect()("compose", bars=12, seed=1, structure="AABC")
+    n_requests = len(steered.asked("music_transformer"))
+    for structure, bars in (("ABAB", 12), ("ABCA", 8)):
+        with pytest.raises(InvalidInputError, match="within 4 bars, got 6 bars from one 'A'") as caught:
+            connect()("compose", bars=bars, structure=structure)
+        assert caught.value.argument == "structure"
+    assert len(steered.asked("music_transformer")) == n_requests
+    with pytest.raises(InvalidInputError, match="within 5 bars, got 6"):
+        connect()("compose", bars=12, structure="ABAB", meter=(3, 4))
 
 
 @pytest.mark.parametrize(("n_frames", "n_before"), [(32, 32), (40, 48), (7, 16)])
@@ -277,6 +317,22 @@ def test_two_pitch_classes_have_no_key(connect: Any, steered: FakeWriters) -> No
     assert sent(steered)["key"] == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"mode": "minor"}, 1 + 12),
+        ({"mode": "major"}, 1),
+        ({"key": "G"}, 1 + 7),
+        ({"key": "C", "mode": "minor"}, 1 + 12),
+    ],
+)
+def test_a_mode_or_a_key_for_two_pitch_classes(
+    connect: Any, steered: FakeWriters, asked: dict[str, str], expected: int
+) -> None:
+    connect()("compose", prompt=tune(60, 67, 72, 60), bars=1, seed=1, **asked)
+    assert sent(steered)["key"] == expected
+
+
 def test_the_end_counts_from_what_the_model_reads(connect: Any, steered: FakeWriters) -> None:
     connect()("compose", prompt=melody(100), bars=2, seed=1, n_candidates=1)
     inputs = steered.asked("music_transformer")[-1].inputs
@@ -300,7 +356,7 @@ def test_a_crowded_prompt_has_six_voices(connect: Any, steered: FakeWriters) -> 
 
 
 def test_harmony_has_four_voices_in_the_fullest_style(connect: Any, steered: FakeWriters) -> None:
-    piece = connect()("harmonize", tune(*C_MAJOR), seed=1)
+    piece = connect()("harmonize", tune(*C_MAJOR), seed=1, n_candidates=1)
     assert [sent(steered)[name] for name in SCALARS] == [1, 0, 4, 32]
     assert piece.conditions["style"] == "bach"
     assert steered.asked("music_transformer")[-1].inputs["style"].tolist() == [[1]]

@@ -101,8 +101,8 @@ def test_a_melody_is_harmonized_and_bars_are_replaced(gateway: TestClient) -> No
     harmonized = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1})
     infilled = gateway.post("/v1/infill", json={"file": melody, "bars": [1, 2], "seed": 1})
     assert [harmonized.status_code, infilled.status_code] == [200, 200], (harmonized.text, infilled.text)
-    chosen = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1, "n_candidates": 8})
-    assert sum(chosen.json()["nll"]) < sum(harmonized.json()["nll"])
+    first = gateway.post("/v1/harmonize", json={"file": melody, "seed": 1, "n_candidates": 1})
+    assert sum(harmonized.json()["nll"]) < sum(first.json()["nll"])
     refused = gateway.post("/v1/harmonize", json={"file": melody, "n_candidates": 17})
     assert (refused.status_code, refused.json()["argument"]) == (422, "n_candidates")
     kept = [note for note in infilled.json()["notes"] if note[0] < 16]

@@ -134,6 +134,35 @@ def test_a_checkpoint_is_stored_in_half_precision_with_its_card(trained: Path, p
     assert {path.name for path in packed.folder.parent.iterdir()} == {KIND}
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("tritone train x --out /home/me/runs", "tritone train x"),
+        ("tritone train x --out='/home/my runs' --resume --set a=1", "tritone train x --set a=1"),
+        ("tritone train x --warm-start /home/me/runs --seed 1", "tritone train x --warm-start DIR --seed 1"),
+        ("tritone train x --out", "tritone train x"),
+        ("", ""),
+    ],
+)
+def test_cards_have_no_folders_of_a_machine(command: str, expected: str) -> None:
+    assert starter_packing.training_history({"command": command}) == {"command": expected}
+
+
+def test_the_card_names_all_trainings(tmp_path: Path) -> None:
+    infos = [{"command": f"tritone train x --set n={n} --out {tmp_path}/{n}", "n_epochs": 2 + n} for n in range(3)]
+    for n, info in enumerate(infos):
+        if n:
+            info["warm_start"] = {"checkpoint": str(tmp_path / str(n - 1)), "n_loaded": 7}
+        (tmp_path / str(n)).mkdir()
+        (tmp_path / str(n) / checkpoint.INFO).write_text(json.dumps(info))
+    history = starter_packing.training_history(infos[2])
+    assert str(tmp_path) not in json.dumps(history)
+    assert starter_packing.earlier_commands(history) == (
+        "\n## Trained before as\n\n1. `tritone train x --set n=0` (2 epochs)\n"
+        "1. `tritone train x --set n=1` (3 epochs)\n"
+    )
+
+
 @pytest.mark.slow
 def test_packing_again_gives_the_same_files(trained: Path, packed: PackedWeights) -> None:
     before = {path.name: path.read_bytes() for path in packed.folder.iterdir()}

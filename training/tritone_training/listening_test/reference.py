@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,11 @@ class Reference:
         steps = scores.frames_per_quarter or FRAMES_PER_QUARTER  # unknown in piano rolls
         self._held_out = [_piece(piece, steps) for piece in _chosen(held_out, MAX_HELD_OUT)]
         self._training = [_piece(piece, steps) for piece in _chosen(training, MAX_TRAINING)]
+
+    @property
+    def pieces(self) -> Sequence[ListeningPiece]:
+        """Return the complete held-out pieces."""
+        return tuple(self._held_out)
 
     def first_bars(self, n_bars: int) -> list[ListeningPiece]:
         """Return the first bars of the held-out pieces.

@@ -165,7 +165,7 @@ class ListeningTestResult:
         rows = []
         for name in names:
             measures = {f"{each.n_bars} bars": each.measures[name] for each in self.lengths if name in each.measures}
-            cells = {length: _with_real(each) for length, each in measures.items()}
+            cells = {length: with_real(each) for length, each in measures.items()}
             rows.append({"": TITLES[name].strip(), **cells, "target": str(TARGETS[name])})
         return SummaryTable(f"{self.source}: mean (real pieces)", rows)
 
@@ -278,8 +278,8 @@ def _table(source: str, length: LengthResult) -> SummaryTable:
         rows.append(
             {
                 "": TITLES[name],
-                "pieces": _with_interval(each.generated),
-                "real": _with_interval(each.real),
+                "pieces": with_interval(each.generated),
+                "real": with_interval(each.real),
                 "target": "" if each.target is None else f"{each.target} {met}".strip(),
                 **{style: _cell(found.mean) for style, found in each.real_by_style.items()},
             }
@@ -288,12 +288,16 @@ def _table(source: str, length: LengthResult) -> SummaryTable:
     return SummaryTable(title, rows)
 
 
-def _with_real(each: MeasureResult) -> str:
-    value = f"{_cell(each.generated.mean)} ({_cell(each.real.mean)})"
+def with_real(each: MeasureResult, *, shows_real: bool = True) -> str:
+    """Return the mean, that of real pieces in parentheses, and whether the target is missed."""
+    value = _cell(each.generated.mean)
+    if shows_real:
+        value = f"{value} ({_cell(each.real.mean)})"
     return f"{value} {MISSED}" if each.is_met is False else value
 
 
-def _with_interval(each: Estimate) -> str:
+def with_interval(each: Estimate) -> str:
+    """Return the mean and its interval."""
     if not each.n:
         return "-"
     if each.low == each.high == each.mean:

@@ -4,8 +4,7 @@ Definitions:
 
 * Range, density: Yang & Lerch 2020 ("On the evaluation of generative models in music", Neural Computing and
   Applications 32: pitch range, note count). Polyphony: MusPy (Dong et al. 2020, arXiv:2008.01951).
-* Parallel fifths and octaves: two voices that move in the same direction from one perfect fifth (octave, unison) to
-  another, as forbidden since Fux 1725 (Gradus ad Parnassum); compounds of the intervals count as the intervals.
+* Parallel fifths and octaves: `tritone.music.voice_leading`.
 * Voice crossing: a voice sounds above a voice that is higher by its number (Huron 2001, "Tone and voice", Music
   Perception 19).
 
@@ -15,20 +14,17 @@ alike; it crosses voices only where held notes leave no alternative.
 
 from __future__ import annotations
 
-from itertools import combinations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from tritone.music.grid import SILENT, STRUCK, Grid, notes_of
-from tritone.music.voices import assign_voices
-from tritone_training.musicality.measures import Integers, sounding_pitches
+from tritone.music.voice_leading import VOICE_PAIRS, count_parallels, sounding_columns
+from tritone_training.musicality.measures import Integers
 
 NAN: Final = float("nan")
 LONGEST_NOTE: Final = 32  # sixteenths; longer notes count into the last bin of the histogram
 _SIXTEENTHS_PER_QUARTER: Final = 4
-_FIFTH: Final = 7  # semitones
 
 
 def pitch_range(grid: Grid) -> float:
@@ -82,30 +78,13 @@ def voice_leading(grid: Grid) -> dict[str, float]:
     voices sound, as in the step before, and at least one of them moves. `voice_crossing` is the share of steps with two
     or more voices in which two of them cross. NaN where there are no such steps, as in a melody.
     """
-    voices, _ = assign_voices(grid.frames)
-    sounding = sounding_pitches(voices[None])[0][0]  # (N, 4)
-    before, after = sounding[:-1], sounding[1:]
-    both = (before >= 0) & (after >= 0)
-    moves = np.where(both, after - before, 0)
-    n_changes = int(((both.sum(1) >= 2) & (moves != 0).any(1)).sum())
-    n_parallels = sum(_parallels(before[:, pair], after[:, pair], moves[:, pair]) for pair in _pairs(sounding))
+    sounding = sounding_columns(grid.frames)  # (N, 4)
+    n_parallels, n_changes = count_parallels(sounding)
     several = (sounding >= 0).sum(1) >= 2
     crossed = np.zeros(len(sounding), bool)
-    for upper, lower in _pairs(sounding):
+    for upper, lower in VOICE_PAIRS:
         crossed |= (sounding[:, lower] > sounding[:, upper]) & (sounding[:, upper] >= 0)
     return {
         "parallels": 100 * n_parallels / n_changes if n_changes else NAN,
         "voice_crossing": float(crossed[several].mean()) if several.any() else NAN,
     }
-
-
-def _pairs(voices: Integers) -> list[list[int]]:
-    return [list(pair) for pair in combinations(range(voices.shape[1]), 2)]
-
-
-def _parallels(before: Integers, after: Integers, moves: Integers) -> int:
-    """Count the parallel fifths, octaves and unisons of two voices: (N, 2) each."""
-    same_direction = moves.prod(1) > 0
-    intervals = [np.abs(np.diff(pitches, axis=1)[:, 0]) % 12 for pitches in (before, after)]
-    perfect: npt.NDArray[np.bool_] = (intervals[0] == intervals[1]) & np.isin(intervals[0], (0, _FIFTH))
-    return int((same_direction & perfect).sum())

@@ -7,7 +7,7 @@ import { play, playingId, preloadSynthesizer, stop } from "../../audio/player";
 import { newTask } from "../../components/status";
 import { t } from "../../i18n";
 import { appended, EMPTY, excerpt, isPolyphonic, nBars, noteList, replaced, scoreOf, type Score } from "../../music/notes";
-import { conditionsOf } from "./conditions";
+import { conditionsOf, samplingOf } from "./conditions";
 import { chosen, composers, streams } from "./models";
 import { pythonCall } from "./python";
 import {
@@ -66,10 +66,9 @@ function seedOf(text: string): number | undefined {
 }
 
 function sampling() {
-  const { temperature, topP, seed, tempoQpm } = settings.value;
+  const { seed, tempoQpm } = settings.value;
   return {
-    temperature,
-    top_p: topP < 1 ? topP : undefined,
+    ...samplingOf(settings.value),
     seed: seedOf(seed),
     tempo_qpm: tempoQpm,
     instruments: chosenInstruments()?.slice(),

@@ -14,3 +14,8 @@ export function conditionsOf({ pieceKey, pieceMode, pieceDensity, structure, end
     ending: ending === "open" ? false : undefined,
   };
 }
+
+/** Return temperature and top-p of the settings; undefined for those of the model. */
+export function samplingOf({ temperature, topP }: Pick<Settings, "temperature" | "topP">) {
+  return { temperature: temperature || undefined, top_p: topP < 1 ? topP : undefined };
+}

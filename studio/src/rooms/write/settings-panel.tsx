@@ -15,6 +15,7 @@ const N_SAMPLES = 4;
 interface Range {
   label: Key;
   hint?: Key;
+  zero?: Key;
   min: number;
   max: number;
   step: number;
@@ -23,18 +24,27 @@ interface Range {
 
 const RANGES = {
   bars: { label: "write.bars", min: 1, max: 64, step: 1 },
-  temperature: { label: "write.temperature", hint: "write.temperatureHint", min: 0.1, max: 2, step: 0.05, digits: 2 },
+  temperature: {
+    label: "write.temperature",
+    hint: "write.temperatureHint",
+    zero: "write.ofModel",
+    min: 0,
+    max: 2,
+    step: 0.05,
+    digits: 2,
+  },
   topP: { label: "write.topP", hint: "write.topPHint", min: 0.1, max: 1, step: 0.01, digits: 2 },
   tempoQpm: { label: "write.tempo", min: LOWEST_QPM, max: HIGHEST_QPM, step: 1 },
   density: { label: "write.density", hint: "write.densityHint", min: 0, max: 8, step: 0.25, digits: 2 },
 } satisfies Record<string, Range>;
 
 function SettingSlider({ name }: { name: keyof typeof RANGES }) {
-  const { label, hint, ...range }: Range = RANGES[name];
+  const { label, hint, zero, ...range }: Range = RANGES[name];
   return (
     <Slider
       label={t(label)}
       hint={hint && t(hint)}
+      zero={zero && t(zero)}
       value={settings.value[name]}
       onInput={(value) => (name === "tempoQpm" ? setTempo(value) : set(name, value))}
       {...range}

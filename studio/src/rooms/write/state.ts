@@ -13,6 +13,7 @@ export const HIGHEST_QPM = 220;
 export interface Settings {
   model: string;
   bars: number;
+  /** 0 for that of the model. */
   temperature: number;
   topP: number;
   seed: string;
@@ -34,7 +35,7 @@ export interface Settings {
 const DEFAULTS: Settings = {
   model: "",
   bars: 8,
-  temperature: 1,
+  temperature: 0,
   topP: 1,
   seed: "",
   style: "",

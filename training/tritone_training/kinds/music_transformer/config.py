@@ -114,7 +114,7 @@ PRESETS: Final[Mapping[str, TransformerConfig]] = {
     ),
     # For tests.
     "tiny": TransformerConfig(
-        width=16, n_layers=1, n_heads=2, window=8, n_copies=1, copy_width=4, copy_window=12, note_width=16,
+        width=16, n_layers=1, n_heads=2, window=8, n_copies=1, copy_width=4, copy_window=128, note_width=16,
         n_channels=4, reader_width=8, stretch_frames=64, batch_frames=512, epoch_frames=2_000, max_epochs=2,
     ),
 }  # fmt: skip

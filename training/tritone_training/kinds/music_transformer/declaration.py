@@ -114,7 +114,7 @@ _ASKED: Final = (
         "repeats",
         "INT64",
         (_FRAME,),
-        "how many frames earlier the moment is that each frame repeats; -1 none, 0 unknown",
+        "how many frames earlier the moment is that each frame repeats, at most max_repeat_frames; -1 none, 0 unknown",
         limits=Limits(minimum=-1, maximum=LONGEST_GRID),
     ),
     Tensor(
@@ -171,6 +171,7 @@ def parameters(
     templates: Sequence[Mapping[str, Any]] = (),
     temperature: float = 1.0,
     top_p: float = 1.0,
+    max_repeat_frames: int | None = None,
 ) -> dict[str, str]:
     """Return the parameters of config.pbtxt that depend on the data set.
 
@@ -180,6 +181,7 @@ def parameters(
         templates: from `conditions.templates`.
         temperature: where a request chooses none.
         top_p: where a request chooses none.
+        max_repeat_frames: most frames back that `repeats` may reach; None if unknown.
     """
     return {
         "frames_per_quarter": str(frames_per_quarter),
@@ -187,6 +189,7 @@ def parameters(
         N_STYLES: n_styles(styles),
         "default_temperature": f"{temperature:g}",
         "default_top_p": f"{top_p:g}",
+        **({} if max_repeat_frames is None else {"max_repeat_frames": str(max_repeat_frames)}),
         **({"templates": json.dumps(list(templates), separators=(",", ":"))} if templates else {}),
     }
 

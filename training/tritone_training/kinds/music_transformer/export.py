@@ -148,6 +148,7 @@ def describe(
         templates=templates,
         temperature=config.temperature,
         top_p=config.top_p,
+        max_repeat_frames=config.copy_window,
     )
     return Exportable(
         network=PieceGenerator(network),
