@@ -63,7 +63,7 @@ class VaeConfig(Hyperparameters):
     prior_steps: int = Field(256, ge=1, le=1_000_000, description="Training steps of the flow in an epoch.")
     prior_learning_rate: float = Field(1e-3, gt=0, le=1, description="Learning rate of the flow.")
     prior_temperature: float = Field(
-        0.8,
+        0.7,
         gt=0,
         le=2,
         description="Deviation of the samples from nothing, in that of the training music; lower is more typical "

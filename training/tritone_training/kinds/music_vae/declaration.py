@@ -70,7 +70,7 @@ DECODER: Final = Declaration(
         **DECLARATION.parameters,
         "attributes": ",".join(ATTRIBUTES),
         # Samples from nothing; chosen on validation. The other operations take the most likely notes by default.
-        "default_temperature": "0.5",
+        "default_temperature": "0.25",
         "sample_candidates": "8",
     },
 )
