@@ -96,7 +96,10 @@ SCORER: Final = Role(
     "predicts frames of music", {"frames": _FRAMES}, {"nll": _PER_FRAME, "probabilities": (None, N_PITCHES)}
 )
 SAMPLER: Final = Role(
-    "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
+    "continues frames of music",
+    {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING},
+    {"frames": _FRAMES},
+    newer_inputs={"meter": (2,), "style": _SCALAR, **_CONDITIONS},
 )
 COMPOSER: Final = Role(
     "composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS, newer_inputs=_CONDITIONS
@@ -193,11 +196,6 @@ class CachedModel:
     def n_repeat_frames_max(self) -> int:
         """The most frames back that a frame may repeat; no limit if the model names none."""
         return self._number("max_repeat_frames", MAX_FRAMES)
-
-    @property
-    def reads_count_in(self) -> bool:
-        """Whether one bar of silence as the prompt begins a piece in the metre of the bar (samplers)."""
-        return self.info.parameters.get("count_in") == "true"
 
     @property
     def styles(self) -> tuple[str, ...]:

@@ -276,28 +276,29 @@ def _candidates(
 def _sample_frames(
     known: CachedModel, plan: CompositionPlan, sampling: SamplingParams, steering: Steering
 ) -> Flow[Piece]:
-    """Compose with a SAMPLER; from scratch, it reads a count-in of one bar, or (an earlier one) a silent time step."""
-    conditions_for(known, plan, sampling, steering)  # it takes none
-    if sampling.style is not None:
-        raise InvalidInputError(
-            f"unknown style for model {known.name!r}: expected None, as the model has no styles, got "
-            f"{sampling.style!r}",
-            model=known.name,
-            argument="style",
-        )
+    """Compose with a SAMPLER; from scratch, it reads one silent time step."""
+    conditions = conditions_for(known, plan, sampling, steering)
     prompt = plan.given[plan.given_mode == GIVEN]
     n_new = plan.n_frames - len(prompt)
-    n_silent = plan.meter[0] if known.reads_count_in else 1
     inputs = {
-        "prompt": prompt[None] if len(prompt) else np.zeros((1, n_silent, N_PITCHES), np.uint8),
+        "prompt": prompt[None] if len(prompt) else np.zeros((1, 1, N_PITCHES), np.uint8),
         "noise": uniform_noise(sampling.seed, 1, n_new, N_PITCHES),
         **sampling.inputs(1, **known.sampling_defaults),
     }
+    style = known.style_index(conditions.style)
+    if "repeats" in known.info.inputs:
+        steered = conditions.inputs()
+        inputs |= {
+            **steered,
+            "meter": np.array([plan.meter], np.int64),
+            "style": scalar(style, 1, np.int64),
+            "repeats": np.ascontiguousarray(steered["repeats"][:, len(prompt) :]),
+        }
     request = InferRequest(known.name, next_request_id("compose"), inputs, tuple(SAMPLER.outputs))
     response = yield from infer(known, request)
     new = checked_output(response, "frames", (1, n_new, N_PITCHES), largest=STRUCK)[0]
     frames = np.concatenate([prompt, new])
-    return _piece(plan, frames, None, sampling, response)
+    return _piece(plan, frames, None, sampling, response, conditions=conditions.to_dict())
 
 
 def _piece(

@@ -15,6 +15,7 @@ import torch
 from scipy.io import savemat
 from tests.support import music_models
 from tests.support.cache import copy_cached
+from tests.unit.training.polyphony_pieces import piece_of
 
 from tritone_export import check_repository, export_kind
 from tritone_export.parity import open_session
@@ -232,7 +233,10 @@ def test_a_fine_grid_is_learnt_in_eighths_that_fall_on_the_beat() -> None:
     one = ScorePiece("one", frames[:1], "train", "x", meter=(16, 15))
     scores = score_set(4, [on_beat, upbeat, one])
     assert dataset.frames_per_quarter_of(scores) == 2
-    taken = [piece.notes.nonzero()[:, 1].tolist() for piece in dataset.pieces_of(scores.pieces, own=4, wanted=2)]
+    taken = [
+        piece.notes.nonzero()[:, 1].tolist()
+        for piece in map(dataset.PieceNotes.of, dataset.reduced(scores.pieces, own=4, wanted=2))
+    ]
     assert taken == [[30, 32, 34, 36, 38], [31, 33, 35, 37, 39], [30]]
 
 
@@ -248,8 +252,7 @@ def test_a_grid_of_its_own_is_kept_and_another_is_refused() -> None:
 
 def excerpts(lengths: list[int], **changed: Any) -> dataset.Excerpts:
     pieces = [
-        dataset.PieceNotes.of(str(index), torch.from_numpy(chords(length, seed=index)) > 0)
-        for index, length in enumerate(lengths)
+        piece_of(str(index), torch.from_numpy(chords(length, seed=index)) > 0) for index, length in enumerate(lengths)
     ]
     return dataset.Excerpts(dataset.extract_features(pieces), PRESETS["tiny"].changed(**changed))
 
@@ -281,9 +284,7 @@ def test_excerpts_are_transposed_within_the_keyboard() -> None:
     torch.manual_seed(0)
     notes = torch.zeros(6, 88, dtype=torch.bool)
     notes[:, [2, 80]] = True
-    history = dataset.extract_features(
-        [dataset.PieceNotes.of("a", notes), dataset.PieceNotes.of("silent", torch.zeros_like(notes))]
-    )
+    history = dataset.extract_features([piece_of("a", notes), piece_of("silent", torch.zeros_like(notes))])
     found = dataset.Excerpts(history, PRESETS["tiny"].changed(transpose_down=5, transpose_up=6))
     seen = {tuple(found[0].notes[0].nonzero()[:, 0].tolist()) for _ in range(200)}
     assert seen == {(2 + shift, 80 + shift) for shift in range(-2, 7)}
@@ -320,8 +321,8 @@ def constant_network(probability: float) -> PolyphonyNetwork:
 
 def test_metrics_are_means_over_all_frames_of_all_pieces() -> None:
     pieces = [
-        dataset.PieceNotes.of("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
-        dataset.PieceNotes.of("short", torch.zeros(3, 88, dtype=torch.bool)),
+        piece_of("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
+        piece_of("short", torch.zeros(3, 88, dtype=torch.bool)),
     ]
     evaluation = evaluate_network(constant_network(0.1), pieces)
     sounding = 3 * -math.log(0.1) + 85 * -math.log(0.9)
@@ -339,7 +340,7 @@ def test_metrics_are_means_over_all_frames_of_all_pieces() -> None:
 
 def test_pieces_of_a_batch_are_evaluated_independently() -> None:
     network = small_network()
-    pieces = [dataset.PieceNotes.of(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
+    pieces = [piece_of(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
     together = evaluate_network(network, pieces)
     assert together.names == ("30", "4", "17")
     for piece, nll in zip(pieces, together.nll, strict=True):
@@ -349,7 +350,7 @@ def test_pieces_of_a_batch_are_evaluated_independently() -> None:
 
 def test_a_network_that_diverged_is_not_measured() -> None:
     with pytest.raises(TrainingError):
-        evaluate_network(constant_network(math.nan), [dataset.PieceNotes.of("a", torch.ones(2, 88) > 0)])
+        evaluate_network(constant_network(math.nan), [piece_of("a", torch.ones(2, 88) > 0)])
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -581,7 +582,8 @@ def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository
 def test_the_protocol_counts_every_frame_of_the_published_split() -> None:
     scores = load_scores(DATA / "JSB_Chorales.mat")
     frames_per_quarter = dataset.frames_per_quarter_of(scores)
-    pieces = dataset.pieces_of(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)
+    reduced = dataset.reduced(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)
+    pieces = tuple(map(dataset.PieceNotes.of, reduced))
     evaluation = evaluate_network(constant_network(0.05), pieces)
     assert (evaluation.metrics["n_pieces"], evaluation.n_frames) == (76, 4602)
     n_notes = sum(int(piece.notes.sum()) for piece in pieces)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tritone.music.grid import N_PITCHES
+from tritone_training.data.piece_conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.data.scores import ScorePiece
-from tritone_training.kinds.music_transformer.conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
+from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
     KIND_NAME,

@@ -25,8 +25,8 @@ from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES, SILENT
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone.music.keys import N_KEYS
+from tritone_training.data.piece_conditions import degrees
 from tritone_training.generation import NEVER
-from tritone_training.kinds.music_transformer.conditions import degrees
 
 MAX_NOTES: Final = 8  # most notes of a generated frame; training and evaluation have no limit
 
