@@ -351,7 +351,8 @@ class MusicClient(BaseClient[Transport]):
                 these the one with the fewest parallel fifths and octaves, of these the most likely one (`nll`, summed
                 over all time steps). With the same seed, more candidates include the same ones as fewer.
             tempo_qpm: that of the melody if None.
-            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
+            temperature, top_p: 0.8 and 0.9 if None.
+            seed, top_k, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
             temperature=temperature,

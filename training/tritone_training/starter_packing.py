@@ -125,8 +125,11 @@ def require_shareable(folder: Path, info: Mapping[str, Any]) -> None:
             f"{', '.join(PUBLIC_DOMAIN)}, got {source or 'unknown data'}; train with --data corpus:public-domain"
         )
     if (warm_start := info.get("warm_start")) is not None:
-        start = Path(str(warm_start.get("checkpoint")))
-        require_shareable(start, _read_info(start))
+        if "data" in warm_start:  # starter weights name the data of all trainings
+            require_shareable(folder, warm_start)
+        else:
+            start = Path(str(warm_start.get("checkpoint")))
+            require_shareable(start, _read_info(start))
 
 
 def training_history(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,8 +137,8 @@ def training_history(info: Mapping[str, Any]) -> dict[str, Any]:
     history: dict[str, Any] = {"command": _portable(str(info.get("command", "")))}
     if (warm_start := info.get("warm_start")) is not None:
         before = _read_info(Path(str(warm_start.get("checkpoint"))))
-        epochs = {name: before[name] for name in ("n_epochs",) if name in before}
-        history["warm_start"] = {**warm_start, "checkpoint": "", **epochs, **training_history(before)}
+        facts = {name: before[name] for name in ("n_epochs", "data") if name in before}
+        history["warm_start"] = {**warm_start, "checkpoint": "", **facts, **training_history(before)}
     return history
 
 

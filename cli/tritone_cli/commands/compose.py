@@ -60,7 +60,7 @@ def compose(
         ),
     ] = None,
     ending: Annotated[
-        bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
+        bool, typer.Option("--ending/--no-ending", help="End the piece with the last bar, or stop without an ending.")
     ] = True,
     candidates: Annotated[
         int,

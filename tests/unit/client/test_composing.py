@@ -325,6 +325,19 @@ def test_the_frames_of_the_most_likely_harmony_are_returned(connect: Any, model:
     assert np.flatnonzero(piece.grid.frames[-1]).tolist() == [1]
 
 
+def test_harmonies_are_sampled_more_conservatively(connect: Any, model: FakeWriters) -> None:
+    def used() -> list[float]:
+        inputs = model.asked("music_transformer")[-1].inputs
+        return [round(float(inputs[name][0, 0]), 3) for name in ("temperature", "top_p")]
+
+    connect()("harmonize", melody(1), seed=1)
+    assert used() == [0.8, 0.9]
+    connect()("harmonize", melody(1), seed=1, temperature=1.2, top_p=1)
+    assert used() == [1.2, 1.0]
+    connect()("infill", melody(1), bars=(0, 1), seed=1)
+    assert used() == [1.0, 1.0]
+
+
 BASSES = {"octaves": (48, 50, 52, 53), "thirds": (57, 59, 60, 62), "cadence": (48, 43, 45, 48)}
 
 

@@ -38,7 +38,7 @@ from tritone_training.kinds.music_transformer.notes import (
     notes_of,
 )
 
-_CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
+_CHUNK: Final = 16  # frames of a chunk: the caches are shifted once per chunk
 _FREE: Final = -1  # instead of a given token: choose one
 _NOTE: Final = -2  # choose one, and no END if there is a lower pitch
 _LAST_RESORT: Final = 0.1 * NEVER  # score of an END where notes are missing
