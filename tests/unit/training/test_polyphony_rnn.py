@@ -25,7 +25,10 @@ from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import KIND, dataset
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
+from tritone_training.kinds.polyphony_rnn.declaration import SAMPLER
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
+from tritone_training.kinds.polyphony_rnn.examples import example_sampler_inputs
+from tritone_training.kinds.polyphony_rnn.export import exportable
 from tritone_training.kinds.polyphony_rnn.features import (
     ECHOES,
     N_LAGS,
@@ -42,8 +45,6 @@ from tritone_training.kinds.polyphony_rnn.network import (
     frame_nll,
     load_network,
 )
-from tritone_training.kinds.polyphony_rnn.priors import priors_of
-from tritone_training.kinds.polyphony_rnn.sampler import JointSampler
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "polymusic"
 SOUNDING, AGE, FIRST_ECHO = 0, 1, N_PITCH_FEATURES - len(ECHOES)
@@ -528,23 +529,33 @@ def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict
         np.testing.assert_allclose(probabilities, expected[1].detach().numpy(), atol=1e-5)
 
 
+def asked(n_batch: int, n_frames: int, *, seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Conditions that differ between rows, for so many new frames; every fifth row ends with them."""
+    inputs = example_sampler_inputs(n_batch, seed)
+    random = np.random.default_rng(seed)
+    return inputs | {
+        "end": np.where(np.arange(n_batch) % 5, 0, 4 + n_frames),
+        "repeats": random.integers(-1, n_frames, (n_batch, n_frames)),
+    }
+
+
 @pytest.mark.slow
 def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
     """200 seeds: in PyTorch and ONNX Runtime, alone and in a batch of strangers."""
-    network, info = load_network(run[0])
-    sampler = JointSampler(network, priors_of(info), frames_per_quarter=0)
+    sampler = exportable(run[0]).companions[0].network
     session = session_of(repository, "polyphony_rnn_sampler")
     n_seeds, n_frames = 200, 6
     random = np.random.default_rng(0)
     inputs = {
-        "prompt": np.stack([chords(4, seed=seed) for seed in range(n_seeds)]),
+        **asked(n_seeds, n_frames, seed=1),
+        "prompt": np.stack([chords(4, seed=seed) * (seed % 3 > 0) for seed in range(n_seeds)]),
         "noise": random.random((n_seeds, n_frames, 88), np.float32),
         "temperature": random.uniform(0.5, 2.0, n_seeds).astype(np.float32),
         "top_k": random.integers(1, 89, n_seeds),
         "top_p": random.uniform(0.5, 1.0, n_seeds).astype(np.float32),
     }
     with torch.inference_mode():
-        (expected,) = sampler(*(torch.from_numpy(value) for value in inputs.values()))
+        (expected,) = sampler(*(torch.from_numpy(inputs[tensor.name]) for tensor in SAMPLER.inputs))
     assert expected.any(dim=(1, 2)).sum() > n_seeds / 2  # where top_p allows it, something is written
     assert len({row.numpy().tobytes() for row in expected}) > n_seeds / 2  # and they differ
     (together,) = session.run(["frames"], inputs)
@@ -563,6 +574,7 @@ def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository
     session = session_of(repository, "polyphony_rnn_sampler")
     for n_prompt, n_frames in ((1, 1), (1, 40), (30, 1), (140, 3)):
         inputs = {
+            **asked(1, n_frames, seed=n_frames),
             "prompt": chords(n_prompt, seed=0)[None],
             "noise": np.random.default_rng(0).random((1, n_frames, 88), np.float32),
             "temperature": np.ones(1, np.float32),
