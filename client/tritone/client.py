@@ -510,8 +510,9 @@ class MusicClient(BaseClient[Transport]):
         Args:
             score: as for `reconstruct`.
             attribute: `note_density`, `pitch_range` or `rhythmic_complexity`.
-            amount: change in standard deviations of the training music, -10 to 10; with 0 the result is that of
-                `reconstruct`.
+            amount: change in standard deviations of the training music, -10 to 10, on average over scores and as far
+                as a score allows (its range cannot be below 0); beyond -5 and 5 there is no further change. With 0 the
+                result is that of `reconstruct`.
             top_k: as for `reconstruct`.
             tempo_qpm: that of the score if None.
             model: as for `reconstruct`.

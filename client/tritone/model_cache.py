@@ -34,6 +34,7 @@ Shape = tuple[int | None, ...]  # without the batch axis; None where it differs 
 # after this time the metadata is fetched again, so that clients move to the new version.
 CACHED_FOR_S: Final = 30.0
 _LARGEST_SIZE: Final = 65_536  # of an axis that a model declares, such as its noise or latent space
+N_SAMPLE_CANDIDATES_MAX: Final = 64  # of one sample, whatever the model says
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 
 
@@ -208,6 +209,11 @@ class CachedModel:
             "temperature": self._real("default_temperature", LEAST_TEMPERATURE, LARGEST_TEMPERATURE),
             "top_p": self._real("default_top_p", LEAST_TEMPERATURE, 1.0),
         }
+
+    @property
+    def n_sample_candidates(self) -> int:
+        """From how many samples the one with the clearest key is chosen (decoders); 1 for models that do not say."""
+        return min(self._number("sample_candidates", 1), N_SAMPLE_CANDIDATES_MAX)
 
     def step(self, parameter: str) -> str:
         """Return the name of the model of a step (ensembles).
