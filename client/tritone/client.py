@@ -235,8 +235,8 @@ class MusicClient(BaseClient[Transport]):
             voices: notes at once, 1 to 6.
             structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
             ending: whether the piece comes to its end with the last bar.
-            n_candidates: maximum number of pieces, 1 to 16, that are composed until one has the requested key and ending
-                (`Piece.achieved`); the first of the best is returned. With 1, the notes are those that
+            n_candidates: maximum number of pieces, 1 to 16, that are composed until one has the requested key and
+                ending (`Piece.achieved`); the first of the best is returned. With 1, the notes are those that
                 `stream_compose` sends. `polyphony_rnn` and models without conditions compose one piece.
             tempo_qpm: tempo of the piece in quarter notes per minute. If None, that of the prompt, else of the
                 requested style, or 120.
