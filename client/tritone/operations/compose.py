@@ -286,6 +286,7 @@ def _sample_frames(
 ) -> Flow[Piece]:
     """Compose with a SAMPLER; from scratch, it reads one silent time step."""
     conditions = conditions_for(known, plan, sampling, steering)
+    plan = at_default_tempo(plan, sampling, conditions)
     prompt = plan.given[plan.given_mode == GIVEN]
     n_new = plan.n_frames - len(prompt)
     inputs = {
