@@ -59,7 +59,7 @@ demo: $(READY)  ## Train, export and serve small models, and call them: demo/ind
 	@$(BIN)/python -m examples.demo $(ARGS)
 
 # A training that was interrupted goes on from its last epoch. weights/LICENSES.md says why these data and no others.
-STARTER_KINDS ?= music_transformer polyphony_rnn
+STARTER_KINDS ?= music_transformer polyphony_rnn music_vae
 STARTER_PRESET ?= starter
 weights: $(READY)  ## Train the starter weights and pack them: weights/ (hours)
 	@for kind in $(STARTER_KINDS); do \

@@ -235,9 +235,9 @@ class MusicClient(BaseClient[Transport]):
             voices: notes at once, 1 to 6.
             structure: a letter for each phrase, as in "AABA"; equal letters are the same music.
             ending: whether the piece comes to its end with the last bar.
-            n_candidates: compose at most so many pieces, 1 to 16, until one is in the key and has the ending that it
-                was asked for (`Piece.achieved`); the first of the best is returned. With 1, the notes are those that
-                `stream_compose` sends. Models without conditions compose one piece.
+            n_candidates: maximum number of pieces, 1 to 16, that are composed until one has the requested key and
+                ending (`Piece.achieved`); the first of the best is returned. With 1, the notes are those that
+                `stream_compose` sends. `polyphony_rnn` and models without conditions compose one piece.
             tempo_qpm: tempo of the piece in quarter notes per minute. If None, that of the prompt, else of the
                 requested style, or 120.
             instruments: General MIDI instruments that play the piece, by name or program (0 to 127): one, or up to four
@@ -351,7 +351,8 @@ class MusicClient(BaseClient[Transport]):
                 these the one with the fewest parallel fifths and octaves, of these the most likely one (`nll`, summed
                 over all time steps). With the same seed, more candidates include the same ones as fewer.
             tempo_qpm: that of the melody if None.
-            seed, temperature, top_k, top_p, style, instruments, model, timeout_s: as for `compose`.
+            temperature, top_p: 0.8 and 0.9 if None.
+            seed, top_k, style, instruments, model, timeout_s: as for `compose`.
         """
         sampling = SamplingParams.checked(
             temperature=temperature,
@@ -509,8 +510,9 @@ class MusicClient(BaseClient[Transport]):
         Args:
             score: as for `reconstruct`.
             attribute: `note_density`, `pitch_range` or `rhythmic_complexity`.
-            amount: change in standard deviations of the training music, -10 to 10; with 0 the result is that of
-                `reconstruct`.
+            amount: change in standard deviations of the training music, -10 to 10, on average over scores and as far
+                as a score allows (its range cannot be below 0); beyond -5 and 5 there is no further change. With 0 the
+                result is that of `reconstruct`.
             top_k: as for `reconstruct`.
             tempo_qpm: that of the score if None.
             model: as for `reconstruct`.

@@ -35,6 +35,7 @@ Shape = tuple[int | None, ...]  # without the batch axis; None where it differs 
 # after this time the metadata is fetched again, so that clients move to the new version.
 CACHED_FOR_S: Final = 30.0
 _LARGEST_SIZE: Final = 65_536  # of an axis that a model declares, such as its noise or latent space
+N_SAMPLE_CANDIDATES_MAX: Final = 64  # of one sample, whatever the model says
 N_WINDOWS_MAX: Final = 16  # a request of 4 MB: larger ones are no faster, and each copy of one costs memory
 
 
@@ -96,7 +97,10 @@ SCORER: Final = Role(
     "predicts frames of music", {"frames": _FRAMES}, {"nll": _PER_FRAME, "probabilities": (None, N_PITCHES)}
 )
 SAMPLER: Final = Role(
-    "continues frames of music", {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING}, {"frames": _FRAMES}
+    "continues frames of music",
+    {"prompt": _FRAMES, "noise": (None, N_PITCHES), **_SAMPLING},
+    {"frames": _FRAMES},
+    newer_inputs={"meter": (2,), "style": _SCALAR, **_CONDITIONS},
 )
 COMPOSER: Final = Role(
     "composes, harmonizes and infills", _COMPOSER_INPUTS, _COMPOSER_OUTPUTS, newer_inputs=_CONDITIONS
@@ -195,11 +199,6 @@ class CachedModel:
         return self._number("max_repeat_frames", MAX_FRAMES)
 
     @property
-    def reads_count_in(self) -> bool:
-        """Whether one bar of silence as the prompt begins a piece in the metre of the bar (samplers)."""
-        return self.info.parameters.get("count_in") == "true"
-
-    @property
     def styles(self) -> tuple[str, ...]:
         """The names of the styles; the first one means any style."""
         return _names(self._json("styles")) or ()
@@ -211,6 +210,11 @@ class CachedModel:
             "temperature": self._real("default_temperature", LEAST_TEMPERATURE, LARGEST_TEMPERATURE),
             "top_p": self._real("default_top_p", LEAST_TEMPERATURE, 1.0),
         }
+
+    @property
+    def n_sample_candidates(self) -> int:
+        """From how many samples the one with the clearest key is chosen (decoders); 1 for models that do not say."""
+        return min(self._number("sample_candidates", 1), N_SAMPLE_CANDIDATES_MAX)
 
     def step(self, parameter: str) -> str:
         """Return the name of the model of a step (ensembles).

@@ -77,6 +77,14 @@ def requests(
                 "starter-reconstructed", "A chorale, encoded and decoded", "The closer to the given score, the better.",
                 "reconstruct", (chorale,), {"seed": _SEED},
             ),
+            GenerationRequest(
+                "starter-varied", "The same chorale, over a smaller range", "Two standard deviations less.",
+                "vary", (chorale,), {"attribute": "pitch_range", "amount": -2.0, "seed": _SEED},
+            ),
+            GenerationRequest(
+                "starter-sampled", "Two bars from nothing", "A sample of the latent space.",
+                "sample", (), {"model": "music_vae", "n": 1, "seed": _SEED},
+            ),
         ),
     }  # fmt: skip
     return {kind: asked for kind, asked in known.items() if kind in kinds}

@@ -39,6 +39,7 @@ from tritone import (
     to_grid,
 )
 from tritone.endpoints import make_endpoint
+from tritone.music.grid import LOWEST_PITCH
 from tritone.music.voice_leading import count_parallels, sounding_columns
 from tritone.transports import make_transport
 from tritone_serving import TritonServer
@@ -227,6 +228,35 @@ def test_a_steered_piece_is_the_same_streamed(music: MusicClient, tune: Path, st
             assert (whole.conditions["key"], whole.conditions["voices"]) == ("G", 3)
             other = music.compose(**{**asked, "structure": None}, n_candidates=1)
             assert (other.grid.frames != whole.grid.frames).any()
+
+
+def test_polyphony_rnn_takes_the_conditions(url: str, tune: Path) -> None:
+    with MusicClient(url) as music:
+        asked: dict[str, Any] = {"bars": 4, "seed": 2, "key": "Eb", "mode": "minor", "voices": 2, "structure": "AA"}
+        piece = music.compose(**asked, model="polyphony_rnn")
+        assert (piece.conditions["key"], piece.conditions["mode"], piece.conditions["voices"]) == ("Eb", "minor", 2)
+        for changed in ({"key": "E"}, {"structure": None}, {"ending": False}, {"voices": 4}):
+            other = music.compose(**{**asked, **changed}, model="polyphony_rnn")
+            assert (other.grid.frames != piece.grid.frames).any(), changed
+        final = piece.grid.frames[-2 * piece.grid.frames_per_quarter :]  # the last half bar
+        assert (final > 0).any()
+        for frame in final[(final > 0).any(axis=1)]:
+            assert (np.flatnonzero(frame)[0] + LOWEST_PITCH) % 12 == 3  # Eb is the lowest note
+        continued = music.compose(prompt=tune, bars=2, seed=3, model="polyphony_rnn")
+        assert continued.conditions["ending"] is True
+
+
+def test_polyphony_rnn_never_falls_silent(url: str, tune: Path) -> None:
+    """Whatever the network has learned: rests are no longer than in the training pieces."""
+    with MusicClient(url) as music:
+        for seed in range(6):
+            for prompt in (None, tune):
+                piece = music.compose(prompt=prompt, bars=4, seed=seed, model="polyphony_rnn")
+                n_new = 16 * piece.grid.frames_per_quarter
+                new = piece.grid.frames[-n_new:]
+                sounding = np.flatnonzero((new > 0).any(axis=1))
+                assert sounding.size
+                assert n_new - 1 - sounding[-1] < 4 * piece.grid.frames_per_quarter  # it goes on to its last bar
 
 
 def test_candidates(url: str) -> None:

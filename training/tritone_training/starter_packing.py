@@ -131,34 +131,47 @@ def require_shareable(folder: Path, info: Mapping[str, Any], *, before: frozense
             f"{folder}: the terms of its data do not permit distributing its weights: expected collections among "
             f"{', '.join(PUBLIC_DOMAIN)}, got {source or 'unknown data'}; train with --data corpus:public-domain"
         )
-    if (start := _warm_started_from(folder, info)) is not None:
-        if start.resolve() in before:
-            raise CheckpointError(
-                f"{start}: was warm-started from itself: expected a checkpoint of an earlier training; correct the "
-                f"warm_start in {checkpoint.INFO}, or train again"
-            )
-        require_shareable(start, _read_info(start), before=before)
+    if (warm_start := _warm_start(folder, info)) is None:
+        return
+    if "data" in warm_start:  # starter weights name the data of all trainings
+        require_shareable(folder, warm_start, before=before)
+        return
+    start = Path(warm_start["checkpoint"])
+    if start.resolve() in before:
+        raise CheckpointError(
+            f"{start}: was warm-started from itself: expected a checkpoint of an earlier training; correct the "
+            f"warm_start in {checkpoint.INFO}, or train again"
+        )
+    require_shareable(start, _read_info(start), before=before)
 
 
 def training_history(folder: Path, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a checkpoint was trained, without the folders of the machine: its command, and those before it."""
     history: dict[str, Any] = {"command": _portable(str(info.get("command", "")))}
-    if (start := _warm_started_from(folder, info)) is not None:
+    if (warm_start := _warm_start(folder, info)) is not None:
+        if "data" in warm_start:  # starter weights name all trainings before them
+            history["warm_start"] = warm_start
+            return history
+        start = Path(warm_start["checkpoint"])
         before = _read_info(start)
-        epochs = {name: before[name] for name in ("n_epochs",) if name in before}
-        history["warm_start"] = {**info["warm_start"], "checkpoint": "", **epochs, **training_history(start, before)}
+        facts = {name: before[name] for name in ("n_epochs", "data") if name in before}
+        history["warm_start"] = {**warm_start, "checkpoint": "", **facts, **training_history(start, before)}
     return history
 
 
-def _warm_started_from(folder: Path, info: Mapping[str, Any]) -> Path | None:
-    """Return the folder of the checkpoint that a training continued; None if there is none."""
-    warm_start = info.get("warm_start")
-    if warm_start is None:
-        return None
+def _warm_start(folder: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the entry about the checkpoint that a training continued: its folder, or its data; None if there is none.
+
+    Raises:
+        CheckpointError: the entry is damaged.
+    """
+    warm_start: Any = info.get("warm_start")
+    if warm_start is None or (isinstance(warm_start, dict) and "data" in warm_start):
+        return warm_start
     start = warm_start.get("checkpoint") if isinstance(warm_start, dict) else None
     if not isinstance(start, str) or not start or "\0" in start:
         raise _damaged(folder, "warm_start", "an object with the folder of a checkpoint", warm_start)
-    return Path(start)
+    return warm_start
 
 
 def _damaged(folder: Path, entry: str, expected: str, value: object) -> CheckpointError:

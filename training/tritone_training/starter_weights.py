@@ -29,7 +29,7 @@ def weights_folder() -> Path:
     """Return the folder of all starter weights: `$TRITONE_WEIGHTS`, or else that of the installation or checkout."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
-    installed = Path(__file__).parent / "weights"  # their place in the wheel
+    installed = Path(__file__).parent / "weights"  # their path in the wheel
     return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "weights"
 
 

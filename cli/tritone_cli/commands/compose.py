@@ -60,13 +60,13 @@ def compose(
         ),
     ] = None,
     ending: Annotated[
-        bool, typer.Option("--ending/--no-ending", help="Come to an end with the last bar, or stop anywhere.")
+        bool, typer.Option("--ending/--no-ending", help="End the piece with the last bar, or stop without an ending.")
     ] = True,
     candidates: Annotated[
         int,
         typer.Option(
-            help="Compose at most so many pieces, 1 to 16, until one is in the key and has the ending that it was "
-            "asked for; with --stream always one."
+            help="Maximum number of pieces, 1 to 16, that are composed until one has the requested key and ending; "
+            "with --stream always one."
         ),
     ] = 8,
     tempo: options.Tempo = None,

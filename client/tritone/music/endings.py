@@ -1,6 +1,6 @@
-"""How a piece ends.
+"""Detect whether a piece ends with a cadence.
 
-A cadence: the final note is the tonic; a final chord is the tonic triad over the tonic in the bass, as in every
+Definition: the final note is the tonic; a final chord is the tonic triad over the tonic in the bass, as in every
 authentic and plagal cadence (Aldwell, Schachter & Cadwallader, Harmony and Voice Leading, 4th ed., chapters 7 and 11);
 the third may be major in minor keys, or absent. The end is also marked by rhythm: it begins on a strong beat, and lasts
 at least as long as the median note (Narmour 1990, The Analysis and Cognition of Basic Melodic Structures: closure by
@@ -24,7 +24,7 @@ _TRIAD: Final = frozenset({0, 3, 4, 7})  # semitones above the root; both thirds
 
 @dataclass(frozen=True)
 class Ending:
-    """How a piece ends.
+    """Properties of the end of a piece.
 
     Attributes:
         on_tonic: the final note is the tonic, or the final chord the tonic triad over the tonic.
@@ -43,7 +43,7 @@ class Ending:
 
 
 def ending_of(grid: Grid, key: tuple[int, int] | None = None, *, tolerance: float = 0.0) -> Ending:
-    """Return how a piece ends, silence after its last note left out.
+    """Return the properties of the end of a piece; silence after its last note is ignored.
 
     Args:
         grid: the piece; bars of 4/4 where the meter is unknown.
@@ -73,7 +73,7 @@ def _tonics(grid: Grid, tolerance: float) -> set[int]:
     correlations = key_correlations(grid.frames[None])[0]
     if not correlations.any():
         return set()
-    if not tolerance:  # of equal keys the first, as in `key_of`
+    if not tolerance:  # of equal keys the first, as in `estimate_keys`
         return {int(correlations.argmax()) % N_KEYS}
     return {int(key) % N_KEYS for key in np.flatnonzero(correlations >= correlations.max() - tolerance)}
 
@@ -81,7 +81,7 @@ def _tonics(grid: Grid, tolerance: float) -> set[int]:
 def _final_run(
     onsets: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], is_bass: npt.NDArray[np.bool_], end: int
 ) -> list[int]:
-    """Return the onsets of a final note and of the unbroken repetitions before it: tunes close with G G G."""
+    """Return the onsets of the final bass note and of its unbroken repetitions, the last one first."""
     run = []
     for onset, stop in sorted(zip(onsets[is_bass].tolist(), ends[is_bass].tolist(), strict=True), reverse=True):
         if stop == end:

@@ -48,7 +48,7 @@ GENERAL_MIDI: Final = (
     "Guitar Fret Noise", "Breath Noise", "Seashore", "Bird Tweet",
     "Telephone Ring", "Helicopter", "Applause", "Gunshot",
 )  # fmt: skip
-# Everyday names of instruments that the standard names more exactly.
+# Short names, and the General MIDI names that they stand for.
 _SHORT_NAMES: Final = {
     "piano": "Acoustic Grand Piano",
     "grand piano": "Acoustic Grand Piano",
@@ -70,7 +70,7 @@ _SHORT_NAMES: Final = {
 
 @dataclass(frozen=True)
 class _Manner:
-    """How pieces of a style are played."""
+    """Default instruments, from the highest part down, and tempo of a style."""
 
     instruments: tuple[str, ...]
     tempo_qpm: float
@@ -80,7 +80,7 @@ _CHORAL: Final = _Manner(("Choir Aahs",), 80.0)
 _FIDDLE: Final = _Manner(("Violin", "Acoustic Guitar (nylon)"), 110.0)
 _SONG: Final = _Manner(("Flute", "Acoustic Guitar (nylon)"), 100.0)
 _PLAIN: Final = _Manner((PIANO,), TEMPO_QPM)
-# The collections of the corpus, and words that the names of other styles may contain.
+# Collections of the corpus, and other words; each applies to all styles whose names contain it.
 _OF_STYLES: Final[Mapping[str, _Manner]] = {
     "bach": _CHORAL,
     "chorale": _CHORAL,
@@ -128,7 +128,7 @@ def program_of(name: str) -> int:
 
 
 def check_instruments(instruments: Instruments | None) -> tuple[str, ...] | None:
-    """Return instruments by their General MIDI names.
+    """Return the General MIDI names of instruments; None for None.
 
     Args:
         instruments: a name, in any spelling of case and punctuation or a short one such as `piano`, or a MIDI program

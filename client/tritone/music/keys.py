@@ -1,7 +1,8 @@
 """Keys of pieces, estimated with the Krumhansl-Schmuckler algorithm.
 
-The durations of the twelve pitch classes are correlated with the profiles that Krumhansl & Kessler (1982) measured with
-listeners; the best of the 24 keys wins (Krumhansl 1990, Cognitive Foundations of Musical Pitch, chapter 4).
+The durations of the twelve pitch classes are correlated with the key profiles of Krumhansl & Kessler (1982); the
+estimate is the one of the 24 keys with the highest correlation (Krumhansl 1990, Cognitive Foundations of Musical Pitch,
+chapter 4).
 
 Shapes: S pieces, N time steps.
 """
@@ -26,7 +27,7 @@ N_MODES: Final = 2  # 0 major, 1 minor
 
 _MAJOR_PROFILE: Final = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)
 _MINOR_PROFILE: Final = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
-PROFILES: Final = (_MAJOR_PROFILE, _MINOR_PROFILE)  # how well listeners find each degree to fit, 1 to 7
+PROFILES: Final = (_MAJOR_PROFILE, _MINOR_PROFILE)  # mean ratings of each degree by listeners, 1 to 7
 # Pitch class of each column, C = 0.
 PITCH_CLASSES: Final = (np.arange(N_PITCHES) + LOWEST_PITCH) % N_KEYS
 _SEMITONES_OF_NOTES: Final = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
@@ -69,7 +70,7 @@ def mode_number(mode: str | None) -> int | None:
 
 
 def key_code(tonic: int | None, mode: int | None) -> int:
-    """Return a key as the models take it: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor.
+    """Return a key as a value of the tensor `key`: 1 to 12 for C major to B major, 13 to 24 for C minor to B minor.
 
     Args:
         tonic: 0 (C) to 11 (B); without one, the key is 0, unknown.
@@ -97,7 +98,7 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
         frames: (S, N, 88).
 
     Returns:
-        tonic (S,) 0..11 from C, mode (S,) 0 major, 1 minor; both -1 where nothing sounds, or all classes equally long.
+        tonic (S,) 0..11 from C, mode (S,) 0 major, 1 minor; both -1 where nothing sounds, or all classes sound equally.
     """
     correlations = key_correlations(frames)
     best = correlations.argmax(1)
@@ -106,13 +107,14 @@ def estimate_keys(frames: npt.NDArray[Any]) -> tuple[Integers, Integers]:
 
 
 def key_correlations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return how well each of the 24 keys fits each piece, as a correlation; 0 where none can be told.
+    """Return the correlation of each piece with each of the 24 keys.
 
     Args:
         frames: (S, N, 88).
 
     Returns:
-        (S, 24), C major .. B major, C minor .. B minor.
+        (S, 24), C major .. B major, C minor .. B minor; 0 where nothing sounds, or all pitch
+        classes sound equally long.
     """
     durations = pitch_class_durations(frames)
     centred = durations - durations.mean(1, keepdims=True)
@@ -124,7 +126,7 @@ def key_correlations(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def key_profiles() -> npt.NDArray[np.float64]:
     """Return the 24 profiles, C major .. B major, C minor .. B minor: (24, 12).
 
-    They are of length 1 around a mean of 0, so that products with centred durations rank as correlations do.
+    They have mean 0 and norm 1, so that the product with durations of mean 0 and norm 1 is the correlation.
     """
     rows = [np.roll(profile, tonic) for profile in PROFILES for tonic in range(N_KEYS)]
     profiles = np.array(rows) - np.mean(rows, axis=1, keepdims=True)

@@ -1,13 +1,13 @@
-"""Scores as a musician plays them: instruments for the parts, dynamics, and repeated notes that are heard as two.
+"""Convert grids to scores for playback: instruments for the parts, dynamics, and gaps between repeated notes.
 
 ```python
 perform(grid, instruments=("Violin", "Acoustic Guitar (nylon)")).dump_midi("duo.mid")
 ```
 
-Everything follows from the notes, so a piece always sounds the same. The grid stays exact: `to_grid` returns it from
-the score. Loudness follows the rules of Sundberg, Friberg and Fryden, "Rules for automated performance of ensemble
-music" (Contemporary Music Review 3, 1989), in a simple form: metrical accents, an arch over each phrase, the higher the
-louder, and a melody in front.
+Nothing is random, so a piece always sounds the same. `to_grid` of the score returns the same grid. Velocities follow
+the rules of Sundberg, Friberg and Frydén, "Rules for automated performance of ensemble music" (Contemporary Music
+Review 3, 1989), simplified and with amounts of its own: metrical accents, an arch over each phrase, higher notes
+louder, and the melody louder than the other voices.
 
 Shapes: K notes, N time steps.
 """
@@ -27,16 +27,17 @@ from tritone.music.voices import FIRST_STRIKE, assign_voices
 
 FloatArray = npt.NDArray[np.float64]
 
-VELOCITIES: Final = (36, 116)  # the softest and the loudest notes
+VELOCITIES: Final = (36, 116)  # MIDI velocities of the softest and the loudest notes
+# MIDI velocity added to a note by its position in the bar, and by its voice.
 _DOWNBEAT, _MIDDLE_OF_BAR, _BEAT, _HALF_BEAT, _OFF_BEAT = 8.0, 5.0, 2.0, -1.0, -4.0
 _MELODY, _INNER, _BASS = 7.0, -6.0, 1.0
 _BARS_PER_PHRASE: Final = 4
-_ARCH: Final = 12.0  # from the edges of a phrase to its loudest notes
-_ARCH_SKEW: Final = 1.36  # a phrase is loudest at 0.6 of its length
-_PER_SEMITONE: Final = 0.4
-_MAX_BY_PITCH: Final = 5.0
-_GAP: Final = 0.2  # of a note before the next one of its pitch
-_SLOWEST: Final = 0.65  # of the tempo, at the end of a ritardando
+_ARCH: Final = 12.0  # velocity added from the edges of a phrase to its loudest notes
+_ARCH_SKEW: Final = 1.36  # exponent by which a phrase is loudest at 0.6 of its length
+_PER_SEMITONE: Final = 0.4  # velocity for each semitone above the mean pitch of the voice
+_MAX_BY_PITCH: Final = 5.0  # largest change of velocity by pitch
+_GAP: Final = 0.2  # share of a note's length that is silent before the next note of its pitch
+_SLOWEST: Final = 0.65  # share of the tempo at the end of a ritardando
 _TEMPOS_PER_QUARTER: Final = 4
 
 

@@ -55,8 +55,9 @@ class Piece(JsonResult):
         model_version: the version of the model that was used.
         nll: (N,) float32, negative log-likelihood of each time step in nats at temperature 1, NaN where it was not
             computed; None if the model does not return it.
-        conditions: what the piece was asked to be, by the arguments of `MusicClient.compose`, those included that were
-            chosen for it; None where nothing was asked, and empty for other pieces. `achieved` is what it has become.
+        conditions: the requested conditions by the names of the arguments of `MusicClient.compose`, including those
+            that the seed chose; None for conditions that were left open. Empty for pieces made without conditions.
+            `achieved` has the measured values.
         instruments: 1 to 4 instruments of General MIDI for the parts from the highest down, given by name or program
             (0 to 127) and kept by name; those of the style in `conditions`, or the piano, if none are given.
     """
@@ -104,7 +105,7 @@ class Piece(JsonResult):
 
     @cached_property
     def achieved(self) -> Mapping[str, Any]:
-        """Return what the piece has become, by names of `conditions`.
+        """Return the measured key, mode, number of voices and ending, by the names of `conditions`.
 
         `key` and `mode` are those of the best correlation with Krumhansl's profiles, None without notes; `voices` is
         the median number of notes at once; `ending` is whether it ends with a cadence in that key, as defined in
@@ -122,7 +123,7 @@ class Piece(JsonResult):
 
     @property
     def n_unmet(self) -> int:
-        """Return how many of key (with its mode) and ending the piece was asked for and does not have: 0 to 2."""
+        """Return how many of the requested key (with its mode) and ending the piece does not have: 0 to 2."""
         asked, has = self.conditions, self.achieved
         other_key = asked.get("key") is not None and (asked["key"], asked.get("mode")) != (has["key"], has["mode"])
         return int(other_key) + int(bool(asked.get("ending")) and not has["ending"])
@@ -157,7 +158,7 @@ class Piece(JsonResult):
             format: `mid`, `midi`, `musicxml`, `wav`, `png`, `svg` or `pdf`; the path's suffix if None. File objects
                 need it.
             ritardando: slow down in the last bar (MIDI and sound only). MIDI files then have several tempos, so that
-                their bars no longer end with the beats of a click.
+                their bars no longer agree with a metronome.
 
         Returns:
             The path, or the file object.
@@ -267,7 +268,7 @@ class Piece(JsonResult):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the piece whose `to_dict` gave the values.
+        """Return the piece that `to_dict` returned the values of.
 
         Raises:
             InvalidScoreError: a value is not as `Grid` expects it.
@@ -275,24 +276,26 @@ class Piece(JsonResult):
         """
         grid = Grid.from_dict(values)
         nll = None if values["nll"] is None else nll_of(values["nll"], grid)
-        conditions = _plain("conditions", values.get("conditions", {}))  # earlier releases have none
-        _plain("achieved", values.get("achieved", {}))  # it follows from the notes
+        conditions = _plain("conditions", values.get("conditions", {}))  # missing in results of earlier releases
+        _plain("achieved", values.get("achieved", {}))  # only checked, since it is computed from the notes
         instruments = tuple(values.get("instruments") or ())
         return cls(grid, values["seed"], values["model"], values["model_version"], nll, conditions, instruments)
 
 
 def _plain(name: str, values: Any) -> dict[str, Any]:
-    """Return an entry of `to_dict` that has plain values by name.
+    """Return an entry of `to_dict` after checking that it maps names to plain values.
 
     Raises:
-        TypeError: they are not texts, numbers, true, false or null by name.
+        TypeError: the entry is not an object of strings, numbers, true, false or null.
     """
     plain = isinstance(values, Mapping) and all(
         isinstance(name, str) and (value is None or isinstance(value, str | int | float))
         for name, value in values.items()
     )
     if not plain:
-        raise TypeError(f"invalid {name}: expected texts, numbers, true, false or null by name, got {shown(values)}")
+        raise TypeError(
+            f"invalid {name}: expected an object of strings, numbers, true, false or null, got {shown(values)}"
+        )
     return dict(values)
 
 

@@ -1,4 +1,4 @@
-"""SoundFont 2 files: their instruments, as the zones that sound for a key of a program.
+"""Read SoundFont 2 files: the zones (samples and parameters) that sound for a key of a program.
 
 ```python
 zones = load_soundfont().zones(program=0, key=60)
@@ -44,8 +44,8 @@ _SAMPLE: Final = np.dtype(
         ("link", "<u2", 2),
     ]
 )
-_VELOCITY: Final = 100  # the zones of this one are played for all
-# Generators.
+_VELOCITY: Final = 100  # MIDI velocity for which zones are chosen, for all notes
+# Numbers of generators (section 8.1).
 _START, _END, _LOOP_START, _LOOP_END = (0, 4), (1, 12), (2, 45), (3, 50)  # fine, and coarse in steps of 32,768
 _CUTOFF, _CUTOFF_BY_ENVELOPE = 8, 11
 _ATTACK, _HOLD, _DECAY, _SUSTAIN, _RELEASE, _HOLD_BY_KEY, _DECAY_BY_KEY = 34, 35, 36, 37, 38, 39, 40
@@ -53,25 +53,25 @@ _INSTRUMENT_ID, _KEYS, _VELOCITIES, _ATTENUATION, _COARSE, _FINE = 41, 43, 44, 4
 _SAMPLE_ID, _MODE, _SCALE, _ROOT = 53, 54, 56, 58
 _DEFAULTS: Final = {_CUTOFF: 13_500, _SCALE: 100, **dict.fromkeys((_ATTACK, _HOLD, _DECAY, _RELEASE), -12_000)}
 _ALL: Final = 127 << 8  # a range from 0 to 127
-_ATTENUATION_FACTOR: Final = 0.4  # E-mu's own hardware attenuates less than the specification says
+_ATTENUATION_FACTOR: Final = 0.4  # as E-mu's hardware, and FluidSynth (EMU_ATTENUATION_FACTOR)
 
 Generators = Mapping[int, int]
 
 
 @dataclass(frozen=True)
 class Zone:
-    """A sample and how a key plays it.
+    """A sample, and the parameters with which a key plays it.
 
     Attributes:
         samples: (S,) int16, the whole sample.
-        loop: first and end index of what repeats while the key is held; None for samples that are played once.
-        rate_hz: samples in a second that sound at the key's pitch.
-        cutoff_hz: of a low-pass filter of second order, with its envelope at the peak.
-        gain: linear.
-        attack_s, hold_s: of the volume envelope.
-        decay_s: time for 100 dB.
-        sustain_db: level after the decay, below 0.
-        release_s: time for 100 dB.
+        loop: start and end index of the part that repeats while the key is held; None if the sample is played once.
+        rate_hz: sampling rate at which the sample has the key's pitch.
+        cutoff_hz: cutoff frequency of the second-order low-pass filter, at the peak of its envelope.
+        gain: factor of the amplitude.
+        attack_s, hold_s: durations of these phases of the volume envelope.
+        decay_s: time in which the level falls by 100 dB.
+        sustain_db: level after the decay, relative to the peak; at most 0.
+        release_s: time in which the level falls by 100 dB after the key is released.
     """
 
     samples: npt.NDArray[np.int16]
@@ -93,7 +93,7 @@ class SoundFont:
         """Read the structure of a file; its samples are decoded when they are used.
 
         Raises:
-            ValueError: it is not a SoundFont 2 file.
+            ValueError: the data are not a SoundFont 2 file.
         """
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
             raise ValueError(f"not a SoundFont 2 file: expected RIFF ... sfbk, got {data[:12]!r}")
@@ -119,7 +119,7 @@ class SoundFont:
     def zones(self, program: int, key: int) -> list[Zone]:
         """Return the zones that sound together for a key (0 to 127) of a General MIDI program (0 to 127).
 
-        Keys without zones are played by those of the nearest key, at their own pitch.
+        A key without zones uses those of the nearest key, at its own pitch.
         """
         presets = self._presets.get(program, self._presets.get(0, []))
         by_distance = sorted(range(128), key=lambda each: abs(each - key))

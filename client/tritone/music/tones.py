@@ -1,6 +1,6 @@
-"""The sound of single keys of a SoundFont: resampling, loops, a filter and the volume envelope.
+"""Render single keys of a SoundFont: resampling, loops, a low-pass filter and the volume envelope.
 
-Vibrato, envelopes of pitch and filter, and effects are left out.
+Vibrato, envelopes of pitch and filter, and effects are not rendered.
 
 Shapes: S samples of a tone, L samples of a SoundFont's sample.
 """
@@ -18,10 +18,10 @@ FloatArray = npt.NDArray[np.float32]
 
 _FULL_SCALE: Final = 32_768.0
 _EDGE: Final = 512  # samples after which the filter has settled
-_BLOCK: Final = 1 << 18  # samples at once, so that memory does not grow with the length of a tone
+_BLOCK: Final = 1 << 18  # samples computed at once, so that memory does not grow with the length of a tone
 _DB_PER_NEPER: Final = 8.685889638
-_RELEASED_DB: Final = 100.0
-_RELEASES_S: Final = (0.05, 1.0)  # for 100 dB
+_RELEASED_DB: Final = 100.0  # attenuation at which a released tone ends
+_RELEASES_S: Final = (0.05, 1.0)  # shortest and longest time for 100 dB
 
 
 def tone(soundfont: SoundFont, program: int, key: int, duration_s: float, rate_hz: int) -> FloatArray:
@@ -32,7 +32,7 @@ def tone(soundfont: SoundFont, program: int, key: int, duration_s: float, rate_h
         program: 0 to 127.
         key: 0 to 127.
         duration_s: length.
-        rate_hz: samples a second.
+        rate_hz: sampling rate of the result.
 
     Returns:
         (S,) float32, mono.
@@ -60,7 +60,7 @@ def release(soundfont: SoundFont, program: int, key: int, rate_hz: int) -> Float
 
 
 def _source(zone: Zone) -> tuple[FloatArray, tuple[int, int] | None]:
-    """Return the filtered sample with what interpolation reads beyond its end, (L + 3,), and its loop."""
+    """Return the filtered sample and 3 more values for interpolation at its end, (L + 3,), and its loop."""
     samples = zone.samples.astype(np.float32) * np.float32(zone.gain / _FULL_SCALE)
     if zone.loop is None:
         return np.pad(_filtered(samples, zone), (0, 3)), None
@@ -68,7 +68,7 @@ def _source(zone: Zone) -> tuple[FloatArray, tuple[int, int] | None]:
     repeated = samples[start:end]
     n_rounds = 2 + -(-2 * _EDGE // repeated.size)
     filtered = _filtered(np.concatenate([samples[:end], *[repeated] * n_rounds]), zone)
-    # The loop that is repeated lies where the filter has settled, and away from the end.
+    # Loop a repetition in which the filter has settled, and which is not at the end.
     n_before = max(1, -(-_EDGE // repeated.size)) * repeated.size
     loop = start + n_before, end + n_before
     return np.concatenate([filtered[: loop[1]], filtered[loop[0] : loop[0] + 3]]), loop

@@ -1,4 +1,4 @@
-"""How voices move: parallel fifths and octaves.
+"""Voice leading: parallel fifths and octaves.
 
 Two voices that move in the same direction from one perfect fifth (octave, unison) to another, as forbidden since Fux
 1725 (Gradus ad Parnassum); compounds of the intervals count as the intervals. Grids have no voices: `assign_voices`

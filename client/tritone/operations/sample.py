@@ -25,7 +25,7 @@ from tritone.messages import Flow
 from tritone.model_cache import DECODER, ENCODER, GENERATOR, CachedModel, ModelCache
 from tritone.music.grid import TEMPO_QPM, Grid
 from tritone.music.instruments import Instruments
-from tritone.music.keys import mode_number, tonic_number
+from tritone.music.keys import key_correlations, mode_number, tonic_number
 from tritone.music.piece import Piece
 from tritone.music.voices import N_VOICES, SPAN_FRAMES, voices_to_grid
 from tritone.operations.latent import N_ROWS_MAX, attribute_vector, decode, infer_voices, pair_of
@@ -78,8 +78,6 @@ def sample_flow(
     sampling = SamplingParams.checked(seed=seed, **shared)
     names = pair_of(check_model_name(model))
     seeds = seeds_of(seed, n)
-    # Every piece has its own noise, so that its seed alone reproduces it.
-    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_VOICES) for each in seeds])
 
     def start() -> Flow[tuple[Piece, ...]]:
         known = yield from cache.look_up(model, GENERATOR, ENCODER, DECODER)
@@ -88,14 +86,36 @@ def sample_flow(
         if known.role is DECODER:
             _check_known(conditions, frozenset(ATTRIBUTES), model)
             attributes = attribute_vector((name, conditions[name]) for name in ATTRIBUTES if name in conditions)
-            latents = _normal(_latent_noise(seeds, known.size_of("latent")))
-            voices, version = yield from decode(known, latents, attributes, noise, sampling)
+            voices, version = yield from _sample_latents(known, attributes, seeds, sampling)
         else:
             _check_known(conditions, _FOR_GENERATORS, model)
-            voices, version = yield from _generate(known, conditions, seeds, noise, sampling)
+            voices, version = yield from _generate(known, conditions, seeds, sampling)
         return tuple(_piece(*each, sampling, model, version) for each in zip(voices, seeds, strict=True))
 
     return (yield from with_fresh_models(cache, names, start))
+
+
+def _sample_latents(
+    known: CachedModel, attributes: FloatArray, seeds: tuple[int, ...], sampling: SamplingParams
+) -> Flow[tuple[npt.NDArray[np.int64], str]]:
+    """Decode normal numbers, for each seed those of several candidates, and keep the one with the clearest key.
+
+    Latent vectors of music leave little to chance, but samples of their distribution mix keys. The clearness is the
+    correlation with the profile of the best key (Krumhansl-Schmuckler). The first candidate
+    is the sample of one candidate.
+    """
+    n_candidates = known.n_sample_candidates
+    size = known.size_of("latent")
+    latents = _normal(
+        np.concatenate([uniform_noise(seed, n_candidates, size, stream=_LATENT_STREAM) for seed in seeds])
+    )
+    noise = np.concatenate([uniform_noise(seed, n_candidates, SPAN_FRAMES, N_VOICES) for seed in seeds])
+    voices, version = yield from decode(known, latents, attributes, noise, sampling)
+    if n_candidates == 1:
+        return voices, version
+    clearness = key_correlations(np.stack([voices_to_grid(each) for each in voices])).max(axis=1)
+    best = clearness.reshape(len(seeds), n_candidates).argmax(axis=1)
+    return voices.reshape(len(seeds), n_candidates, SPAN_FRAMES, N_VOICES)[np.arange(len(seeds)), best], version
 
 
 def seeds_of(seed: int, n: int) -> tuple[int, ...]:
@@ -108,12 +128,13 @@ def _generate(
     known: CachedModel,
     conditions: Mapping[str, Any],
     seeds: tuple[int, ...],
-    noise: FloatArray,
     sampling: SamplingParams,
 ) -> Flow[tuple[npt.NDArray[np.int64], str]]:
     key, mode = tonic_number(conditions.get("key")), mode_number(conditions.get("mode"))
     density, truncation = _density(conditions.get("density")), _truncation(conditions.get("truncation"))
+    # Every piece has its own noise, so that its seed alone reproduces it.
     latent_noise = _latent_noise(seeds, known.size_of("latent_noise"))
+    noise = np.stack([uniform_noise(each, SPAN_FRAMES, N_VOICES) for each in seeds])
     voices = []
     version = ""
     n_at_once = min(known.info.max_batch_size, N_ROWS_MAX)

@@ -1,4 +1,4 @@
-"""What a piece is asked to be: its key, density, voices, form and ending.
+"""Conditions of a requested piece: key, density, voices, structure and ending.
 
 What a caller leaves open is chosen by the seed from templates: conditions of real pieces, which a model has in the
 parameter `templates` of its configuration. A piece thus has one style and one key, and bars that return as they do in
@@ -38,8 +38,8 @@ from tritone.sampling import SamplingParams, uniform_noise
 
 DENSITIES: Final = ("low", "medium", "high")
 N_VOICES_MAX: Final = 6
-_STREAM: Final = 2  # of a seed's noise; 0 chooses the notes
-_FEWEST_PITCH_CLASSES: Final = 3  # of given notes whose key is estimated
+_STREAM: Final = 2  # random stream of a seed for conditions; stream 0 chooses the notes
+_FEWEST_PITCH_CLASSES: Final = 3  # pitch classes that given notes must have for an estimate of their key
 _MOST_PHRASES: Final = 64
 # Tonics of at most four sharps or flats, from which one is chosen for a piece from scratch.
 _TONICS: Final = ((0, 2, 3, 4, 5, 7, 9, 10), (0, 2, 4, 6, 7, 9, 11))
@@ -48,7 +48,7 @@ _HARMONY_VOICES: Final = 4
 
 @dataclass(frozen=True)
 class Steering:
-    """The wishes of a caller; None where they leave it open.
+    """The conditions that a caller requests; None for those left open.
 
     Attributes:
         tonic: 0 (C) to 11 (B).
@@ -157,7 +157,7 @@ class SteeringInputs:
 
     @classmethod
     def unknown(cls, n_frames: int, style: str | None = None) -> Self:
-        """Return the conditions of a piece that is asked for nothing but a style."""
+        """Return the conditions of a piece of which only the style may be known."""
         return cls(style, 0, 0, 0, 0, np.zeros(n_frames, np.int64))
 
     def inputs(self) -> Mapping[str, Array]:
@@ -171,7 +171,7 @@ class SteeringInputs:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the piece was asked to be, by the names of the arguments; None where it was left open."""
+        """Return the conditions by the names of the arguments; None for those left open."""
         tonic, mode = tonic_and_mode(self.key)
         return {
             "style": self.style,
@@ -361,7 +361,7 @@ def _key_of(frames: Array, steering: Steering) -> tuple[int | None, int | None]:
 
 
 def _fitting(templates: Sequence[Template], style: str | None, bar: int, steering: Steering) -> tuple[Template, ...]:
-    """Return the templates that meet the wishes; of the wishes that none meets, the last ones are ignored."""
+    """Return the templates that meet the conditions, checked in order; a condition that none meets is ignored."""
     chosen = tuple(each for each in templates if style in (None, each.style))
     wishes = (
         ("bar", bar),

@@ -76,8 +76,8 @@ class ComposeRequest(PieceSampling):
         8,
         ge=1,
         le=16,
-        description="Compose at most so many pieces until one is in the key and has the ending that it was asked for; "
-        "with server-sent events always one.",
+        description="Maximum number of pieces that are composed until one has the requested key and ending; with "
+        "server-sent events always one.",
     )
     stream_model: str = Field("composer", max_length=256, description="Name of the model for server-sent events.")
 

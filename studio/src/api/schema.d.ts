@@ -645,7 +645,7 @@ export interface components {
             ending?: boolean;
             /**
              * N Candidates
-             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @description Maximum number of pieces that are composed until one has the requested key and ending; with server-sent events always one.
              * @default 8
              */
             n_candidates?: number;
@@ -776,7 +776,7 @@ export interface components {
             ending?: boolean;
             /**
              * N Candidates
-             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @description Maximum number of pieces that are composed until one has the requested key and ending; with server-sent events always one.
              * @default 8
              */
             n_candidates?: number;
@@ -2047,7 +2047,7 @@ export interface components {
             ending?: boolean;
             /**
              * N Candidates
-             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @description Maximum number of pieces that are composed until one has the requested key and ending; with server-sent events always one.
              * @default 8
              */
             n_candidates?: number;
@@ -2178,7 +2178,7 @@ export interface components {
             ending?: boolean;
             /**
              * N Candidates
-             * @description Compose at most so many pieces until one is in the key and has the ending that it was asked for; with server-sent events always one.
+             * @description Maximum number of pieces that are composed until one has the requested key and ending; with server-sent events always one.
              * @default 8
              */
             n_candidates?: number;

@@ -166,7 +166,7 @@ def test_candidates_of_harmonizations(run: Any, model: FakeWriters, tmp_path: Pa
         (("music_transformer", "--bars", "0"), 1),
         (("music_transformer", "--bars", "257"), 1),
         (("music_vae", "--bars", "8"), 1),
-        (("polyphony_rnn", "--all-keys"), 1),
+        (("music_vae", "--all-keys"), 1),
         (("missing",), 1),
         (("--files", "nowhere"), 1),
         (("--files", "real", "--bars", "64"), 1),

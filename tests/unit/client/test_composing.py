@@ -262,25 +262,6 @@ def test_frames_without_onsets_from_scratch(connect: Any, model: FakeWriters) ->
     assert not model.asked("polyphony_rnn")
 
 
-@pytest.mark.parametrize(("meter", "n_frames"), [(None, 16), ((3, 4), 12), ((6, 8), 12), ((2, 4), 8)])
-def test_a_piece_from_scratch_begins_with_a_silent_bar_of_its_metre(
-    connect: Any, model: FakeWriters, meter: tuple[int, int] | None, n_frames: int
-) -> None:
-    model.parameters["count_in"] = "true"
-    piece = connect()("compose", bars=2, seed=11, model="polyphony_rnn", meter=meter)
-    assert piece.grid.n_frames == 2 * n_frames  # the count-in is no part of it
-    prompt = model.asked("polyphony_rnn_sampler")[0].inputs["prompt"]
-    assert prompt.shape == (1, n_frames, 88)
-    assert not prompt.any()
-
-
-def test_a_continued_piece_needs_no_count_in(connect: Any, model: FakeWriters) -> None:
-    model.parameters["count_in"] = "true"
-    prompt = melody(1, pitch=60)
-    connect()("compose", prompt=prompt, bars=1, seed=11, model="polyphony_rnn")
-    np.testing.assert_array_equal(model.asked("polyphony_rnn_sampler")[0].inputs["prompt"][0], prompt.frames)
-
-
 def test_a_coarser_grid(connect: Any, model: FakeWriters) -> None:
     model.parameters["frames_per_quarter"] = "2"
     piece = connect()("compose", prompt=midi((60, 0, 4)), bars=1, seed=1)
@@ -342,6 +323,19 @@ def test_the_frames_of_the_most_likely_harmony_are_returned(connect: Any, model:
     model.spoil = spoil
     piece = connect()("harmonize", melody(1), seed=1, n_candidates=4)
     assert np.flatnonzero(piece.grid.frames[-1]).tolist() == [1]
+
+
+def test_harmonies_are_sampled_more_conservatively(connect: Any, model: FakeWriters) -> None:
+    def used() -> list[float]:
+        inputs = model.asked("music_transformer")[-1].inputs
+        return [round(float(inputs[name][0, 0]), 3) for name in ("temperature", "top_p")]
+
+    connect()("harmonize", melody(1), seed=1)
+    assert used() == [0.8, 0.9]
+    connect()("harmonize", melody(1), seed=1, temperature=1.2, top_p=1)
+    assert used() == [1.2, 1.0]
+    connect()("infill", melody(1), bars=(0, 1), seed=1)
+    assert used() == [1.0, 1.0]
 
 
 BASSES = {"octaves": (48, 50, 52, 53), "thirds": (57, 59, 60, 62), "cadence": (48, 43, 45, 48)}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.unit.client.test_composing import chords, melody
-from tests.unit.client.writers import FakeWriters, G
+from tests.unit.client.writers import FakeWriters, G, decoded
 
 from tritone import Grid, InvalidInputError, ModelNotFoundError, ServerError
-from tritone.music.keys import tonic_number
+from tritone.music.keys import key_correlations, tonic_number
 from tritone.music.voices import voices_to_grid
 from tritone.operations.latent import slerp, to_spans
 from tritone.operations.sample import _normal, seeds_of
@@ -225,6 +225,34 @@ def test_sample_from_the_vae(connect: Any, model: FakeWriters, name: str) -> Non
     assert not model.asked("music_vae")
     noise = np.concatenate([request.inputs["noise"] for request in asked])
     np.testing.assert_array_equal(noise[7], uniform_noise(pieces[7].seed, 32, 4))
+
+
+def test_a_sample_of_the_vae_is_the_candidate_with_the_clearest_key(connect: Any, model: FakeWriters) -> None:
+    model.parameters["sample_candidates"] = "6"
+    pieces = connect()("sample", "music_vae", n=3, seed=5)
+    asked = model.asked("music_vae_decoder")
+    latents = np.concatenate([request.inputs["latent"] for request in asked])
+    noise = np.concatenate([request.inputs["noise"] for request in asked])
+    assert len(latents) == len(np.unique(latents, axis=0)) == 18
+    assert [piece.seed for piece in pieces] == list(seeds_of(5, 3))
+    for index, piece in enumerate(pieces):
+        rows = slice(6 * index, 6 * index + 6)
+        np.testing.assert_array_equal(noise[rows][0], uniform_noise(piece.seed, 32, 4))
+        frames = [
+            voices_to_grid(span)
+            for span in decoded({"latent": latents[rows], "attributes": np.zeros((6, 3))})["voices"]
+        ]
+        clearest = key_correlations(np.stack(frames)).max(1).argmax()
+        np.testing.assert_array_equal(piece.grid.frames, frames[clearest])
+        (again,) = connect()("sample", "music_vae", n=1, seed=piece.seed)
+        np.testing.assert_array_equal(again.grid.frames, piece.grid.frames)
+
+
+@pytest.mark.parametrize("said", ["0", "-2", "many", "999999999"])
+def test_a_number_of_candidates_is_bounded(connect: Any, model: FakeWriters, said: str) -> None:
+    model.parameters["sample_candidates"] = said
+    assert len(connect()("sample", "music_vae", n=1, seed=5)) == 1
+    assert sum(len(request.inputs["latent"]) for request in model.asked("music_vae_decoder")) in {1, 64}
 
 
 @pytest.mark.parametrize(

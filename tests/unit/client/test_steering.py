@@ -487,11 +487,78 @@ def test_models_of_earlier_releases_compose_as_before(connect: Any, old: FakeWri
     assert stream.result().grid.frames.argmax(axis=1).tolist() == noise_columns(7, 32)
 
 
-def test_samplers_cannot_be_steered(connect: Any, model: FakeWriters) -> None:
+# --- samplers -------------------------------------------------------------------------------------------------
+
+SAMPLER_NAME = "polyphony_rnn_sampler"
+
+
+def test_a_sampler_is_asked_as_other_models_are(connect: Any, steered: FakeWriters) -> None:
+    given: dict[str, Any] = {"bars": 8, "seed": 5, "key": "Eb", "mode": "minor", "density": "high", "voices": 2}
+    piece = connect()("compose", **given, model="polyphony_rnn")
+    inputs = steered.asked(SAMPLER_NAME)[-1].inputs
+    other = connect()("compose", **given)
+    expected = steered.asked("music_transformer")[0].inputs
+    for name in ("meter", "style", *CONDITIONS):
+        np.testing.assert_array_equal(inputs[name], expected[name], err_msg=name)
+    assert inputs["prompt"].shape == (1, 1, 88)
+    assert not inputs["prompt"].any()
+    assert piece.conditions == other.conditions
+    assert piece.conditions["key"] == "Eb"
+
+
+@pytest.mark.parametrize(("meter", "length"), [(None, 16), ((3, 4), 12), ((6, 8), 12), ((2, 4), 8)])
+def test_a_sampler_knows_the_metre(
+    connect: Any, steered: FakeWriters, meter: tuple[int, int] | None, length: int
+) -> None:
+    piece = connect()("compose", bars=2, seed=1, model="polyphony_rnn", meter=meter)
+    assert piece.grid.n_frames == 2 * length
+    assert steered.asked(SAMPLER_NAME)[-1].inputs["meter"].tolist() == [[length, 0]]
+    assert sent(steered, SAMPLER_NAME)["end"] == 2 * length
+
+
+def test_the_repetitions_of_a_sampler_are_those_of_the_new_steps(connect: Any, steered: FakeWriters) -> None:
+    prompt = tune(*C_MAJOR[:8])
+    connect()("compose", prompt=prompt, bars=3, seed=1, structure="AAB", model="polyphony_rnn")
+    found = sent(steered, SAMPLER_NAME)
+    assert in_bars(found["repeats"]) == [-1, 1, -1]
+    assert (found["key"], found["n_voices"], found["end"]) == (1, 1, 64)
+    inputs = steered.asked(SAMPLER_NAME)[-1].inputs
+    assert inputs["meter"].tolist() == [[16, 0]]
+    np.testing.assert_array_equal(inputs["prompt"][0], prompt.frames)
+
+
+def test_a_style_of_a_sampler(connect: Any, steered: FakeWriters) -> None:
+    piece = connect()("compose", bars=2, seed=1, style="bach", model="polyphony_rnn")
+    assert steered.asked(SAMPLER_NAME)[-1].inputs["style"].tolist() == [[1]]
+    assert piece.conditions["voices"] == 4
     with pytest.raises(InvalidInputError) as caught:
-        connect()("compose", bars=1, model="polyphony_rnn", key="C")
-    assert (caught.value.argument, caught.value.model) == ("key", "polyphony_rnn_sampler")
-    assert connect()("compose", bars=1, model="polyphony_rnn").conditions == {}
+        connect()("compose", bars=2, style="jazz", model="polyphony_rnn")
+    assert (caught.value.argument, caught.value.model) == ("style", SAMPLER_NAME)
+
+
+@pytest.fixture
+def old_sampler(model: FakeWriters) -> FakeWriters:
+    """A sampler as exported by earlier releases."""
+    takes, answers, rule = model.models[SAMPLER_NAME]
+    given = {name: takes[name] for name in takes if name not in (*CONDITIONS, "meter", "style")}
+    model.models[SAMPLER_NAME] = (given, answers, rule)
+    model.parameters.pop("styles")
+    return model
+
+
+def test_samplers_of_earlier_releases_cannot_be_steered(connect: Any, old_sampler: FakeWriters) -> None:
+    for argument, value in (("key", "C"), ("style", "bach")):
+        with pytest.raises(InvalidInputError) as caught:
+            connect()("compose", bars=1, model="polyphony_rnn", **{argument: value})
+        assert (caught.value.argument, caught.value.model) == (argument, SAMPLER_NAME)
+    assert not old_sampler.asked(SAMPLER_NAME)
+
+
+def test_samplers_of_earlier_releases_compose_as_before(connect: Any, old_sampler: FakeWriters) -> None:
+    piece = connect()("compose", bars=1, seed=3, model="polyphony_rnn")
+    assert old_sampler.asked(SAMPLER_NAME)[-1].inputs.keys() == {"prompt", "noise", "temperature", "top_k", "top_p"}
+    assert piece.conditions["key"] is None
+    assert connect()("compose", prompt=melody(1), bars=1, model="polyphony_rnn").grid.n_bars == 2
 
 
 @pytest.mark.parametrize("missing", CONDITIONS)

@@ -51,6 +51,12 @@ WRITING: Final = {
     **CHOICE,
 }
 CONDITIONS: Final = ("key", "density", "n_voices", "end", "repeats")  # that models of earlier releases do not have
+SAMPLING: Final = {
+    "prompt": (-1, -1, 88),
+    **{name: WRITING[name] for name in ("meter", "style", *CONDITIONS)},
+    "noise": (-1, -1, 88),
+    **CHOICE,
+}
 DTYPES: Final = {
     "frames": np.uint8,
     "given": np.uint8,
@@ -141,7 +147,7 @@ class FakeWriters:
             "music_transformer": (WRITING, both, written),
             "composer": (WRITING, {**both, "first_frame": (-1, 1)}, written),
             "polyphony_rnn": ({"frames": frames}, {"nll": nll, "probabilities": frames}, scored),
-            "polyphony_rnn_sampler": ({"prompt": frames, "noise": frames, **CHOICE}, {"frames": frames}, sampled),
+            "polyphony_rnn_sampler": (SAMPLING, {"frames": frames}, sampled),
             "music_vae": ({"voices": voices}, {"mean": (-1, Z), "log_variance": (-1, Z)}, encoded),
             "music_vae_decoder": (decoder, {"voices": voices}, decoded),
             "music_gan": ({**gan, "noise": voices, **CHOICE}, {"voices": voices}, dreamt),

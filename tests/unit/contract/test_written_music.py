@@ -132,7 +132,7 @@ def tune() -> Grid:
 
 
 CALLS: dict[str, tuple[Callable[[MusicClient], Any], list[str]]] = {
-    "compose": (lambda music: music.compose(prompt=tune(), bars=2), ["music_transformer"]),
+    "compose": (lambda music: music.compose(prompt=tune(), bars=2, n_candidates=1), ["music_transformer"]),
     "compose with the RNN": (
         lambda music: music.compose(prompt=tune(), bars=2, model="polyphony_rnn"),
         ["polyphony_rnn_sampler"],

@@ -288,9 +288,10 @@ def test_the_contents_list_every_section(content: PageContent, tmp_path: Path) -
 
 def test_small_models_get_the_requests_of_the_starter_weights() -> None:
     pairs = list(zip(compared()[::2], compared()[1::2], strict=True))
-    assert len(pairs) == 4
+    assert len(pairs) == 6
     for starter, small in pairs:
-        kind = starter.options.get("model", "music_vae" if starter.verb == "reconstruct" else "music_transformer")
+        latent = starter.verb in {"reconstruct", "vary"}
+        kind = starter.options.get("model", "music_vae" if latent else "music_transformer")
         assert small.options == {**starter.options, "model": f"small_{kind}"}
         assert (small.verb, small.scores, small.title) == (starter.verb, starter.scores, starter.title)
         assert not {"temperature", "top_k", "top_p"} & starter.options.keys()  # at the defaults of the SDK

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
+from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.network import MusicTransformer
 from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
 

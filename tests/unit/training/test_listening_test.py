@@ -137,8 +137,8 @@ def test_each_key_is_requested_in_turn(music: MusicClient, server: FakeWriters, 
     assert kept.generated.n == 26
     assert kept.real.n == 0
     with pytest.raises(InvalidInputError) as caught:
-        run(music, "polyphony_rnn", real, all_keys=True)
-    assert caught.value.argument == "key"
+        run(music, "music_vae", real, all_keys=True)
+    assert caught.value.argument == "condition"  # it has none
 
 
 def test_invalid_arguments(music: MusicClient, server: FakeWriters, real: Path) -> None:

@@ -297,7 +297,7 @@ def request_of(seed: int) -> dict[str, npt.NDArray[Any]]:
 
 
 @pytest.mark.slow
-def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network: MusicGan) -> None:
+def test_two_hundred_seeds_give_the_same_notes_alone_and_in_a_batch(network: MusicGan) -> None:
     session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
     requests = [request_of(seed) for seed in range(N_SEEDS)]
     batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
@@ -306,8 +306,8 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(network
     alone = np.concatenate([session.run(["voices"], request)[0] for request in requests])
     np.testing.assert_array_equal(alone, expected.numpy())
     for start in range(0, N_SEEDS, 8):
-        strangers = {name: array[start : start + 8] for name, array in batch.items()}
-        np.testing.assert_array_equal(session.run(["voices"], strangers)[0], expected[start : start + 8])
+        several = {name: array[start : start + 8] for name, array in batch.items()}
+        np.testing.assert_array_equal(session.run(["voices"], several)[0], expected[start : start + 8])
     assert len(np.unique(alone.reshape(N_SEEDS, -1), axis=0)) == N_SEEDS
 
 

@@ -75,7 +75,7 @@ def test_the_graph_is_as_declared_and_agrees_with_pytorch(exported: Exported) ->
     assert max(parity.max_abs_difference.values()) < 5e-4
 
 
-def test_200_seeds_give_the_same_notes_in_pytorch_and_in_the_graph_alone_and_among_strangers(
+def test_200_seeds_give_the_same_notes_in_pytorch_and_in_the_graph_alone_and_in_a_batch(
     exported: Exported,
 ) -> None:
     asked = ask(N_SEEDS, 10, seed=21)  # each with a task, style, meter and choice of its own
@@ -96,7 +96,7 @@ def test_chunks_of_the_graph_are_the_whole(exported: Exported) -> None:
         np.testing.assert_array_equal(run(exported, asked, cuts)[0], expected)
 
 
-def test_one_frame_of_zeros_is_survived(exported: Exported) -> None:
+def test_one_frame_of_zeros_is_a_valid_request(exported: Exported) -> None:
     # What Triton warms up with.
     feed = {name: np.zeros_like(array[:1]) for name, array in chunk_inputs(GRAPH, 2, 0).items()}
     for name, n_frames in (("given", 1 + LOOK_AHEAD), ("given_mode", 1 + LOOK_AHEAD), ("repeats", 1), ("noise", 1)):

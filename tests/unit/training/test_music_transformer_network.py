@@ -65,7 +65,7 @@ def test_the_window_ends() -> None:
     assert (a[:5] - b[:5]).abs().max() > 1e-3
 
 
-def test_strangers_and_padding_change_nothing() -> None:
+def test_other_pieces_of_a_batch_and_padding_have_no_effect() -> None:
     made = network()
     long, short = (whole(piece(n, seed=n), ("folk",), onsets=True) for n in (41, 17))
     together = nll(made, long, short)
@@ -74,7 +74,7 @@ def test_strangers_and_padding_change_nothing() -> None:
 
 
 def test_a_segment_from_the_middle_depends_on_preceding_frames_and_the_beat() -> None:
-    # Beyond the window it is judged as in the whole piece.
+    # Beyond the window its likelihood is that in the whole piece.
     made, all_of_it = network(), whole(piece(40), ("folk",), onsets=True)
     (end,) = nll(made, replace(all_of_it, start=15))  # it sees back 15 frames
     (entire,) = nll(made, all_of_it)
@@ -89,7 +89,7 @@ def test_meter_and_style_change_the_likelihood(what: str) -> None:
     assert (frame_nll(made, batch) - frame_nll(made, batch._replace(**{what: other}))).abs().max() > 1e-3
 
 
-def test_unknown_style_and_meter_are_zeros_and_bad_ones_are_tamed() -> None:
+def test_unknown_and_invalid_styles_and_meters_have_a_finite_likelihood() -> None:
     made = network()
     batch = collate([whole(piece(12), (), onsets=True)])
     for meter, style in (([0, 0], 0), ([-3, -5], -7), ([10**9, 10**9], 99)):
@@ -97,7 +97,7 @@ def test_unknown_style_and_meter_are_zeros_and_bad_ones_are_tamed() -> None:
         assert torch.isfinite(answer).all()
 
 
-def test_the_words_of_a_frame_share_all_probability_among_what_the_grammar_allows() -> None:
+def test_the_probabilities_of_the_tokens_that_the_grammar_allows_sum_to_one() -> None:
     made = network()
     frames = torch.from_numpy(chords(5, seed=2))
     before = multi_hot(frames)

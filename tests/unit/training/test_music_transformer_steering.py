@@ -10,7 +10,7 @@ import torch
 from tests.unit.training.music_transformer_pieces import SIZES, Asked, ask, network
 from tests.unit.training.test_music_transformer_writer import in_chunks, teacher_forced
 
-from tritone_training.kinds.music_transformer.conditions import NEW, UNKNOWN
+from tritone_training.data.piece_conditions import NEW, UNKNOWN
 from tritone_training.kinds.music_transformer.generator import PieceGenerator
 
 WINDOW = SIZES["copy_window"]  # 9, shorter than a chunk of 16 frames

@@ -12,11 +12,11 @@ import torch
 from tests.unit.training.music_transformer_pieces import chords
 
 from tritone_training import checkpoint
+from tritone_training.data.piece_conditions import unknown
 from tritone_training.data.scores import ScorePiece, load_scores
 from tritone_training.exceptions import CheckpointError, DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_transformer import KIND
-from tritone_training.kinds.music_transformer.conditions import unknown
 from tritone_training.kinds.music_transformer.config import PRESETS, network_arguments
 from tritone_training.kinds.music_transformer.dataset import TRANSPOSITIONS, PieceSegment, TrainingSegments, collate
 from tritone_training.kinds.music_transformer.evaluate import evaluate_network

@@ -41,12 +41,12 @@ def test_frames_are_spelled_from_the_highest_note_down() -> None:
     ]
 
 
-def test_no_frame_at_all_has_no_words() -> None:
+def test_no_frames_have_no_tokens() -> None:
     assert tokens_of(np.zeros((0, N_PITCHES), np.uint8)).shape == (0, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_words_spell_every_note_of_a_frame_however_many(seed: int) -> None:
+def test_tokens_represent_every_note_of_a_frame_however_many(seed: int) -> None:
     frames = np.random.default_rng(seed).integers(0, 3, (7, N_PITCHES)).astype(np.uint8)
     tokens = tokens_of(frames)
     assert tokens.shape == (7, (frames > 0).sum(1).max() + 1)

@@ -10,7 +10,7 @@ import torch
 from tests.unit.training.music_transformer_pieces import Asked, ask, network
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
-from tritone_training.kinds.music_transformer.conditions import PieceConditions
+from tritone_training.data.piece_conditions import PieceConditions
 from tritone_training.kinds.music_transformer.dataset import PieceSegment, collate
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator, initial_state

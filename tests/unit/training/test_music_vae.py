@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from tritone.music.voices import HOLD, N_VOICE_VALUES, REST, voices_to_grid
 from tritone.sampling import uniform_noise
 from tritone_export.parity import open_session
 from tritone_training import checkpoint
-from tritone_training.bars.autoencoder import MusicVae, decode, encode, spherical
+from tritone_training.bars.attribute_edits import attributes_of
+from tritone_training.bars.autoencoder import AMOUNTS, MusicVae, autoencoder_from, decode, encode, spherical
 from tritone_training.bars.networks import STEPS_PER_QUARTER
 from tritone_training.bars.spans import (
     N_RELATIVE,
     REACH,
-    SpanSet,
     cut_spans,
     level_of,
     marks_of,
@@ -35,14 +37,13 @@ from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.exceptions import CheckpointError, DataError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.music_vae import KIND, dataset, decoder_example_inputs
-from tritone_training.kinds.music_vae.attributes import attribute_control, attribute_vectors, stretched
+from tritone_training.kinds.music_vae.attributes import attribute_control, fit_attribute_curves
 from tritone_training.kinds.music_vae.config import PRESETS
 from tritone_training.kinds.music_vae.declaration import DECLARATION, DECODER
 from tritone_training.kinds.music_vae.evaluate import evaluate_network
 from tritone_training.kinds.music_vae.export import exportable
-from tritone_training.kinds.music_vae.module import elbo_parts
+from tritone_training.kinds.music_vae.module import VaeModule, elbo_parts
 from tritone_training.kinds.music_vae.network import DecoderGraph, build_network
-from tritone_training.musicality import measure_attributes, spans_to_frames
 
 N_SEEDS = 200
 
@@ -91,7 +92,22 @@ def network() -> MusicVae:
     with torch.no_grad():
         network.decoder.out.weight.mul_(4)
         network.decoder.from_latent.weight.mul_(3)
-    torch.nn.init.normal_(network.attribute_vectors, std=0.3)
+        torch.nn.init.normal_(network.decoder.change.out.weight, std=0.5)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network_with_flow(network: MusicVae) -> MusicVae:
+    """The same with a flow that is not the identity."""
+    torch.manual_seed(1)
+    network = copy.deepcopy(network)
+    flow = network.flow
+    assert flow is not None
+    flow.fit_components(torch.randn(500, N_LATENT) * torch.linspace(0.5, 2, N_LATENT) + 0.3)
+    flow.temperature.fill_(0.8)
+    with torch.no_grad():
+        for coupling in flow.couplings:
+            torch.nn.init.normal_(coupling.layers[-1].weight, std=0.05)
     return network
 
 
@@ -314,56 +330,125 @@ def test_the_bound_is_made_of_nats(network: MusicVae) -> None:
     torch.testing.assert_close(divergence, torch.distributions.kl_divergence(posterior, prior), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("edit_share", [0.0, 0.5])
+def test_a_part_of_the_batch_is_edited(network: MusicVae, edit_share: float) -> None:
+    config = PRESETS["tiny"].changed(edit_share=edit_share)
+    module = VaeModule(network, config, torch.tensor([0.5, 4.0, 0.1]))
+    voices = torch.from_numpy(voices_of(network, 40))
+    torch.manual_seed(0)
+    given, target, attributes = module._with_edits(voices)
+    n_edited = int(edit_share * 40)
+    assert torch.equal(given[n_edited:], voices[n_edited:])
+    assert torch.equal(target[n_edited:], voices[n_edited:])
+    assert not attributes[n_edited:].any()
+    is_original = [(each[:n_edited] == voices[:n_edited]).all(2).all(1) for each in (given, target)]
+    assert (is_original[0] | is_original[1]).all(), "one of the two is the real span"
+    difference = (attributes_of(target) - attributes_of(given)) / module.deviation
+    shown = attributes != 0
+    torch.testing.assert_close(attributes[shown], difference.clamp(-5, 5)[shown])
+    if n_edited:
+        assert not torch.equal(given, target)
+        assert attributes.any()
+
+
 # --- attributes, interpolation ------------------------------------------------------------------------------
 
 
-def test_attribute_vectors_tell_attributes_apart(network: MusicVae) -> None:
-    voices = voices_of(network, 300)
-    voices[::3, :, 1:] = REST
-    voices[::2, 1::4] = HOLD
-    styles = np.arange(300) % 5
-    spans = SpanSet(voices, np.arange(300), styles, np.zeros(300, bool), tuple("abcde"), {})
-    measured = measure_attributes(spans_to_frames(voices))
-    # A latent that is made of the attributes themselves, and of the style.
-    planted = np.zeros((300, 5))
-    planted[:, :3] = measured / measured.std(0)
-    planted[:, 3] = 10.0 * styles
-    vectors = attribute_vectors(planted, spans)
-    np.testing.assert_allclose(vectors[:, :3], np.eye(3), atol=0.02)
-    assert np.abs(vectors[:, 3]).max() < 1e-9
-    assert not vectors[:, 4].any()
+def counted(per_amount: Callable[[float], float]) -> Callable[..., np.ndarray[Any, Any]]:
+    """Return a decoder that writes 16 notes, and as many more as a function of the density's amount says."""
 
-
-def test_vectors_are_stretched_until_a_deviation_asked_for_is_one_measured(
-    network: MusicVae, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def decode(_network: MusicVae, latent: torch.Tensor, noise: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """As many notes as the latent's first number says, 16 and 4 for each whole one."""
+    def decode(
+        _network: MusicVae, _latent: torch.Tensor, noise: np.ndarray[Any, Any], *, top_k: int, attributes: torch.Tensor
+    ) -> np.ndarray[Any, Any]:
+        assert top_k == 1, "as the client's default"
         voices = np.zeros(noise.shape, np.int64)
-        for span, first in zip(voices, latent[:, 0].tolist(), strict=True):
-            span[: round(16 + 4 * first), 0] = 40
+        for span, (density, *_) in zip(voices, attributes.tolist(), strict=True):
+            span[: max(0, round(16 + 4 * per_amount(density))), 0] = 40
         return voices
 
-    monkeypatch.setattr("tritone_training.kinds.music_vae.attributes.decode", decode)
-    vectors = np.zeros((3, N_LATENT))
-    vectors[:, 0] = 0.125
-    deviation = np.array([0.5, 1.0, 1e9])  # four notes in eight quarters; the others are beyond reach
-    made = stretched(network, vectors, np.zeros((2, N_LATENT)), deviation, uniform_noise(0, 2, 32, 4))
-    assert made[0, 0] == pytest.approx(1.0, abs=0.01)
-    assert made[2, 0] == 0.125 * 64
-    assert not made[:, 1:].any()
+    return decode
 
 
-def test_control_is_measured_on_what_comes_out(network: MusicVae) -> None:
-    still = build_network(PRESETS["tiny"]).eval()  # its vectors are zero: nothing may change
-    noise = uniform_noise(0, 8, 32, 4)
-    means = np.random.default_rng(0).standard_normal((8, N_LATENT))
-    report = attribute_control(still, means, np.ones(3), noise)
-    assert {figures["gain"] for figures in report.values()} == {0.0}
-    assert {figures["correlation"] for figures in report.values()} == {0.0}
-    moved = attribute_control(network, means, np.ones(3), noise)
-    assert any(figures["gain"] != 0 for figures in moved.values())
-    assert all(len(figures["measured"]) == len(figures["amounts"]) == 5 for figures in moved.values())
+DEVIATION = np.array([0.5, 1.0, 1e9])  # four notes in eight quarters
+
+
+def test_changes_are_calibrated_to_what_comes_out(network: MusicVae, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = copy.deepcopy(network)
+    monkeypatch.setattr("tritone_training.kinds.music_vae.attributes.decode", counted(lambda given: 0.5 * given))
+    means, noise = np.zeros((2, N_LATENT)), uniform_noise(0, 2, 32, 4)
+    curves = fit_attribute_curves(own, means, DEVIATION, noise)
+    np.testing.assert_allclose(own.attribute_curves.numpy(), curves, atol=1e-6)
+    amounts = np.array(AMOUNTS)
+    assert curves[0, amounts == 1] == pytest.approx(2.0, abs=0.26)  # notes are whole
+    assert curves[0, amounts == -2] == pytest.approx(-4.0, abs=0.26)
+    assert curves[0, -1] <= 5.0, "no change reaches an amount of 5: the largest effect"
+    assert not curves[1:].any(), "nothing changes these: nothing is asked for"
+    latent = torch.zeros(3, N_LATENT)
+    asked = torch.tensor([[1.0, 0, 0], [-1.5, 1, 1], [99.0, 0, 0]])
+    _, given = own.decoder_inputs(latent, asked)
+    assert given[0, 0] == pytest.approx(2.0, abs=0.26)
+    assert given[1, 0] == pytest.approx(-3.0, abs=0.3), "linear between the measured amounts"
+    assert given[2, 0] == pytest.approx(curves[0, -1]), "the last one beyond them"
+
+
+def test_control_is_measured_on_what_comes_out(network: MusicVae, monkeypatch: pytest.MonkeyPatch) -> None:
+    means, noise = np.zeros((8, N_LATENT)), uniform_noise(0, 8, 32, 4)
+    decoders = {
+        "linear": counted(lambda amount: amount),
+        "bounded": counted(lambda amount: max(amount, -2.0)),
+        "still": counted(lambda _: 0.0),
+    }
+    reports = {}
+    for name, decoder in decoders.items():
+        monkeypatch.setattr("tritone_training.kinds.music_vae.attributes.decode", decoder)
+        reports[name] = attribute_control(network, means, DEVIATION, noise)["note_density"]
+    linear, bounded, still = reports.values()
+    assert linear["amounts"] == [-3, -2, -1, 0, 1, 2, 3]
+    np.testing.assert_allclose(linear["shift"], linear["amounts"])
+    np.testing.assert_allclose(linear["shift_per_unit"], np.ones(6))
+    np.testing.assert_allclose(linear["measured"], 2 + 0.5 * np.arange(-3, 4))
+    assert linear["is_monotone"]
+    assert (linear["least_shift_per_unit"], linear["gain"], linear["correlation"]) == pytest.approx((1, 1, 1))
+    np.testing.assert_allclose(bounded["shift"], [-2, -2, -1, 0, 1, 2, 3])
+    assert not bounded["is_monotone"]
+    assert bounded["least_shift_per_unit"] == pytest.approx(2 / 3)
+    assert (still["least_shift_per_unit"], still["gain"], still["correlation"], still["n_rising"]) == (0, 0, 0, 0)
+
+
+def test_a_change_of_attributes_changes_what_is_written(network: MusicVae) -> None:
+    noise = uniform_noise(0, 16, 32, 4)
+    before, after, none = (
+        decode(network, latents(16), noise, attributes=torch.full((16, 3), amount)) for amount in (0.0, 3.0, 0.0)
+    )
+    assert (before != after).any()
+    np.testing.assert_array_equal(before, none)
+    np.testing.assert_array_equal(before, decode(network, latents(16), noise))
+
+
+def test_a_network_of_an_earlier_version_moves_its_latent_vectors() -> None:
+    torch.manual_seed(0)
+    sizes = {
+        name: value for name, value in PRESETS["tiny"].to_dict().items() if name not in ("prior_width", "n_couplings")
+    }
+    names = ("width", "step_width", "n_hidden", "embedding_width", "head_width")
+    earlier = MusicVae(n_latent=N_LATENT, changes_attributes=False, **{name: sizes[name] for name in names}).eval()
+    torch.nn.init.normal_(earlier.attribute_vectors)
+    loaded = autoencoder_from(sizes, earlier.state_dict(), folder=Path("earlier"))
+    assert loaded.flow is None
+    attributes = torch.randn(4, 3)
+    moved, _ = loaded.decoder_inputs(latents(4), attributes)
+    torch.testing.assert_close(moved, latents(4) + attributes @ earlier.attribute_vectors)
+    noise = uniform_noise(0, 4, 32, 4)
+    np.testing.assert_array_equal(
+        decode(loaded, latents(4), noise, attributes=attributes), decode(earlier, moved, noise)
+    )
+
+
+@pytest.mark.parametrize("edit", [-1, 3, None, True])
+def test_a_flow_of_an_invalid_size_is_refused(network: MusicVae, edit: object) -> None:
+    sizes = {**PRESETS["tiny"].to_dict(), "n_couplings": edit}
+    with pytest.raises(CheckpointError):
+        autoencoder_from(sizes, network.state_dict(), folder=Path("run"))
 
 
 def test_spherical_interpolation_keeps_the_length() -> None:
@@ -379,7 +464,7 @@ def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypa
     def perfect(relative: torch.Tensor) -> torch.Tensor:
         return 50.0 * torch.nn.functional.one_hot(relative, N_RELATIVE).float()
 
-    monkeypatch.setattr(network.decoder, "logits", lambda latent, voices, hidden_steps=None: perfect(voices))
+    monkeypatch.setattr(network.decoder, "logits", lambda latent, voices, **_: perfect(voices))
     written = torch.from_numpy(spans.voices)
     monkeypatch.setattr(network.decoder, "write", lambda latent, noise, **_: written[: len(latent)])
     metrics = evaluate_network(network, spans, deviation=np.ones(3)).metrics
@@ -401,8 +486,8 @@ def test_a_perfect_copy_scores_one(network: MusicVae, scores: ScoreSet, monkeypa
 
 
 @pytest.fixture(scope="module")
-def decoder_session(network: MusicVae) -> Any:
-    graph = DecoderGraph(network).eval()
+def decoder_session(network_with_flow: MusicVae) -> Any:
+    graph = DecoderGraph(network_with_flow).eval()
     return open_session(music_models.onnx_graph(graph, DECODER, decoder_example_inputs(2, 0)))
 
 
@@ -421,10 +506,10 @@ def settings_of_seed(seed: int) -> dict[str, npt.NDArray[Any]]:
 
 @pytest.mark.slow
 def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
-    network: MusicVae, decoder_session: Any
+    network_with_flow: MusicVae, decoder_session: Any
 ) -> None:
     requests = [settings_of_seed(seed) for seed in range(N_SEEDS)]
-    graph = DecoderGraph(network).eval()
+    graph = DecoderGraph(network_with_flow).eval()
     with torch.inference_mode():
         batch = {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
         (expected,) = graph(*(torch.from_numpy(array) for array in batch.values()))
@@ -437,7 +522,8 @@ def test_two_hundred_seeds_give_the_same_notes_alone_and_among_strangers(
 
 
 @pytest.mark.slow
-def test_the_encoder_answers_as_in_pytorch(network: MusicVae) -> None:
+def test_the_encoder_answers_as_in_pytorch(network_with_flow: MusicVae) -> None:
+    network = network_with_flow
     session = open_session(music_models.onnx_graph(network, DECLARATION, KIND.example_inputs(2, 0)))
     voices = voices_of(network, 9)
     with torch.inference_mode():
@@ -490,10 +576,11 @@ def test_a_checkpoint_can_be_evaluated_and_exported(trained: Path, chorales: Pat
         KIND.evaluate(replace(request, split="test"))
     served = exportable(trained)
     assert [each.declaration.name for each in (served, *served.companions)] == [d.name for d in KIND.declarations]
-    vectors = np.array(served.card["attributes"]["vectors"])
+    curves = np.array(served.card["attributes"]["curves"])
     assert isinstance(served.network, MusicVae)
-    np.testing.assert_allclose(vectors, served.network.attribute_vectors.numpy(), atol=1e-5)
-    assert vectors.any()
+    np.testing.assert_allclose(curves, served.network.attribute_curves.numpy(), atol=1e-3)
+    assert served.network.flow is not None
+    assert served.network.flow.temperature == pytest.approx(PRESETS["tiny"].prior_temperature)
 
 
 def test_export_without_a_checkpoint_is_refused() -> None:

@@ -15,6 +15,7 @@ import torch
 from scipy.io import savemat
 from tests.support import music_models
 from tests.support.cache import copy_cached
+from tests.unit.training.polyphony_pieces import piece_of
 
 from tritone_export import check_repository, export_kind
 from tritone_export.parity import open_session
@@ -24,7 +25,10 @@ from tritone_training.generation import choose_each
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.polyphony_rnn import KIND, dataset
 from tritone_training.kinds.polyphony_rnn.config import PRESETS, PolyphonyConfig
+from tritone_training.kinds.polyphony_rnn.declaration import SAMPLER
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
+from tritone_training.kinds.polyphony_rnn.examples import example_sampler_inputs
+from tritone_training.kinds.polyphony_rnn.export import exportable
 from tritone_training.kinds.polyphony_rnn.features import (
     ECHOES,
     N_LAGS,
@@ -41,8 +45,6 @@ from tritone_training.kinds.polyphony_rnn.network import (
     frame_nll,
     load_network,
 )
-from tritone_training.kinds.polyphony_rnn.priors import priors_of
-from tritone_training.kinds.polyphony_rnn.sampler import JointSampler
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "polymusic"
 SOUNDING, AGE, FIRST_ECHO = 0, 1, N_PITCH_FEATURES - len(ECHOES)
@@ -232,7 +234,10 @@ def test_a_fine_grid_is_learnt_in_eighths_that_fall_on_the_beat() -> None:
     one = ScorePiece("one", frames[:1], "train", "x", meter=(16, 15))
     scores = score_set(4, [on_beat, upbeat, one])
     assert dataset.frames_per_quarter_of(scores) == 2
-    taken = [piece.notes.nonzero()[:, 1].tolist() for piece in dataset.pieces_of(scores.pieces, own=4, wanted=2)]
+    taken = [
+        piece.notes.nonzero()[:, 1].tolist()
+        for piece in map(dataset.PieceNotes.of, dataset.reduced(scores.pieces, own=4, wanted=2))
+    ]
     assert taken == [[30, 32, 34, 36, 38], [31, 33, 35, 37, 39], [30]]
 
 
@@ -248,8 +253,7 @@ def test_a_grid_of_its_own_is_kept_and_another_is_refused() -> None:
 
 def excerpts(lengths: list[int], **changed: Any) -> dataset.Excerpts:
     pieces = [
-        dataset.PieceNotes.of(str(index), torch.from_numpy(chords(length, seed=index)) > 0)
-        for index, length in enumerate(lengths)
+        piece_of(str(index), torch.from_numpy(chords(length, seed=index)) > 0) for index, length in enumerate(lengths)
     ]
     return dataset.Excerpts(dataset.extract_features(pieces), PRESETS["tiny"].changed(**changed))
 
@@ -281,9 +285,7 @@ def test_excerpts_are_transposed_within_the_keyboard() -> None:
     torch.manual_seed(0)
     notes = torch.zeros(6, 88, dtype=torch.bool)
     notes[:, [2, 80]] = True
-    history = dataset.extract_features(
-        [dataset.PieceNotes.of("a", notes), dataset.PieceNotes.of("silent", torch.zeros_like(notes))]
-    )
+    history = dataset.extract_features([piece_of("a", notes), piece_of("silent", torch.zeros_like(notes))])
     found = dataset.Excerpts(history, PRESETS["tiny"].changed(transpose_down=5, transpose_up=6))
     seen = {tuple(found[0].notes[0].nonzero()[:, 0].tolist()) for _ in range(200)}
     assert seen == {(2 + shift, 80 + shift) for shift in range(-2, 7)}
@@ -320,8 +322,8 @@ def constant_network(probability: float) -> PolyphonyNetwork:
 
 def test_metrics_are_means_over_all_frames_of_all_pieces() -> None:
     pieces = [
-        dataset.PieceNotes.of("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
-        dataset.PieceNotes.of("short", torch.zeros(3, 88, dtype=torch.bool)),
+        piece_of("long", torch.from_numpy(chords(41, seed=0)) > 0),  # three notes a frame
+        piece_of("short", torch.zeros(3, 88, dtype=torch.bool)),
     ]
     evaluation = evaluate_network(constant_network(0.1), pieces)
     sounding = 3 * -math.log(0.1) + 85 * -math.log(0.9)
@@ -339,7 +341,7 @@ def test_metrics_are_means_over_all_frames_of_all_pieces() -> None:
 
 def test_pieces_of_a_batch_are_evaluated_independently() -> None:
     network = small_network()
-    pieces = [dataset.PieceNotes.of(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
+    pieces = [piece_of(str(n), torch.from_numpy(chords(n, seed=n)) > 0) for n in (30, 4, 17)]
     together = evaluate_network(network, pieces)
     assert together.names == ("30", "4", "17")
     for piece, nll in zip(pieces, together.nll, strict=True):
@@ -349,7 +351,7 @@ def test_pieces_of_a_batch_are_evaluated_independently() -> None:
 
 def test_a_network_that_diverged_is_not_measured() -> None:
     with pytest.raises(TrainingError):
-        evaluate_network(constant_network(math.nan), [dataset.PieceNotes.of("a", torch.ones(2, 88) > 0)])
+        evaluate_network(constant_network(math.nan), [piece_of("a", torch.ones(2, 88) > 0)])
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -527,23 +529,33 @@ def test_pieces_of_any_length_are_scored(repository: Path, run: tuple[Path, dict
         np.testing.assert_allclose(probabilities, expected[1].detach().numpy(), atol=1e-5)
 
 
+def asked(n_batch: int, n_frames: int, *, seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """Conditions that differ between rows, for so many new frames; every fifth row ends with them."""
+    inputs = example_sampler_inputs(n_batch, seed)
+    random = np.random.default_rng(seed)
+    return inputs | {
+        "end": np.where(np.arange(n_batch) % 5, 0, 4 + n_frames),
+        "repeats": random.integers(-1, n_frames, (n_batch, n_frames)),
+    }
+
+
 @pytest.mark.slow
 def test_a_seed_gives_the_same_notes_everywhere(repository: Path, run: tuple[Path, dict[str, Any]]) -> None:
     """200 seeds: in PyTorch and ONNX Runtime, alone and in a batch of strangers."""
-    network, info = load_network(run[0])
-    sampler = JointSampler(network, priors_of(info), frames_per_quarter=0)
+    sampler = exportable(run[0]).companions[0].network
     session = session_of(repository, "polyphony_rnn_sampler")
     n_seeds, n_frames = 200, 6
     random = np.random.default_rng(0)
     inputs = {
-        "prompt": np.stack([chords(4, seed=seed) for seed in range(n_seeds)]),
+        **asked(n_seeds, n_frames, seed=1),
+        "prompt": np.stack([chords(4, seed=seed) * (seed % 3 > 0) for seed in range(n_seeds)]),
         "noise": random.random((n_seeds, n_frames, 88), np.float32),
         "temperature": random.uniform(0.5, 2.0, n_seeds).astype(np.float32),
         "top_k": random.integers(1, 89, n_seeds),
         "top_p": random.uniform(0.5, 1.0, n_seeds).astype(np.float32),
     }
     with torch.inference_mode():
-        (expected,) = sampler(*(torch.from_numpy(value) for value in inputs.values()))
+        (expected,) = sampler(*(torch.from_numpy(inputs[tensor.name]) for tensor in SAMPLER.inputs))
     assert expected.any(dim=(1, 2)).sum() > n_seeds / 2  # where top_p allows it, something is written
     assert len({row.numpy().tobytes() for row in expected}) > n_seeds / 2  # and they differ
     (together,) = session.run(["frames"], inputs)
@@ -562,6 +574,7 @@ def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository
     session = session_of(repository, "polyphony_rnn_sampler")
     for n_prompt, n_frames in ((1, 1), (1, 40), (30, 1), (140, 3)):
         inputs = {
+            **asked(1, n_frames, seed=n_frames),
             "prompt": chords(n_prompt, seed=0)[None],
             "noise": np.random.default_rng(0).random((1, n_frames, 88), np.float32),
             "temperature": np.ones(1, np.float32),
@@ -581,7 +594,8 @@ def test_prompts_and_answers_of_any_length_and_the_zeros_of_a_warm_up(repository
 def test_the_protocol_counts_every_frame_of_the_published_split() -> None:
     scores = load_scores(DATA / "JSB_Chorales.mat")
     frames_per_quarter = dataset.frames_per_quarter_of(scores)
-    pieces = dataset.pieces_of(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)
+    reduced = dataset.reduced(scores.split("valid"), own=scores.frames_per_quarter, wanted=frames_per_quarter)
+    pieces = tuple(map(dataset.PieceNotes.of, reduced))
     evaluation = evaluate_network(constant_network(0.05), pieces)
     assert (evaluation.metrics["n_pieces"], evaluation.n_frames) == (76, 4602)
     n_notes = sum(int(piece.notes.sum()) for piece in pieces)

@@ -38,6 +38,7 @@ from tritone_training.bars.spans import (
     to_relative,
 )
 from tritone_training.generation import NEVER, SamplingFilter, State, choose, open_above, unrolled_or_scan
+from tritone_training.musicality import ATTRIBUTES
 
 N_QUARTERS: Final = 8
 STEPS_PER_QUARTER: Final = SPAN_FRAMES // N_QUARTERS
@@ -103,6 +104,32 @@ class MixVoices(nn.Module):
         return added
 
 
+class AttributeChange(nn.Module):
+    """A layer that adds a change of attributes, and what all quarters and voices have in common, to each of them.
+
+    The same change asks for different notes in spans of different density and range, so each part has to know the span.
+    (B, V, Q, D), (B, A) -> (B, V, Q, D).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.change = nn.Linear(2 * len(ATTRIBUTES), width)
+        self.norm = nn.LayerNorm(width)
+        self.common = nn.Linear(2 * width, width)
+        self.joint = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, attributes: Tensor) -> Tensor:
+        """(B, V, Q, D), (B, A) -> (B, V, Q, D)."""
+        parts = self.norm(x).flatten(1, 2)
+        common = torch.cat([parts.mean(1), parts.amax(1)], dim=1)  # (B, 2 D)
+        change = self.change(torch.cat([attributes, attributes.abs()], dim=1))
+        scale, shift = self.joint(nn.functional.silu(self.common(common) + change)).chunk(2, dim=1)
+        hidden = self.norm(x) * scale[:, None, None] + shift[:, None, None]
+        added: Tensor = x + self.out(nn.functional.silu(hidden))
+        return added
+
+
 class SpanEncoder(nn.Module):
     """Maps voices to mean and log variance of the latent vector.
 
@@ -165,12 +192,22 @@ class SpanDecoder(nn.Module):
         n_hidden: H of the GRU.
         embedding_width: E.
         head_width: W.
+        changes_attributes: whether voices are also a function of a change of attributes.
     """
 
     def __init__(
-        self, *, n_latent: int, width: int, step_width: int, n_hidden: int, embedding_width: int, head_width: int
+        self,
+        *,
+        n_latent: int,
+        width: int,
+        step_width: int,
+        n_hidden: int,
+        embedding_width: int,
+        head_width: int,
+        changes_attributes: bool,
     ) -> None:
         super().__init__()
+        self.change = AttributeChange(width) if changes_attributes else None
         self.from_latent = nn.Linear((n_latent - 1) // N_PARTS, width)
         self.lane = nn.Parameter(0.02 * torch.randn(N_VOICES, 1, width))
         self.quarter = nn.Parameter(0.02 * torch.randn(N_QUARTERS, width))
@@ -194,11 +231,14 @@ class SpanDecoder(nn.Module):
         self.register_buffer("pitches", (torch.arange(2 * REACH + 1) - REACH) / PITCH_SCALE, persistent=False)
         self.pitches: Tensor
 
-    def step_features(self, latent: Tensor) -> Tensor:
-        """Return features of each step of each voice: (B, Z) -> (B, N, V, F)."""
+    def step_features(self, latent: Tensor, attributes: Tensor | None = None) -> Tensor:
+        """Return features of each step of each voice: (B, Z), (B, A) or None for no change -> (B, N, V, F)."""
         parts = latent[:, :-1].reshape(-1, N_QUARTERS, N_VOICES, (latent.shape[1] - 1) // N_PARTS).transpose(1, 2)
         x = self.quarters((self.from_latent(parts) + self.lane + self.quarter).flatten(0, 1))
-        x = self.lanes(x.unflatten(0, (-1, N_VOICES)))  # (B, V, Q, D)
+        x = x.unflatten(0, (-1, N_VOICES))  # (B, V, Q, D)
+        if self.change is not None:
+            x = self.change(x, torch.zeros_like(latent[:, : len(ATTRIBUTES)]) if attributes is None else attributes)
+        x = self.lanes(x)
         steps: Tensor = self.to_steps(x).unflatten(3, (STEPS_PER_QUARTER, -1)).flatten(2, 3).transpose(1, 2)
         return steps
 
@@ -217,18 +257,21 @@ class SpanDecoder(nn.Module):
         column = torch.arange(N_PITCHES, device=latent.device)
         return -0.5 * ((column - level_place(latent)[:, None]) / _LEVEL_DEVIATION) ** 2
 
-    def logits(self, latent: Tensor, voices: Tensor, *, hidden_steps: Tensor | None = None) -> Tensor:
+    def logits(
+        self, latent: Tensor, voices: Tensor, *, attributes: Tensor | None = None, hidden_steps: Tensor | None = None
+    ) -> Tensor:
         """Return the logits of each value given all values before it (teacher forcing).
 
         Args:
             latent: (B, Z).
             voices: (B, N, V) relative.
+            attributes: (B, A) change of the attributes in standard deviations; None for no change.
             hidden_steps: (B, N) bool, steps whose previous values are hidden from the network (word dropout).
 
         Returns:
             (B, N, V, K), the forbidden ones at -1e9.
         """
-        features = self.step_features(latent)
+        features = self.step_features(latent, attributes)
         sounding = sounding_of(voices)
         past, past_marks = before(sounding), before(marks_of(voices, sounding))
         shown, shown_marks = past, past_marks
@@ -242,18 +285,29 @@ class SpanDecoder(nn.Module):
         logits = self.out(nn.functional.silu(torch.stack(heads, dim=2))) + self.lane_bias + self.nearness(features)
         return torch.where(allowed_values(past), logits, NEVER)
 
-    def write(self, latent: Tensor, noise: Tensor, *, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    def write(
+        self,
+        latent: Tensor,
+        noise: Tensor,
+        *,
+        temperature: Tensor,
+        top_k: Tensor,
+        top_p: Tensor,
+        attributes: Tensor | None = None,
+    ) -> Tensor:
         """Sample spans; equal noise gives equal spans.
 
         Args:
             latent: (B, Z).
             noise: (B, N, V) uniform in 0 <= u < 1.
             temperature, top_k, top_p: (B,) each, see `SamplingFilter.of`.
+            attributes: (B, A) change of the attributes in standard deviations; None for no change.
 
         Returns:
             (B, N, V) int64.
         """
-        relative = self.write_relative(latent, noise, temperature=temperature, top_k=top_k, top_p=top_p)
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        relative = self.write_relative(latent, noise, attributes=attributes, **sampling)
         return to_absolute(relative, self.level(latent))
 
     def write_relative(
@@ -264,6 +318,7 @@ class SpanDecoder(nn.Module):
         temperature: Tensor,
         top_k: Tensor,
         top_p: Tensor,
+        attributes: Tensor | None = None,
         tilt: Tensor | None = None,
     ) -> Tensor:
         """Sample spans relative to the level, as `write` otherwise.
@@ -293,7 +348,7 @@ class SpanDecoder(nn.Module):
         choice = SamplingFilter.of(temperature=temperature, top_k=top_k, top_p=top_p, n_choices=N_RELATIVE)
         silence = torch.zeros(n_batch, N_VOICES, dtype=torch.int64, device=latent.device)
         state = (latent.new_zeros(n_batch, self.gru.hidden_size), silence, silence.clone())
-        features = self.step_features(latent).transpose(0, 1)  # (N, B, V, F)
+        features = self.step_features(latent, attributes).transpose(0, 1)  # (N, B, V, F)
         nearness = self.nearness(features)
         if tilt is not None:
             nearness = nearness + tilt[:, None]

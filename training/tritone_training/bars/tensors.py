@@ -17,6 +17,7 @@ VOICE: Final = Axis("voice", N_VOICES)
 # The same for every training, so that clients and other models can rely on it.
 N_LATENT: Final = 193  # the level, and 6 for each quarter of each voice
 
+LARGEST_LATENT: Final = 100.0  # in standard deviations of the prior; encoded music stays below 10
 LATENT: Final = Axis("latent", N_LATENT)
 VOICES_TEXT: Final = (
     "two bars of 4/4 in sixteenths, four voices from the highest down; 0 rest, 1 hold, 2..89 strike 21..108"

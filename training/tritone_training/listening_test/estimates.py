@@ -19,9 +19,9 @@ class Estimate:
     """A statistic of a set of pieces.
 
     Attributes:
-        mean: its value; NaN without pieces that have it.
+        mean: its value over all pieces; NaN if it is defined for none.
         low, high: bounds of the 95 % bootstrap confidence interval.
-        n: number of pieces that have it.
+        n: number of pieces for which it is defined.
     """
 
     mean: float
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
-    """Estimate the mean of one value a piece; NaN values are left out."""
+    """Estimate the mean of one value per piece; NaN values are left out."""
     array = np.asarray(values, np.float64)
     array = array[~np.isnan(array)]
     return estimate(array, lambda samples: samples.mean(axis=1))
@@ -55,6 +55,7 @@ def estimate(
     Args:
         values: (S, ...), the values of each piece.
         statistic: maps R samples (R, S, ...) to their statistics (R,).
+        n_resamples: number of bootstrap samples.
     """
     n = len(values)
     if not n:

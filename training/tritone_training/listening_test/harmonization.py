@@ -1,4 +1,4 @@
-"""Listening test of `harmonize`: voices under real held-out melodies, beside real music of several voices."""
+"""Listening test of `harmonize`: harmonized held-out melodies, compared with real music of several voices."""
 
 from __future__ import annotations
 

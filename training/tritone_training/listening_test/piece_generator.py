@@ -10,11 +10,11 @@ from tritone import ClientError, InvalidInputError, MusicClient, Piece, ServerEr
 from tritone.music.keys import KEY_NAMES, MODES
 from tritone.music.voices import SPAN_FRAMES
 
-SAMPLE_BARS: Final = SPAN_FRAMES // 16  # of the models that sample
+SAMPLE_BARS: Final = SPAN_FRAMES // 16  # length of the pieces of models that sample
 Call = Callable[..., Piece]
 
 
-class PieceGenerator:
+class ServedPieceGenerator:
     """Generates pieces with one model.
 
     The first piece is generated on creation, to find the operation that the model supports, and whether it supports the
@@ -90,8 +90,8 @@ class PieceGenerator:
 
 def _no_keys(model: str) -> InvalidInputError:
     return InvalidInputError(
-        f"model {model!r} cannot compose in a requested key: expected a model with key conditions; leave the keys to "
-        f"the model",
+        f"model {model!r} cannot compose in a requested key: expected a model with key conditions; omit all_keys "
+        f"(--all-keys)",
         model=model,
         argument="all_keys",
     )

@@ -11,7 +11,7 @@ from tritone.arguments import check_count
 from tritone.operations.many import map_ordered
 from tritone.operations.plan import N_BARS_MAX
 from tritone_training.exceptions import DataError
-from tritone_training.listening_test.piece_generator import SAMPLE_BARS, PieceGenerator
+from tritone_training.listening_test.piece_generator import SAMPLE_BARS, ServedPieceGenerator
 from tritone_training.listening_test.pieces import ListeningPiece, long_enough, piece_of, read_folder
 from tritone_training.listening_test.reference import Reference, load_reference
 from tritone_training.listening_test.result import LengthResult, ListeningTestResult, compare
@@ -43,7 +43,7 @@ def listening_test_of_model(
         music: a client.
         model: a model that composes from scratch: `music_transformer`, `composer`, `polyphony_rnn`, `music_vae` or
             `music_gan`.
-        bars: lengths in bars, 1 to 256 each; 8, 16, 32 and 64 if None. Models that sample write 2.
+        bars: lengths in bars, 1 to 256 each; 8, 16, 32 and 64 if None. Models that sample generate 2.
         n_seeds: number of pieces of each length, at least 1.
         seed: the first seed; the others follow it.
         arguments: arguments of each call, such as `temperature` and `style`; all others keep the client's defaults.
@@ -62,7 +62,7 @@ def listening_test_of_model(
     arguments = dict(arguments or {})
     check_count("n_seeds", n_seeds, least=1, most=_MAX_SEEDS)
     lengths = _checked_bars(bars)
-    generator = PieceGenerator(
+    generator = ServedPieceGenerator(
         music, model, arguments=arguments, all_keys=all_keys, bars=max(lengths), seed=seed
     )  # the longest pieces first, so that a length beyond the model's limit is reported at once
     if generator.samples:
@@ -95,7 +95,7 @@ def listening_test_of_files(
 ) -> ListeningTestResult:
     """Compare MIDI files with real pieces.
 
-    A file counts for each length that it has, or has but for one bar: its first bars are measured, and its end.
+    A file is used for each length that it has, or is one bar short of: its first bars and its end are measured.
 
     Args:
         folder: MIDI files; the name of a topmost subfolder is the style of its files.
@@ -142,7 +142,7 @@ def _checked_bars(bars: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def _generated(
-    generator: PieceGenerator,
+    generator: ServedPieceGenerator,
     lengths: Sequence[int],
     seeds: range,
     *,

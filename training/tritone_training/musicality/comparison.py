@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Shares = npt.NDArray[np.float64]
 
 LARGEST_INTERVAL: Final = 12  # semitones; larger leaps count into the outermost bins
-_N_GRID: Final = 1000
+_N_GRID: Final = 1000  # points at which two densities are compared
 _MAX_PAIRED: Final = 500  # spans that are compared in pairs; more change the densities little
 
 
@@ -62,7 +62,7 @@ def overlap_area(first: Shares, second: Shares) -> float:
         DataError: the histograms have different lengths.
     """
     if first.shape != second.shape:
-        raise DataError(f"histograms of {first.shape} and {second.shape} bins cannot be compared")
+        raise DataError(f"histograms of different lengths: expected {first.shape} bins, got {second.shape}")
     return float(np.minimum(first, second).sum())
 
 
@@ -82,7 +82,7 @@ def relative_similarity(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> dic
 
     ours, theirs = (_thinned(np.asarray(values, np.float64)) for values in (ours, theirs))
     if min(ours.size, theirs.size) < 2:
-        raise DataError(f"sets of {ours.size} and {theirs.size} spans; at least 2 of each are needed")
+        raise DataError(f"too few spans: expected at least 2 in each set, got {ours.size} and {theirs.size}")
     within = np.abs(theirs[:, None] - theirs)[np.triu_indices(theirs.size, 1)]
     between = np.abs(ours[:, None] - theirs).ravel()
     if min(np.ptp(within), np.ptp(between)) == 0:  # a kernel needs some spread
@@ -141,7 +141,7 @@ def frechet_floor(
     random = np.random.default_rng(seed)
     names = np.unique(groups)
     if len(names) < 2:
-        raise DataError(f"{len(names)} piece(s); a floor needs at least 2 to divide")
+        raise DataError(f"too few pieces to divide in halves: expected at least 2, got {len(names)}")
     halves = []
     for _ in range(n_repeats):
         order = random.permutation(len(features))

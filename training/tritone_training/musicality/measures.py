@@ -1,6 +1,6 @@
 """Measures of sets of spans: attributes and summary statistics.
 
-Attributes are numbers along which spans can be moved:
+Attributes are the measures that `MusicClient.vary` can change:
 
 * note density: notes struck in a quarter note (as in MusicVAE: Roberts et al. 2018, arXiv:1803.05428).
 * pitch range: semitones between the highest and the lowest note (Yang & Lerch 2020, "On the evaluation of generative
@@ -44,11 +44,11 @@ def measure_attributes(frames: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         frames: sixteenths, beginning at a bar line; N a multiple of 16.
 
     Raises:
-        DataError: another length.
+        DataError: N is not a multiple of 16.
     """
     n_steps, n_pitches = frames.shape[1:]
     if n_steps % len(METRICAL_WEIGHTS):
-        raise DataError(f"spans of {n_steps} steps; attributes need whole bars of {len(METRICAL_WEIGHTS)} steps")
+        raise DataError(f"not whole bars: expected a multiple of {len(METRICAL_WEIGHTS)} steps, got {n_steps}")
     struck = frames == STRUCK
     density = struck.sum((1, 2)) / (n_steps / _STEPS_PER_QUARTER)
     used = struck.any(1)  # (S, 88)

@@ -1,4 +1,4 @@
-"""Measures of one piece, and their titles and targets.
+"""Measures of one piece, and their titles.
 
 ```python
 values = measure_piece(piece.grid)

@@ -1,4 +1,4 @@
-"""Repetition within one piece: bars and phrases that come back, and the similarity of bars by their distance.
+"""Repetition within one piece: repeated bars and phrases, and the similarity of bars by their distance.
 
 Two bars are equal if they strike the same pitches at the same steps. The similarity of two bars is the share of their
 notes that they have in common: notes (step in the bar, pitch, length) in both, over notes in either, as in the

@@ -1,4 +1,4 @@
-"""Tonal measures of one piece: scale, key, and how it ends.
+"""Tonal measures of one piece: scale and key.
 
 Definitions:
 
@@ -10,7 +10,8 @@ Definitions:
   best key (Lartillot & Toiviainen 2007, MIRtoolbox: `mirkey`).
 * Key drift: the distance of the keys of the first and the last quarter on the circle of fifths. Relative keys, which
   have one key signature, have the distance 0.
-* Cadence: see `tritone.music.endings`.
+
+Endings are measured by `tritone.music.endings`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def diatonic_consistency(grid: Grid) -> float:
 
 
 def key_of(grid: Grid) -> Key | None:
-    """Return the estimated key; None where nothing sounds, or all pitch classes equally long."""
+    """Return the estimated key; None if nothing sounds, or all pitch classes sound equally long."""
     tonic, mode = (int(values[0]) for values in estimate_keys(grid.frames[None]))
     return None if tonic < 0 else (tonic, mode)
 

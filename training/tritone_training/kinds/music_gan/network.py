@@ -35,6 +35,7 @@ from tritone_training.kinds.music_gan.conditions import (
 )
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.declaration import KIND_NAME, N_CHOICES
+from tritone_training.musicality import ATTRIBUTES
 
 _LEAST_TRUNCATION: Final = 1e-3
 _BORROWED: Final = 0.25  # spans of the shared covariance for each dimension of the latent
@@ -174,7 +175,8 @@ class MusicGan(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return voices (B, N, V) from the inputs of the declaration, in its order."""
         decoder = self.vae.decoder
-        latent = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
+        normal = self.latent(latent_noise, truncation=truncation, mode=mode, density=density)
+        latent, _ = self.vae.decoder_inputs(normal, torch.zeros_like(normal[:, : len(ATTRIBUTES)]))
         mode, _, _ = self.conditions.resolve(latent_noise[:, :N_CHOICES], mode, density)
         sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         sketch = decoder.write_relative(latent, noise, **sampling)

@@ -21,7 +21,7 @@ class TransformerConfig(Hyperparameters):
     n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")
     window: int = Field(128, ge=1, le=4_096, description="Frames that a frame attends to, itself included.")
     n_copies: int = Field(
-        4, ge=1, le=64, description="Copy-attention heads: they find similar moments and show what followed."
+        4, ge=1, le=64, description="Copy-attention heads: they find similar frames and copy what followed."
     )
     copy_width: int = Field(16, ge=1, le=1_024, description="Units of a copy-attention head.")
     copy_window: int = Field(256, ge=2, le=4_096, description="Frames that copy attention searches.")
@@ -67,8 +67,8 @@ class TransformerConfig(Hyperparameters):
         0.2, ge=0, le=1, description="Fraction of the segments without a style, and without a metre, as a condition."
     )
 
-    temperature: float = Field(1.0, ge=0.01, le=100, description="Sampling temperature where a request chooses none.")
-    top_p: float = Field(1.0, gt=0, le=1, description="top_p where a request chooses none.")
+    temperature: float = Field(1.0, ge=0.01, le=100, description="Sampling temperature of requests that set none.")
+    top_p: float = Field(1.0, gt=0, le=1, description="top_p of requests that set none.")
     ending_weight: float = Field(
         1.0, ge=1, le=100, description="Weight in the loss of the last 16 frames of pieces whose end is a condition."
     )
@@ -103,7 +103,7 @@ _DEFAULT: Final = TransformerConfig()
 
 PRESETS: Final[Mapping[str, TransformerConfig]] = {
     "default": _DEFAULT,
-    # Something to listen to, in less than two minutes on one core.
+    # For demonstrations: trained in less than two minutes on one core.
     "demo": _DEFAULT.changed(n_layers=2, epoch_frames=40_000, valid_frames=12_000, max_epochs=3, learning_rate=2e-3
     ),
     # The weights in weights/: about an hour and a half on one core.
@@ -127,7 +127,7 @@ def network_arguments(config: TransformerConfig) -> dict[str, Any]:
 
 
 def suggest(trial: optuna.Trial) -> dict[str, Any]:
-    """The search space: what matters most when pieces are few."""
+    """Return the hyper-parameters of a trial: those that matter most for small data sets."""
     return {
         "dropout": trial.suggest_float("dropout", 0.05, 0.4),
         "learning_rate": trial.suggest_float("learning_rate", 3e-4, 3e-3, log=True),

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tritone.music.grid import N_PITCHES
+from tritone_training.data.piece_conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.data.scores import ScorePiece
-from tritone_training.kinds.music_transformer.conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of
@@ -228,7 +228,7 @@ class TrainingSegments(Dataset[Any]):
             pieces: the pieces.
             styles: those that the network has.
             conditions: of each piece.
-            excerpt_of: returns a random part of a piece, which is used instead of the piece in three passes of five;
+            excerpt_of: returns a random part of a piece, which is used instead of the piece in most passes;
                 None: no parts are used.
             onsets: whether the data have onsets.
             n_frames: longest segment.
@@ -293,7 +293,7 @@ class TrainingSegments(Dataset[Any]):
             for _ in range(n_times)
             for part in self._cut(self._varied(self._piece_or_excerpt(number)))
         ]
-        # Alike in length, but not always with the same others.
+        # Group segments of similar length, with jitter, so that batches differ between passes.
         lengths = np.array([each.stop - each.start for each in segments])
         order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
         batches = batched([segments[index] for index in order], self._batch_frames)
@@ -310,7 +310,7 @@ class TrainingSegments(Dataset[Any]):
         return whole(part, self._styles, onsets=self._onsets, conditions=conditions)
 
     def _varied(self, piece: PieceSegment) -> PieceSegment:
-        """Return the piece in a random key, and sometimes with unknown style or meter."""
+        """Return the piece in a random key, and sometimes with unknown style, meter or conditions."""
         sounding = np.flatnonzero(piece.frames.any(0))
         if self._transpose and len(sounding):
             room = range(-int(sounding[0]), N_PITCHES - int(sounding[-1]))

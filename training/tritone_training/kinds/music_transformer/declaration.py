@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -26,21 +25,19 @@ from tritone_training.declaration import (
     Serving,
     Tensor,
 )
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.notes import (
     MAX_NOTES,
 )
+from tritone_training.steering_tensors import steering_parameters, steering_tensors
 
 KIND_NAME: Final = "music_transformer"
 LOOK_AHEAD: Final = 64  # frames; four bars of 4/4 in sixteenths
 STATE_NAMES: Final = ("memory", "copy_keys", "written", "n_before", "past_prompt")  # in the order of `initial_state`
 
-ANY_STYLE: Final = "any"
 STATE: Final = "state_"  # begins the names of states; the backend `composer` looks for it
 NEXT: Final = "next_"  # and this, before that, the names of what they have become
 
-N_STYLES: Final = "n_styles"  # key in the ONNX file's metadata: number of values of `style`, including 0 (any)
 # Most frames of one call: 256 bars of 4/4, 1.4 s on one thread with the default preset. `composer` accepts more.
 MAX_FRAMES: Final = 4_096
 # Most frames of all pieces in one run, which share much of the work.
@@ -68,55 +65,7 @@ _GIVEN: Final = (
     ),
 )
 _ASKED: Final = (
-    Tensor(
-        "meter",
-        "INT64",
-        (Axis("part", 2),),
-        "frames per bar, and the position of the first frame in its bar; 0, 0 if unknown",
-        limits=Limits(minimum=0, maximum=LONGEST_GRID, is_meter=True),
-    ),
-    Tensor(
-        "style",
-        "INT64",
-        (),
-        "index into the parameter `styles`; 0 is any",
-        limits=Limits(minimum=0, n_values_key=N_STYLES),
-    ),
-    Tensor(
-        "key",
-        "INT64",
-        (),
-        "1 to 12: C major to B major; 13 to 24: C minor to B minor; 0 unknown",
-        limits=Limits(minimum=0, maximum=N_KEYS_AND_MODES),
-    ),
-    Tensor(
-        "density",
-        "INT64",
-        (),
-        "notes struck per time step, among pieces of the style: 1 few, 2 medium, 3 many; 0 unknown",
-        limits=Limits(minimum=0, maximum=N_DENSITIES),
-    ),
-    Tensor(
-        "n_voices",
-        "INT64",
-        (),
-        "notes at once, of which a frame whose highest note is given lacks at most one; 0 unknown",
-        limits=Limits(minimum=0, maximum=MOST_VOICES),
-    ),
-    Tensor(
-        "end",
-        "INT64",
-        (),
-        "length of the piece in frames, so that it ends there; 0 unknown",
-        limits=Limits(minimum=0, maximum=LONGEST_GRID),
-    ),
-    Tensor(
-        "repeats",
-        "INT64",
-        (_FRAME,),
-        "how many frames earlier the moment is that each frame repeats, at most max_repeat_frames; -1 none, 0 unknown",
-        limits=Limits(minimum=-1, maximum=LONGEST_GRID),
-    ),
+    *steering_tensors(_FRAME),
     Tensor(
         "noise",
         "FP32",
@@ -178,25 +127,19 @@ def parameters(
     Args:
         frames_per_quarter: 0 if unknown.
         styles: those that the network was trained with, in its order.
-        templates: from `conditions.templates`.
+        templates: from `piece_conditions.templates`.
         temperature: where a request chooses none.
         top_p: where a request chooses none.
         max_repeat_frames: most frames back that `repeats` may reach; None if unknown.
     """
-    return {
-        "frames_per_quarter": str(frames_per_quarter),
-        "styles": json.dumps([ANY_STYLE, *styles]),
-        N_STYLES: n_styles(styles),
-        "default_temperature": f"{temperature:g}",
-        "default_top_p": f"{top_p:g}",
-        **({} if max_repeat_frames is None else {"max_repeat_frames": str(max_repeat_frames)}),
-        **({"templates": json.dumps(list(templates), separators=(",", ":"))} if templates else {}),
-    }
-
-
-def n_styles(styles: Sequence[str]) -> str:
-    """Return the number of values of `style` as text; empty if the network has no styles and ignores the value."""
-    return str(1 + len(styles)) if styles else ""
+    own = steering_parameters(
+        styles=styles,
+        templates=templates,
+        temperature=temperature,
+        top_p=top_p,
+        max_repeat_frames=max_repeat_frames,
+    )
+    return {"frames_per_quarter": str(frames_per_quarter), **own}
 
 
 _PARAMETERS: Final = {

@@ -15,18 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
+from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.declaration import Declaration
 from tritone_training.kind import Exportable
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES
 from tritone_training.kinds.music_transformer.config import PRESETS, TransformerConfig
 from tritone_training.kinds.music_transformer.declaration import (
     COMPOSER,
     DECLARATION,
     LOOK_AHEAD,
-    N_STYLES,
     STATE,
     chunk_graph,
-    n_styles,
     parameters,
 )
 from tritone_training.kinds.music_transformer.generator import PieceGenerator, StreamingGenerator
@@ -38,6 +36,7 @@ from tritone_training.kinds.music_transformer.network import (
     load_network,
 )
 from tritone_training.kinds.music_transformer.notes import MAX_NOTES, N_TOKENS
+from tritone_training.steering_tensors import N_STYLES, n_styles
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 

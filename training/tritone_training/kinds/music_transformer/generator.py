@@ -20,9 +20,9 @@ from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone.music.keys import N_KEYS
+from tritone_training.data.piece_conditions import MOST_VOICES
 from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, MusicTransformer, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import (
@@ -38,7 +38,7 @@ from tritone_training.kinds.music_transformer.notes import (
     notes_of,
 )
 
-_CHUNK: Final = 16  # frames that a whole piece is written by: what is remembered moves on once for so many
+_CHUNK: Final = 16  # frames of a chunk: the caches are shifted once per chunk
 _FREE: Final = -1  # instead of a given token: choose one
 _NOTE: Final = -2  # choose one, and no END if there is a lower pitch
 _LAST_RESORT: Final = 0.1 * NEVER  # score of an END where notes are missing

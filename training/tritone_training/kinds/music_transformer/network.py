@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
+from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
-from tritone_training.kinds.music_transformer.conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
     KIND_NAME,
@@ -68,9 +68,9 @@ class LookAheadEncoder(nn.Module):
         return answer
 
 
-WRITE: Final = 0  # values of `given_mode`: nothing of this frame is given,
-GIVEN: Final = 1  # all of it is,
-TOP_GIVEN: Final = 2  # its highest note is, or its silence
+WRITE: Final = 0  # given_mode: nothing is given
+GIVEN: Final = 1  # given_mode: all notes are given
+TOP_GIVEN: Final = 2  # given_mode: only the highest note, or its absence, is given
 N_RECENT: Final = 2  # frames whose notes the note level sees as they are
 _MOST_LEFT: Final = 33  # frames until the end that are told apart; more count as these
 _NEAR_END: Final = (2, 4, 6, 8, 12, 16, 32, 64, 128)  # frames until the end that begin a phase of it
@@ -307,7 +307,7 @@ class MusicTransformer(nn.Module):
     ) -> Tensor:
         """(B, C, P) the scale of each sequence, (M, ...) each, the last the sequence of each frame -> (M,) nats."""
         nll = torch.zeros_like(x[:, 0])
-        # Frames of as many tokens at a time: padded to the fullest, most of the work would be for nothing.
+        # Frames of equally many tokens at a time, because padding to the fullest frame would waste most of the work.
         n_tokens = (tokens >= 0).sum(1)
         for n in torch.unique(n_tokens).tolist():
             rows = torch.nonzero(n_tokens == n)[:, 0]

@@ -25,8 +25,8 @@ from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES, SILENT
 from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone.music.keys import N_KEYS
+from tritone_training.data.piece_conditions import degrees
 from tritone_training.generation import NEVER
-from tritone_training.kinds.music_transformer.conditions import degrees
 
 MAX_NOTES: Final = 8  # most notes of a generated frame; training and evaluation have no limit
 
@@ -324,7 +324,7 @@ class NoteDecoder(nn.Module):
         return answer
 
     def _masked(self, outputs: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
-        """Add up the three views: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
+        """Add up the four views, of which `found` holds two: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
         sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels + len(PERFECT_INTERVALS)]
         end, notes, intervals, _ = torch.split(outputs, sizes, dim=-1)
         notes = notes + intervals.gather(-1, anchor[..., None] + self.interval_start) + found

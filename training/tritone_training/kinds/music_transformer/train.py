@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
-from tritone_training.data.scores import ScoreSet, evenly_chosen
-from tritone_training.kind import TrainRequest
-from tritone_training.kinds.music_transformer.conditions import (
+from tritone_training.data.piece_conditions import (
     conditions_of,
     density_edges,
     excerpt_of,
     templates,
     unknown,
 )
+from tritone_training.data.scores import ScoreSet, evenly_chosen
+from tritone_training.kind import TrainRequest
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import TrainingSegments, WholePieces
 from tritone_training.kinds.music_transformer.declaration import KIND_NAME

@@ -1,14 +1,10 @@
-"""Directions in the latent space along which a span's attributes change, and whether moving along them works.
+"""Calibration and evaluation of changes of attributes.
 
-MusicVAE subtracts the mean latent of spans without an attribute from that of spans with it (Roberts et al. 2018,
-arXiv:1803.05428, section 5.3). Here the latents are regressed on all attributes at once, so that each vector is what
-changes with its own attribute while the others stay; and within each style, so that denser does not come to mean
-"a chorale".
+The decoder is given a change of attributes in standard deviations (see `tritone_training.bars.attribute_edits`). What
+comes out may be less or more, and cannot be what no span has, such as a range below 0. So the mean change is measured
+on spans of the training set for several given changes, and the inverse of that curve is stored in the network.
 
-Such a vector has the right direction, but a decoder may map small moves back to training music. So each vector is
-stretched until one requested standard deviation is one measured, on spans of the training set.
-
-Shapes: S spans, Z latent, A = 3 attributes.
+Shapes: S spans, N = 32 time steps, V = 4 voices, Z latent, A = 3 attributes.
 """
 
 from __future__ import annotations
@@ -19,15 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone_training.bars.autoencoder import MusicVae, decode
+from tritone_training.bars.autoencoder import AMOUNTS, MusicVae, decode
 from tritone_training.bars.spans import SpanSet
 from tritone_training.musicality import ATTRIBUTES, measure_attributes, spans_to_frames
 
 FloatMatrix = npt.NDArray[np.float64]
 
-AMOUNTS: Final = (-2.0, -1.0, 0.0, 1.0, 2.0)  # standard deviations by which `vary` is tried
-_STRETCHES: Final = tuple(2.0**power for power in range(7))
-_RIDGE: Final = 1e-4  # of an attribute that does not vary, the vector is zero
+EVALUATED_AMOUNTS: Final = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations by which `vary` is evaluated
+_GIVEN_CHANGES: Final = tuple(np.linspace(AMOUNTS[0], AMOUNTS[-1], 21).tolist())
 
 
 def attribute_statistics(spans: SpanSet) -> tuple[FloatMatrix, FloatMatrix]:
@@ -36,67 +31,90 @@ def attribute_statistics(spans: SpanSet) -> tuple[FloatMatrix, FloatMatrix]:
     return measured.mean(0), np.maximum(measured.std(0), 1e-9)
 
 
-def attribute_vectors(means: npt.NDArray[Any], spans: SpanSet) -> FloatMatrix:
-    """Return the change of the latent with one standard deviation of each attribute.
-
-    Args:
-        means: (S, Z) of the spans' posteriors.
-
-    Returns:
-        (A, Z)
-    """
-    _, deviation = attribute_statistics(spans)
-    scaled = measure_attributes(spans_to_frames(spans.voices)) / deviation
-    latents = means.astype(np.float64)
-    for style in np.unique(spans.styles):
-        own = spans.styles == style
-        scaled[own] -= scaled[own].mean(0)
-        latents[own] -= latents[own].mean(0)
-    covariance = scaled.T @ scaled / len(scaled) + _RIDGE * np.eye(len(ATTRIBUTES))
-    vectors: FloatMatrix = np.linalg.solve(covariance, scaled.T @ latents / len(scaled))
-    return vectors
-
-
-@torch.inference_mode()
-def stretched(
+def measured_changes(
     network: MusicVae,
-    vectors: FloatMatrix,
     means: npt.NDArray[Any],
     deviation: npt.NDArray[Any],
     noise: npt.NDArray[Any],
-) -> FloatMatrix:
-    """Scale attribute vectors (A, Z) to change the attribute by one standard deviation; at most 64 times.
+    amounts: tuple[float, ...],
+) -> list[FloatMatrix]:
+    """Return the attributes of spans that were decoded with changes of one attribute, (S, amounts) for each attribute.
+
+    The most likely values are chosen, as by `MusicClient.vary` at default settings.
 
     Args:
-        means: (S, Z) of spans that are tried.
-        deviation: (A,) of the attributes over the training set.
-        noise: (S, N, V).
+        means: (S, Z) of spans.
+        deviation: (A,) of the attributes over the training set, the unit of the results.
+        noise: (S, N, V) the same for every amount, so that only the amount differs.
+        amounts: requested changes in standard deviations.
     """
     latent = torch.from_numpy(np.asarray(means, np.float32))
-    result = vectors.copy()
-    for index in range(len(vectors)):
-        before, length, reach = 0.0, 0.0, _STRETCHES[-1]
-        for stretch in _STRETCHES:
-            step = torch.from_numpy((stretch * vectors[index]).astype(np.float32))
-            up, down = (
-                measure_attributes(spans_to_frames(decode(network, latent + sign * step, noise)))[:, index].mean()
-                for sign in (1, -1)
-            )
-            gain = float(up - down) / 2 / float(deviation[index])
-            if gain >= 1:
-                # Linear interpolation between this factor and the previous one, to a gain of 1.
-                reach = length + (stretch - length) * (1 - before) / (gain - before)
-                break
-            before, length = gain, stretch
-        result[index] *= reach
+    result = []
+    for index in range(len(ATTRIBUTES)):
+        values = []
+        for amount in amounts:
+            attributes = torch.zeros(len(latent), len(ATTRIBUTES))
+            attributes[:, index] = amount
+            voices = decode(network, latent, noise, top_k=1, attributes=attributes)
+            values.append(measure_attributes(spans_to_frames(voices))[:, index] / deviation[index])
+        result.append(np.stack(values, axis=1))
     return result
+
+
+def fit_attribute_curves(
+    network: MusicVae, means: npt.NDArray[Any], deviation: npt.NDArray[Any], noise: npt.NDArray[Any]
+) -> FloatMatrix:
+    """Measure which change the decoder has to be given for each of `AMOUNTS`, store it in the network and return it.
+
+    Amounts that no given change reaches get the smallest one with the largest effect.
+
+    Args:
+        network: in eval mode, with `attribute_curves`.
+        means: (S, Z) of spans of the training set.
+        deviation: (A,) of the attributes over the training set.
+        noise: (S, N, V).
+
+    Returns:
+        (A, amounts)
+    """
+    given = np.array(_GIVEN_CHANGES)
+    middle = len(given) // 2
+    network.attribute_curves.copy_(torch.tensor([AMOUNTS] * len(ATTRIBUTES)))  # what is requested is given
+    curves = []
+    for measured in measured_changes(network, means, deviation, noise, _GIVEN_CHANGES):
+        effect = measured.mean(0) - measured.mean(0)[middle]
+        rising = np.concatenate(
+            [np.minimum.accumulate(effect[middle::-1])[::-1], np.maximum.accumulate(effect[middle:])[1:]]
+        )
+        curves.append([_inverse(given, rising, amount) for amount in AMOUNTS])
+    result = np.array(curves)
+    network.attribute_curves.copy_(torch.from_numpy(result))
+    return result
+
+
+def _inverse(given: FloatMatrix, effect: FloatMatrix, amount: float) -> float:
+    """Return the change nearest to 0 whose effect, rising and 0 at 0, is the amount, or as near to it as any."""
+    if amount == 0:
+        return 0.0
+    sign = np.sign(amount)
+    own = sign * given >= 0
+    order = np.argsort(np.abs(given[own]))
+    x, y = (np.abs(each[own][order]) for each in (given, effect))
+    first = int(np.argmax(y >= min(abs(amount), y[-1])))
+    if first == 0:
+        return 0.0
+    rise = y[first] - y[first - 1]
+    share = (min(abs(amount), y[first]) - y[first - 1]) / rise
+    return float(sign * (x[first - 1] + share * (x[first] - x[first - 1])))
 
 
 @torch.inference_mode()
 def attribute_control(
     network: MusicVae, means: npt.NDArray[Any], deviation: npt.NDArray[Any], noise: npt.NDArray[Any]
 ) -> dict[str, Any]:
-    """Move spans along each attribute and measure what comes out.
+    """Change each attribute of spans and measure what comes out.
+
+    All values are means over the spans. A single span may change less than requested: its range cannot be below 0.
 
     Args:
         means: (S, Z) of held-out spans.
@@ -104,28 +122,29 @@ def attribute_control(
         noise: (S, N, V) the same for every amount, so that only the amount differs.
 
     Returns:
-        By attribute: `measured`, its mean at each of `amounts`; `gain`, standard deviations of change for each one
-        asked for; `correlation` between amount and change over all spans; `n_rising`, at how many of the steps between
-        amounts the mean rises.
+        By attribute: `measured`, its mean at each of `amounts`; `shift`, the mean change against amount 0 in standard
+        deviations; `shift_per_unit`, that divided by the amount, for all amounts except 0; `least_shift_per_unit`, the
+        smallest of them; `is_monotone`, whether the mean rises from each amount to the next; `n_rising`, at how many;
+        `gain`, the slope of the mean change; `correlation` between amount and change over all spans.
     """
     report: dict[str, Any] = {}
-    latent = torch.from_numpy(np.asarray(means, np.float32))
-    for index, name in enumerate(ATTRIBUTES):
-        values = []
-        for amount in AMOUNTS:
-            attributes = torch.zeros(len(latent), len(ATTRIBUTES))
-            attributes[:, index] = amount
-            voices = decode(network, network.moved(latent, attributes), noise)
-            values.append(measure_attributes(spans_to_frames(voices))[:, index])
-        measured = np.stack(values, axis=1)  # (S, amounts)
-        change = (measured - measured[:, [AMOUNTS.index(0.0)]]) / deviation[index]
-        mean = measured.mean(0)
-        report[name] = {
-            "amounts": list(AMOUNTS),
-            "measured": mean.tolist(),
-            "gain": float(np.polyfit(AMOUNTS, change.mean(0), 1)[0]),
-            "correlation": _correlation(np.broadcast_to(AMOUNTS, change.shape).ravel(), change.ravel()),
-            "n_rising": int((np.diff(mean) > 0).sum()),
+    amounts = np.array(EVALUATED_AMOUNTS)
+    middle = EVALUATED_AMOUNTS.index(0.0)
+    for index, scaled in enumerate(measured_changes(network, means, deviation, noise, EVALUATED_AMOUNTS)):
+        change = scaled - scaled[:, [middle]]
+        shift = change.mean(0)
+        per_unit = np.delete(shift, middle) / np.delete(amounts, middle)
+        n_rising = int((np.diff(shift) > 0).sum())
+        report[ATTRIBUTES[index]] = {
+            "amounts": list(EVALUATED_AMOUNTS),
+            "measured": (scaled.mean(0) * deviation[index]).tolist(),
+            "shift": shift.tolist(),
+            "shift_per_unit": per_unit.tolist(),
+            "least_shift_per_unit": float(per_unit.min()),
+            "is_monotone": n_rising == len(amounts) - 1,
+            "n_rising": n_rising,
+            "gain": float(np.polyfit(amounts, shift, 1)[0]),
+            "correlation": _correlation(np.broadcast_to(amounts, change.shape).ravel(), change.ravel()),
         }
     return report
 

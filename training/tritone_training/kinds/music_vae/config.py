@@ -48,6 +48,27 @@ class VaeConfig(Hyperparameters):
         description="Fraction of the steps at which the decoder's previous output is hidden from it "
         "(Bowman et al. 2016, arXiv:1511.06349).",
     )
+    edit_share: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Fraction of the spans of a batch that come with an edited copy, from which the decoder learns to "
+        "change attributes.",
+    )
+    prior_width: int = Field(
+        192, ge=1, le=8_192, description="Units of a coupling of the flow between latent vectors and normal ones."
+    )
+    n_couplings: int = Field(8, ge=0, le=64, description="Couplings of the flow; 0 leaves principal components.")
+    prior_epochs: int = Field(12, ge=1, le=100_000, description="Epochs of the flow, after those of the autoencoder.")
+    prior_steps: int = Field(256, ge=1, le=1_000_000, description="Training steps of the flow in an epoch.")
+    prior_learning_rate: float = Field(1e-3, gt=0, le=1, description="Learning rate of the flow.")
+    prior_temperature: float = Field(
+        0.7,
+        gt=0,
+        le=2,
+        description="Deviation of the samples from nothing, in that of the training music; lower is more typical "
+        "(Kingma & Dhariwal 2018, arXiv:1807.03039).",
+    )
     style_balance: float = Field(
         0.5,
         ge=0,
@@ -62,7 +83,22 @@ class VaeConfig(Hyperparameters):
 PRESETS: Final[Mapping[str, VaeConfig]] = {
     "default": VaeConfig(),
     # Still musical, in two or three minutes on one core.
-    "demo": VaeConfig(width=96, n_hidden=96, head_width=64, max_epochs=4, spans_per_epoch=4096),
+    "demo": VaeConfig(
+        width=96,
+        n_hidden=96,
+        head_width=64,
+        max_epochs=6,
+        spans_per_epoch=4096,
+        edit_share=0.25,
+        prior_width=96,
+        n_couplings=4,
+        prior_epochs=4,
+        prior_steps=64,
+    ),
+    # The starter weights: some 25 minutes on one core. A low beta, because the flow is the prior of samples.
+    "starter": VaeConfig(
+        beta=0.1, max_epochs=32, patience=32, spans_per_epoch=16_384, prior_epochs=16, prior_steps=512
+    ),
     # For tests.
     "tiny": VaeConfig(
         width=16,
@@ -73,6 +109,10 @@ PRESETS: Final[Mapping[str, VaeConfig]] = {
         batch_size=16,
         spans_per_epoch=64,
         max_epochs=1,
+        prior_width=16,
+        n_couplings=2,
+        prior_epochs=1,
+        prior_steps=4,
     ),
 }
 

@@ -7,6 +7,7 @@ from typing import Final
 from tritone.constants import LARGEST_AMOUNT
 from tritone.music.voices import N_VOICE_VALUES, N_VOICES, SPAN_FRAMES
 from tritone_training.bars.tensors import (
+    LARGEST_LATENT,
     LATENT,
     SAMPLED_VOICES,
     SAMPLING,
@@ -23,17 +24,13 @@ VOICES: Final = Tensor(
     "voices", "INT64", (STEP, VOICE), VOICES_TEXT, limits=Limits(minimum=0, maximum=N_VOICE_VALUES - 1)
 )
 
-# In standard deviations of the prior; encoded music stays below 10.
-LARGEST_LATENT: Final = 100.0
-
-
 DECLARATION: Final = Declaration(
     name=KIND_NAME,
     summary="Encodes two bars of music as a point in a latent space.",
     inputs=(VOICES,),
     outputs=(
         Tensor("mean", "FP32", (LATENT,), "mean of the posterior; the `latent` of `music_vae_decoder`"),
-        Tensor("log_variance", "FP32", (LATENT,), "natural logarithm of the variance of the posterior"),
+        Tensor("log_variance", "FP32", (LATENT,), "natural logarithm of the variance of the posterior, approximately"),
     ),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(8, 16, 32), max_queue_delay_microseconds=500),
@@ -51,7 +48,7 @@ DECODER: Final = Declaration(
             "latent",
             "FP32",
             (LATENT,),
-            "a `mean` of music_vae, or a point between several",
+            "a `mean` of music_vae, a point between several, or standard normal numbers",
             limits=Limits(minimum=-LARGEST_LATENT, maximum=LARGEST_LATENT),
         ),
         Tensor(
@@ -69,5 +66,11 @@ DECODER: Final = Declaration(
         queue=QueuePolicy(default_timeout_microseconds=10_000_000, max_queue_size=256),
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=1),
     ),
-    parameters={**DECLARATION.parameters, "attributes": ",".join(ATTRIBUTES)},
+    parameters={
+        **DECLARATION.parameters,
+        "attributes": ",".join(ATTRIBUTES),
+        # Samples from nothing; chosen on validation. The other operations take the most likely notes by default.
+        "default_temperature": "0.25",
+        "sample_candidates": "8",
+    },
 )

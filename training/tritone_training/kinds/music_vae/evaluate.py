@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +26,10 @@ from tritone_training.kind import EvaluateRequest, data_path
 from tritone_training.kinds.music_vae.attributes import attribute_control
 from tritone_training.kinds.music_vae.module import elbo_parts
 from tritone_training.kinds.music_vae.network import load_network
-from tritone_training.musicality import spans_to_frames
+from tritone_training.musicality import ATTRIBUTES, spans_to_frames
 from tritone_training.plots import draw_histograms, draw_pianorolls, saved_figure
 from tritone_training.progress import progress_bar
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run, recorded_data
-
-if TYPE_CHECKING:
-    pass
 
 Voices = npt.NDArray[np.int64]
 
@@ -125,8 +122,9 @@ class _Part:
 def _ask(network: MusicVae, voices: Voices, noise: npt.NDArray[np.float32]) -> _Part:
     given = torch.from_numpy(voices)
     mean, _ = network(given)
-    level = network.decoder.level(mean)
-    likeliest = to_absolute(network.decoder.logits(mean, to_relative(given, level)).argmax(3), level)
+    latent, _ = network.decoder_inputs(mean, torch.zeros(len(mean), len(ATTRIBUTES)))
+    level = network.decoder.level(latent)
+    likeliest = to_absolute(network.decoder.logits(latent, to_relative(given, level)).argmax(3), level)
     reconstruction, divergence = elbo_parts(network, given)
     return _Part(
         mean.numpy(),

@@ -31,8 +31,11 @@ class DecoderGraph(nn.Module):
         self, latent: Tensor, attributes: Tensor, noise: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor
     ) -> tuple[Tensor, ...]:
         """Return voices (B, N, V) from the inputs of the declaration, in its order."""
-        moved = self.network.moved(latent, attributes)
-        return (self.network.decoder.write(moved, noise, temperature=temperature, top_k=top_k, top_p=top_p),)
+        return (
+            self.network.sample(
+                latent, noise, temperature=temperature, top_k=top_k, top_p=top_p, attributes=attributes
+            ),
+        )
 
 
 def build_network(config: VaeConfig) -> MusicVae:
@@ -44,6 +47,8 @@ def build_network(config: VaeConfig) -> MusicVae:
         n_hidden=config.n_hidden,
         embedding_width=config.embedding_width,
         head_width=config.head_width,
+        prior_width=config.prior_width,
+        n_couplings=config.n_couplings,
     )
 
 

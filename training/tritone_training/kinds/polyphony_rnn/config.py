@@ -37,12 +37,37 @@ class PolyphonyConfig(Hyperparameters):
         0.2,
         ge=0,
         le=1,
-        description="Share of the excerpts that are learned without their key, style, metre or ending (each).",
+        description="Share of the excerpts that are learned without their key, style, metre, ending, density, voices "
+        "or repetitions (each).",
+    )
+    cadence_excerpts: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Excerpts of each piece, from a bar line to a cadence, that are learned as pieces of their own.",
+    )
+    style_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How often excerpts of rare styles are learned: 0 as often as others, 1 all styles equally often.",
     )
     temperature: float = Field(
         0.9, ge=0.01, le=100, description="Sampling temperature of joint frames where a request chooses none."
     )
     top_p: float = Field(0.98, gt=0, le=1, description="top_p of joint frames where a request chooses none.")
+    guidance: float = Field(
+        1.5,
+        ge=0,
+        le=10,
+        description="How far joint frames are led away from those of unknown key and ending; 0 for not at all.",
+    )
+    ending_temperature: float = Field(
+        0.5,
+        ge=0.01,
+        le=1,
+        description="Factor of the temperature in the last bar of a piece that is asked to end.",
+    )
     batch_size: int = Field(4, ge=1, le=4_096, description="Excerpts in a batch.")
     crop_frames: int = Field(
         200,
@@ -60,6 +85,9 @@ class PolyphonyConfig(Hyperparameters):
     transpose_up: int = Field(6, ge=0, le=87, description="Largest random transposition up, in semitones.")
     learning_rate: float = Field(2e-3, gt=0, description="Maximum of the one-cycle learning rate.")
     weight_decay: float = Field(1e-2, ge=0, description="Weight decay of AdamW.")
+    bfloat16: bool = Field(
+        False, description="Train with products in bfloat16; 1.5 times as fast on processors that support it."
+    )
     average_keeps: float = Field(0.99, ge=0, lt=1, description="Decay of the running average of the weights.")
     max_epochs: int = Field(40, ge=1, le=100_000, description="Maximum number of epochs; see also max_frames.")
     max_frames: int = Field(
@@ -119,12 +147,24 @@ PRESETS: Final[Mapping[str, PolyphonyConfig]] = {
         joint_gradient=1.0,
         max_frames=80_000,
         piece_frames=256,
+        cadence_excerpts=0,
         valid_frames=6_000,
         learning_rate=4e-3,
     ),
     # The weights in weights/: about 40 minutes on one core.
     "starter": PolyphonyConfig(
-        joint_gradient=1.0, max_frames=2_400_000, epoch_frames=100_000, piece_frames=512, valid_frames=8_000
+        joint_gradient=1.0,
+        dropout=0.1,
+        hidden_conditions=0.15,
+        style_balance=0.5,
+        learning_rate=3e-3,
+        bfloat16=True,
+        temperature=0.85,
+        top_p=0.9,
+        max_frames=3_000_000,
+        epoch_frames=100_000,
+        piece_frames=512,
+        valid_frames=8_000,
     ),
     # For tests.
     "tiny": PolyphonyConfig(

@@ -7,6 +7,7 @@ Shapes: B pieces or excerpts, T frames, 88 pitches, C features of a pitch, G fea
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -18,20 +19,32 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from tritone.music.grid import HELD, N_PITCHES, STRUCK
+from tritone_training.data.piece_conditions import (
+    PieceConditions,
+    conditions_of,
+    density_edges,
+    excerpt_of,
+    templates,
+    unknown,
+)
 from tritone_training.data.scores import ScorePiece, ScoreSet
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.polyphony_rnn.conditions import (
+    DENSITY,
     KEY,
     LEFT,
+    REPEATS,
     STYLE,
-    conditions_of,
+    VOICES,
+    frame_conditions,
     history_features,
     transposed_key,
     without_metre,
+    without_repeats,
 )
 from tritone_training.kinds.polyphony_rnn.config import PolyphonyConfig
 from tritone_training.kinds.polyphony_rnn.declaration import FRAMES_PER_QUARTER
-from tritone_training.kinds.polyphony_rnn.features import FeatureExtractor, FrameFeatures
+from tritone_training.kinds.polyphony_rnn.features import N_LAGS, FeatureExtractor, FrameFeatures
 
 _PIECES_AT_ONCE: Final = 64
 _MOST_LOST: Final = 0.25  # of the notes of a training piece on a coarser grid
@@ -47,7 +60,7 @@ class PieceNotes:
         struck: (T, 88) bool, what begins.
         style: 1.. in the order of the styles of the data set; 0 if unknown.
         bar_frames: frames in a bar; 0 if unknown.
-        conditions: (T, 6) int64, see `conditions`.
+        conditions: (T, 9) int64, see `conditions`.
     """
 
     name: str
@@ -58,25 +71,24 @@ class PieceNotes:
     conditions: Tensor
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        notes: Tensor,
-        struck: Tensor | None = None,
-        *,
-        style: int = 0,
-        bar_frames: int = 0,
-        first_position: int = 0,
-    ) -> PieceNotes:
-        """Return a piece; without `struck`, a note begins where its pitch begins to sound.
+    def of(cls, score: ScorePiece, asked: PieceConditions | None = None, *, styles: Sequence[str] = ()) -> PieceNotes:
+        """Return the notes of a score.
 
         Args:
-            first_position: index of the first frame in its bar.
+            asked: what the piece could have been asked for; all is unknown if None.
+            styles: names of the styles that are distinguished; all others are unknown.
         """
-        if struck is None:
-            struck = notes & ~torch.nn.functional.pad(notes, (0, 0, 1, 0))[:-1]
-        conditions = conditions_of(notes, style=style, bar_frames=bar_frames, first_position=first_position)
-        return cls(name, notes, struck, style, bar_frames, conditions)
+        notes = torch.from_numpy(score.frames > 0)
+        style = 1 + styles.index(score.style) if score.style in styles else 0
+        bar_frames, first_position = score.meter
+        conditions = frame_conditions(
+            notes,
+            unknown(len(notes)) if asked is None else asked,
+            style=style,
+            bar_frames=bar_frames,
+            first_position=first_position,
+        )
+        return cls(score.name, notes, torch.from_numpy(score.frames == STRUCK), style, bar_frames, conditions)
 
     def cut(self, n_frames: int) -> PieceNotes:
         """Return the first frames of the piece; its conditions stay those of the whole."""
@@ -116,8 +128,8 @@ class Batch(NamedTuple):
         frame: (B, T, G).
         counts: (B, T) 1 where a frame counts in the loss or the metrics, 0 in warm-up and padding.
         struck: (B, T, 88) float, what begins.
-        history: (B, T, 14, 88) see `history_features`.
-        conditions: (B, T, 6) int64.
+        history: (B, T, 16, 88) see `history_features`.
+        conditions: (B, T, 9) int64.
     """
 
     notes: Tensor
@@ -148,15 +160,12 @@ def frames_per_quarter_of(scores: ScoreSet, trained: int | None = None) -> int:
     return wanted if own else 0
 
 
-def pieces_of(
-    scores: Sequence[ScorePiece], *, own: int, wanted: int, styles: Sequence[str] = (), whole: bool = False
-) -> tuple[PieceNotes, ...]:
+def reduced(scores: Sequence[ScorePiece], *, own: int, wanted: int, whole: bool = False) -> list[ScorePiece]:
     """Reduce pieces to a coarser grid; notes that begin and end between two of its frames are lost.
 
     Args:
         own: frames in a quarter note of the pieces; 0 if unknown, and then every frame is taken.
         wanted: of the result, a divisor of `own`.
-        styles: names of the styles that are distinguished; all others are unknown.
         whole: keep the grid of a piece that would lose many notes. A reel in 2/4 in sixteenths is thus the same as in
             cut time in eighths.
     """
@@ -168,17 +177,50 @@ def pieces_of(
         first = -index % step  # so that frames fall on the beats
         first = first if first < len(score.frames) else 0
         notes = score.frames[first::step] > 0
-        found.append(
-            PieceNotes.of(
-                score.name,
-                torch.from_numpy(np.ascontiguousarray(notes)),
-                torch.from_numpy(_struck(score.frames, first, step) & notes),
-                style=1 + styles.index(score.style) if score.style in styles else 0,
-                bar_frames=0 if length % step else length // step,
-                first_position=(index + first) // step,
-            )
-        )
-    return tuple(found)
+        struck = _struck(score.frames, first, step) & notes
+        meter = (0, 0) if length % step or not length else (length // step, (index + first) // step % (length // step))
+        frames = notes.astype(np.uint8) * HELD + struck.astype(np.uint8) * (STRUCK - HELD)
+        signature = score.time_signature if step == coarse else None
+        found.append(replace(score, frames=frames, meter=meter, voices=None, time_signature=signature))
+    return found
+
+
+class LearnedPieces(NamedTuple):
+    """What is learned from the training pieces.
+
+    Attributes:
+        pieces: whole pieces.
+        excerpts: parts of them that begin with a bar and end with a cadence.
+        templates: conditions of the pieces, see `piece_conditions.templates`.
+    """
+
+    pieces: tuple[PieceNotes, ...]
+    excerpts: tuple[PieceNotes, ...]
+    templates: list[dict[str, Any]]
+
+
+def learned_pieces(
+    scores: Sequence[ScorePiece], *, styles: Sequence[str], frames_per_quarter: int, n_excerpts: int, seed: int
+) -> LearnedPieces:
+    """Return training pieces with their conditions.
+
+    Args:
+        scores: on the grid that is to be learned.
+        styles: names of the styles that are distinguished.
+        frames_per_quarter: 0 if unknown.
+        n_excerpts: of each piece, chosen at random.
+        seed: of that choice.
+    """
+    edges = density_edges(scores)
+    grid = {"reach": N_LAGS, "frames_per_quarter": frames_per_quarter or FRAMES_PER_QUARTER}
+    asked = [conditions_of(score, edges, **grid) for score in scores]
+    random = np.random.default_rng(seed)
+    parts = [excerpt_of(score, edges, **grid, random=random) for score in scores for _ in range(n_excerpts)]
+    return LearnedPieces(
+        pieces=tuple(PieceNotes.of(score, each, styles=styles) for score, each in zip(scores, asked, strict=True)),
+        excerpts=tuple(PieceNotes.of(*part, styles=styles) for part in parts if part is not None),
+        templates=templates(scores, asked),
+    )
 
 
 def _share_lost(score: ScorePiece, step: int) -> float:
@@ -293,13 +335,14 @@ class Excerpts(Dataset[Batch]):
         if first:  # the recurrent layer has not processed the preceding frames
             counts[: self.warmup_frames] = 0
         notes = piece.piece
-        history = history_features(notes.notes, notes.struck, notes.bar_frames)[span]
+        history = history_features(notes.notes, notes.struck, notes.bar_frames, notes.conditions[:, REPEATS])[span]
         conditions = transposed_key(notes.conditions[span], shift)
-        for column in (KEY, STYLE, LEFT):
+        for column in (KEY, STYLE, LEFT, DENSITY, VOICES):
             if float(torch.rand(())) < self.hidden_conditions:
                 conditions[:, column] = 0
-        if float(torch.rand(())) < self.hidden_conditions:
-            conditions, history = without_metre(conditions, history)
+        for hide in (without_metre, without_repeats):
+            if float(torch.rand(())) < self.hidden_conditions:
+                conditions, history = hide(conditions, history)
         return Batch(
             transposed(notes.notes[span].float(), shift),
             transposed(piece.pitch[span].float(), shift),
@@ -309,6 +352,17 @@ class Excerpts(Dataset[Batch]):
             transposed(history, shift),
             conditions,
         )
+
+    def weights(self, balance: float) -> list[float]:
+        """Return how much more often each excerpt is to be drawn than those of the most frequent style.
+
+        Args:
+            balance: 0 equally often, 1 so that all styles are.
+        """
+        styles = [self.pieces[index].piece.style for index, *_ in self.items]
+        n_of = Counter(styles)
+        most = max(n_of.values())
+        return [(most / n_of[style]) ** balance for style in styles]
 
     def n_frames(self, item: int) -> int:
         """Return the length of an excerpt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from tritone.music.grid import LOWEST_PITCH, MAX_FRAMES, N_PITCHES
@@ -19,26 +20,13 @@ from tritone_training.declaration import (
     Serving,
     Tensor,
 )
+from tritone_training.steering_tensors import steering_parameters, steering_tensors
 
 KIND_NAME: Final = "polyphony_rnn"
 
 # Frames of the embedded corpus and of MIDI files are eighths. At sixteenths most frames repeat the one before,
 # and so would what is sampled. Files with a grid of their own (.mat, .json) keep it.
 FRAMES_PER_QUARTER: Final = 2
-
-# Parameter of a sampler that takes silence alone for the count-in of a piece from scratch, not for its first frames.
-COUNT_IN: Final = "count_in"
-
-
-def joint_parameters(*, temperature: float, top_p: float) -> dict[str, str]:
-    """Return the parameters of config.pbtxt of a sampler of joint frames.
-
-    Args:
-        temperature: where a request chooses none.
-        top_p: where a request chooses none.
-    """
-    return {COUNT_IN: "true", "default_temperature": f"{temperature:g}", "default_top_p": f"{top_p:g}"}
-
 
 _PITCH: Final = Axis("pitch", N_PITCHES)
 # With the default preset one thread takes 1.8 s for 16,384 frames of one piece, and less for the same number of frames
@@ -67,7 +55,7 @@ PROMPT: Final = Tensor(
     "prompt",
     "UINT8",
     (_PROMPT_FRAME, _PITCH),
-    "the frames to continue, as `frames`; one bar of silence to compose from scratch",
+    "the frames to continue, as `frames`; silence alone to compose from scratch",
     limits=GRID,
 )
 NOISE: Final = Tensor(
@@ -120,9 +108,11 @@ DECLARATION: Final = Declaration(
 )
 SAMPLER: Final = Declaration(
     name="polyphony_rnn_sampler",
-    summary="Continues a piece, in one call, by as many frames as `noise` has rows.",
-    inputs=(PROMPT, NOISE, TEMPERATURE, TOP_K, TOP_P),
+    summary="Composes or continues a piece, in one call, by as many frames as `noise` has rows.",
+    inputs=(PROMPT, *steering_tensors(_FRAME), NOISE, TEMPERATURE, TOP_K, TOP_P),
     outputs=(WRITTEN,),
     serving=DECLARATION.serving,
-    parameters=_PARAMETERS,
+    parameters={**_PARAMETERS, **steering_parameters(styles=())},
 )
+# Of a checkpoint of an earlier version.
+UNSTEERED_SAMPLER: Final = replace(SAMPLER, inputs=(PROMPT, NOISE, TEMPERATURE, TOP_K, TOP_P), parameters=_PARAMETERS)

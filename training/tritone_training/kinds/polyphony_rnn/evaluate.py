@@ -25,7 +25,7 @@ from tritone_training.kinds.polyphony_rnn.dataset import (
     WholePieces,
     extract_features,
     frames_per_quarter_of,
-    pieces_of,
+    reduced,
 )
 from tritone_training.kinds.polyphony_rnn.features import FrameHistory
 from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
@@ -186,7 +186,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     scores = load_scores(data_path(request), progress=request.progress)
     wanted = frames_per_quarter_of(scores, info["frames_per_quarter"])
     chosen = scores.split(request.split) if request.split is not None else scores.pieces
-    pieces = pieces_of(chosen, own=scores.frames_per_quarter, wanted=wanted)
+    pieces = tuple(map(PieceNotes.of, reduced(chosen, own=scores.frames_per_quarter, wanted=wanted)))
     with progress_bar("evaluating pieces", shown=request.progress) as on_progress:
         evaluation = evaluate_network(network, pieces, on_progress=on_progress)
     metrics = {**evaluation.metrics, "splits": _by_split(chosen, evaluation)}

@@ -14,7 +14,7 @@ K notes at most.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,8 @@ class FrameDecoder(nn.Module):
         Args:
             hidden: (N, 88, H) of the recurrent layer.
             seen: (N, 88, M) its input.
-            history: (N, 14, 88).
-            conditions: (N, 6) int64.
+            history: (N, 16, 88).
+            conditions: (N, 9) int64.
 
         Returns:
             (N, 88, W).
@@ -95,7 +95,7 @@ class FrameDecoder(nn.Module):
         Returns:
             (N,) of the notes that sound, and (N,) of which of those that sounded before are struck again.
         """
-        logits = self.logits(base + self.context(struck, notes * (1 - struck)))
+        logits = self.logits(base + self.context(struck, notes * (1 - struck))).float()
         sounding, again = (
             nn.functional.binary_cross_entropy_with_logits(logits[..., index], target, reduction="none")
             for index, target in enumerate((notes, struck))
@@ -103,22 +103,39 @@ class FrameDecoder(nn.Module):
         return sounding.sum(1), (again * notes * before).sum(1)
 
 
+class FrameRules(NamedTuple):
+    """What a frame may hold; more than the likelihood of its notes decides only in the final chord of a piece.
+
+    Attributes:
+        longest_rest: (B,) 1 where silence has lasted as long as it may.
+        allowed: (B, 88) 1 for pitches that may sound.
+        final: (B,) 1 in a final chord.
+        roots: (B, 88) 1 for pitches that may be the lowest of a final chord.
+    """
+
+    longest_rest: Tensor
+    allowed: Tensor
+    final: Tensor
+    roots: Tensor
+
+
 class FrameSampler(nn.Module):
     """Samples frames from a decoder."""
 
-    def __init__(self, decoder: FrameDecoder, *, n_notes_max: int, longest_rest: int, strikes: bool) -> None:
+    def __init__(self, decoder: FrameDecoder, *, n_notes_max: int, strikes: bool, guidance: float = 0.0) -> None:
         """Prepare the tables.
 
         Args:
             n_notes_max: K, notes that may sound at once.
-            longest_rest: silent frames in succession.
             strikes: whether notes may be struck again, which the decoder has learnt only from data with onsets.
+            guidance: how far the logits are moved away from those of the unguided base (classifier-free guidance, Ho &
+                Salimans 2022, arXiv:2207.12598); 0 for not at all.
         """
         super().__init__()
         self.decoder = decoder
         self.n_notes_max = n_notes_max
-        self.longest_rest = float(longest_rest)
         self.strikes = strikes
+        self.guidance = guidance
         with torch.no_grad():
             each, none = torch.eye(N_PITCHES), torch.zeros(N_PITCHES, N_PITCHES)
             nothing = torch.zeros(1, N_PITCHES, decoder.inner.in_features)
@@ -129,15 +146,24 @@ class FrameSampler(nn.Module):
         self.added: Tensor
         self.pitches: Tensor
 
-    def forward(
-        self, base: Tensor, before: Tensor, rested: Tensor, noise: Tensor, choice: SamplingFilter
+    def forward(  # noqa: PLR0917 - tensors of the same frame
+        self,
+        base: Tensor,
+        plain: Tensor,
+        before: Tensor,
+        rules: FrameRules,
+        sharpness: Tensor,
+        noise: Tensor,
+        choice: SamplingFilter,
     ) -> tuple[Tensor, Tensor]:
         """Sample a frame.
 
         Args:
             base: (B, 88, W).
+            plain: (B, 88, W) unguided.
             before: (B, 88) 1 for what sounded in the frame before.
-            rested: (B,) silent frames just before.
+            rules: what the frame may hold.
+            sharpness: (B,) factor of the logits, which divides the temperature.
             noise: (B, 88) uniform in 0 <= u < 1.
             choice: prepared sampling parameters for 89 choices.
 
@@ -146,21 +172,24 @@ class FrameSampler(nn.Module):
         """
         sounding = torch.zeros_like(before)
         struck = torch.zeros_like(before)
-        lowest = torch.full_like(rested, N_PITCHES).to(torch.int64)  # (B,)
+        lowest = torch.full_like(rules.final, N_PITCHES).to(torch.int64)  # (B,)
+        complete = 1 - rules.longest_rest  # (B,) whether there need be no further note
         for n in range(self.n_notes_max):
             logits = self.decoder.logits(base)
-            on = nn.functional.logsigmoid(logits[..., 0])
-            below = self.pitches < lowest[:, None]  # (B, 88)
-            off = nn.functional.logsigmoid(-logits[..., 0]) * below
+            if self.guidance:
+                logits = logits + self.guidance * (logits - self.decoder.logits(plain))
+            allowed = rules.allowed
+            if n == self.n_notes_max - 1:
+                allowed = torch.where(rules.final[:, None] > 0, allowed * rules.roots, allowed)
+            below = (self.pitches < lowest[:, None]) & (allowed > 0)  # (B, 88)
+            on, off = _log_sigmoid(logits[..., 0]), _log_sigmoid(-logits[..., 0]) * below
             # The next note is the highest one below the last: all pitches between are silent.
             between = torch.matmul(off, self.decoder.higher)
-            none = off.sum(1, keepdim=True)
-            if n == 0:
-                none = torch.where(rested[:, None] >= self.longest_rest, torch.full_like(none, NEVER), none)
+            none = torch.where(complete[:, None] > 0, off.sum(1, keepdim=True), torch.full_like(on[:, :1], NEVER))
             choices = torch.cat([torch.where(below, on + between, torch.full_like(on, NEVER)), none], 1)
-            picked = choose(choices, noise[:, n : n + 1], choice)  # (B,) 88 for none
+            picked = choose(choices * sharpness[:, None], noise[:, n : n + 1], choice)  # (B,) 88 for none
             index = picked.clamp_max(N_PITCHES - 1)[:, None]
-            again = torch.sigmoid(torch.gather(logits[..., 1], 1, index) / choice.temperature)
+            again = torch.sigmoid(torch.gather(logits[..., 1], 1, index) * sharpness[:, None] / choice.temperature)
             is_new = torch.gather(before, 1, index) == 0
             if self.strikes:
                 column = _FIRST_STRIKE + n
@@ -169,6 +198,14 @@ class FrameSampler(nn.Module):
             note = (self.pitches == picked[:, None]).to(before.dtype)
             sounding = sounding + note
             struck = struck + note * is_new
-            base = base + self.added[picked + (1 - is_new[:, 0]).to(torch.int64) * (N_PITCHES + 1)]
+            added = self.added[picked + (1 - is_new[:, 0]).to(torch.int64) * (N_PITCHES + 1)]
+            base, plain = base + added, plain + added
             lowest = torch.where(picked == N_PITCHES, torch.zeros_like(lowest), picked)
+            is_root = torch.gather(rules.roots, 1, index)[:, 0]
+            complete = torch.where((rules.final > 0) & (picked < N_PITCHES), is_root, torch.ones_like(complete))
         return sounding, struck
+
+
+def _log_sigmoid(logits: Tensor) -> Tensor:
+    """Return logarithms of sigmoids; ONNX Runtime's sigmoid is 0 below -18, and the logarithm of that not finite."""
+    return logits.clamp_max(0) - torch.log1p(torch.exp(-logits.abs()))

@@ -34,9 +34,13 @@ class PolyphonyModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the mean nats per frame of one batch."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16):
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
         hidden, seen = self.network.hidden_states(batch.pitch, batch.frame)
         n_frames = batch.counts.sum().clamp_min(1)
-        nll = frame_nll(self.network.readout(hidden, seen), batch.notes)  # (B, T)
+        nll = frame_nll(self.network.readout(hidden, seen).float(), batch.notes)  # (B, T)
         loss = (nll * batch.counts).sum() / n_frames
         self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if self.network.decoder is not None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from tritone_training.kinds.polyphony_rnn.conditions import KEY, LONGEST_BAR, N_KEYS
+from tritone_training.data.piece_conditions import N_KEYS_AND_MODES
+from tritone_training.kinds.polyphony_rnn.conditions import KEY, LONGEST_BAR
 
 if TYPE_CHECKING:
     from tritone_training.kinds.polyphony_rnn.dataset import PieceNotes
@@ -67,7 +68,7 @@ def measure_priors(pieces: Sequence[PieceNotes], styles: Sequence[str], *, strik
         strikes: whether the data distinguish repeated notes from held ones.
     """
     by_metre: dict[int, np.ndarray[Any, np.dtype[np.float64]]] = {}
-    keys = np.full((len(styles), N_KEYS), _KEY_SMOOTHING)
+    keys = np.full((len(styles), N_KEYS_AND_MODES), _KEY_SMOOTHING)
     n_notes: list[np.ndarray[Any, Any]] = []
     rests: list[int] = []
     for piece in pieces:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler, WeightedRandomSampler
 
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import load_matching, saved_checkpoint, warm_start_info
@@ -23,9 +23,10 @@ from tritone_training.kinds.polyphony_rnn.dataset import (
     WholePieces,
     extract_features,
     frames_per_quarter_of,
+    learned_pieces,
     n_frames_of,
     padded,
-    pieces_of,
+    reduced,
 )
 from tritone_training.kinds.polyphony_rnn.declaration import KIND_NAME
 from tritone_training.kinds.polyphony_rnn.evaluate import evaluate_network
@@ -46,9 +47,10 @@ class TrainingData:
 
     Attributes:
         frames_per_quarter: of the training frames; 0 if unknown.
-        pieces: by split, cut to the lengths of the configuration.
+        pieces: by split, cut to the lengths of the configuration; of the training split also excerpts.
         features: by split, with features.
         priors: statistics of the training pieces, for sampling.
+        templates: their conditions, from which clients choose.
     """
 
     scores: ScoreSet
@@ -56,6 +58,7 @@ class TrainingData:
     pieces: Mapping[str, tuple[PieceNotes, ...]]
     features: Mapping[str, list[PieceFeatures]]
     priors: SamplingPriors
+    templates: list[dict[str, Any]]
 
 
 def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
@@ -68,11 +71,17 @@ def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     own, wanted = scores.frames_per_quarter, frames_per_quarter_of(scores)
     step = own // wanted if own else 1
     styles = scores.styles
-    learnt = pieces_of(scores.split("train"), own=own, wanted=wanted, styles=styles, whole=True)
-    chosen = evenly_chosen(scores.split("valid"), config.valid_frames * step)
+    learned = learned_pieces(
+        reduced(scores.split("train"), own=own, wanted=wanted, whole=True),
+        styles=styles,
+        frames_per_quarter=wanted,
+        n_excerpts=config.cadence_excerpts,
+        seed=request.seed,
+    )
+    chosen = reduced(evenly_chosen(scores.split("valid"), config.valid_frames * step), own=own, wanted=wanted)
     pieces = {
-        "train": tuple(piece.cut(config.piece_frames) for piece in learnt),
-        "valid": pieces_of(chosen, own=own, wanted=wanted),
+        "train": tuple(piece.cut(config.piece_frames) for piece in (*learned.pieces, *learned.excerpts)),
+        "valid": tuple(map(PieceNotes.of, chosen)),
     }
     if not any(bool(piece.notes.any()) for piece in pieces["train"]):
         raise DataError(f"{scores.source}: not one note sounds in the split 'train'; there is nothing to learn")
@@ -80,7 +89,8 @@ def prepare(request: TrainRequest, config: PolyphonyConfig) -> TrainingData:
     for name in _PORTIONS:
         with progress_bar(f"computing features of the split {name}", shown=request.progress) as on_progress:
             features[name] = extract_features(pieces[name], on_progress=on_progress)
-    return TrainingData(scores, wanted, pieces, features, measure_priors(learnt, styles, strikes=scores.has_onsets))
+    priors = measure_priors(learned.pieces, styles, strikes=scores.has_onsets)
+    return TrainingData(scores, wanted, pieces, features, priors, learned.templates)
 
 
 def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: TrainingData) -> Mapping[str, Any]:
@@ -99,12 +109,16 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         "config": config.to_dict(),
         "frames_per_quarter": prepared.frames_per_quarter,
         "sampling": prepared.priors.to_dict(),
+        "templates": prepared.templates,
         "data": prepared.scores.report(),
         **warm_start_info(loaded),
     }
     excerpts = Excerpts(prepared.features["train"], config)
     n_frames = n_frames_of(prepared.pieces["train"])
-    chosen = RandomSampler(excerpts, num_samples=config.n_excerpts(len(excerpts), n_frames))
+    n_chosen = config.n_excerpts(len(excerpts), n_frames)
+    chosen: Sampler[int] = RandomSampler(excerpts, num_samples=n_chosen)
+    if config.style_balance:
+        chosen = WeightedRandomSampler(excerpts.weights(config.style_balance), n_chosen)
     batches = LengthBatches(chosen, config.batch_size, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
@@ -134,7 +148,7 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
         "checkpoint": str(request.out),
         "frames_per_quarter": prepared.frames_per_quarter or None,
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "n_train": len(prepared.pieces["train"]),
+        "n_train": len(prepared.scores.split("train")),
         "n_epochs": fitted.n_epochs,
         "metrics": info["metrics"],
         "data": info["data"],

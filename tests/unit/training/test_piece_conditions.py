@@ -11,8 +11,7 @@ import pytest
 
 from tritone.music.grid import HELD, LOWEST_PITCH, N_PITCHES, STRUCK
 from tritone.music.keys import estimate_keys
-from tritone_training.data.scores import ScorePiece
-from tritone_training.kinds.music_transformer.conditions import (
+from tritone_training.data.piece_conditions import (
     CONDITIONS,
     MOST_VOICES,
     NEW,
@@ -29,6 +28,7 @@ from tritone_training.kinds.music_transformer.conditions import (
     templates,
     unknown,
 )
+from tritone_training.data.scores import ScorePiece
 
 Frames = npt.NDArray[np.uint8]
 C_MAJOR = (60, 64, 67, 72, 60, 65, 69, 72, 67, 71, 74, 67, 60, 64, 67, 60)
