@@ -165,13 +165,14 @@ def _warm_start(folder: Path, info: Mapping[str, Any]) -> dict[str, Any] | None:
     Raises:
         CheckpointError: the entry is damaged.
     """
-    warm_start: Any = info.get("warm_start")
-    if warm_start is None or (isinstance(warm_start, dict) and "data" in warm_start):
-        return warm_start
+    warm_start = info.get("warm_start")
+    if warm_start is None:
+        return None
     start = warm_start.get("checkpoint") if isinstance(warm_start, dict) else None
-    if not isinstance(start, str) or not start or "\0" in start:
+    is_named = isinstance(start, str) and start and "\0" not in start
+    if not isinstance(warm_start, dict) or not (is_named or "data" in warm_start):
         raise _damaged(folder, "warm_start", "an object with the folder of a checkpoint", warm_start)
-    return warm_start
+    return dict(warm_start)
 
 
 def _damaged(folder: Path, entry: str, expected: str, value: object) -> CheckpointError:
