@@ -89,6 +89,7 @@ PRESETS: Final[Mapping[str, VaeConfig]] = {
         head_width=64,
         max_epochs=6,
         spans_per_epoch=4096,
+        beta=0.05,
         edit_share=0.25,
         prior_width=96,
         n_couplings=4,
