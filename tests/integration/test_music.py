@@ -128,6 +128,8 @@ def in_pytorch(exportable: Any, requests: list[InferRequest]) -> dict[str, Array
 
 # --- the same seed, the same notes ---------------------------------------------------------------
 
+MOST_ROUNDED = 0.01  # of the pieces; measured: none or one of 200
+
 WAYS: dict[str, Callable[[MusicClient, int], Any]] = {
     "music_transformer": lambda music, seed: music.compose(
         bars=2,
@@ -181,11 +183,13 @@ def check(exportable: Any, seen: list[tuple[InferRequest, InferResponse]]) -> No
     """Hold the answers against ONNX Runtime, each alone, and against PyTorch, all together."""
     output = "frames" if "frames" in seen[0][0].outputs else "voices"
     run = in_process(seen[0][0].model)
-    for request, response in seen:
-        np.testing.assert_array_equal(response.outputs[output], run(request)[output])
     answers = np.concatenate([response.outputs[output] for _, response in seen])
-    in_torch = in_pytorch(exportable, [request for request, _ in seen])
-    np.testing.assert_array_equal(answers, in_torch[output])
+    alone = np.concatenate([run(request)[output] for request, _ in seen])
+    in_torch = in_pytorch(exportable, [request for request, _ in seen])[output]
+    for other in (alone, in_torch):
+        # Sums are rounded differently: a choice whose noise is that near to a boundary may be another one.
+        n_different = int((answers != other).any(axis=(1, 2)).sum())
+        assert n_different <= MOST_ROUNDED * len(seen)
     assert len({answer.tobytes() for answer in answers}) > len(seen) / 2, "seeds hardly matter"
 
 
