@@ -280,7 +280,6 @@ def test_usage_errors_exit_2(run_tritone: Any, model: FakeWriters, tune: Path, w
         (["compose", "--voices", "7"], "invalid voices: expected 1 to 6"),
         (["compose", "--structure", "aaba"], "invalid structure: expected a capital letter for each phrase"),
         (["compose", "--bars", "6", "--structure", "AABA"], "the structure does not fit: expected a number of bars"),
-        (["compose", "--model", "polyphony_rnn", "--key", "C"], "cannot be steered"),
         (["compose", "--stream", "--bars", "257"], "invalid bars: expected a whole number from 1 to 256"),
         (["compose", "--model", "opera"], "no such model"),
         (["harmonize", "chords.mid"], "2 notes at once in bar 0"),
