@@ -202,7 +202,7 @@ def _compose_planned(
 
     def start() -> Flow[Piece]:
         known = yield from cache.look_up(model, COMPOSER)
-        return (yield from _compose(known, plan_for(known), sampling, Steering(), n_candidates))
+        return (yield from _compose(known, plan_for(known), sampling, n_candidates))
 
     return (yield from with_fresh_models(cache, (model,), start))
 
@@ -211,15 +211,14 @@ def _compose(
     known: CachedModel,
     plan: CompositionPlan,
     sampling: SamplingParams,
-    steering: Steering,
-    n_candidates: int = 1,
+    n_candidates: int,
 ) -> Flow[Piece]:
     """Compose candidates, and return the best one: the first of those that are equally good.
 
     The best one has the ending that it was asked for, the fewest parallel fifths and octaves, and the highest
     likelihood, in this order.
     """
-    conditions = conditions_for(known, plan, sampling, steering)
+    conditions = conditions_for(known, plan, sampling, Steering())
     inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
     most = _batch_size(known, plan)
     found: list[tuple[Piece, float]] = []
@@ -247,17 +246,18 @@ def _compose_as_asked(
 ) -> Flow[Piece]:
     """Compose candidates until one has the key and the ending that it was asked for.
 
-    Most often the first one has. Further ones are composed in batches that are longer each time, so that few requests
+    Further ones are composed in batches that are longer each time, so that few requests
     are made, and none is larger than a piece of the most frames that the model writes.
     """
     conditions = conditions_for(known, plan, sampling, steering)
     plan = at_default_tempo(plan, sampling, conditions)
-    inputs = composer_inputs(known, plan, sampling, conditions, n_candidates)
     most = _batch_size(known, plan)
     pieces: list[Piece] = []
     while len(pieces) < n_candidates and (not pieces or min(piece.n_unmet for piece in pieces)):
         stop = min(n_candidates, len(pieces) + min(most, max(1, _MORE * len(pieces))))
-        batch = {name: array[len(pieces) : stop] for name, array in inputs.items()}
+        # Not the inputs of all candidates at once: half of the requests need those of the first one only.
+        inputs = composer_inputs(known, plan, sampling, conditions, stop)
+        batch = {name: array[len(pieces) :] for name, array in inputs.items()}
         more, _ = yield from _candidates(known, plan, sampling, conditions, batch)
         pieces += more
     return min(pieces, key=lambda piece: piece.n_unmet)
