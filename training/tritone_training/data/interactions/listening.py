@@ -67,6 +67,7 @@ def columns_of(files: ListeningFiles) -> Columns:
         plays=files.plays_column,
         rating=files.rating_column,
         time=files.time_column,
+        skipped=files.skipped_column,
         friend=files.friend_column,
         tag=files.tag_column,
     )
@@ -89,6 +90,9 @@ def load_listening(request: TrainRequest) -> ListeningData:
     if files.valid is not None:
         train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
+    elif log.time is None and log.sequences is not None:
+        train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
+        reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
         train, test, valid = three_parts(log, request.seed)
         how = (
@@ -122,7 +126,7 @@ def _check_needs(given: ListeningFiles) -> None:
     for name in ("valid", "friends", "item_tags", "metadata"):
         if getattr(given, name) is not None and given.interactions is None:
             raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
-    for name in ("user", "item", "plays", "rating", "time"):
+    for name in ("user", "item", "plays", "rating", "time", "skipped"):
         if getattr(given, f"{name}_column") is not None and given.interactions is None:
             raise DataError(f"--{name}-column names a column of a log: give --interactions too, or leave it out")
     if given.tag_names is not None and given.item_tags is None:
@@ -174,7 +178,7 @@ def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
     rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
     if log.time is not None and not (_can_judge(train, valid) and _can_judge(train, test)):
-        return three_parts(replace(log, time=None), seed)
+        return three_parts(replace(log, time=None, last_time=None, sequences=None), seed)
     return train, test, valid
 
 
