@@ -199,6 +199,7 @@ Array = npt.NDArray[Any]
 # name -> rows and columns of a sparse table; base models of kind `item_item` have a table (I, I) of their own name.
 _TABLES: Final = {
     "history": "UI",
+    "sequence": "UI",
     "friends": "UU",
     "listening": "UI",
     "listeners": "IU",
@@ -247,6 +248,20 @@ def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
             table = name.removesuffix(".starts")
             shape = _lookup(table, _TABLES) or ("II" if table in manifest["base_models"] else "")
             _check_table(table, arrays, [sizes[letter] for letter in shape])
+    _check_times(arrays)
+
+
+def _check_times(arrays: Mapping[str, Array]) -> None:
+    """Validate the times of stored events, one for each."""
+    times = arrays.get("sequence.times")
+    if times is None:
+        return
+    events = arrays.get("sequence.columns")
+    if events is None or times.shape != events.shape or times.dtype.kind != "f" or (times < 0).any():
+        raise ValueError(
+            f"sequence.times is {times.dtype} of shape {times.shape}; expected a time from 0 for each of the "
+            f"{0 if events is None else len(events)} stored events"
+        )
 
 
 def _check_table(name: str, arrays: Mapping[str, Array], shape: list[int]) -> None:
