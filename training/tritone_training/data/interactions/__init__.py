@@ -16,16 +16,27 @@ from tritone_training.data.interactions.log import (
     MetadataTable,
     TagTable,
     held_out_counts,
+    last_pairs,
     split_log,
 )
-from tritone_training.data.interactions.reading import load_friends, load_log, load_metadata, load_tags, words_of
+from tritone_training.data.interactions.reading import (
+    load_friends,
+    load_log,
+    load_metadata,
+    load_sequences,
+    load_tags,
+    words_of,
+)
+from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, is_sequence_file, last_of_users
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 
 __all__ = [
     "LOG_OPTIONS",
+    "MOST_EVENTS",
     "SIMULATED",
     "CleaningRules",
     "Columns",
+    "ListenSequences",
     "ListeningData",
     "ListeningFiles",
     "Log",
@@ -35,11 +46,15 @@ __all__ = [
     "columns_of",
     "files_of",
     "held_out_counts",
+    "is_sequence_file",
     "join_data",
+    "last_of_users",
+    "last_pairs",
     "load_friends",
     "load_listening",
     "load_log",
     "load_metadata",
+    "load_sequences",
     "load_tags",
     "simulated_world",
     "split_log",

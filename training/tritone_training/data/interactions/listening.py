@@ -36,6 +36,7 @@ class ListeningData:
         metadata: item id -> column -> text.
         report: what was read and used of each table.
         held_out_tags: the tags of held-out pairs that `tags` lacks.
+        log: the log that was split; None if the validation split is a file of its own.
     """
 
     train: Log
@@ -46,11 +47,12 @@ class ListeningData:
     metadata: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any] = field(default_factory=dict)
     held_out_tags: TagTable = _NO_TAGS
+    log: Log | None = None
 
     def whole(self) -> ListeningData:
         """Return the data with all listens and tags in the training split; the other splits are unchanged."""
         held_out = [self.valid, *([] if self.test is None else [self.test])]
-        train = merge_logs([self.train, *held_out])
+        train = merge_logs([self.train, *held_out]) if self.log is None else self.log
         return replace(
             self,
             train=train,
@@ -82,6 +84,7 @@ def columns_of(files: ListeningFiles) -> Columns:
         plays=files.plays_column,
         rating=files.rating_column,
         time=files.time_column,
+        skipped=files.skipped_column,
         friend=files.friend_column,
         tag=files.tag_column,
     )
@@ -100,10 +103,14 @@ def load_listening(request: TrainRequest) -> ListeningData:
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
     test: Log | None = None
+    whole = log if files.valid is None else None
     reports: dict[str, Any] = {"log": log.report}
     if files.valid is not None:
         train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
+    elif log.time is None and log.sequences is not None:
+        train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
+        reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
         train, test, valid = three_parts(log, request.seed)
         how = (
@@ -126,7 +133,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
     reports["tags"] = {**tags.report, "n_in_log": sum(item in items for item in tags.items)}
     reports["metadata"] = {**metadata.report, "n_in_log": sum(item in items for item in metadata.rows)}
     report = _report(train, reports)
-    return ListeningData(train, valid, test, friends, tags, metadata.rows, report, held_out_tags)
+    return ListeningData(train, valid, test, friends, tags, metadata.rows, report, held_out_tags, whole)
 
 
 def _check_needs(given: ListeningFiles) -> None:
@@ -138,7 +145,7 @@ def _check_needs(given: ListeningFiles) -> None:
     for name in ("valid", "friends", "item_tags", "metadata"):
         if getattr(given, name) is not None and given.interactions is None:
             raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
-    for name in ("user", "item", "plays", "rating", "time"):
+    for name in ("user", "item", "plays", "rating", "time", "skipped"):
         if getattr(given, f"{name}_column") is not None and given.interactions is None:
             raise DataError(f"--{name}-column names a column of a log: give --interactions too, or leave it out")
     if given.tag_names is not None and given.item_tags is None:
@@ -177,7 +184,7 @@ def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
     train, test, valid = three_parts(world.log, seed)
     tags, held_out_tags = split_tags(world.tags, [valid, test])
     report = _report(train, {"log": world.log.report})
-    return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags)
+    return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags, world.log)
 
 
 def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
@@ -189,7 +196,7 @@ def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
     rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
     if log.time is not None and not (_can_judge(train, valid) and _can_judge(train, test)):
-        return three_parts(replace(log, time=None), seed)
+        return three_parts(replace(log, time=None, last_time=None, sequences=None), seed)
     return train, test, valid
 
 
