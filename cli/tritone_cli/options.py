@@ -124,6 +124,10 @@ RatingColumn = Annotated[
 TimeColumn = Annotated[
     str | None, typer.Option(help="Name of the log's column of times; optional.", show_default=False)
 ]
+SkippedColumn = Annotated[
+    str | None,
+    typer.Option(help="Name of the log's column of skips and dislikes (0 or 1); optional.", show_default=False),
+]
 FriendColumn = Annotated[str | None, typer.Option(help="Name of the second column of --friends.", show_default=False)]
 TagColumn = Annotated[str | None, typer.Option(help="Name of the column of tags in --item-tags.", show_default=False)]
 

@@ -13,12 +13,14 @@ from tritone_training.data.interactions.files import ListeningFiles, files_of
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
 from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
+from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
+SESSIONS: Final = "simulated:sessions"  # named in place of a log
 _NO_TAGS: Final = TagTable((), (), ())
 
 
@@ -67,6 +69,7 @@ def columns_of(files: ListeningFiles) -> Columns:
         plays=files.plays_column,
         rating=files.rating_column,
         time=files.time_column,
+        skipped=files.skipped_column,
         friend=files.friend_column,
         tag=files.tag_column,
     )
@@ -75,6 +78,8 @@ def columns_of(files: ListeningFiles) -> Columns:
 def load_listening(request: TrainRequest) -> ListeningData:
     """Return the listening data that a request names, or simulated listening over the embedded corpus.
 
+    The log `simulated:sessions` is simulated too, with times, skips and the order of sessions.
+
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.
     """
@@ -82,6 +87,8 @@ def load_listening(request: TrainRequest) -> ListeningData:
     _check_needs(files)
     if files.interactions is None:
         return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
+    if str(files.interactions) == SESSIONS:
+        return of_world(simulated_sessions(seed=request.seed, progress=request.progress).world, seed=request.seed)
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
     test: Log | None = None
@@ -89,6 +96,9 @@ def load_listening(request: TrainRequest) -> ListeningData:
     if files.valid is not None:
         train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
+    elif log.time is None and log.sequences is not None:
+        train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
+        reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
         train, test, valid = three_parts(log, request.seed)
         how = (
@@ -122,7 +132,7 @@ def _check_needs(given: ListeningFiles) -> None:
     for name in ("valid", "friends", "item_tags", "metadata"):
         if getattr(given, name) is not None and given.interactions is None:
             raise DataError(f"--{name.replace('_', '-')} belongs to a log: give --interactions too, or leave it out")
-    for name in ("user", "item", "plays", "rating", "time"):
+    for name in ("user", "item", "plays", "rating", "time", "skipped"):
         if getattr(given, f"{name}_column") is not None and given.interactions is None:
             raise DataError(f"--{name}-column names a column of a log: give --interactions too, or leave it out")
     if given.tag_names is not None and given.item_tags is None:
@@ -174,7 +184,7 @@ def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
     rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
     if log.time is not None and not (_can_judge(train, valid) and _can_judge(train, test)):
-        return three_parts(replace(log, time=None), seed)
+        return three_parts(replace(log, time=None, last_time=None, sequences=None), seed)
     return train, test, valid
 
 
