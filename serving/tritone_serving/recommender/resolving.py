@@ -143,9 +143,7 @@ class Resolver:
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
         self._order = StoredOrder.open(artifact)
-        self._uses_order = any(
-            each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values()
-        )
+        self._uses_order = any(each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values())
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""

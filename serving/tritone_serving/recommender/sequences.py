@@ -140,5 +140,6 @@ class ListeningSequences:
     @cached_property
     def distances(self) -> Ints:
         """(B, L) number of listens after each event, 0 for the latest listen."""
-        after = np.cumsum(self.is_listen[:, ::-1], axis=1)[:, ::-1] - self.is_listen
-        return after.astype(np.int64)
+        listens = self.is_listen.astype(np.int64)
+        after: Ints = np.cumsum(listens[:, ::-1], axis=1)[:, ::-1] - listens
+        return after
