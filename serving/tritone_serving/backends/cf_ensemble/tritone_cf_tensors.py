@@ -158,7 +158,7 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
+_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false,"events":false}'
 _KNOWN = UnknownInputs()
 
 
