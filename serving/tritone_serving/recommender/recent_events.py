@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.events import Event
 from tritone_serving.recommender.requests import Floats, Ints
 
 FULL_PLAY_S: Final = 30.0  # a play of this length or more counts fully
@@ -28,35 +29,6 @@ LARGEST_WEIGHT: Final = 6.0  # of one item; the mean weight of a logged item is 
 SMALLEST_WEIGHT: Final = 0.05  # items with smaller weights are left out
 MOST_EVENTS: Final = 200  # of one user; older ones are not read
 _LIKE: Final = 2.0
-
-
-class UserEvent(Protocol):
-    """What the recommender reads of a recorded event."""
-
-    @property
-    def track(self) -> str:
-        """Id of the item."""
-        ...
-
-    @property
-    def kind(self) -> str:
-        """`play`, `skip`, `like` or `dislike`."""
-        ...
-
-    @property
-    def at(self) -> float:
-        """When it happened, in seconds since the epoch."""
-        ...
-
-    @property
-    def received(self) -> float:
-        """When the server stored it, in seconds since the epoch."""
-        ...
-
-    @property
-    def played_s(self) -> float | None:
-        """Seconds of a play, None if unknown."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +40,7 @@ class RecentEvents:
         is_available: whether the event store could be read.
     """
 
-    by_request: Sequence[Sequence[UserEvent]]
+    by_request: Sequence[Sequence[Event]]
     is_available: bool = True
 
 
@@ -152,7 +124,7 @@ class EventWeighting:
             float(described.get("through", cls.through)),
         )
 
-    def fold(self, events: Sequence[UserEvent], index_of: Callable[[str], int | None], *, now: float) -> FoldedEvents:
+    def fold(self, events: Sequence[Event], index_of: Callable[[str], int | None], *, now: float) -> FoldedEvents:
         """Return the weights of the items in a user's events.
 
         Args:

@@ -38,6 +38,7 @@ from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequest
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
+from tritone_serving.recommender.recent_events import NO_EVENTS, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
     Floats,
@@ -47,7 +48,6 @@ from tritone_serving.recommender.requests import (
     Source,
     UnknownInputs,
 )
-from tritone_serving.recommender.recent_events import NO_EVENTS, RecentEvents
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import (

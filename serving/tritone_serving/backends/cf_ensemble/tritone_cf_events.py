@@ -75,6 +75,4 @@ class RecentEventReader:
 
 def reader_of(pb_utils: Any, model: str) -> RecentEventReader | None:
     """Return the reader for a model, which logs its failures; None if the server has no event store."""
-    return RecentEventReader.from_environment(
-        lambda text: pb_utils.Logger.log_warn(f"cf_ensemble: {model}: {text}")
-    )
+    return RecentEventReader.from_environment(lambda text: pb_utils.Logger.log_warn(f"cf_ensemble: {model}: {text}"))
