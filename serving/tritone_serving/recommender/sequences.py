@@ -54,8 +54,9 @@ def join_events(parts: Sequence[OrderedEvents]) -> OrderedEvents:
     """Return the events of several sources in order of time; only the latest `MOST_SEQUENCE` are kept.
 
     Times decide wherever they are known, also within a source; events at the same time keep the order in which they are
-    given. An event without a time stays behind the event before it in its source. If none of a source's events has a
-    time, the first source is the oldest and any other one the newest.
+    given, and equal events at the same known time are one event, since a log may hold recorded events too. An event
+    without a time stays behind the event before it in its source. If none of a source's events has a time, the first
+    source is the oldest and any other one the newest.
 
     Args:
         parts: the sources, the oldest first: the stored history, later events, the history of the request.
@@ -66,13 +67,23 @@ def join_events(parts: Sequence[OrderedEvents]) -> OrderedEvents:
     if len(kept) == 1 and not kept[0][1].times.any():  # as it is; the usual case
         return kept[0][1].take(slice(-MOST_SEQUENCE, None))
     keys = np.concatenate([_sort_keys(part.times, is_first=index == 0) for index, part in kept])
-    order = np.argsort(keys, kind="stable")[-MOST_SEQUENCE:]
+    order = np.argsort(keys, kind="stable")
     whole = [part for _, part in kept]
-    return OrderedEvents(
+    joined = OrderedEvents(
         np.concatenate([part.items for part in whole])[order],
         np.concatenate([part.times for part in whole])[order],
         np.concatenate([part.skipped for part in whole])[order],
     )
+    return _without_duplicates(joined).take(slice(-MOST_SEQUENCE, None))
+
+
+def _without_duplicates(events: OrderedEvents) -> OrderedEvents:
+    """Return events in order of time without repetitions at the same known time."""
+    triples = np.stack([events.times, events.items, events.skipped], 1)
+    _, first = np.unique(triples, axis=0, return_index=True)
+    is_kept = events.times <= 0
+    is_kept[first] = True
+    return events if is_kept.all() else events.take(np.flatnonzero(is_kept))
 
 
 def _sort_keys(times: Seconds, *, is_first: bool) -> Seconds:

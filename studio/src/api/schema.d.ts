@@ -2639,6 +2639,7 @@ export interface components {
                     exclude: string[];
                     mood: boolean;
                     audio: boolean;
+                    events: boolean;
                 };
                 model: string;
                 model_version: string;
@@ -2770,6 +2771,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             model: string;
             model_version: string;

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
+from tritone_serving.events import Event, EventKind
 from tritone_serving.recommender import (
     InvalidRequestError,
     Recommender,
@@ -19,6 +20,7 @@ from tritone_serving.recommender import (
 from tritone_serving.recommender.artifact import MANIFEST, Artifact, rows_arrays
 from tritone_serving.recommender.base_models.remote import RemoteSequenceModel
 from tritone_serving.recommender.exceptions import ArtifactError
+from tritone_serving.recommender.recent_events import RecentEvents
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.sequences import MOST_SEQUENCE, ListeningSequences, OrderedEvents, join_events
 
@@ -45,7 +47,8 @@ def events(items: list[int], times: list[float] | None = None, skipped: list[boo
         ([events([1, 2, 3], [20, 20, 20])], [1, 2, 3]),  # at once: as given
         ([events([]), events([1, 2, 3], [30, 0, 10])], [3, 1, 2]),  # an unknown time: behind the one before it
         ([events([]), events([1, 2, 3], [0, 30, 10])], [3, 1, 2]),  # none before it: with the one after it
-        ([events([1, 1], [10, 10]), events([1], [5])], [1, 1, 1]),
+        ([events([1, 1, 2], [10, 20, 20]), events([1], [20])], [1, 1, 2]),  # the log holds the recorded event too
+        ([events([1, 1]), events([1])], [1, 1, 1]),
     ],
 )
 def test_events_are_joined_in_order_of_time(parts: list[OrderedEvents], expected: list[int]) -> None:
@@ -140,6 +143,19 @@ def test_the_history_of_a_request_follows_the_stored_order(recommender: Recommen
     assert sequence_of(recommender, rejected) == [*STORED, 5, 6, 8]
     weighted = RecommendRequest(history=[*more, "unknown"], weights=[0.0, 2.0, 1.0])
     assert sequence_of(recommender, weighted) == [6]
+
+
+_RECORDED: tuple[tuple[int, EventKind, float], ...] = ((11, "play", 350.0), (12, "skip", 500.0), (7, "play", 400.0))
+
+
+def test_recorded_events_are_between_the_stored_order_and_the_request(recommender: Recommender) -> None:
+    user = first_user(recommender)
+    recorded = [Event(f"{number:032x}", "", models.item_id(number), kind, at) for number, kind, at in _RECORDED]
+    request = RecommendRequest(user=user, history=[models.item_id(5)])
+    resolved = recommender.resolve([request], recent=RecentEvents([recorded]))
+    assert resolved.batch.sequences is not None
+    assert resolved.batch.sequences.items[0].tolist() == [3, 9, 3, 11, 7, 12, 5]
+    assert resolved.batch.sequences.skipped[0].tolist() == [False, False, True, False, False, True, False]
 
 
 def test_a_stored_order_without_times_is_older_than_any_event(ordered: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ COUNTERS: Mapping[str, str] = {
     "base_model_calls_total": "Batches scored by each base model",
     "taste_fallbacks_total": "Execute calls processed without taste_vae because it failed",
     "sequence_fallbacks_total": "Execute calls processed without taste_sequence because it failed",
+    "event_fallbacks_total": "Execute calls processed without recorded events because the event store failed",
 }
 FALLBACKS: Mapping[str, str] = {TASTE: "taste_fallbacks_total", TASTE_SEQUENCE: "sequence_fallbacks_total"}
 COVERAGE = "catalogue_coverage"
