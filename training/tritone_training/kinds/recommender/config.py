@@ -75,6 +75,24 @@ class RecommenderConfig(Hyperparameters):
         0.2, ge=0, le=_MOST, description="Weight of a friend of a friend, relative to a friend."
     )
     n_profile_tags: int = Field(200, ge=1, le=_MOST_COUNT, description="Tags of a history that are used, by weight.")
+    transition_window: int = Field(
+        20, ge=1, le=200, description="Listens after an item that count as following it, in a log with an order."
+    )
+    transition_gap_decay: float = Field(
+        0.95, gt=0, le=1, description="Factor of a pair of listens for each listen between them."
+    )
+    transition_backward: float = Field(
+        0.15, ge=0, le=1, description="Weight of an item that came before another, relative to one that followed it."
+    )
+    transition_shrink: float = Field(
+        5.0, ge=0, le=_MOST, description="Shrinkage: added to the number of listens that follow an item."
+    )
+    transition_damping: float = Field(
+        0.5, ge=0, le=1, description="Exponent of the popularity of the next item, by which transitions are divided."
+    )
+    transition_decay: float = Field(
+        0.7, ge=0, le=1, description="Factor of an item of a history for each later listen; 0 uses the last one only."
+    )
     # Not strict: checkpoints of version 0.1 hold 1 or 0.
     taste: bool = Field(True, strict=False, description="Train `taste_vae` as a base model.")
     taste_preset: str = Field("default", description="Preset of `taste_vae`.")
