@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
-from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
@@ -84,6 +85,7 @@ class _Resolved:
     friends: npt.NDArray[np.int64]
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
+    mood: UsedMood
 
 
 class Resolver:
@@ -106,7 +108,8 @@ class Resolver:
         parameters = artifact.manifest.get("social_neighbourhood") or {}
         self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
-        self._has_moods = "items.moods" in artifact.arrays
+        self._moods = artifact.arrays.get("items.moods")
+        self._mood_inference = MoodInference.from_manifest(artifact.manifest.get("inferred_mood") or {})
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
 
@@ -194,7 +197,7 @@ class Resolver:
             friends=friends,
             social_neighbourhood=social_neighbourhood,
             embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
-            moods=mood_rows(kept),
+            moods=[each.mood for each in resolved],
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
             borrowed=borrowed,
@@ -270,10 +273,10 @@ class Resolver:
             skipped=unknown_skipped,
             friends=unknown_friends,
             exclude=unknown_exclude,
-            mood=request.mood is not None and not self._has_moods,
+            mood=request.mood is not None and self._moods is None,
             audio=request.embedding is not None and not self._can_compare(request),
         )
-        by_mood = request.mood is not None and self._has_moods
+        by_mood = request.mood is not None and self._moods is not None
         known = bool(len(consumed) or skipped or len(friends) or request.embedding is not None or by_mood)
         if not known and user == _NOBODY and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
@@ -304,7 +307,22 @@ class Resolver:
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
+            mood=self.mood_of(request),
         )
+
+    def mood_of(self, request: RecommendRequest) -> UsedMood:
+        """Return the mood of a request: the given one, else that of the last plays of its history."""
+        if self._moods is None:
+            return UsedMood()
+        if request.mood is not None:
+            return UsedMood("given", mood_vector(request.mood))
+        if not self._mood_inference.strength or not len(request.history):
+            return UsedMood()
+        last = [
+            index for name in request.history[-self._mood_inference.most :] if (index := self.item(name)) is not None
+        ]
+        vector = self._mood_inference.infer(last, self._moods)
+        return UsedMood("inferred", vector) if vector.any() else UsedMood()
 
     def _plays(
         self, request: RecommendRequest, user: int

@@ -30,6 +30,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 from tritone_cf_loading import LoadError, load, remote_model_of
 from tritone_cf_metrics import Coverage, MetricCounts, Reporter
 from tritone_cf_tensors import (
+    PLAYLIST,
     SEARCH,
     SIMILAR,
     AnyRequest,
@@ -39,6 +40,7 @@ from tritone_cf_tensors import (
     SimilarRequest,
     read_requests,
     row_of,
+    row_of_playlist,
     row_of_search,
     row_of_similar,
 )
@@ -48,6 +50,7 @@ from tritone_serving.recommender import (
     Caller,
     CallerCheck,
     InvalidRequestError,
+    PlaylistRequest,
     RecommendRequest,
     RecommendResponse,
     SearchRequest,
@@ -91,7 +94,8 @@ class TritonPythonModel:
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
-        _ = self._recommender.track_search  # built at load, so that the first search is not slower
+        # Built at load, so that the first search and the first playlist are not slower.
+        _ = self._recommender.track_search, self._recommender.playlist_maker
         index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -201,10 +205,12 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _looked_up(self, query: SimilarRequest | SearchRequest) -> OutputRow | InvalidRequestError:
+    def _looked_up(self, query: SimilarRequest | SearchRequest | PlaylistRequest) -> OutputRow | InvalidRequestError:
         try:
             if isinstance(query, SearchRequest):
                 return row_of_search(self._recommender.search(query))
+            if isinstance(query, PlaylistRequest):
+                return row_of_playlist(self._recommender.playlist(query))
             return row_of_similar(self._similar.similar(query))
         except InvalidRequestError as error:
             return error
@@ -214,7 +220,7 @@ class TritonPythonModel:
         for answer in answers:
             if isinstance(answer, OutputRow):
                 self._count("answers_total", source=answer.source, arm=answer.arm)
-                if self._is_counting and answer.source not in (SIMILAR, SEARCH):
+                if self._is_counting and answer.source not in (SIMILAR, SEARCH, PLAYLIST):
                     self._coverage.add(answer.arm, answer.items)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):

@@ -1,0 +1,131 @@
+"""Moods of requests as vectors over the nine emotions, given by a caller or inferred from the last plays.
+
+The direction of a vector says which emotions are wanted, its length (0..1) how much the mood counts against the taste.
+Shapes: I items, L plays, nine emotions in the order of `MOODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+
+Floats = npt.NDArray[np.float32]
+
+# Emotions by GEMS-9, in the order of `genre_cnn`'s output.
+MOODS: Final = (
+    "amazement",
+    "solemnity",
+    "tenderness",
+    "nostalgia",
+    "calmness",
+    "power",
+    "joyful_activation",
+    "tension",
+    "sadness",
+)
+# An emotion, or the strength (0..1) of some of them, by name or for all nine in order.
+GivenMood: TypeAlias = str | Mapping[str, float] | npt.NDArray[np.floating[Any]]
+MoodSource = Literal["given", "inferred", "none"]
+NO_MOOD: Final = np.zeros(len(MOODS), np.float32)
+NO_MOOD.flags.writeable = False
+
+
+@dataclass(frozen=True, eq=False)
+class UsedMood:
+    """The mood that a response took into account.
+
+    Attributes:
+        source: whether the mood was given, inferred from the last plays, or none.
+        vector: (9,) strength of each emotion; its length is at most 1, and 0 if there is none. Components of inferred
+            moods may be negative: emotions that the last plays had less of than the catalogue.
+    """
+
+    source: MoodSource = "none"
+    vector: Floats = field(default_factory=lambda: NO_MOOD)
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Strength by emotion, without those of 0."""
+        return {name: round(float(each), 4) for name, each in zip(MOODS, self.vector, strict=True) if each}
+
+
+def mood_vector(mood: GivenMood) -> Floats:
+    """Return the vector of a given mood, (9,), of a length of at most 1.
+
+    Raises:
+        InvalidRequestError: an emotion is unknown, a strength is not a number from 0 to 1, or all are 0.
+    """
+    if isinstance(mood, str):
+        mood = {mood: 1.0}
+    if not isinstance(mood, Mapping):
+        values = np.asarray(mood)
+        if values.shape != (len(MOODS),):
+            raise InvalidRequestError(f"invalid mood: expected {len(MOODS)} strengths, got shape {values.shape}")
+        mood = dict(zip(MOODS, values.tolist(), strict=True))
+    vector = np.zeros(len(MOODS), np.float32)
+    for name, strength in mood.items():
+        if name not in MOODS:
+            raise InvalidRequestError(f"unknown mood: expected one of {', '.join(MOODS)}, got {shown(name)}")
+        if not isinstance(strength, int | float | np.number) or not 0 <= strength <= 1:  # false for NaN
+            raise InvalidRequestError(f"invalid mood: expected a strength of {name} from 0 to 1, got {shown(strength)}")
+        vector[MOODS.index(name)] = strength
+    if not vector.any():
+        raise InvalidRequestError("invalid mood: expected a strength above 0 for at least one emotion, got none")
+    return _at_most_1(vector)
+
+
+@dataclass(frozen=True)
+class MoodInference:
+    """How a mood is inferred from the last plays; chosen on validation, see the manifest entry `inferred_mood`.
+
+    Attributes:
+        strength: length of an inferred mood, 0..1, which is its weight relative to that of a given one; 0 infers none.
+        half_life: number of plays after which a play counts half.
+        most: largest number of plays that count.
+    """
+
+    strength: float = 0.0
+    half_life: float = 3.0
+    most: int = 10
+
+    @classmethod
+    def from_manifest(cls, described: Mapping[str, Any]) -> MoodInference:
+        """Read the parameters; without them no mood is inferred."""
+        return cls(
+            float(described.get("strength", 0.0)),
+            float(described.get("half_life", cls.half_life)),
+            int(described.get("most", cls.most)),
+        )
+
+    def infer(self, plays: Sequence[int], moods: Floats) -> Floats:
+        """Return the mood of the last plays, (9,), zeros if there is none.
+
+        Args:
+            plays: indices of items, the last play last.
+            moods: (I, 9) standardised moods of the items, zeros where unknown.
+        """
+        last = np.array(plays[-self.most :], np.int64)[::-1]
+        if not self.strength or not len(last):
+            return NO_MOOD
+        known = moods[last].any(1)
+        weights = (0.5 ** (np.arange(len(last)) / self.half_life) * known).astype(np.float32)
+        if not weights.any():
+            return NO_MOOD
+        mean = weights @ moods[last] / weights.sum()
+        length = float(np.linalg.norm(mean))
+        if length == 0:
+            return NO_MOOD
+        # Plays that agree on a mood give a longer mean than plays of all moods, so agreement shows in the strength.
+        vector: Floats = (mean / max(length, 1.0) * self.strength).astype(np.float32)
+        return vector
+
+
+def _at_most_1(vector: Floats) -> Floats:
+    scaled: Floats = vector / max(float(np.linalg.norm(vector)), 1.0)
+    return scaled
