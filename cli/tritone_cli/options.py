@@ -63,6 +63,14 @@ WarmStart = Annotated[
     Path | None,
     typer.Option(help="Checkpoint of the same kind that provides the initial weights.", show_default=False),
 ]
+RefitOnAll = Annotated[
+    bool | None,
+    typer.Option(
+        "--refit-on-all/--no-refit-on-all",
+        help="After the selection on held-out listens, fit what is served on all listens. Default: no.",
+        show_default=False,
+    ),
+]
 Mlflow = Annotated[
     str | None,
     typer.Option(
@@ -123,6 +131,10 @@ RatingColumn = Annotated[
 ]
 TimeColumn = Annotated[
     str | None, typer.Option(help="Name of the log's column of times; optional.", show_default=False)
+]
+SkippedColumn = Annotated[
+    str | None,
+    typer.Option(help="Name of the log's column of skips and dislikes (0 or 1); optional.", show_default=False),
 ]
 FriendColumn = Annotated[str | None, typer.Option(help="Name of the second column of --friends.", show_default=False)]
 TagColumn = Annotated[str | None, typer.Option(help="Name of the column of tags in --item-tags.", show_default=False)]

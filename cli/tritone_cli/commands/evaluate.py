@@ -28,6 +28,7 @@ def evaluate(
     plays_column: options.PlaysColumn = None,
     rating_column: options.RatingColumn = None,
     time_column: options.TimeColumn = None,
+    skipped_column: options.SkippedColumn = None,
     key: options.Key = None,
     report: options.Report = None,
     overwrite: options.Overwrite = False,

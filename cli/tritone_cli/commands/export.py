@@ -90,6 +90,7 @@ def export(
     plays_column: options.PlaysColumn = None,
     rating_column: options.RatingColumn = None,
     time_column: options.TimeColumn = None,
+    skipped_column: options.SkippedColumn = None,
     configs_only: Annotated[
         bool,
         typer.Option(

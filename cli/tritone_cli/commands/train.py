@@ -41,12 +41,14 @@ def train(
     plays_column: options.PlaysColumn = None,
     rating_column: options.RatingColumn = None,
     time_column: options.TimeColumn = None,
+    skipped_column: options.SkippedColumn = None,
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     warm_start: options.WarmStart = None,
+    refit_on_all: options.RefitOnAll = None,
     mlflow: options.Mlflow = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
@@ -71,6 +73,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         warm_start=warm_start,
+        refit_on_all=refit_on_all,
         mlflow=mlflow,
     )
     if print_config:

@@ -40,6 +40,7 @@ def tune(
     plays_column: options.PlaysColumn = None,
     rating_column: options.RatingColumn = None,
     time_column: options.TimeColumn = None,
+    skipped_column: options.SkippedColumn = None,
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,

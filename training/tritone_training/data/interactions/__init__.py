@@ -9,38 +9,64 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import LOG_OPTIONS, ListeningFiles, files_of, join_data
-from tritone_training.data.interactions.listening import ListeningData, columns_of, load_listening
+from tritone_training.data.interactions.listening import SESSIONS, ListeningData, columns_of, load_listening
 from tritone_training.data.interactions.log import (
     CleaningRules,
     Log,
     MetadataTable,
     TagTable,
     held_out_counts,
+    last_pairs,
     split_log,
 )
-from tritone_training.data.interactions.reading import load_friends, load_log, load_metadata, load_tags, words_of
+from tritone_training.data.interactions.reading import (
+    load_friends,
+    load_log,
+    load_metadata,
+    load_sequences,
+    load_tags,
+    words_of,
+)
+from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, is_sequence_file, last_of_users
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
+from tritone_training.data.interactions.simulated_sessions import (
+    SIMULATED_SESSIONS,
+    SimulatedSessions,
+    simulate_sessions,
+    simulated_sessions,
+)
 
 __all__ = [
     "LOG_OPTIONS",
+    "MOST_EVENTS",
+    "SESSIONS",
     "SIMULATED",
+    "SIMULATED_SESSIONS",
     "CleaningRules",
     "Columns",
+    "ListenSequences",
     "ListeningData",
     "ListeningFiles",
     "Log",
     "MetadataTable",
+    "SimulatedSessions",
     "SimulatedWorld",
     "TagTable",
     "columns_of",
     "files_of",
     "held_out_counts",
+    "is_sequence_file",
     "join_data",
+    "last_of_users",
+    "last_pairs",
     "load_friends",
     "load_listening",
     "load_log",
     "load_metadata",
+    "load_sequences",
     "load_tags",
+    "simulate_sessions",
+    "simulated_sessions",
     "simulated_world",
     "split_log",
     "words_of",

@@ -18,6 +18,7 @@ _USUAL: Final[Mapping[str, tuple[str, ...]]] = {
     "plays": ("plays", "playcount", "count", "weight", "listens", "nplays"),
     "rating": ("rating", "score", "stars"),
     "time": ("timestamp", "time", "datetime", "date", "ts", "playedat"),
+    "skipped": ("skipped", "skip", "isskipped", "disliked", "dislike"),
     "friend": ("friendid", "friend", "followee", "otherid"),
     "tag": ("tagid", "tag", "tagvalue", "label", "genre"),
 }
@@ -38,6 +39,7 @@ class Columns:
     plays: str | None = None
     rating: str | None = None
     time: str | None = None
+    skipped: str | None = None
     friend: str | None = None
     tag: str | None = None
 

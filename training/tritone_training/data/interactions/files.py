@@ -10,7 +10,12 @@ from tritone_training.exceptions import DataError
 
 # Options that describe a listening log, by parameter name of the command line.
 LOG_OPTIONS: Final = frozenset(
-    {"data", "interactions", "valid", *(f"{name}_column" for name in ("user", "item", "plays", "rating", "time"))}
+    {
+        "data",
+        "interactions",
+        "valid",
+        *(f"{name}_column" for name in ("user", "item", "plays", "rating", "time", "skipped")),
+    }
 )
 
 
@@ -44,6 +49,7 @@ class ListeningFiles:
     plays_column: str | None = None
     rating_column: str | None = None
     time_column: str | None = None
+    skipped_column: str | None = None
     friend_column: str | None = None
     tag_column: str | None = None
     key: Path | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from tritone_training.data.interactions.sequences import ListenSequences, last_of_users
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -35,6 +36,8 @@ class Log:
         plays: (E,) float32, above 0.
         time: (E,) seconds since 1970 of the first listen, or None if the log has no times.
         report: counts of the cleaning.
+        last_time: (E,) seconds since 1970 of the last listen, or None if the log has no times.
+        sequences: the latest listens and skips of each user in order; None if the log has neither times nor an order.
     """
 
     source: str
@@ -45,6 +48,8 @@ class Log:
     plays: npt.NDArray[np.float32]
     time: npt.NDArray[np.float64] | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
+    last_time: npt.NDArray[np.float64] | None = None
+    sequences: ListenSequences | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -65,7 +70,7 @@ class Log:
         )
 
     def take(self, pairs: npt.NDArray[np.bool_] | Ints) -> Log:
-        """Return the log with some of the pairs; the indices of ids do not change."""
+        """Return the log with some of the pairs and without the events of the others; indices of ids do not change."""
         return Log(
             self.source,
             self.users,
@@ -75,7 +80,19 @@ class Log:
             self.plays[pairs],
             None if self.time is None else self.time[pairs],
             self.report,
+            None if self.last_time is None else self.last_time[pairs],
+            None if self.sequences is None else self._sequences_of(pairs),
         )
+
+    def _sequences_of(self, pairs: npt.NDArray[np.bool_] | Ints) -> ListenSequences | None:
+        """Return the events of the given pairs, and the skips of pairs that are not in the log."""
+        if self.sequences is None:
+            return None
+        left_out = np.ones(len(self), np.bool_)
+        left_out[pairs] = False
+        n_items = len(self.items)
+        gone = self.user[left_out] * n_items + self.item[left_out]
+        return self.sequences.take(~np.isin(self.sequences.user * n_items + self.sequences.item, gone))
 
     def fingerprint(self) -> str:
         """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""
@@ -124,22 +141,98 @@ def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
     """Return a training and a held-out log; the held-out log must not be used in training.
 
     With times, the latest `fraction` of the pairs of all users is held out, so that no listen is predicted from later
-    ones; ties, which are common if times are months, are broken at random. Without times, that fraction of the items
-    of each user is held out at random; a user with a single item keeps it.
+    ones; ties, which are common if times are months, are broken at random. The training log then has no events later
+    than the held-out ones begin. If only the order is known, the last item of each user is held out, whatever the
+    fraction. Without order, that fraction of the items of each user is held out at random. A user with a single item
+    keeps it.
 
     Raises:
         DataError: one of the logs would be empty.
     """
     if not 0 < fraction < 1:
         raise DataError(f"invalid held-out fraction: expected a number between 0 and 1, got {fraction}")
-    held_out = _latest(log, fraction, seed) if log.time is not None else _random(log, fraction, seed)
+    if log.time is not None:
+        held_out = _latest(log, fraction, seed)
+    elif log.sequences is not None:
+        held_out = last_pairs(log)
+    else:
+        held_out = _random(log, fraction, seed)
     if held_out.all() or not held_out.any():
         wanted = "users with several items each" if log.time is None else "several listens"
         raise DataError(
             f"{log.source}: {len(log)} listens of {len(np.unique(log.user))} users cannot be split: one side would be "
             f"empty; expected {wanted}"
         )
-    return log.take(~held_out), log.take(held_out)
+    train = log.take(~held_out)
+    if log.time is not None and train.sequences is not None and train.sequences.time is not None:
+        until = float(log.time[held_out].min())
+        train = replace(train, sequences=train.sequences.take(train.sequences.time <= until))
+    return train, log.take(held_out)
+
+
+def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
+    """Return which pairs (E,) are the n-th last listen of a user, for the leave-one-out protocol.
+
+    Raises:
+        DataError: the log has no order.
+    """
+    if log.sequences is None:
+        raise DataError(f"{log.source}: has neither times nor an order; the last item of each user is not known")
+    last = log.sequences.take(last_of_users(log.sequences, n_back))
+    n_items = len(log.items)
+    return np.isin(log.user * n_items + log.item, last.user * n_items + last.item)
+
+
+def merge_logs(logs: Sequence[Log]) -> Log:
+    """Return one log with the listens of several; plays of the same user and item are added.
+
+    Times and sequences are kept if all logs have them; without times, the events of a later log follow those of an
+    earlier one. Source and report are those of the first log.
+    """
+    users = sorted({log.users[index] for log in logs for index in np.unique(log.user).tolist()})
+    items = sorted({log.items[index] for log in logs for index in np.unique(log.item).tolist()})
+    tables = [_renumbered(log, users, items) for log in logs]
+    has_times = all("time" in pairs for pairs, _ in tables)
+    how = {"plays": "sum", **({"time": "min", "last_time": "max"} if has_times else {})}
+    table = pd.concat([pairs for pairs, _ in tables]).groupby(["user", "item"], sort=True, as_index=False).agg(how)
+    events = [each for _, each in tables if each is not None]
+    sequences = None
+    if len(events) == len(logs):
+        event = pd.concat(events)
+        user, item, skipped = (event[name].to_numpy() for name in ("user", "item", "skipped"))
+        times = event["time"].to_numpy(np.float64) if has_times and "time" in event else None
+        sequences = ListenSequences.ordered(user, item, times, skipped)
+    return Log(
+        logs[0].source,
+        users,
+        items,
+        table["user"].to_numpy(np.int64),
+        table["item"].to_numpy(np.int64),
+        table["plays"].to_numpy(np.float32),
+        table["time"].to_numpy(np.float64) if has_times else None,
+        logs[0].report,
+        table["last_time"].to_numpy(np.float64) if has_times else None,
+        sequences,
+    )
+
+
+def _renumbered(log: Log, users: Sequence[str], items: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the pairs and the events of a log with the indices of other lists of ids."""
+    user_index = {name: index for index, name in enumerate(users)}
+    item_index = {name: index for index, name in enumerate(items)}
+    of_user = np.array([user_index.get(name, -1) for name in log.users], np.int64)
+    of_item = np.array([item_index.get(name, -1) for name in log.items], np.int64)
+    pairs = pd.DataFrame({"user": of_user[log.user], "item": of_item[log.item], "plays": log.plays})
+    if log.time is not None:
+        pairs["time"] = log.time
+        pairs["last_time"] = log.time if log.last_time is None else log.last_time
+    found = log.sequences
+    if found is None:
+        return pairs, None
+    events = pd.DataFrame({"user": of_user[found.user], "item": of_item[found.item], "skipped": found.skipped})
+    if found.time is not None:
+        events["time"] = found.time
+    return pairs, events[(events["user"] >= 0) & (events["item"] >= 0)]
 
 
 def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -213,12 +306,16 @@ def clean(
     times: Floats | None,
     rules: CleaningRules,
     report: Mapping[str, Any],
+    skipped: Flags | None = None,
+    is_ordered: bool = False,
 ) -> Log:
     """Apply the rules to the columns of a log.
 
     Args:
         plays: NaN where unreadable, like ratings and times (seconds since 1970).
         report: entries from reading the table, for the log's report.
+        skipped: whether each row is a skip or a dislike instead of a listen; None if all are listens.
+        is_ordered: whether the rows of each user are in order of time although there are no times.
 
     Raises:
         DataError: no rows are left.
@@ -230,6 +327,7 @@ def clean(
     table["plays"] = 1.0 if counts is None else counts
     if times is not None:
         table["time"] = times
+    table["skipped"] = False if skipped is None else skipped
 
     def drop(reason: str, wrong: Flags) -> None:
         nonlocal table
@@ -247,10 +345,14 @@ def clean(
     drop("count_impossible", (table["plays"] > rules.most_plays).to_numpy())
     if times is not None:
         drop("time_unreadable", table["time"].isna().to_numpy())
+    events = table.drop(columns="plays") if times is not None or is_ordered or skipped is not None else None
+    n_skips = int(table["skipped"].sum())
+    table = table[~table["skipped"]].drop(columns="skipped")
     n_before = len(table)
     how: dict[str, str] = {"plays": "sum" if ratings is None else "mean"}
     if times is not None:
-        how["time"] = "min"
+        table["last_time"] = table["time"]
+        how |= {"time": "min", "last_time": "max"}
     table = table.groupby(["user", "item"], sort=True, as_index=False).agg(how)
     n_merged = n_before - len(table)
     if ratings is not None and rules.least_rating is not None:
@@ -267,6 +369,8 @@ def clean(
         "n_users": int(table["user"].nunique()),
         "n_items": int(table["item"].nunique()),
         "has_times": times is not None,
+        **({} if skipped is None else {"n_skips": n_skips}),
+        **({"is_ordered": True} if is_ordered else {}),
         "rules": asdict(rules),
     }
     if not len(table):
@@ -283,7 +387,22 @@ def clean(
         table["plays"].to_numpy(np.float32),
         table["time"].to_numpy(np.float64) if times is not None else None,
         report,
+        table["last_time"].to_numpy(np.float64) if times is not None else None,
+        None if events is None else _sequences(events, user_ids, item_ids, has_order=times is not None or is_ordered),
     )
+
+
+def _sequences(
+    events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], *, has_order: bool
+) -> ListenSequences | None:
+    """Return the events of the users and items that are left; None if neither times nor the rows give their order."""
+    if not has_order:
+        return None
+    user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
+    item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
+    known = (user >= 0) & (item >= 0)
+    times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
+    return ListenSequences.ordered(user[known], item[known], times, events["skipped"].to_numpy(np.bool_)[known])
 
 
 def _breaks(column: pd.Series[Any]) -> Flags:

@@ -194,6 +194,26 @@ def _replaced(text: str, *, is_decimal: bool) -> str:
     return text.replace(".", "") if _POINTS.fullmatch(text) else text
 
 
+def flags_of(path: Path, column: pd.Series[Any], *, option: str) -> npt.NDArray[np.bool_]:
+    """Return a column of 0 or 1, true or false, yes or no as flags; empty cells are false.
+
+    Raises:
+        DataError: a cell holds anything else.
+    """
+    codes, values = pd.factorize(column)
+    texts = [str(value).strip().lower() for value in values]
+    read = [_BOOLEANS.get(text, text.removesuffix(".0")) for text in texts]
+    odd = next((text for text in read if text not in ("", "0", "1")), None)
+    if odd is not None:
+        raise DataError(
+            f"{path}: column {column.name!r} holds {odd!r}: expected 0 or 1, true or false, in each cell; write it so, "
+            f"or name another column with {option}"
+        )
+    flags = np.array([text == "1" for text in read] + [False], np.bool_)  # a missing cell has the code -1
+    found: npt.NDArray[np.bool_] = flags[codes]
+    return found
+
+
 @dataclass(frozen=True)
 class Times:
     """A column of times.

@@ -23,7 +23,8 @@ from tritone_training.data.interactions.columns import (
     usual_names,
 )
 from tritone_training.data.interactions.log import CleaningRules, Log, MetadataTable, TagTable, clean, is_text
-from tritone_training.data.interactions.parsing import id_column, numbers_of, times_of, whole_numbers
+from tritone_training.data.interactions.parsing import flags_of, id_column, numbers_of, times_of, whole_numbers
+from tritone_training.data.interactions.sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
@@ -47,11 +48,13 @@ _BETWEEN: Final = "\n"  # values that are one word contain no line break
 
 
 def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> Log:
-    """Read and clean a listening log.
+    """Read and clean a listening log: a table, or a file with lines `user item item ...` in order of time.
 
     Raises:
         DataError: it is missing or unreadable, has no column for users or items, or has no rows left after cleaning.
     """
+    if is_sequence_file(path):
+        return load_sequences(path, rules=rules)
     with open_table(path) as table:
         user = required(table, "user", columns.user)
         item, item_notes = item_of_log(table, columns.item, user=user)
@@ -64,8 +67,9 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
         plays = None if columns.rating is not None else optional(table, "plays", columns.plays)
         rating = None if plays else optional(table, "rating", columns.rating)
         time = optional(table, "time", columns.time)
-        distinct(table, user=user, item=item, plays=plays, rating=rating, time=time)
-        chosen = {"user": user, "item": item, "plays": plays, "rating": rating, "time": time}
+        skip = optional(table, "skipped", columns.skipped)
+        chosen = {"user": user, "item": item, "plays": plays, "rating": rating, "time": time, "skipped": skip}
+        distinct(table, **chosen)
         frame = table.read([name for name in chosen.values() if name])
     users, user_counts = id_column(path, frame.pop(user))
     items, item_counts = id_column(path, frame.pop(item))
@@ -75,6 +79,7 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
         option = "--plays-column" if plays else "--rating-column"
         counts, number_notes = numbers_of(path, frame.pop(counted), separator=table.separator, option=option)
     times = times_of(printable(path.name), frame.pop(time)) if time else None
+    skipped = flags_of(path, frame.pop(skip), option="--skipped-column") if skip else None
     notes = [*table.notes, *ignored_notes(table), *item_notes, *number_notes]
     report: dict[str, Any] = {"columns": shown_columns(chosen), "notes": notes}
     ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
@@ -91,6 +96,32 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
         times=None if times is None else times.seconds,
         rules=rules or CleaningRules(),
         report=report,
+        skipped=skipped,
+    )
+
+
+def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
+    """Read and clean a log with lines `user item item ...`, each user's items in order of time, oldest first.
+
+    This is the format of S3-Rec's data (https://github.com/RUCAIBox/CIKM2020-S3Rec). Each item is one play.
+
+    Raises:
+        DataError: the file is missing or not UTF-8, or a line has no item.
+    """
+    frame = read_sequences(path)
+    users, user_counts = id_column(path, frame["user"])
+    items, item_counts = id_column(path, frame["item"])
+    ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
+    return clean(
+        printable(path.name),
+        users=users,
+        items=items,
+        plays=None,
+        ratings=None,
+        times=None,
+        rules=rules or CleaningRules(),
+        report={"columns": {}, "notes": [], "ids": {what: found for what, found in ids.items() if found}},
+        is_ordered=True,
     )
 
 
