@@ -471,7 +471,7 @@ class FakeRecommender(FakeModel):
 def _mood_used(given: Mapping[str, list[Any]]) -> dict[str, Any]:
     """Return the given mood as it is reported in the output `unknown`."""
     strengths = given.get("mood_strengths") or [float(name == given.get("mood", [None])[0]) for name in EMOTIONS]
-    used = {name: strength for name, strength in zip(EMOTIONS, strengths, strict=True) if strength}
+    used = {name: float(strength) for name, strength in zip(EMOTIONS, strengths, strict=True) if strength}
     return {"mood_used": {"source": "given", "strengths": used}} if used else {}
 
 
