@@ -7,7 +7,7 @@ Shapes: I items, L plays, nine emotions in the order of `MOODS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -36,23 +36,33 @@ NO_MOOD: Final = np.zeros(len(MOODS), np.float32)
 NO_MOOD.flags.writeable = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class UsedMood:
     """The mood that a response took into account.
 
     Attributes:
         source: whether the mood was given, inferred from the last plays, or none.
-        vector: (9,) strength of each emotion; its length is at most 1, and 0 if there is none. Components of inferred
-            moods may be negative: emotions that the last plays had less of than the catalogue.
+        values: strength of each emotion, 0 where there is no mood. Those of inferred moods may be negative: emotions
+            that the last plays had less of than the catalogue.
     """
 
     source: MoodSource = "none"
-    vector: Floats = field(default_factory=lambda: NO_MOOD)
+    values: tuple[float, ...] = (0.0,) * len(MOODS)
+
+    @classmethod
+    def of(cls, source: MoodSource, vector: Floats) -> UsedMood:
+        """Return the mood of a vector (9,)."""
+        return cls(source, tuple(vector.tolist()))
+
+    @property
+    def vector(self) -> Floats:
+        """(9,) strength of each emotion, of a length of at most 1."""
+        return np.array(self.values, np.float32)
 
     @property
     def strengths(self) -> dict[str, float]:
         """Strength by emotion, without those of 0."""
-        return {name: round(float(each), 4) for name, each in zip(MOODS, self.vector, strict=True) if each}
+        return {name: round(each, 4) for name, each in zip(MOODS, self.values, strict=True) if each}
 
 
 def mood_vector(mood: GivenMood) -> Floats:

@@ -236,9 +236,10 @@ class PlaylistMaker:
         by_taste = bool(batch.has_history[0]) or batch.embeddings is not None
         if by_taste:
             values += _TASTE * _share_of_range(recommender.score(resolved).ensemble[0])
-        if mood.vector.any():
-            strength = np.float32(np.linalg.norm(mood.vector))
-            fits = recommender.artifact.arrays["items.moods"] @ (mood.vector / strength)
+        if mood.source != "none":
+            vector = mood.vector
+            strength = np.float32(np.linalg.norm(vector))
+            fits = recommender.artifact.arrays["items.moods"] @ (vector / strength)
             values += _MOOD * strength * np.clip(fits, -2, 2) / 2
         history, weights = batch.history.row(0)
         values[history[weights < 0]] = -np.inf

@@ -315,14 +315,14 @@ class Resolver:
         if self._moods is None:
             return UsedMood()
         if request.mood is not None:
-            return UsedMood("given", mood_vector(request.mood))
+            return UsedMood.of("given", mood_vector(request.mood))
         if not self._mood_inference.strength or not len(request.history):
             return UsedMood()
         last = [
             index for name in request.history[-self._mood_inference.most :] if (index := self.item(name)) is not None
         ]
         vector = self._mood_inference.infer(last, self._moods)
-        return UsedMood("inferred", vector) if vector.any() else UsedMood()
+        return UsedMood.of("inferred", vector) if vector.any() else UsedMood()
 
     def _plays(
         self, request: RecommendRequest, user: int
