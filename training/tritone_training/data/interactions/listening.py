@@ -13,12 +13,14 @@ from tritone_training.data.interactions.files import ListeningFiles, files_of
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
 from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
+from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
+SESSIONS: Final = "simulated:sessions"  # named in place of a log
 _NO_TAGS: Final = TagTable((), (), ())
 
 
@@ -76,6 +78,8 @@ def columns_of(files: ListeningFiles) -> Columns:
 def load_listening(request: TrainRequest) -> ListeningData:
     """Return the listening data that a request names, or simulated listening over the embedded corpus.
 
+    The log `simulated:sessions` is simulated too, with times, skips and the order of sessions.
+
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.
     """
@@ -83,6 +87,8 @@ def load_listening(request: TrainRequest) -> ListeningData:
     _check_needs(files)
     if files.interactions is None:
         return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
+    if str(files.interactions) == SESSIONS:
+        return of_world(simulated_sessions(seed=request.seed, progress=request.progress).world, seed=request.seed)
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
     test: Log | None = None
