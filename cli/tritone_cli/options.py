@@ -63,6 +63,14 @@ WarmStart = Annotated[
     Path | None,
     typer.Option(help="Checkpoint of the same kind that provides the initial weights.", show_default=False),
 ]
+RefitOnAll = Annotated[
+    bool | None,
+    typer.Option(
+        "--refit-on-all/--no-refit-on-all",
+        help="After the selection on held-out listens, fit what is served on all listens. Default: no.",
+        show_default=False,
+    ),
+]
 Mlflow = Annotated[
     str | None,
     typer.Option(

@@ -52,7 +52,7 @@ class Exportable:
 
 
 # Fields of a request that only some kinds take.
-_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start")
+_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all")
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
     {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
@@ -72,6 +72,7 @@ class TrainRequest:
         resume: continue the interrupted training in `out`; see `runs`.
         overwrite: replace what an earlier training wrote to `out`.
         warm_start: checkpoint folder of the same kind that provides the initial weights.
+        refit_on_all: after the selection on held-out data, fit what is served on all data; None for the kind's default.
         mlflow: URI of the MLflow tracking server or store that the run is logged to.
         mlflow_run: id of the MLflow run, once it has begun.
     """
@@ -91,6 +92,7 @@ class TrainRequest:
     resume: bool = False
     overwrite: bool = False
     warm_start: Path | None = None
+    refit_on_all: bool | None = None
     mlflow: str | None = None
     mlflow_run: str | None = None
 

@@ -34,6 +34,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     warm_start: PathLike | None = None,
+    refit_on_all: bool | None = None,
     mlflow: str | None = None,
     progress: bool = True,
 ) -> TrainedCheckpoint:
@@ -56,6 +57,7 @@ def train(
         resume: continue an interrupted training in `out`.
         overwrite: replace what `out` holds.
         warm_start: checkpoint of the same kind that provides the initial weights.
+        refit_on_all: after the selection on held-out data, fit what is served on all data (`recommender`).
         mlflow: URI of an MLflow tracking server or store to log to.
         progress: show progress bars on stderr.
 
@@ -86,6 +88,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             warm_start=None if warm_start is None else Path(warm_start),
+            refit_on_all=refit_on_all,
             mlflow=mlflow,
         )
     )

@@ -183,6 +183,36 @@ def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
     return np.isin(log.user * n_items + log.item, last.user * n_items + last.item)
 
 
+def merge_logs(logs: Sequence[Log]) -> Log:
+    """Return one log with the listens of several; plays of the same user and item are added.
+
+    Times are kept if all logs have them. Source and report are those of the first log.
+    """
+    users = sorted({log.users[index] for log in logs for index in np.unique(log.user).tolist()})
+    items = sorted({log.items[index] for log in logs for index in np.unique(log.item).tolist()})
+    user_index = {name: index for index, name in enumerate(users)}
+    item_index = {name: index for index, name in enumerate(items)}
+    parts = []
+    for log in logs:
+        of_user = np.array([user_index.get(name, -1) for name in log.users], np.int64)
+        of_item = np.array([item_index.get(name, -1) for name in log.items], np.int64)
+        part = {"user": of_user[log.user], "item": of_item[log.item], "plays": log.plays}
+        parts.append(pd.DataFrame(part if log.time is None else {**part, "time": log.time}))
+    has_times = all(log.time is not None for log in logs)
+    how = {"plays": "sum", **({"time": "min"} if has_times else {})}
+    table = pd.concat(parts).groupby(["user", "item"], sort=True, as_index=False).agg(how)
+    return Log(
+        logs[0].source,
+        users,
+        items,
+        table["user"].to_numpy(np.int64),
+        table["item"].to_numpy(np.int64),
+        table["plays"].to_numpy(np.float32),
+        table["time"].to_numpy(np.float64) if has_times else None,
+        logs[0].report,
+    )
+
+
 def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the number of held-out listens of each user (n,), including those of unknown items."""
     counts = dict(zip(held_out.users, np.bincount(held_out.user, minlength=len(held_out.users)).tolist(), strict=True))

@@ -30,7 +30,7 @@ def crossvalidate(request: TrainRequest, config: RecommenderConfig) -> CrossVali
     prepared = prepare(request)
     folds = []
     for seed in range(request.seed, request.seed + request.n_seeds):
-        fold = replace(request, seed=seed, out=request.out / f"seed-{seed}")
+        fold = replace(request, seed=seed, out=request.out / f"seed-{seed}", refit_on_all=False)
         folds.append({"seed": seed, **_fold(fold, prepared, config)})
     metrics = {name: MeanStd.of([fold[name] for fold in folds]) for name in _SHOWN}
     ratio = float(np.mean([fold["cold_start_ratio"] for fold in folds]))

@@ -8,7 +8,8 @@ Shapes: B users, I items, K largest cutoff.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,13 @@ from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
-from tritone_training.kinds.recommender.checkpoint_folder import check_together, load_info
+from tritone_training.kinds.recommender.checkpoint_folder import (
+    KEY_FILENAME,
+    REFIT,
+    SELECTION_FOLDER,
+    check_together,
+    load_info,
+)
 from tritone_training.kinds.recommender.ensemble.offline import (
     TasteNetwork,
     open_recommender,
@@ -41,18 +48,32 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         CheckpointError: the checkpoint cannot be used.
     """
     info = load_info(request.checkpoint)
+    key = files_of(request.data).key or request.checkpoint / KEY_FILENAME
+    folder = request.checkpoint
+    if REFIT in info and files_of(request.data).test is None:  # the fit on all listens has seen the held-out ones
+        folder /= SELECTION_FOLDER
+        info = load_info(folder)
     log, held_out, which = _data(request, int(info["seed"]))
-    recommender, taste = open_recommender(request.checkpoint, files_of(request.data).key)
-    check_together(request.checkpoint, info, recommender.artifact.manifest)
+    recommender, taste = open_recommender(folder, key)
+    check_together(folder, info, recommender.artifact.manifest)
     people = evaluation_users(recommender, log, held_out)
+    if REFIT in info:
+        people = _with_stored_histories(recommender, people, request.checkpoint)
     with progress_bar("ranking", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(recommender, taste, people, on_progress=on_progress)
     return EvaluationResult(
         request.checkpoint,
         log.source,
         metrics=metrics,
-        details={"part": which, "cleaning": {"log": log.report, "held_out": held_out.report}},
-        summary=report.summarize(metrics, split=which),
+        details={
+            "part": which,
+            "cleaning": {"log": log.report, "held_out": held_out.report},
+            **({"fit": FIT_WITHOUT_HELD_OUT} if folder != request.checkpoint else {}),
+        },
+        summary=[
+            *([f"evaluated: {FIT_WITHOUT_HELD_OUT}"] if folder != request.checkpoint else []),
+            *report.summarize(metrics, split=which),
+        ],
         report=None if request.report is None else report.write(request.report, metrics, data=log.source, split=which),
     )
 
@@ -73,6 +94,32 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     return listening.train, listening.part(part), part
 
 
+def _with_stored_histories(recommender: Recommender, people: EvaluationUsers, folder: Path) -> EvaluationUsers:
+    """Return the users with all listens of the fit as consumed, for a fit that used more than the training split.
+
+    Raises:
+        TrainingError: some of the held-out listens were used in the fit.
+    """
+    history = recommender.artifact.rows("history").to_csr(len(recommender.item_ids))
+    users = np.array([recommender.resolver.user(name) for name in people.names], np.int64)
+    pick = sparse.csr_matrix(
+        (np.ones((users >= 0).sum(), np.float32), (np.flatnonzero(users >= 0), users[users >= 0])),
+        shape=(len(users), history.shape[0]),
+    )
+    stored = sparse.csr_matrix(pick @ history)
+    n_seen = people.wanted.multiply(stored > 0).nnz
+    if n_seen:
+        raise TrainingError(
+            f"{folder}: was fitted on {n_seen} of the {people.wanted.nnz} held-out listens (--refit-on-all), so it "
+            f"cannot be evaluated on them: expected listens that are in neither the log nor --valid; evaluate the fit "
+            f"without them: --checkpoint {folder / SELECTION_FOLDER} --key {folder / KEY_FILENAME}"
+        )
+    return replace(people, consumed=sparse.csr_matrix(people.consumed.maximum(stored)))
+
+
+FIT_WITHOUT_HELD_OUT: Final = (
+    "the fit without the held-out listens (selection/); what is served was fitted on these too"
+)
 _SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # lengths of histories
 OnProgress = Callable[[int, int], None]
 
