@@ -374,12 +374,10 @@ def clean(
     )
 
 
-def _sequences(
-    events: pd.DataFrame, users: Sequence[Any], items: Sequence[Any], most_events: int
-) -> ListenSequences:
+def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> ListenSequences:
     """Return the events of the users and items that are left."""
-    user = pd.Index(users).get_indexer(pd.Index(events["user"])).astype(np.int64)
-    item = pd.Index(items).get_indexer(pd.Index(events["item"])).astype(np.int64)
+    user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
+    item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
     known = (user >= 0) & (item >= 0)
     times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
     skipped = events["skipped"].to_numpy(np.bool_)[known]

@@ -14,7 +14,7 @@ import scipy.linalg
 from scipy import sparse
 
 from tritone_training.exceptions import DataError
-from tritone_training.kinds.taste_sequence.dataset import Events
+from tritone_training.kinds.taste_sequence.events import Events
 
 Scores = npt.NDArray[np.float32]
 Baseline = Callable[[Events, npt.NDArray[np.int64], int], Scores]
@@ -31,8 +31,10 @@ def popularity(histories: Events, users: npt.NDArray[np.int64], n_items: int) ->
 
 
 def most_played(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
-    """Return how often each user played each item (users, T)."""
-    return np.asarray(histories.listened(n_items)[users].todense(), np.float32)
+    """Return how often each user played each item (users, T), -inf for items without plays."""
+    plays = np.asarray(histories.listened(n_items)[users].todense(), np.float32)
+    plays[plays == 0] = -np.inf
+    return plays
 
 
 def item_knn(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
@@ -49,7 +51,7 @@ def item_knn(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> S
 def markov(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return the smoothed probability that each item follows the user's last item (users, T)."""
     events = np.flatnonzero(~histories.skipped)
-    user = np.repeat(np.arange(histories.n_users), np.diff(histories.starts))[events]
+    user = histories.user_of_events()[events]
     item = histories.item[events]
     same = user[1:] == user[:-1]
     counts = sparse.csr_matrix(

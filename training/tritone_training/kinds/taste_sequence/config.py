@@ -22,7 +22,10 @@ class SequenceConfig(Hyperparameters):
         4, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
     )
     max_decay: float = Field(
-        4.0, ge=0, le=16, description="Initial recency decay of the shortest horizon; an event's weight is 1 / distance ** decay."
+        4.0,
+        ge=0,
+        le=16,
+        description="Initial recency decay of the shortest horizon; an event's weight is 1 / distance ** decay.",
     )
     n_layers: int = Field(1, ge=0, le=12, description="Layers of causal attention; 0 leaves the horizons alone.")
     n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")

@@ -7,7 +7,7 @@ those that the user has listened to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +18,13 @@ import torch
 from scipy import sparse
 
 from tritone_training.checkpoint import INFO
-from tritone_training.data.interactions import files_of
+from tritone_training.data.interactions import Log, files_of
 from tritone_training.evaluation import EvaluationResult, SummaryTable
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.taste_sequence.baselines import BASELINES, MOST_PLAYED, Scores, check_size
-from tritone_training.kinds.taste_sequence.dataset import Events, Queries, load_ordered_log, read_ordered
+from tritone_training.kinds.taste_sequence.dataset import Queries
+from tritone_training.kinds.taste_sequence.events import NO_TARGET, Events, load_ordered, read_ordered
 from tritone_training.kinds.taste_sequence.export import load_network
 from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
 from tritone_training.ranking_metrics import hits_of, means, per_user, top_items
@@ -43,7 +44,7 @@ class NextItems:
         histories: events before the target.
         times: (U,) time of the target, NaN if unknown.
         targets: (U,) index of the target, -1 for none.
-        n_unknown: users whose target is no item of the checkpoint; they count as missed.
+        n_unknown: targets of unknown users, or that are no items of the checkpoint; they count as missed.
     """
 
     source: str
@@ -73,21 +74,23 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     network, info = load_network(folder)
     found = next_items(request, info)
     max_length = int(info["config"]["max_length"])
-    rows = {"taste_sequence": _metrics(found, lambda _: network_scores(network, found, max_length), len(info["items"]))}
+    n_items = len(info["items"])
+    rows = {"taste_sequence": _metrics(found, network_scores(network, found, max_length))}
     if request.baselines:
-        n_items = len(info["items"])
         check_size(n_items)
-        for name, score in BASELINES.items():
-            scores = score(found.histories, found.users, n_items)
-            rows[name] = _metrics(found, lambda _, scores=scores: scores, n_items, masks=name != MOST_PLAYED)
+        for name, baseline in BASELINES.items():
+            rows[name] = _metrics(found, baseline(found.histories, found.users, n_items), masks=name != MOST_PLAYED)
     metrics = rows.pop("taste_sequence")
     table = [{"model": "taste_sequence", **_rounded(metrics)}, *({"model": k, **_rounded(v)} for k, v in rows.items())]
     return EvaluationResult(
         request.checkpoint,
         found.source,
         metrics={**metrics, **({"baselines": rows} if rows else {})},
-        details={"split": "test" if has_test else "valid", "n": len(found.users) + found.n_unknown,
-                 "n_unknown_items": found.n_unknown},  # fmt: skip
+        details={
+            "split": "test" if has_test else "valid",
+            "n": len(found.users) + found.n_unknown,
+            "n_unknown_items": found.n_unknown,
+        },
         summary=[SummaryTable("next item of each user", table)],
     )
 
@@ -108,70 +111,57 @@ def next_items(request: EvaluateRequest, info: Mapping[str, Any]) -> NextItems:
     Raises:
         DataError: the log has no order, or no user has a history and a target.
     """
-    log = load_ordered_log(request)
-    assert log.sequences is not None  # noqa: S101 - checked by load_ordered_log
+    given = load_ordered(request, seed=int(info["seed"]))
+    log = given.log
     index = {name: number for number, name in enumerate(info["items"])}
     known = np.array([index.get(name, -1) for name in log.items], np.int64)
-    events = Events.of(log.sequences, len(log.users), known)
+    events = Events.of(given.sequences, len(log.users), known)
     if not len(events.item):
         raise DataError(f"{log.source}: has no items in common with the checkpoint's training data")
     path = files_of(request.data).test
     if path is None:
         held_out = events.last_new()
         has = held_out >= 0
-        targets = np.where(has, events.item[held_out], -1)
+        targets = np.where(has, events.item[held_out], NO_TARGET)
         times = np.where(has, events.time[held_out], np.nan)
         found = NextItems(log.source, events.until(held_out), times, targets)
     else:
-        found = _with_test(request, events, log.users, index, path, log.source)
+        found = _with_test(events, log, index, read_ordered(path, files_of(request.data)))
     if not len(found.users):
         raise DataError(f"{found.source}: expected a next item of at least one user of the log, got none")
     return found
 
 
-def _with_test(
-    request: EvaluateRequest,
-    events: Events,
-    users: Any,
-    index: Mapping[str, int],
-    path: Path,
-    source: str,
-) -> NextItems:
-    """Return whole histories with the first item of each user in the test file that is new to the user."""
-    test = read_ordered(path, files_of(request.data))
+def _with_test(events: Events, log: Log, index: Mapping[str, int], test: Log) -> NextItems:
+    """Return whole histories with the first item of each user in the test log that is new to the user."""
     if test.sequences is None:
         raise DataError(
             f"{test.source}: has neither times nor an order: expected lines `user item`, or a column of times"
         )
-    rows = {name: number for number, name in enumerate(users)}
-    targets, times = np.full(len(rows), -1, np.int64), np.full(len(rows), np.nan)
-    listened = events.listened(len(index)) > 0
+    rows = {name: number for number, name in enumerate(log.users)}
+    targets, times = np.full(len(rows), NO_TARGET, np.int64), np.full(len(rows), np.nan)
+    is_known = sparse.csr_matrix(events.listened(len(index)) > 0)
     done: set[str] = set()
-    n_unknown = n_known_users = 0
-    order = test.sequences
+    n_unknown = 0
+    order = test.sequences.take(~test.sequences.skipped)
     for place, (user, item) in enumerate(zip(order.user.tolist(), order.item.tolist(), strict=True)):
-        name, target = test.users[user], index.get(test.items[item], -1)
-        if name in done or order.skipped[place]:
-            continue
+        name, target = test.users[user], index.get(test.items[item], NO_TARGET)
         row = rows.get(name)
-        if row is not None and target >= 0 and listened[row, target]:
+        if name in done or (row is not None and target != NO_TARGET and is_known[row, target]):
             continue
         done.add(name)
-        if row is None or target < 0:
+        if row is None or target == NO_TARGET:
             n_unknown += 1
-            continue
-        n_known_users += 1
-        targets[row] = target
-        times[row] = np.nan if order.time is None else order.time[place]
-    return NextItems(f"{source}, {test.source}", events, times, targets, n_unknown)
+        else:
+            targets[row] = target
+            times[row] = np.nan if order.time is None else order.time[place]
+    return NextItems(f"{log.source}, {test.source}", events, times, targets, n_unknown)
 
 
 def network_scores(network: torch.nn.Module, found: NextItems, max_length: int) -> Scores:
     """Return the network's scores for each user with a target (users, T), in the order of `found.users`."""
     ends = found.histories.starts[1:]
-    queries = Queries(
-        found.histories, found.targets, ends, found.times, max_length=max_length, batch_size=_AT_ONCE
-    )
+    queries = Queries(found.histories, found.targets, ends, found.times, max_length=max_length, batch_size=_AT_ONCE)
     place = {user: number for number, user in enumerate(found.users.tolist())}
     scores: Scores | None = None
     for number in range(len(queries)):
@@ -185,18 +175,20 @@ def network_scores(network: torch.nn.Module, found: NextItems, max_length: int) 
     return scores
 
 
-def _metrics(
-    found: NextItems, score: Callable[[NextItems], Scores], n_items: int, *, masks: bool = True
-) -> dict[str, float]:
-    """Return hr@k and ndcg@k over all users with a target, those with an unknown one included."""
-    users = found.users
+def _metrics(found: NextItems, scores: Scores, *, masks: bool = True) -> dict[str, float]:
+    """Return hr@k and ndcg@k over all users with a target, those with an unknown one included.
+
+    Args:
+        found: histories and targets.
+        scores: (users, T) in the order of `found.users`; overwritten.
+        masks: whether the items of the histories are left out.
+    """
+    users, n_items = found.users, scores.shape[1]
     consumed = sparse.csr_matrix(found.histories.listened(n_items)[users])
-    if not masks:
-        consumed = sparse.csr_matrix(consumed.shape)
     wanted = sparse.csr_matrix(
         (np.ones(len(users)), (np.arange(len(users)), found.targets[users])), shape=(len(users), n_items)
     )
-    hits = hits_of(top_items(score(found), consumed, CUTS[-1]), wanted)
+    hits = hits_of(top_items(scores, consumed if masks else sparse.csr_matrix(consumed.shape), CUTS[-1]), wanted)
     hits = np.concatenate([hits, np.zeros((found.n_unknown, hits.shape[1]), np.bool_)])
     values = means(per_user(hits, np.ones(len(hits), np.int64), CUTS))
     return {f"{short}@{k}": values[f"{name}@{k}"] for short, name in _NAMES.items() for k in CUTS}
@@ -233,7 +225,7 @@ def held_out(request: EvaluateRequest) -> HeldOut:
 
     def measure(run: Run) -> Mapping[str, float]:
         network = ServedSequenceNetwork(run)
-        metrics = _metrics(found, lambda each: network_scores(network, each, max_length), len(info["items"]))
+        metrics = _metrics(found, network_scores(network, found, max_length))
         return {"ndcg@10": metrics["ndcg@10"], "n": len(found.users)}
 
     return HeldOut(found.source, measure, _nothing)

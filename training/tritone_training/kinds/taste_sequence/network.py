@@ -100,9 +100,9 @@ class CausalLayer(nn.Module):
         self.norm_attention, self.norm_mlp = nn.LayerNorm(size), nn.LayerNorm(size)
         self.query, self.key_value = nn.Linear(size, size), nn.Linear(size, 2 * size)
         self.output = nn.Linear(size, size)
-        self.mlp = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.expand, self.contract = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
         self.slopes = nn.Parameter(torch.linspace(0, 1.5, n_heads))
-        for last in (self.output, self.mlp[2]):
+        for last in (self.output, self.contract):
             nn.init.zeros_(last.bias)
             last.weight.data.mul_(0.1)
 
@@ -122,7 +122,8 @@ class CausalLayer(nn.Module):
         attended = ((similarity + bias).softmax(-1) * relation.allowed.unsqueeze(1)) @ heads(value)
         attended = self.output(attended.transpose(1, 2).reshape(n, n_queries, size))
         queried = queried + functional.dropout(attended, self.dropout, self.training)
-        return queried + functional.dropout(self.mlp(self.norm_mlp(queried)), self.dropout, self.training)
+        widened = functional.gelu(self.expand(self.norm_mlp(queried)))
+        return queried + functional.dropout(self.contract(widened), self.dropout, self.training)
 
 
 class HistoryEncoder(nn.Module):
@@ -134,8 +135,12 @@ class HistoryEncoder(nn.Module):
         super().__init__()
         self.n_horizons = n_horizons
         self.dropout = dropout
-        self.decays = nn.Parameter(torch.linspace(0, 1, n_horizons) ** 2 * max_decay if n_horizons > 1 else torch.ones(1))
-        self.forgetting = nn.Parameter(torch.full((1 + len(GAP_ENDS_S),), _INITIAL_FORGETTING))  # added to distances, by range of gaps
+        self.decays = nn.Parameter(
+            torch.linspace(0, 1, n_horizons) ** 2 * max_decay if n_horizons > 1 else torch.ones(1)
+        )
+        self.forgetting = nn.Parameter(
+            torch.full((1 + len(GAP_ENDS_S),), _INITIAL_FORGETTING)
+        )  # added to distances, by range of gaps
         self.skip_weight = nn.Parameter(torch.tensor(_INITIAL_SKIP_WEIGHT))
         self.gap_vectors = nn.Parameter(torch.zeros(1 + len(GAP_ENDS_S), size))
         self.skip_vector = nn.Parameter(torch.zeros(size))
@@ -296,7 +301,9 @@ class SequenceLearner(nn.Module):
         return network
 
 
-def next_item_loss(positive: Tensor, negatives: Tensor, skipped: Tensor, has_target: Tensor, skip_loss: float) -> Tensor:
+def next_item_loss(
+    positive: Tensor, negatives: Tensor, skipped: Tensor, has_target: Tensor, skip_loss: float
+) -> Tensor:
     """Return the mean over positions of the sampled softmax loss, plus the loss of skipped items.
 
     The negatives have been corrected by the logarithm of their expected counts (logQ), so that their sum estimates the

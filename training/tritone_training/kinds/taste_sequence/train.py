@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,15 +18,13 @@ from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_sequence import export
 from tritone_training.kinds.taste_sequence.config import SequenceConfig
 from tritone_training.kinds.taste_sequence.dataset import (
-    Events,
     LengthBatches,
-    SequenceData,
     TrainingHistories,
     collate,
-    cut_items,
     validation_queries,
 )
 from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
+from tritone_training.kinds.taste_sequence.events import Events, SequenceData, cut_items
 from tritone_training.kinds.taste_sequence.module import MONITOR, SequenceModule
 from tritone_training.kinds.taste_sequence.network import SequenceLearner
 from tritone_training.training_state import Snapshot
@@ -99,9 +96,7 @@ class _Training:
         self.info = info
         self.valid = validation_queries(data, max_length=config.max_length, batch_size=_VALID_BATCH)
 
-    def run(
-        self, events: Events, selected: Fitted | None = None
-    ) -> tuple[Fitted, SequenceLearner, WarmStart | None]:
+    def run(self, events: Events, selected: Fitted | None = None) -> tuple[Fitted, SequenceLearner, WarmStart | None]:
         """Train on events; with `selected`, for as many epochs as that training's best."""
         config, data = self.config, self.data
         fitting.seed_everything(self.request.seed)
