@@ -19,19 +19,23 @@ class SequenceConfig(Hyperparameters):
 
     size: int = Field(128, ge=4, le=4_096, description="Size of item vectors and of the code of a history.")
     n_horizons: int = Field(
-        4, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
+        1, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
     )
     max_decay: float = Field(
         4.0,
         ge=0,
         le=16,
-        description="Initial recency decay of the shortest horizon; an event's weight is 1 / distance ** decay.",
+        description="Initial decay of the shortest of several horizons; an event weighs 1 / distance ** decay.",
     )
     n_layers: int = Field(1, ge=0, le=12, description="Layers of causal attention; 0 leaves the horizons alone.")
     n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Dropout in the attention layers.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout in the attention layers.")
+    input_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the item vectors before the first layer.")
     hidden: float = Field(
-        0.3, ge=0, lt=1, description="Fraction of the events of each history that is hidden in training."
+        0.5,
+        ge=0,
+        lt=1,
+        description="Fraction of the events of each history that is hidden from later ones in training.",
     )
     item_dropout: float = Field(
         0.1,
@@ -65,7 +69,7 @@ class SequenceConfig(Hyperparameters):
     batch_size: int = Field(32, ge=1, le=65_536, description="Histories in a batch.")
     learning_rate: float = Field(7e-3, gt=0, description="Initial learning rate of AdamW; decays along half a cosine.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    max_epochs: int = Field(20, ge=1, le=100_000, description="Maximum number of epochs.")
+    max_epochs: int = Field(10, ge=1, le=100_000, description="Maximum number of epochs.")
     patience: int = Field(
         8, ge=1, le=100_000, description="Epochs without improvement on the validation split before training stops."
     )

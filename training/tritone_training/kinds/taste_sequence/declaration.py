@@ -25,7 +25,7 @@ AGES: Final = Tensor(
     "FP32",
     (_HISTORY,),
     "seconds from each event to the request, -1 if unknown; ignored for padding",
-    limits=Limits(minimum=0, maximum=1e12, also=(UNKNOWN_AGE,)),
+    limits=Limits(minimum=0, also=(UNKNOWN_AGE,)),
 )
 SKIPPED: Final = Tensor(
     "skipped",

@@ -246,16 +246,23 @@ def load_data(request: TrainRequest) -> SequenceData:
     trained_pairs = np.unique(trained.user_of_events() * n_items + trained.item)
     train = log.take(np.isin(log.user * n_items + log.item, trained_pairs))
     words = words_matrix(ListeningData(train, train, None, [], given.tags, given.metadata.rows), items)
+    in_log = set(listened)
     report = {
-        **log.report,
         "source": log.source,
-        "fingerprint": log.fingerprint(),
-        "licence": log.report.get("licence", "unknown: the user's own data"),
-        "valid": {"n_used": int((held_out >= 0).sum()), "how": "the last new item of each user"},
+        "n_in": log.report["n_in"],
+        "n_used": log.report["n_used"],
         "n_events": len(events.item),
+        "n_skips": int(events.skipped.sum()),
         "n_items_without_listeners": len(unheard),
         "n_words": int(words.shape[1]),
-        "parts": {"tags": dict(given.tags.report), "metadata": dict(given.metadata.report)},
+        "fingerprint": log.fingerprint(),
+        "licence": log.report.get("licence", "unknown: the user's own data"),
+        "parts": {
+            "log": log.report,
+            "valid": {"n_used": int((held_out >= 0).sum()), "how": "the last item of each user"},
+            "tags": {**given.tags.report, "n_in_log": sum(item in in_log for item in given.tags.items)},
+            "metadata": {**given.metadata.report, "n_in_log": sum(item in in_log for item in given.metadata.rows)},
+        },
     }
     return SequenceData(items, events, held_out, words, report)
 

@@ -29,6 +29,7 @@ def build_encoder(config: SequenceConfig) -> HistoryEncoder:
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         dropout=config.dropout,
+        input_dropout=config.input_dropout,
     )
 
 

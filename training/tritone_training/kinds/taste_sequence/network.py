@@ -25,6 +25,7 @@ from torch.nn import functional
 
 _INITIAL_STD: Final = 0.1
 _INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a code
+_INITIAL_DECAY: Final = 0.5  # of a single horizon
 _INITIAL_SKIP_WEIGHT: Final = -0.2  # of a skipped item in the means, of which a listened one has 1
 _INITIAL_FORGETTING: Final = 0.02  # the sum of forgetting is cut at 0, where it has no gradient
 _MASKED: Final = -1e9
@@ -130,14 +131,21 @@ class HistoryEncoder(nn.Module):
     """Encodes histories; no code depends on later events."""
 
     def __init__(
-        self, *, size: int, n_horizons: int, max_decay: float, n_layers: int, n_heads: int, dropout: float = 0.0
+        self,
+        *,
+        size: int,
+        n_horizons: int,
+        max_decay: float,
+        n_layers: int,
+        n_heads: int,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.n_horizons = n_horizons
-        self.dropout = dropout
-        self.decays = nn.Parameter(
-            torch.linspace(0, 1, n_horizons) ** 2 * max_decay if n_horizons > 1 else torch.ones(1)
-        )
+        self.input_dropout = input_dropout
+        spread = torch.linspace(0, 1, n_horizons) ** 2 * max_decay
+        self.decays = nn.Parameter(spread if n_horizons > 1 else torch.full((1,), _INITIAL_DECAY))
         self.forgetting = nn.Parameter(
             torch.full((1 + len(GAP_ENDS_S),), _INITIAL_FORGETTING)
         )  # added to distances, by range of gaps
@@ -179,7 +187,7 @@ class HistoryEncoder(nn.Module):
         states = functional.normalize(history.vectors, dim=-1) * (0.5 * math.sqrt(size))
         states = states + self.gap_vectors[history.gaps] * (history.gaps > 0).unsqueeze(2)
         states = states + history.skipped.unsqueeze(2) * self.skip_vector
-        states = functional.dropout(states, self.dropout, self.training)
+        states = functional.dropout(states, self.input_dropout, self.training)
         *inner, final = self.layers
         for layer in inner:
             states = layer(states, states, relation)
