@@ -215,7 +215,8 @@ def _unknown(unknown: UnknownIds) -> str:
     user = "the user (not in the log, or called without a valid service key or user token)"
     recording = "the recording (the model was trained without recordings, or with another genre_cnn than the server's)"
     mood = "the mood, since the model was trained without emotions"
-    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood
+    events = "the user's recorded events (the event store does not answer)"
+    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood + [events] * unknown.events
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""

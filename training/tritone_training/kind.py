@@ -165,6 +165,7 @@ class ModelKind:
         epochs_field: the hyper-parameter that `--max-epochs` sets.
         pretrained_changes: values that replace the preset's on a pretrained backbone.
         companions: further models that each checkpoint serves.
+        data_models: further models without a network that each export adds.
         ensembles: models on the server that join this kind's own with others.
         quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
         is_private: whether a checkpoint holds listening histories, so that other users of the machine may not read it.
@@ -187,13 +188,14 @@ class ModelKind:
     epochs_field: str = "max_epochs"
     pretrained_changes: Mapping[str, Any] = field(default_factory=dict)
     companions: Sequence[Companion] = ()
+    data_models: Sequence[Declaration] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
     is_private: bool = False
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
-        """Of every model that a checkpoint serves, the kind's own first."""
+        """Of every model that a checkpoint serves, the kind's own first; without `data_models`."""
         return (self.declaration, *(companion.declaration for companion in self.companions))
 
     def options_not_taken(self, given: Iterable[str]) -> tuple[str, ...]:

@@ -389,8 +389,8 @@ def _unknown(text: str) -> UnknownIds:
     """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    user, mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
-    return UnknownIds(user=user, mood=mood, audio=audio, **lists)
+    user, mood, audio, events = (bool(found.get(name, False)) for name in ("user", "mood", "audio", "events"))
+    return UnknownIds(user=user, mood=mood, audio=audio, events=events, **lists)
 
 
 def _check_explain(value: Any) -> bool:

@@ -1,7 +1,8 @@
 """Scoring and explanation of recommendations, used by the `cf_ensemble` backend and by offline evaluation.
 
 Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports modules that need nothing but the
-standard library (`ids`, `security.callers`), so that the backend can load it without Tritone's other dependencies.
+standard library (`events`, `ids`, `security.callers`), so that the backend can load it without Tritone's other
+dependencies.
 """
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact

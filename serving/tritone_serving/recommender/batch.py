@@ -31,6 +31,7 @@ class RequestBatch:
         unknown: by request, inputs that were ignored.
         friend_ids: by request, row of a stored user -> the id by which the request names that friend.
         borrowed: (B,) whether the history is that of friends, because the user has none.
+        is_known: (B,) whether the user is stored or has recorded events.
         memo: results shared by base models, such as similarities between users.
     """
 
@@ -44,6 +45,7 @@ class RequestBatch:
     unknown: Sequence[UnknownInputs]
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
+    is_known: npt.NDArray[np.bool_]
     memo: dict[str, Floats] = field(default_factory=dict)
 
     @property
@@ -64,6 +66,7 @@ class RequestBatch:
             [self.unknown[request]],
             [self.friend_ids[request]],
             self.borrowed[row],
+            self.is_known[row],
         )
 
     @property

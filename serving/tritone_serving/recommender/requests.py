@@ -258,7 +258,11 @@ class ScoreReason:
 
 @dataclass(frozen=True)
 class UnknownInputs:
-    """The inputs of a request that were ignored: unknown ids, or a mood or a recording that cannot be used."""
+    """The inputs of a request that were ignored.
+
+    These are unknown ids, a mood or a recording that cannot be used, and the user's recorded events if the event store
+    could not be read.
+    """
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -267,6 +271,7 @@ class UnknownInputs:
     exclude: tuple[str, ...] = ()
     mood: bool = False
     audio: bool = False
+    events: bool = False
 
 
 @dataclass(frozen=True, eq=False)

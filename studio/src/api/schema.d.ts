@@ -2627,6 +2627,7 @@ export interface components {
                     exclude: string[];
                     mood: boolean;
                     audio: boolean;
+                    events: boolean;
                 };
                 model: string;
                 model_version: string;
@@ -2758,6 +2759,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             model: string;
             model_version: string;

@@ -183,6 +183,16 @@ def test_names_of_companions_are_derived_from_the_given_name(artifact: Path, tmp
         models.publish(artifact, None, tmp_path / "named", name="../radio")
 
 
+def test_an_export_of_the_recommender_also_adds_the_model_that_stores_events(artifact: Path, tmp_path: Path) -> None:
+    results = models.publish(artifact, None, tmp_path / "r", name="radio", ensembles=False, events=True)
+    assert [(result.model, result.version) for result in results] == [("radio", 1), ("radio_events", 1)]
+    version = tmp_path / "r" / "radio_events" / "1"
+    manifest = json.loads((tmp_path / "r" / "radio" / "1" / "recommender.json").read_text())
+    assert json.loads((version / "events.json").read_text()) == {"format": 1, "key_check": manifest["key_check"]}
+    assert "personal_data" in json.loads((version / "model_card.json").read_text())
+    assert findings(tmp_path / "r") == []
+
+
 def test_an_export_of_the_recommender_also_adds_a_version_of_its_ensemble(repository: Path, artifact: Path) -> None:
     results = models.publish(artifact, None, repository)
     assert [(result.model, result.version) for result in results] == [

@@ -168,7 +168,8 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
     assert tensors.make("source", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
-        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false}'
+        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false,'
+        b'"events":false}'
     ]
     assert all(text.startswith(b'[{"base_model":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]

@@ -27,6 +27,7 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
+from tritone_cf_events import reader_of
 from tritone_cf_loading import LoadError, load, remote_model_of
 from tritone_cf_metrics import Coverage, MetricCounts, Reporter
 from tritone_cf_tensors import (
@@ -55,6 +56,7 @@ from tritone_serving.recommender import (
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender.exceptions import cut
+from tritone_serving.recommender.recent_events import RecentEvents
 from tritone_serving.security.callers import RequestParameters, read_parameters
 
 # A folder that `tritone serve` makes for each server and removes with it.
@@ -88,6 +90,7 @@ class TritonPythonModel:
                 f"embed the recommender's items; see `tritone lint`"
             )
         self._remote = remote_model_of(self._recommender, config, pb_utils)
+        self._events = reader_of(pb_utils, args["model_name"])
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
@@ -146,6 +149,8 @@ class TritonPythonModel:
             self._reporter.close()
         if self._remote is not None:
             self._remote.close()
+        if self._events is not None:
+            self._events.close()
 
     def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
@@ -174,7 +179,7 @@ class TritonPythonModel:
     def _recommend(self, queries: list[RecommendRequest]) -> list[RecommendResponse | InvalidRequestError]:
         if not queries:
             return []
-        resolved = self._recommender.resolve(queries)
+        resolved = self._recommender.resolve(queries, recent=self._recent_events(queries))
         remote = self._remote
         inputs = None if remote is None else resolved.remote_inputs.get(remote.base_model)
         if remote is None or inputs is None:
@@ -188,12 +193,21 @@ class TritonPythonModel:
             resolved, remote_scores={remote.base_model: fetched.remote}, local=fetched.local
         )
 
+    def _recent_events(self, queries: list[RecommendRequest]) -> RecentEvents | None:
+        if self._events is None:
+            return None
+        recent = self._events.read([self._recommender.resolver.pseudonym_of(each) for each in queries])
+        if not recent.is_available:
+            self._count("event_fallbacks_total")
+        return recent
+
     def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
         """Process queries one by one after an internal error, so that only the query that causes it fails."""
         answers: list[RecommendResponse | Exception] = []
         for query in queries:
             try:
-                answers += self._recommender.recommend([query])
+                resolved = self._recommender.resolve([query], recent=self._recent_events([query]))
+                answers += self._recommender.respond(resolved)
             except Exception as error:
                 # The message is not logged, because it may contain ids.
                 where = traceback.extract_tb(error.__traceback__)[-1]

@@ -26,6 +26,7 @@ COUNTERS: Mapping[str, str] = {
     "base_model_seconds_total": "Seconds spent scoring by each base model; for taste_vae, seconds spent waiting for it",
     "base_model_calls_total": "Batches scored by each base model",
     "taste_fallbacks_total": "Execute calls processed without taste_vae because it failed",
+    "event_fallbacks_total": "Execute calls processed without recorded events because the event store failed",
 }
 COVERAGE = "catalogue_coverage"
 

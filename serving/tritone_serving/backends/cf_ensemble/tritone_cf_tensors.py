@@ -158,7 +158,6 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
 _KNOWN = UnknownInputs()
 
 
@@ -269,6 +268,9 @@ def _unknown(unknown: UnknownInputs) -> bytes:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+_NOTHING_UNKNOWN = _json(vars(_KNOWN))
 
 
 _SIZE = 256

@@ -38,6 +38,7 @@ class ListeningData:
         metadata: item id -> column -> text.
         report: what was read and used of each table.
         held_out_tags: the tags of held-out pairs that `tags` lacks.
+        log: the log that was split; None if the validation split is a file of its own.
     """
 
     train: Log
@@ -48,11 +49,12 @@ class ListeningData:
     metadata: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any] = field(default_factory=dict)
     held_out_tags: TagTable = _NO_TAGS
+    log: Log | None = None
 
     def whole(self) -> ListeningData:
         """Return the data with all listens and tags in the training split; the other splits are unchanged."""
         held_out = [self.valid, *([] if self.test is None else [self.test])]
-        train = merge_logs([self.train, *held_out])
+        train = merge_logs([self.train, *held_out]) if self.log is None else self.log
         return replace(
             self,
             train=train,
@@ -107,6 +109,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
     test: Log | None = None
+    whole = log if files.valid is None else None
     reports: dict[str, Any] = {"log": log.report}
     if files.valid is not None:
         train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
@@ -136,7 +139,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
     reports["tags"] = {**tags.report, "n_in_log": sum(item in items for item in tags.items)}
     reports["metadata"] = {**metadata.report, "n_in_log": sum(item in items for item in metadata.rows)}
     report = _report(train, reports)
-    return ListeningData(train, valid, test, friends, tags, metadata.rows, report, held_out_tags)
+    return ListeningData(train, valid, test, friends, tags, metadata.rows, report, held_out_tags, whole)
 
 
 def _check_needs(given: ListeningFiles) -> None:
@@ -187,7 +190,7 @@ def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
     train, test, valid = three_parts(world.log, seed)
     tags, held_out_tags = split_tags(world.tags, [valid, test])
     report = _report(train, {"log": world.log.report})
-    return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags)
+    return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags, world.log)
 
 
 def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:

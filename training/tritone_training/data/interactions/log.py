@@ -186,21 +186,22 @@ def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
 def merge_logs(logs: Sequence[Log]) -> Log:
     """Return one log with the listens of several; plays of the same user and item are added.
 
-    Times are kept if all logs have them. Source and report are those of the first log.
+    Times and sequences are kept if all logs have them; without times, the events of a later log follow those of an
+    earlier one. Source and report are those of the first log.
     """
     users = sorted({log.users[index] for log in logs for index in np.unique(log.user).tolist()})
     items = sorted({log.items[index] for log in logs for index in np.unique(log.item).tolist()})
-    user_index = {name: index for index, name in enumerate(users)}
-    item_index = {name: index for index, name in enumerate(items)}
-    parts = []
-    for log in logs:
-        of_user = np.array([user_index.get(name, -1) for name in log.users], np.int64)
-        of_item = np.array([item_index.get(name, -1) for name in log.items], np.int64)
-        part = {"user": of_user[log.user], "item": of_item[log.item], "plays": log.plays}
-        parts.append(pd.DataFrame(part if log.time is None else {**part, "time": log.time}))
-    has_times = all(log.time is not None for log in logs)
-    how = {"plays": "sum", **({"time": "min"} if has_times else {})}
-    table = pd.concat(parts).groupby(["user", "item"], sort=True, as_index=False).agg(how)
+    tables = [_renumbered(log, users, items) for log in logs]
+    has_times = all("time" in pairs for pairs, _ in tables)
+    how = {"plays": "sum", **({"time": "min", "last_time": "max"} if has_times else {})}
+    table = pd.concat([pairs for pairs, _ in tables]).groupby(["user", "item"], sort=True, as_index=False).agg(how)
+    events = [each for _, each in tables if each is not None]
+    sequences = None
+    if len(events) == len(logs):
+        event = pd.concat(events)
+        user, item, skipped = (event[name].to_numpy() for name in ("user", "item", "skipped"))
+        times = event["time"].to_numpy(np.float64) if has_times and "time" in event else None
+        sequences = ListenSequences.ordered(user, item, times, skipped)
     return Log(
         logs[0].source,
         users,
@@ -210,7 +211,28 @@ def merge_logs(logs: Sequence[Log]) -> Log:
         table["plays"].to_numpy(np.float32),
         table["time"].to_numpy(np.float64) if has_times else None,
         logs[0].report,
+        table["last_time"].to_numpy(np.float64) if has_times else None,
+        sequences,
     )
+
+
+def _renumbered(log: Log, users: Sequence[str], items: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the pairs and the events of a log with the indices of other lists of ids."""
+    user_index = {name: index for index, name in enumerate(users)}
+    item_index = {name: index for index, name in enumerate(items)}
+    of_user = np.array([user_index.get(name, -1) for name in log.users], np.int64)
+    of_item = np.array([item_index.get(name, -1) for name in log.items], np.int64)
+    pairs = pd.DataFrame({"user": of_user[log.user], "item": of_item[log.item], "plays": log.plays})
+    if log.time is not None:
+        pairs["time"] = log.time
+        pairs["last_time"] = log.time if log.last_time is None else log.last_time
+    found = log.sequences
+    if found is None:
+        return pairs, None
+    events = pd.DataFrame({"user": of_user[found.user], "item": of_item[found.item], "skipped": found.skipped})
+    if found.time is not None:
+        events["time"] = found.time
+    return pairs, events[(events["user"] >= 0) & (events["item"] >= 0)]
 
 
 def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:

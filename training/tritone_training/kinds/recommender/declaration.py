@@ -174,6 +174,37 @@ DECLARATION: Final = Declaration(
     filename=MANIFEST_FILENAME,
 )
 
+EVENTS_FILENAME: Final = "events.json"  # names the key of the pseudonyms; events are in a store, not in the version
+MOST_EVENTS: Final = 256  # of a request, and of what is stored together
+
+# A model of its own, so that writing events does not wait for recommendations, nor they for it.
+EVENTS_DECLARATION: Final = Declaration(
+    name="recommender_events",
+    summary="Stores what listeners do (plays, skips, likes, dislikes), which `recommender` follows at once.",
+    inputs=(
+        Tensor(
+            "event",
+            "BYTES",
+            (Axis("one", 1),),
+            'JSON: {"id", "user", "track", "kind": "play", "skip", "like" or "dislike", "at": seconds since 1970, '
+            '"played_s": seconds, "context": {name: text}}; all after `track` may be left out',
+        ),
+    ),
+    outputs=(
+        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate or refused"),
+        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused; else empty"),
+    ),
+    serving=Serving(
+        batching=Batching(max_batch_size=MOST_EVENTS, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        warmup_batch_sizes=(),
+    ),
+    parameters={"key_file": ""},  # as for `recommender`
+    backend="events",
+    filename=EVENTS_FILENAME,
+)
+
 POOLING_MODEL: Final = "recording_embedding"  # normalised mean of the windows' embeddings
 
 _ROW: Final = Axis("row", 1)
