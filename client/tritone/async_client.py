@@ -15,6 +15,7 @@ from tritone.arguments import (
     Id,
     Ids,
     Mood,
+    Times,
     Weights,
     check_model_name,
 )
@@ -408,6 +409,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         history: Ids | None = None,
         weights: Weights | None = None,
+        times: Times | None = None,
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
@@ -427,6 +429,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             user_id=user_id,
             history=history,
             weights=weights,
+            times=times,
             skipped=skipped,
             friends=friends,
             mood=mood,

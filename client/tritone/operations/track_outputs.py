@@ -104,5 +104,5 @@ def parse_unknown(text: str) -> tuple[UnknownIds, MoodUse]:
     strengths = {str(name): float(strength) for name, strength in used.get("strengths", {}).items()}
     mood = MoodUse(str(used.get("source", "none")), strengths)
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    user, no_mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
-    return UnknownIds(user=user, mood=no_mood, audio=audio, **lists), mood
+    user, no_mood, audio, events = (bool(found.get(name, False)) for name in ("user", "mood", "audio", "events"))
+    return UnknownIds(user=user, mood=no_mood, audio=audio, events=events, **lists), mood

@@ -6,7 +6,7 @@ Shapes: I items, L plays, nine emotions in the order of `MOODS`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.sequences import OrderedEvents
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,8 +33,6 @@ MOODS: Final = (
 # An emotion, or the strength (0..1) of some of them, by name or for all nine in order.
 GivenMood: TypeAlias = str | Mapping[str, float] | npt.NDArray[np.floating[Any]]
 MoodSource = Literal["given", "inferred", "none"]
-NO_MOOD: Final = np.zeros(len(MOODS), np.float32)
-NO_MOOD.flags.writeable = False
 
 
 @dataclass(frozen=True)
@@ -98,42 +97,43 @@ class MoodInference:
         strength: length of an inferred mood, 0..1, which is its weight relative to that of a given one; 0 infers none.
         half_life: number of plays after which a play counts half.
         most: largest number of plays that count.
+        within_s: largest age of a play that counts, in seconds, where its time is known.
     """
 
     strength: float = 0.0
     half_life: float = 3.0
     most: int = 10
+    within_s: float = 7_200.0
 
     @classmethod
     def from_manifest(cls, described: Mapping[str, Any]) -> MoodInference:
         """Read the parameters; without them no mood is inferred."""
         return cls(
-            float(described.get("strength", 0.0)),
+            float(described.get("strength", cls.strength)),
             float(described.get("half_life", cls.half_life)),
             int(described.get("most", cls.most)),
+            float(described.get("within_s", cls.within_s)),
         )
 
-    def infer(self, plays: Sequence[int], moods: Floats) -> Floats:
-        """Return the mood of the last plays, (9,), zeros if there is none.
+    def infer(self, events: OrderedEvents, moods: Floats, now_s: float) -> UsedMood:
+        """Return the mood of the last plays.
 
         Args:
-            plays: indices of items, the last play last.
+            events: plays and skips, oldest first; skips do not count.
             moods: (I, 9) standardised moods of the items, zeros where unknown.
+            now_s: time of the request in seconds since 1970.
         """
-        last = np.array(plays[-self.most :], np.int64)[::-1]
-        if not self.strength or not len(last):
-            return NO_MOOD
-        known = moods[last].any(1)
-        weights = (0.5 ** (np.arange(len(last)) / self.half_life) * known).astype(np.float32)
+        if not self.strength:
+            return UsedMood()
+        is_recent = (events.times <= 0) | (events.times >= now_s - self.within_s)
+        last = events.items[~events.skipped & is_recent][-self.most :][::-1]
+        weights = (0.5 ** (np.arange(len(last)) / self.half_life)).astype(np.float32) * moods[last].any(1)
         if not weights.any():
-            return NO_MOOD
+            return UsedMood()
         mean = weights @ moods[last] / weights.sum()
-        length = float(np.linalg.norm(mean))
-        if length == 0:
-            return NO_MOOD
-        # Plays that agree on a mood give a longer mean than plays of all moods, so agreement shows in the strength.
-        vector: Floats = (mean / max(length, 1.0) * self.strength).astype(np.float32)
-        return vector
+        # Plays that agree on a mood have a longer mean than plays of all moods, so agreement shows in the strength.
+        vector = mean / max(float(np.linalg.norm(mean)), 1.0) * np.float32(self.strength)
+        return UsedMood.of("inferred", vector)
 
 
 def _at_most_1(vector: Floats) -> Floats:

@@ -26,6 +26,7 @@ from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.requests import MOST_HISTORY, RecommendRequest, UnknownInputs
 
 if TYPE_CHECKING:
+    from tritone_serving.recommender.recent_events import RecentEvents
     from tritone_serving.recommender.recommender import Recommender
 
 MOST_PLAYLIST: Final = 200  # tracks in one response; `after` continues a mix
@@ -166,8 +167,12 @@ class PlaylistMaker:
         self._vectors = TrackVectors.of(recommender.artifact, n_listeners)
         self._known: Floats = _KNOWN * (n_listeners / (n_listeners + _LISTENERS)).astype(np.float32)
 
-    def make(self, request: PlaylistRequest) -> PlaylistResponse:
+    def make(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
         """Return a playlist.
+
+        Args:
+            request: what to make.
+            recent: recorded events of the listener; None if there is no event store.
 
         Raises:
             InvalidRequestError: an item is unknown, start and end are the same, nothing is known by which one of them
@@ -181,7 +186,7 @@ class PlaylistMaker:
                 f"invalid end: expected another item than start, got {shown(request.end)}; leave end out for a mix"
             )
         after, unknown_after = self._recommender.resolver.items(request.after)
-        preferences = self._preferences(request)
+        preferences = self._preferences(request, recent)
         values = preferences.values
         values[[start, *after, *([] if end is None else [end])]] = -np.inf
         before = after or [start]
@@ -221,16 +226,16 @@ class PlaylistMaker:
 
     # --- taste and mood ------------------------------------------------------------------------
 
-    def _preferences(self, request: PlaylistRequest) -> _Preferences:
+    def _preferences(self, request: PlaylistRequest, recent: RecentEvents | None) -> _Preferences:
         """Return what the listener prefers, in units of similarity, with some chance by the seed."""
         recommender, listener = self._recommender, request.listener
         listener.check()
-        mood = recommender.resolver.mood_of(listener)
         # Without its mood, as a playlist has a start and needs nothing else that is known.
-        resolved = recommender.resolve([replace(listener, mood=None)], use_precomputed=False)
+        resolved = recommender.resolve([replace(listener, mood=None)], use_precomputed=False, recent=recent)
         if isinstance(resolved.responses[0], InvalidRequestError):
             raise resolved.responses[0]
         batch = resolved.batch
+        mood = batch.moods[0] if listener.mood is None else recommender.resolver.given_mood(listener)
         chance = np.random.default_rng(request.seed).random(recommender.artifact.n_items, np.float32)
         values: Floats = _CHANCE * chance + self._known
         by_taste = bool(batch.has_history[0]) or batch.embeddings is not None
@@ -245,7 +250,9 @@ class PlaylistMaker:
         values[history[weights < 0]] = -np.inf
         values[recommender.resolver.items(listener.exclude)[0]] = -np.inf
         no_moods = listener.mood is not None and mood.source == "none"
-        return _Preferences(values, by_taste, mood, replace(batch.unknown[0], mood=no_moods))
+        return _Preferences(
+            values, by_taste, mood, replace(batch.unknown[0], mood=no_moods, events=resolved.is_without_events)
+        )
 
     # --- candidates ----------------------------------------------------------------------------
 

@@ -1425,6 +1425,12 @@ export interface components {
              */
             weights?: number[] | null;
             /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
+            /**
              * Skipped
              * @description Ids of tracks that were skipped.
              * @default null
@@ -1936,6 +1942,12 @@ export interface components {
              * @default null
              */
             weights?: number[] | null;
+            /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
             /**
              * Skipped
              * @description Ids of tracks that were skipped.
@@ -2740,6 +2752,7 @@ export interface components {
                     exclude: string[];
                     mood: boolean;
                     audio: boolean;
+                    events: boolean;
                 };
                 mood: {
                     source: string;
@@ -2877,6 +2890,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             mood: {
                 source: string;
@@ -2918,6 +2932,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             model: string;
             model_version: string;
