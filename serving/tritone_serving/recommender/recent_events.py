@@ -25,7 +25,7 @@ from tritone_serving.events import Event
 from tritone_serving.recommender.requests import Floats, Ints
 
 FULL_PLAY_S: Final = 30.0  # a play of this length or more counts fully
-LARGEST_WEIGHT: Final = 6.0  # of one item; the mean weight of a logged item is about 1
+LARGEST_WEIGHT: Final = 10.0  # of one item; the mean weight of a logged item is about 1
 SMALLEST_WEIGHT: Final = 0.05  # items with smaller weights are left out
 MOST_EVENTS: Final = 200  # of one user; older ones are not read
 _LIKE: Final = 2.0
@@ -38,10 +38,12 @@ class RecentEvents:
     Attributes:
         by_request: (B,) events of each request's user, oldest first; empty for requests without a user.
         is_available: whether the event store could be read.
+        now: the time of the requests in seconds since the epoch, for the age of events; None for the present.
     """
 
     by_request: Sequence[Sequence[Event]]
     is_available: bool = True
+    now: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +103,8 @@ NO_EVENTS: Final = FoldedEvents(
 class EventWeighting:
     """Parameters of the weights, from the manifest's `events` and `weighting`.
 
+    The defaults were chosen on simulated sessions (`benchmarks/recent_events.py`).
+
     Attributes:
         half_life_s: age in seconds at which the effect of recency is halved.
         boost: weight of a new event relative to one that is long past.
@@ -109,7 +113,7 @@ class EventWeighting:
     """
 
     half_life_s: float = 2 * 86_400.0
-    boost: float = 2.0
+    boost: float = 4.0
     skip: float = 1.0
     through: float = 0.0
 

@@ -112,7 +112,7 @@ class Resolver:
         self._has_moods = "items.moods" in artifact.arrays
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
-        self._event_weighting = EventWeighting.from_manifest(artifact.manifest)
+        self.event_weighting = EventWeighting.from_manifest(artifact.manifest)
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
@@ -160,9 +160,9 @@ class Resolver:
         return pseudonym(self._key, normalize_id(request.user))
 
     def fold(self, recent: RecentEvents) -> list[FoldedEvents]:
-        """Return the events of each request's user as weights of items, by the present time."""
-        now = time.time()
-        return [self._event_weighting.fold(events, self.item, now=now) for events in recent.by_request]
+        """Return the events of each request's user as weights of items."""
+        now = time.time() if recent.now is None else recent.now
+        return [self.event_weighting.fold(events, self.item, now=now) for events in recent.by_request]
 
     def n_stored(self, user: int) -> int:
         """Return the number of items in the history of a stored user."""
