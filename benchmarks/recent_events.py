@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.events import Event
-from tritone_serving.recommender import RecommendRequest, Recommender, RecommendResponse, read_key
+from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse, read_key
 from tritone_serving.recommender.recent_events import MOST_EVENTS, EventWeighting, RecentEvents
 from tritone_training import ListeningFiles, train
 from tritone_training.data.interactions.simulated_sessions import BEGIN_S, simulated_sessions
