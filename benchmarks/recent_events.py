@@ -73,7 +73,8 @@ def measure(folder: Path, *, n_listeners: int, seed: int) -> dict[str, object]:
     """Fit a recommender on the first days and return NDCG@10 by weighting."""
     log = simulated_sessions(seed=seed, n_listeners=n_listeners, progress=False).world.log
     sequences = log.sequences
-    assert sequences is not None and sequences.time is not None
+    assert sequences is not None
+    assert sequences.time is not None
     table = pd.DataFrame(
         {
             "user": np.array(log.users)[sequences.user],

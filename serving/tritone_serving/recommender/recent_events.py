@@ -87,7 +87,7 @@ class FoldedEvents:
         return union.astype(np.int64), total.astype(np.float32)
 
 
-NO_EVENTS: Final = FoldedEvents(
+NOTHING_RECORDED: Final = FoldedEvents(
     0,
     np.zeros(0, np.int64),
     np.zeros(0, np.float64),
@@ -137,7 +137,7 @@ class EventWeighting:
             now: current time in seconds since the epoch.
         """
         if not events:
-            return NO_EVENTS
+            return NOTHING_RECORDED
         known = [(item, event) for event in events if (item := index_of(event.track)) is not None]
         weights: dict[int, float] = {}
         verdicts: dict[int, float] = {}  # of the newest like or dislike

@@ -19,7 +19,7 @@ from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.pseudonyms import pseudonym
-from tritone_serving.recommender.recent_events import NO_EVENTS, EventWeighting, FoldedEvents, RecentEvents
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
 
@@ -202,7 +202,7 @@ class Resolver:
         for index, request in enumerate(requests):
             try:
                 request.check()
-                resolved.append(self._resolve(request, NO_EVENTS if events is None else events[index]))
+                resolved.append(self._resolve(request, NOTHING_RECORDED if events is None else events[index]))
                 kept.append(request)
             except InvalidRequestError as error:
                 errors[index] = error
