@@ -6,7 +6,7 @@ dependencies.
 """
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.base_models.remote import TASTE, RemoteInputs
+from tritone_serving.recommender.base_models.remote import TASTE, TASTE_SEQUENCE, RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
@@ -29,6 +29,7 @@ __all__ = [
     "NOBODY",
     "SOURCES",
     "TASTE",
+    "TASTE_SEQUENCE",
     "TRUSTED",
     "Artifact",
     "ArtifactError",

@@ -1318,6 +1318,12 @@ export interface components {
              */
             weights?: number[] | null;
             /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
+            /**
              * Skipped
              * @description Ids of tracks that were skipped.
              * @default null
@@ -1825,6 +1831,12 @@ export interface components {
              * @default null
              */
             weights?: number[] | null;
+            /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
             /**
              * Skipped
              * @description Ids of tracks that were skipped.
