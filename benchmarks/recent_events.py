@@ -145,11 +145,11 @@ def gains_of(recommender: Recommender, queries: Sequence[Query], weighting: Even
     """Yield NDCG@10 of each query; events are not used if the weighting is None."""
     for start in range(0, len(queries), AT_ONCE):
         for query in queries[start : start + AT_ONCE]:
-            request = RecommendRequest(user=query.user, k=K)
+            request = RecommendRequest(user=query.user, k=K, at_s=query.at)
             recent = None
             if weighting is not None:
                 recommender.resolver.event_weighting = weighting
-                recent = RecentEvents([query.events], now=query.at)
+                recent = RecentEvents([query.events])
             [answer] = recommender.respond(recommender.resolve([request], recent=recent))
             assert isinstance(answer, RecommendResponse)
             yield 1 / math.log2(2 + answer.items.index(query.track)) if query.track in answer.items else 0.0

@@ -28,6 +28,7 @@ FULL_PLAY_S: Final = 30.0  # a play of this length or more counts fully
 LARGEST_WEIGHT: Final = 10.0  # of one item; the mean weight of a logged item is about 1
 SMALLEST_WEIGHT: Final = 0.05  # items with smaller weights are left out
 MOST_EVENTS: Final = 200  # of one user; older ones are not read
+SESSION_S: Final = 3_600.0  # a user whose last event is younger than this is in a session
 _LIKE: Final = 2.0
 
 
@@ -38,12 +39,10 @@ class RecentEvents:
     Attributes:
         by_request: (B,) events of each request's user, oldest first; empty for requests without a user.
         is_available: whether the event store could be read.
-        now: the time of the requests in seconds since the epoch, for the age of events; None for the present.
     """
 
     by_request: Sequence[Sequence[Event]]
     is_available: bool = True
-    now: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +51,7 @@ class FoldedEvents:
 
     Attributes:
         n_events: number of events, including those of unknown items.
+        is_session: whether the last event of a known item is younger than `SESSION_S`.
         order: (m,) index of the item of each event, oldest first; unknown items are left out.
         times: (m,) when, in seconds since the epoch.
         is_rejection: (m,) whether the event is a skip or a dislike.
@@ -62,6 +62,7 @@ class FoldedEvents:
     """
 
     n_events: int
+    is_session: bool
     order: Ints
     times: npt.NDArray[np.float64]
     is_rejection: npt.NDArray[np.bool_]
@@ -89,6 +90,7 @@ class FoldedEvents:
 
 NOTHING_RECORDED: Final = FoldedEvents(
     0,
+    False,
     np.zeros(0, np.int64),
     np.zeros(0, np.float64),
     np.zeros(0, np.bool_),
@@ -160,6 +162,7 @@ class EventWeighting:
         consumed = {item for item, event in known if event.kind in ("play", "like")}
         return FoldedEvents(
             len(events),
+            bool(known) and now - known[-1][1].at < SESSION_S,
             np.array([item for item, _ in known], np.int64),
             np.array([event.at for _, event in known], np.float64),
             np.array([event.kind in ("skip", "dislike") for _, event in known], np.bool_),

@@ -159,7 +159,7 @@ class Recommender:
                 with recent events are always scored.
             recent: recorded events of the requests' users; None if there is no event store.
         """
-        events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(recent)
+        events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
         responses: list[RecommendResponse | InvalidRequestError | None]
         responses = [
             self._listed(request, arm) if use_precomputed and not len(folded.items) else None
