@@ -53,11 +53,21 @@ _SHARE: Final = Limits(minimum=0, maximum=1)
 USER_ID: Final = _one(
     "user_id", "BYTES", "user id as in the log; the stored history and friends are used if the user is known"
 )
-HISTORY: Final = _list("history", "BYTES", "ids of items listened to, added to the stored history")
+HISTORY: Final = _list(
+    "history", "BYTES", "ids of items listened to, in order, the most recent last; added to the stored history"
+)
 WEIGHTS: Final = _list(
     "weights",
     "FP32",
     "play counts of the items in `history`; all 1 if left out",
+    axis="history",
+    limits=Limits(minimum=0),
+)
+TIMES: Final = _list(
+    "times",
+    "INT64",
+    "when the items in `history` were listened to, whole seconds since 1970, 0 if unknown; at most a day after the "
+    "server's clock",
     axis="history",
     limits=Limits(minimum=0),
 )
@@ -144,6 +154,7 @@ DECLARATION: Final = Declaration(
         USER_ID,
         HISTORY,
         WEIGHTS,
+        TIMES,
         SKIPPED,
         FRIENDS,
         EMBEDDING,
@@ -169,7 +180,15 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": "", "min_friends": "3"},
+    # taste_timeout_ms, sequence_timeout_ms: longest time until a response of the two; 1,000 if empty.
+    parameters={
+        TASTE_MODEL_PARAMETER: "taste_vae",
+        "taste_timeout_ms": "",
+        "sequence_model": "taste_sequence",
+        "sequence_timeout_ms": "",
+        "key_file": "",
+        "min_friends": "3",
+    },
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
 )

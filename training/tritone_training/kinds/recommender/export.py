@@ -179,6 +179,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "user_id": ids(1),
         "history": ids(3),
         "weights": random.uniform(1, 50, (n_batch, 3)).astype(np.float32),
+        "times": random.integers(10**9, 1_700_000_000, (n_batch, 3)),
         "skipped": ids(1),
         "friends": ids(2),
         "embedding": random.standard_normal((n_batch, EMBEDDING_SIZE)).astype(np.float32),
