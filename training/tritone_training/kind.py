@@ -52,7 +52,7 @@ class Exportable:
 
 
 # Fields of a request that only some kinds take.
-_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all")
+_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all", "baselines")
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
     {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
@@ -99,7 +99,11 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data."""
+    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data.
+
+    Attributes:
+        baselines: whether baselines of the kind are evaluated on the same data; None for no.
+    """
 
     checkpoint: Path
     data: Path | ListeningFiles | None = None
@@ -107,6 +111,7 @@ class EvaluateRequest:
     split: str | None = None
     report: Path | None = None
     progress: bool = True
+    baselines: bool | None = None
 
 
 def data_path(request: TrainRequest | EvaluateRequest) -> Path | None:
