@@ -60,8 +60,10 @@ def export_kind(
         ExportError: as in `export_model`.
     """
     own = () if isinstance(exportable, ArtifactExport) else (exportable,)
-    qualities = (*(kind.quality for _ in own), *(companion.quality for companion in kind.companions))
-    draws = (*(None for _ in own), *(companion.example_inputs for companion in kind.companions))
+    declared = {companion.declaration.name: companion for companion in kind.companions}
+    companions = [declared[each.declaration.name] for each in exportable.companions]  # a checkpoint may lack some
+    qualities = (*(kind.quality for _ in own), *(companion.quality for companion in companions))
+    draws = (*(None for _ in own), *(companion.example_inputs for companion in companions))
     networks = (*own, *exportable.companions)
     asked = () if reduction is None else reduction.precisions
     kept = _kept(asked, [(each.declaration, quality) for each, quality in zip(networks, qualities, strict=True)], kind)

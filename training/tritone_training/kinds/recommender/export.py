@@ -34,6 +34,7 @@ from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.checkpoint_folder import (
     ARTIFACT_FOLDER,
     KEY_FILENAME,
+    SEQUENCE_FOLDER,
     TASTE_FOLDER,
     check_together,
     load_info,
@@ -62,8 +63,8 @@ def exportable(folder: Path) -> ArtifactExport:
 
     artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
     check_together(folder, info, artifact.manifest)
-    taste = folder / TASTE_FOLDER
-    companions = (get_kind("taste_vae").export(taste),) if taste.is_dir() else ()
+    networks = (name for name in (TASTE_FOLDER, SEQUENCE_FOLDER) if (folder / name).is_dir())
+    companions = tuple(get_kind(name).export(folder / name) for name in networks)
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,
