@@ -47,6 +47,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         recommend.recommend,
         recommend.similar,
         recommend.tracks,
+        recommend.search,
         compose.compose,
         compose.harmonize,
         compose.infill,

@@ -24,6 +24,8 @@ from tritone_serving.recommender import (
     SearchRequest,
     SearchResponse,
     SimilarItem,
+    TextRequest,
+    TextResponse,
     UnknownInputs,
 )
 from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists, weights_problem
@@ -51,7 +53,7 @@ class SimilarRequest:
     embedding_fits: bool = True
 
 
-AnyRequest = RecommendRequest | SimilarRequest | SearchRequest
+AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | TextRequest
 
 
 def read_requests(
@@ -77,7 +79,7 @@ def read_requests(
         )
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
-    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
+    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field", "text")
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
@@ -104,6 +106,9 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
+    description = _text(tensors, "text", row)
+    if description is not None:
+        return TextRequest(description, k)
     query, field = _text(tensors, "query", row), _text(tensors, "query_field", row)
     if query is not None or field is not None:
         return SearchRequest(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
@@ -158,6 +163,8 @@ def _weights(weights: Array, history: Array | None, row: int) -> Array:
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
+BY_MEANING = "meaning"
+BY_WORDS = "words"
 _NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
 _KNOWN = UnknownInputs()
 
@@ -212,6 +219,12 @@ def row_of_search(answer: SearchResponse) -> OutputRow:
         matches=[(each.match, each.field) for each in answer.found],
         total=answer.total,
     )
+
+
+def row_of_text(answer: TextResponse) -> OutputRow:
+    """Return the row of a search by a description."""
+    source = BY_MEANING if answer.by_meaning else BY_WORDS
+    return OutputRow(answer.items, answer.scores, source, "", _NOTHING_UNKNOWN)
 
 
 class OutputTensors:

@@ -32,6 +32,7 @@ from tritone_training.declaration import (
 
 MANIFEST_FILENAME: Final = "recommender.json"
 TASTE_MODEL_PARAMETER: Final = "taste_model"
+TEXT_ENCODER_PARAMETER: Final = "text_encoder_model"
 
 
 def _list(name: str, dtype: DType, description: str, *, axis: str = "", limits: Limits | None = None) -> Tensor:
@@ -105,6 +106,10 @@ OFFSET: Final = _one(
     Limits(minimum=0, maximum=LARGEST_OFFSET),
 )
 
+TEXT: Final = _one(
+    "text", "BYTES", "a description, such as `calm piano for reading`: search for items by its words and its meaning"
+)
+
 ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; padded with empty ids")
 SCORES: Final = _answer(
     "scores", "FP32", "score of each item, descending; cosine similarities for `similar_to` and `by`"
@@ -118,7 +123,13 @@ REASONS: Final = _answer(
     "the score; title and artist are given where `id` is an item that has them; empty without `explain`",
 )
 SOURCE: Final = Tensor(
-    "source", "BYTES", (Axis("one", 1),), "most specific input used: user, history, friends, audio, mood or popularity"
+    "source",
+    "BYTES",
+    (Axis("one", 1),),
+    (
+        "most specific input used: user, history, friends, audio, mood or popularity; for `text`: meaning, or words "
+        "without a sentence encoder; else similar or search"
+    ),
 )
 ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "arm of the A/B test")
 UNKNOWN: Final = Tensor(
@@ -159,6 +170,7 @@ DECLARATION: Final = Declaration(
         QUERY,
         QUERY_FIELD,
         OFFSET,
+        TEXT,
     ),
     outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, SOURCE, ARM, UNKNOWN, MATCH, MATCH_FIELD, TOTAL),
     serving=Serving(
@@ -169,7 +181,12 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": "", "min_friends": "3"},
+    parameters={
+        TASTE_MODEL_PARAMETER: "taste_vae",
+        TEXT_ENCODER_PARAMETER: "sentence_encoder",
+        "key_file": "",
+        "min_friends": "3",
+    },
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
 )

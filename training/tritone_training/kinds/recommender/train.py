@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
 from tritone_training.data.interactions import ListeningData, files_of, load_listening
 from tritone_training.exceptions import TrainingError
@@ -40,10 +43,12 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     add_sounds,
     embed_recordings,
 )
+from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
+from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.progress import progress_bar
 
 
@@ -97,6 +102,7 @@ def _fit(
         parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
+    text_encoder = _add_text_search(request, config, dataset, parts)
     taste = _train_taste(request, config, listening, dataset, parts) if config.taste else None
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
@@ -104,6 +110,7 @@ def _fit(
         FIT: new_fit(),
         "data": listening.report,
         **embedding_model,
+        **text_encoder,
         "ensembles": NOTHING_LEARNED,
     }
     folder = request.out / ARTIFACT_FOLDER
@@ -148,6 +155,7 @@ def _fit(
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
         **embedding_model,
+        **text_encoder,
         **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
@@ -163,6 +171,28 @@ def _fit(
         "tables": [base_models_table(chosen.metrics["base_models"])],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
+
+
+def _add_text_search(
+    request: TrainRequest, config: RecommenderConfig, dataset: InteractionDataset, parts: ArtifactParts
+) -> dict[str, Any]:
+    """Add the arrays of the text search; return the manifest's entry of the sentence encoder, if there is one."""
+    encoder: PretrainedEncoder | None = None
+    if config.text_encoder == "minilm" and dataset.tags.nnz:
+        encoder = load_sentence_encoder(on_download=lambda message: print(message, file=sys.stderr))
+    with progress_bar("indexing tags", shown=request.progress) as on_progress:
+        parts.arrays.update(
+            text_search_arrays(
+                dataset.tags,
+                dataset.tag_names,
+                n_factors=config.search_factors,
+                embed=None if encoder is None else partial(encoder.embed, on_progress=on_progress),
+            )
+        )
+    if encoder is None or TAG_EMBEDDINGS not in parts.arrays:
+        return {}
+    parts.arrays.update(encoder_arrays(encoder))
+    return {TEXT_ENCODER: encoder_entry()}
 
 
 def _is_finite(value: Any) -> bool:
