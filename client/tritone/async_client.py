@@ -14,6 +14,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Times,
     Weights,
     check_model_name,
 )
@@ -405,6 +406,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         history: Ids | None = None,
         weights: Weights | None = None,
+        times: Times | None = None,
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
@@ -424,6 +426,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             user_id=user_id,
             history=history,
             weights=weights,
+            times=times,
             skipped=skipped,
             friends=friends,
             mood=mood,

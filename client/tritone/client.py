@@ -13,6 +13,7 @@ from typing import Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Times,
     Weights,
     check_model_name,
 )
@@ -558,6 +559,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         history: Ids | None = None,
         weights: Weights | None = None,
+        times: Times | None = None,
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
@@ -581,8 +583,12 @@ class MusicClient(BaseClient[Transport]):
 
         Args:
             user_id: a user of the listening log, whose stored history is used.
-            history: ids of tracks that the user has listened to, up to 100,000; duplicates add up.
-            weights: how often each track of the history was played, 0 or more; 1 each if None.
+            history: ids of tracks that the user has listened to, up to 100,000, in order of listening, the most recent
+                last; duplicates add up.
+            weights: how often each track of the history was played, 0 or more; 1 each if None. A history with weights
+                and without times is taken for a taste instead of a session.
+            times: when each track of the history was listened to: seconds since 1970, a datetime with a zone, or None
+                where unknown. Known times decide the order; they are not later than now.
             skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
             friends: ids of users, at most 1,000 different ones.
             audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
@@ -605,6 +611,7 @@ class MusicClient(BaseClient[Transport]):
             user_id=user_id,
             history=history,
             weights=weights,
+            times=times,
             skipped=skipped,
             friends=friends,
             mood=mood,

@@ -28,15 +28,16 @@ from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import publish, versions
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
-from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
+from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.similarity import INDEX_FILENAME
 
 _REMOVED: Final = ".forgotten-"
+_SELECTION: Final = "selection"  # folder of a checkpoint with the fit without the held-out listens
 # Arrays of an artifact that are indexed by user: rows of sparse tables, columns of sparse tables, and vectors.
-_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own_tags")
+_ROWS: Final = ("history", SEQUENCE, "friends", "listening", "lists.*", "*.own_tags")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
 # Arrays that are indexed by item or tag, even if their length equals the number of users. The tables of base models are
@@ -192,12 +193,23 @@ def _delete(hidden: Path) -> None:
 def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None) -> tuple[int, int]:
     """Remove a user from the artifact of a checkpoint, so that the next export does not restore them.
 
+    The fit without the held-out listens, which `train --refit-on-all` keeps, forgets the user too.
+
     Returns:
         number of users in the artifact before and after.
 
     Raises:
         ForgettingError: the artifact or the key cannot be read, or the artifact was made with another key.
     """
+    own = checkpoint / "recommender.key"
+    key = key or (own if own.is_file() else None)
+    selection = checkpoint / _SELECTION
+    if selection.is_dir():
+        _forget_in_fit(user, selection, key)
+    return _forget_in_fit(user, checkpoint, key)
+
+
+def _forget_in_fit(user: str, checkpoint: Path, key: Path | None) -> tuple[int, int]:
     folder = checkpoint / "artifact"
     staged, old = checkpoint / ".artifact-new", checkpoint / ".artifact-old"
     if not folder.exists() and old.exists():  # interrupted between the two renames below
@@ -205,8 +217,7 @@ def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None
     for left in (staged, old):
         shutil.rmtree(left, ignore_errors=True)
     artifact = open_version(folder)
-    own = checkpoint / "recommender.key"
-    content = find_users_key(artifact, key or (own if own.is_file() else None))
+    content = find_users_key(artifact, key)
     if content is None:
         raise ForgettingError(wrong_key_message(checkpoint, key))
     before = after = artifact.n_users
@@ -247,6 +258,9 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
             table = table.take(kept)
         if _matches(name, _COLUMNS):
             table = _without_column(table, row)
+        if name == SEQUENCE and SEQUENCE_TIMES in arrays:
+            span = artifact.rows(name).starts[row : row + 2].tolist()
+            arrays[SEQUENCE_TIMES] = np.delete(np.asarray(arrays[SEQUENCE_TIMES]), slice(*span))
         arrays.update(rows_arrays(name, table))
     for name in [name for name in arrays if _matches(name, _VECTORS)]:
         arrays[name] = np.asarray(arrays[name])[kept]

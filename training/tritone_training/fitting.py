@@ -55,11 +55,13 @@ class Fitted:
         best_weights: state dict of the module at the epoch that is kept.
         best_score: value of the monitored quantity there.
         n_epochs: epochs run.
+        best_epoch: the epoch that is kept, from 1.
     """
 
     best_weights: dict[str, torch.Tensor]
     best_score: float
     n_epochs: int
+    best_epoch: int
 
 
 def fit(
@@ -131,7 +133,7 @@ def fit(
     score = math.inf if saver.best_score is None else saver.best_score
     if not math.isfinite(score) or not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise TrainingError(f"training diverged ({monitor} is {score}); lower the learning rate")
-    return Fitted(weights, score, saver.n_epochs)
+    return Fitted(weights, score, saver.n_epochs, saver.best_epoch)
 
 
 def _run(

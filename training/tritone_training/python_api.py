@@ -34,16 +34,18 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     warm_start: PathLike | None = None,
+    refit_on_all: bool | None = None,
     mlflow: str | None = None,
     progress: bool = True,
 ) -> TrainedCheckpoint:
     """Train a model and write a checkpoint folder, as `tritone train` does.
 
     Args:
-        kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae` or `recommender`.
+        kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae`,
+            `taste_sequence` or `recommender`.
         data: recordings or scores, or collections of the corpus such as `corpus:public-domain`; the embedded corpus if
             None.
-        interactions: listening log of `taste_vae` and `recommender`; simulated listening if None.
+        interactions: listening log of `taste_vae`, `taste_sequence` and `recommender`; simulated listening if None.
         listening: the log's columns and further tables, such as `ListeningFiles(friends=..., user_column=...)`.
         out: checkpoint folder; `runs/KIND` if None.
         preset: `default`, `demo` (minutes) or `tiny` (for tests).
@@ -56,6 +58,7 @@ def train(
         resume: continue an interrupted training in `out`.
         overwrite: replace what `out` holds.
         warm_start: checkpoint of the same kind that provides the initial weights.
+        refit_on_all: after the selection on held-out data, fit what is served on all data (`recommender`).
         mlflow: URI of an MLflow tracking server or store to log to.
         progress: show progress bars on stderr.
 
@@ -86,6 +89,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             warm_start=None if warm_start is None else Path(warm_start),
+            refit_on_all=refit_on_all,
             mlflow=mlflow,
         )
     )

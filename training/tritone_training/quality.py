@@ -24,7 +24,7 @@ Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 Run: TypeAlias = Callable[[Arrays], Arrays]  # a graph: inputs by name -> outputs by name
 
 # How recorded sources of embedded data begin; the second is that of earlier versions.
-_EMBEDDED: Final = ("embedded corpus", "embedded catalogue", "simulated listening")
+_EMBEDDED: Final = ("embedded corpus", "embedded catalogue", "simulated listening", "simulated sessions")
 
 
 @dataclass(frozen=True)

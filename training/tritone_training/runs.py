@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _RUN: Final = "run.json"
 _ASKED: Final = "asked"
 # Allowed in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
-# `music_gan`, and what file systems put there.
-_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "lost+found"})
+# `music_gan`, the network of a selection, and what file systems put there.
+_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "selection", "lost+found"})
 _EMBEDDED: Final = "embedded corpus"
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 
@@ -112,6 +112,7 @@ def asked_of(request: TrainRequest) -> dict[str, Any]:
         **source,
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "warm_start": _plain(request.warm_start),
+        "refit_on_all": request.refit_on_all,
         "settings": dict(request.overrides),
     }
 

@@ -83,6 +83,11 @@ class StateSaver(Checkpoint):
         self.done = False
         self.rows: list[EpochMetrics] = []
 
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights are kept, from 1."""
+        return int(self.best_file.removesuffix(".pt").rpartition("-")[2]) + 1
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs, as plain values that torch.load reads with weights_only=True."""
         return {

@@ -48,6 +48,7 @@ def train(
     resume: options.Resume = False,
     overwrite: options.Overwrite = False,
     warm_start: options.WarmStart = None,
+    refit_on_all: options.RefitOnAll = None,
     mlflow: options.Mlflow = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
@@ -72,6 +73,7 @@ def train(
         resume=resume,
         overwrite=overwrite,
         warm_start=warm_start,
+        refit_on_all=refit_on_all,
         mlflow=mlflow,
     )
     if print_config:

@@ -1338,6 +1338,12 @@ export interface components {
              */
             weights?: number[] | null;
             /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
+            /**
              * Skipped
              * @description Ids of tracks that were skipped.
              * @default null
@@ -1845,6 +1851,12 @@ export interface components {
              * @default null
              */
             weights?: number[] | null;
+            /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
             /**
              * Skipped
              * @description Ids of tracks that were skipped.
@@ -2647,6 +2659,7 @@ export interface components {
                     exclude: string[];
                     mood: boolean;
                     audio: boolean;
+                    events: boolean;
                 };
                 model: string;
                 model_version: string;
@@ -2778,6 +2791,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             model: string;
             model_version: string;

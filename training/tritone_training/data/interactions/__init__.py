@@ -9,7 +9,8 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import LOG_OPTIONS, ListeningFiles, files_of, join_data
-from tritone_training.data.interactions.listening import ListeningData, columns_of, load_listening
+from tritone_training.data.interactions.item_words import words_matrix
+from tritone_training.data.interactions.listening import SESSIONS, ListeningData, columns_of, load_listening
 from tritone_training.data.interactions.log import (
     CleaningRules,
     Log,
@@ -29,11 +30,19 @@ from tritone_training.data.interactions.reading import (
 )
 from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, is_sequence_file, last_of_users
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
+from tritone_training.data.interactions.simulated_sessions import (
+    SIMULATED_SESSIONS,
+    SimulatedSessions,
+    simulate_sessions,
+    simulated_sessions,
+)
 
 __all__ = [
     "LOG_OPTIONS",
     "MOST_EVENTS",
+    "SESSIONS",
     "SIMULATED",
+    "SIMULATED_SESSIONS",
     "CleaningRules",
     "Columns",
     "ListenSequences",
@@ -41,6 +50,7 @@ __all__ = [
     "ListeningFiles",
     "Log",
     "MetadataTable",
+    "SimulatedSessions",
     "SimulatedWorld",
     "TagTable",
     "columns_of",
@@ -56,7 +66,10 @@ __all__ = [
     "load_metadata",
     "load_sequences",
     "load_tags",
+    "simulate_sessions",
+    "simulated_sessions",
     "simulated_world",
     "split_log",
+    "words_matrix",
     "words_of",
 ]

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import ListeningFiles, files_of
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, split_log
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, merge_logs, split_log
 from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
+from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
+SESSIONS: Final = "simulated:sessions"  # named in place of a log
 _NO_TAGS: Final = TagTable((), (), ())
 
 
@@ -34,6 +37,8 @@ class ListeningData:
         tags: without those of held-out (user, item) pairs, which would leak the held-out listens.
         metadata: item id -> column -> text.
         report: what was read and used of each table.
+        held_out_tags: the tags of held-out pairs that `tags` lacks.
+        log: the log that was split; None if the validation split is a file of its own.
     """
 
     train: Log
@@ -43,6 +48,20 @@ class ListeningData:
     tags: TagTable
     metadata: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any] = field(default_factory=dict)
+    held_out_tags: TagTable = _NO_TAGS
+    log: Log | None = None
+
+    def whole(self) -> ListeningData:
+        """Return the data with all listens and tags in the training split; the other splits are unchanged."""
+        held_out = [self.valid, *([] if self.test is None else [self.test])]
+        train = merge_logs([self.train, *held_out]) if self.log is None else self.log
+        return replace(
+            self,
+            train=train,
+            tags=_joined(self.tags, self.held_out_tags),
+            held_out_tags=_NO_TAGS,
+            report={**self.report, "n_train": len(train), "fingerprint": train.fingerprint()},
+        )
 
     def part(self, name: str) -> Log:
         """Return a held-out split by name.
@@ -76,6 +95,8 @@ def columns_of(files: ListeningFiles) -> Columns:
 def load_listening(request: TrainRequest) -> ListeningData:
     """Return the listening data that a request names, or simulated listening over the embedded corpus.
 
+    The log `simulated:sessions` is simulated too, with times, skips and the order of sessions.
+
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.
     """
@@ -83,9 +104,12 @@ def load_listening(request: TrainRequest) -> ListeningData:
     _check_needs(files)
     if files.interactions is None:
         return of_world(simulated_world(seed=request.seed, progress=request.progress), seed=request.seed)
+    if str(files.interactions) == SESSIONS:
+        return of_world(simulated_sessions(seed=request.seed, progress=request.progress).world, seed=request.seed)
     columns = columns_of(files)
     log = load_log(files.interactions, columns)
     test: Log | None = None
+    whole = log if files.valid is None else None
     reports: dict[str, Any] = {"log": log.report}
     if files.valid is not None:
         train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
@@ -106,7 +130,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
             f"{train.source}: has one listener; expected at least two, to recommend from the listening of others"
         )
     tags = load_tags(files.item_tags, columns, names=files.tag_names) if files.item_tags else _NO_TAGS
-    tags = without_pairs(tags, [valid, *([test] if test is not None else [])])
+    tags, held_out_tags = split_tags(tags, [valid, *([test] if test is not None else [])])
     friends, friend_report = read_friends(files.friends, columns) if files.friends else ([], {})
     metadata = load_metadata(files.metadata, item=files.item_column) if files.metadata else MetadataTable({})
     users, items = set(train.users), set(train.items)
@@ -114,7 +138,8 @@ def load_listening(request: TrainRequest) -> ListeningData:
     reports["friends"] = {**friend_report, "n_used": len(friends), "n_in_log": n_friends}
     reports["tags"] = {**tags.report, "n_in_log": sum(item in items for item in tags.items)}
     reports["metadata"] = {**metadata.report, "n_in_log": sum(item in items for item in metadata.rows)}
-    return ListeningData(train, valid, test, friends, tags, metadata.rows, _report(train, reports))
+    report = _report(train, reports)
+    return ListeningData(train, valid, test, friends, tags, metadata.rows, report, held_out_tags, whole)
 
 
 def _check_needs(given: ListeningFiles) -> None:
@@ -163,10 +188,9 @@ def _without_known(train: Log, valid: Log) -> tuple[Log, int]:
 def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
     """Return simulated listening with training, validation and test splits."""
     train, test, valid = three_parts(world.log, seed)
-    tags = without_pairs(world.tags, [valid, test])
-    return ListeningData(
-        train, valid, test, world.friends, tags, world.metadata, _report(train, {"log": world.log.report})
-    )
+    tags, held_out_tags = split_tags(world.tags, [valid, test])
+    report = _report(train, {"log": world.log.report})
+    return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags, world.log)
 
 
 def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
@@ -189,18 +213,28 @@ def _can_judge(train: Log, held_out: Log) -> bool:
 
 def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:
     """Return the tags without those of held-out (user, item) pairs: a user who tags an item has listened to it."""
+    return split_tags(tags, held_out)[0]
+
+
+def split_tags(tags: TagTable, held_out: list[Log]) -> tuple[TagTable, TagTable]:
+    """Return the tags of other pairs than the held-out (user, item) pairs, and those of the held-out pairs."""
     pairs = {
         (log.users[u], log.items[i])
         for log in held_out
         for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)
     }
-    kept = [place for place, pair in enumerate(zip(tags.users, tags.items, strict=True)) if pair not in pairs]
-    return TagTable(
-        [tags.items[place] for place in kept],
-        [tags.tags[place] for place in kept],
-        [tags.users[place] for place in kept],
-        {**tags.report, "n_of_held_out_pairs_left_out": len(tags) - len(kept)},
-    )
+    is_held_out = [pair in pairs for pair in zip(tags.users, tags.items, strict=True)]
+    report = {**tags.report, "n_of_held_out_pairs_left_out": sum(is_held_out)}
+    return _taken(tags, [not each for each in is_held_out], report), _taken(tags, is_held_out, {})
+
+
+def _taken(tags: TagTable, kept: Sequence[bool], report: Mapping[str, Any]) -> TagTable:
+    items, names, users = (list(compress(column, kept)) for column in (tags.items, tags.tags, tags.users))
+    return TagTable(items, names, users, report)
+
+
+def _joined(tags: TagTable, more: TagTable) -> TagTable:
+    return TagTable([*tags.items, *more.items], [*tags.tags, *more.tags], [*tags.users, *more.users], tags.report)
 
 
 def _report(train: Log, reports: Mapping[str, Any]) -> dict[str, Any]:

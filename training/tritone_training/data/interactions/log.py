@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.sequences import ListenSequences, last_of_users
+from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, last_of_users
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -183,6 +183,58 @@ def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
     return np.isin(log.user * n_items + log.item, last.user * n_items + last.item)
 
 
+def merge_logs(logs: Sequence[Log]) -> Log:
+    """Return one log with the listens of several; plays of the same user and item are added.
+
+    Times and sequences are kept if all logs have them; without times, the events of a later log follow those of an
+    earlier one. Source and report are those of the first log.
+    """
+    users = sorted({log.users[index] for log in logs for index in np.unique(log.user).tolist()})
+    items = sorted({log.items[index] for log in logs for index in np.unique(log.item).tolist()})
+    tables = [_renumbered(log, users, items) for log in logs]
+    has_times = all("time" in pairs for pairs, _ in tables)
+    how = {"plays": "sum", **({"time": "min", "last_time": "max"} if has_times else {})}
+    table = pd.concat([pairs for pairs, _ in tables]).groupby(["user", "item"], sort=True, as_index=False).agg(how)
+    events = [each for _, each in tables if each is not None]
+    sequences = None
+    if len(events) == len(logs):
+        event = pd.concat(events)
+        user, item, skipped = (event[name].to_numpy() for name in ("user", "item", "skipped"))
+        times = event["time"].to_numpy(np.float64) if has_times and "time" in event else None
+        sequences = ListenSequences.ordered(user, item, times, skipped)
+    return Log(
+        logs[0].source,
+        users,
+        items,
+        table["user"].to_numpy(np.int64),
+        table["item"].to_numpy(np.int64),
+        table["plays"].to_numpy(np.float32),
+        table["time"].to_numpy(np.float64) if has_times else None,
+        logs[0].report,
+        table["last_time"].to_numpy(np.float64) if has_times else None,
+        sequences,
+    )
+
+
+def _renumbered(log: Log, users: Sequence[str], items: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the pairs and the events of a log with the indices of other lists of ids."""
+    user_index = {name: index for index, name in enumerate(users)}
+    item_index = {name: index for index, name in enumerate(items)}
+    of_user = np.array([user_index.get(name, -1) for name in log.users], np.int64)
+    of_item = np.array([item_index.get(name, -1) for name in log.items], np.int64)
+    pairs = pd.DataFrame({"user": of_user[log.user], "item": of_item[log.item], "plays": log.plays})
+    if log.time is not None:
+        pairs["time"] = log.time
+        pairs["last_time"] = log.time if log.last_time is None else log.last_time
+    found = log.sequences
+    if found is None:
+        return pairs, None
+    events = pd.DataFrame({"user": of_user[found.user], "item": of_item[found.item], "skipped": found.skipped})
+    if found.time is not None:
+        events["time"] = found.time
+    return pairs, events[(events["user"] >= 0) & (events["item"] >= 0)]
+
+
 def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64]:
     """Return the number of held-out listens of each user (n,), including those of unknown items."""
     counts = dict(zip(held_out.users, np.bincount(held_out.user, minlength=len(held_out.users)).tolist(), strict=True))
@@ -220,6 +272,7 @@ class CleaningRules:
         most_plays: largest plausible count of one item by one user: one play every three seconds for a century.
         least_rating: smallest rating that counts as listening, if the log has ratings.
         bot_factor: multiple of the median number of items above which a user is a bot; 0 keeps all users.
+        most_events: latest events of each user that are kept in order; 0 keeps all.
     """
 
     most_plays: float = 1e9
@@ -227,6 +280,7 @@ class CleaningRules:
     bot_factor: float = 100.0
     min_items_per_user: int = 1
     min_users_per_item: int = 1
+    most_events: int = MOST_EVENTS
 
 
 def is_text(column: pd.Series[Any]) -> Flags:
@@ -336,21 +390,20 @@ def clean(
         table["time"].to_numpy(np.float64) if times is not None else None,
         report,
         table["last_time"].to_numpy(np.float64) if times is not None else None,
-        None if events is None else _sequences(events, user_ids, item_ids, has_order=times is not None or is_ordered),
+        None
+        if events is None or not (is_ordered or times is not None)
+        else _sequences(events, user_ids, item_ids, rules.most_events),
     )
 
 
-def _sequences(
-    events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], *, has_order: bool
-) -> ListenSequences | None:
-    """Return the events of the users and items that are left; None if neither times nor the rows give their order."""
-    if not has_order:
-        return None
+def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> ListenSequences:
+    """Return the events of the users and items that are left."""
     user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
     item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
     known = (user >= 0) & (item >= 0)
     times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
-    return ListenSequences.ordered(user[known], item[known], times, events["skipped"].to_numpy(np.bool_)[known])
+    skipped = events["skipped"].to_numpy(np.bool_)[known]
+    return ListenSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
 
 
 def _breaks(column: pd.Series[Any]) -> Flags:

@@ -55,6 +55,11 @@ class SimulatedItem:
 
 def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool = True) -> SimulatedWorld:
     """Return simulated listeners for the embedded corpus; equal seeds give equal results."""
+    return simulate(corpus_items(progress=progress), seed=seed, n_listeners=n_listeners)
+
+
+def corpus_items(*, progress: bool = True) -> list[SimulatedItem]:
+    """Return the pieces of the embedded corpus with their collection, mode, pace, period and metre as words."""
     corpus = load_corpus(progress=progress)
     items = []
     for track in corpus.tracks:
@@ -62,7 +67,7 @@ def simulated_world(*, seed: int, n_listeners: int = N_LISTENERS, progress: bool
         pace = "slow" if track.tempo_bpm < 90 else "fast" if track.tempo_bpm > 130 else "walking"
         words = (track.collection, mode, pace, track.period, track.metre or "free")
         items.append(SimulatedItem(track.id, words, {"title": track.title, "artist": track.composer}))
-    return simulate(items, seed=seed, n_listeners=n_listeners)
+    return items
 
 
 def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mean_items: float = 30) -> SimulatedWorld:
@@ -111,14 +116,20 @@ def simulate(items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mea
     )
     return SimulatedWorld(
         log,
-        _friends(rng, group, names),
-        _tags(rng, items, log),
+        friend_pairs(rng, group, names),
+        assigned_tags(rng, items, log, source=SIMULATED),
         {each.id: dict(each.metadata) for each in items},
     )
 
 
-def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of friends, mostly of the same taste."""
+def friend_pairs(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of friends, mostly of the same taste.
+
+    Args:
+        rng: source of randomness.
+        group: (U,) group of equal taste of each listener.
+        names: (U,) ids.
+    """
     pairs: set[tuple[str, str]] = set()
     for listener in range(len(names)):
         alike = np.flatnonzero(group == group[listener])
@@ -130,7 +141,7 @@ def _friends(rng: np.random.Generator, group: npt.NDArray[np.int64], names: Sequ
     return sorted(pairs)
 
 
-def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) -> TagTable:
+def assigned_tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log, *, source: str) -> TagTable:
     """Return tags for a tenth of the listens, and some for pieces without plays."""
     tagged = np.flatnonzero(rng.random(len(log)) < 0.1)
     pairs = list(zip(log.user[tagged].tolist(), log.item[tagged].tolist(), strict=True))
@@ -141,5 +152,5 @@ def _tags(rng: np.random.Generator, items: Sequence[SimulatedItem], log: Log) ->
         [row[0] for row in rows],
         [row[1] for row in rows],
         [row[2] for row in rows],
-        {"source": SIMULATED, "n_in": len(rows), "n_used": len(rows), "given_by_users": True},
+        {"source": source, "n_in": len(rows), "n_used": len(rows), "given_by_users": True},
     )

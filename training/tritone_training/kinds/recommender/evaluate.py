@@ -8,7 +8,8 @@ Shapes: B users, I items, K largest cutoff.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,9 +22,15 @@ from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender import report
-from tritone_training.kinds.recommender.checkpoint_folder import check_together, load_info
+from tritone_training.kinds.recommender.checkpoint_folder import (
+    KEY_FILENAME,
+    REFIT,
+    SELECTION_FOLDER,
+    check_together,
+    load_info,
+)
 from tritone_training.kinds.recommender.ensemble.offline import (
-    TasteNetwork,
+    RemoteNetworks,
     open_recommender,
     remote_scores,
     score_in_chunks,
@@ -41,18 +48,32 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         CheckpointError: the checkpoint cannot be used.
     """
     info = load_info(request.checkpoint)
+    key = files_of(request.data).key or request.checkpoint / KEY_FILENAME
+    folder = request.checkpoint
+    if REFIT in info and files_of(request.data).test is None:  # the fit on all listens has seen the held-out ones
+        folder /= SELECTION_FOLDER
+        info = load_info(folder)
     log, held_out, which = _data(request, int(info["seed"]))
-    recommender, taste = open_recommender(request.checkpoint, files_of(request.data).key)
-    check_together(request.checkpoint, info, recommender.artifact.manifest)
+    recommender, networks = open_recommender(folder, key)
+    check_together(folder, info, recommender.artifact.manifest)
     people = evaluation_users(recommender, log, held_out)
+    if REFIT in info:
+        people = _with_stored_histories(recommender, people, request.checkpoint)
     with progress_bar("ranking", shown=request.progress) as on_progress:
-        metrics = evaluate_ranking(recommender, taste, people, on_progress=on_progress)
+        metrics = evaluate_ranking(recommender, networks, people, on_progress=on_progress)
     return EvaluationResult(
         request.checkpoint,
         log.source,
         metrics=metrics,
-        details={"part": which, "cleaning": {"log": log.report, "held_out": held_out.report}},
-        summary=report.summarize(metrics, split=which),
+        details={
+            "part": which,
+            "cleaning": {"log": log.report, "held_out": held_out.report},
+            **({"fit": FIT_WITHOUT_HELD_OUT} if folder != request.checkpoint else {}),
+        },
+        summary=[
+            *([f"evaluated: {FIT_WITHOUT_HELD_OUT}"] if folder != request.checkpoint else []),
+            *report.summarize(metrics, split=which),
+        ],
         report=None if request.report is None else report.write(request.report, metrics, data=log.source, split=which),
     )
 
@@ -73,6 +94,32 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
     return listening.train, listening.part(part), part
 
 
+def _with_stored_histories(recommender: Recommender, people: EvaluationUsers, folder: Path) -> EvaluationUsers:
+    """Return the users with all listens of the fit as consumed, for a fit that used more than the training split.
+
+    Raises:
+        TrainingError: some of the held-out listens were used in the fit.
+    """
+    history = recommender.artifact.rows("history").to_csr(len(recommender.item_ids))
+    users = np.array([recommender.resolver.user(name) for name in people.names], np.int64)
+    pick = sparse.csr_matrix(
+        (np.ones((users >= 0).sum(), np.float32), (np.flatnonzero(users >= 0), users[users >= 0])),
+        shape=(len(users), history.shape[0]),
+    )
+    stored = sparse.csr_matrix(pick @ history)
+    n_seen = people.wanted.multiply(stored > 0).nnz
+    if n_seen:
+        raise TrainingError(
+            f"{folder}: was fitted on {n_seen} of the {people.wanted.nnz} held-out listens (--refit-on-all), so it "
+            f"cannot be evaluated on them: expected listens that are in neither the log nor --valid; evaluate the fit "
+            f"without them: --checkpoint {folder / SELECTION_FOLDER} --key {folder / KEY_FILENAME}"
+        )
+    return replace(people, consumed=sparse.csr_matrix(people.consumed.maximum(stored)))
+
+
+FIT_WITHOUT_HELD_OUT: Final = (
+    "the fit without the held-out listens (selection/); what is served was fitted on these too"
+)
 _SEGMENTS: Final = ((0, 0), (1, 4), (5, 9), (10, 19), (20, 49), (50, None))  # lengths of histories
 OnProgress = Callable[[int, int], None]
 
@@ -141,12 +188,12 @@ def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> Evalu
 
 
 def evaluate_ranking(
-    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, *, on_progress: OnProgress
+    recommender: Recommender, networks: RemoteNetworks, people: EvaluationUsers, *, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Return the metrics of the base models and the ensemble, in total and by segment."""
     stored = [recommender.resolver.user(name) >= 0 for name in people.names]
     known = np.array(stored)
-    tallies = _rank(recommender, taste, people, _requests(recommender, people, known), on_progress)
+    tallies = _rank(recommender, networks, people, _requests(recommender, people, known), on_progress)
     hits = {name: hits_of(tally.whole(), people.wanted) for name, tally in tallies.items()}
     values = {name: per_user(each, people.n_held_out) for name, each in hits.items()}
     vectors = recommender.artifact.arrays.get("vectors")
@@ -163,7 +210,7 @@ def evaluate_ranking(
         "base_models": metrics,
         "ensembles": recommender.artifact.manifest["ensembles"],
         "segments": _segments(people, values),
-        "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
+        "cold_users": _cold_users(recommender, networks, people, known=known, values=values, on_progress=on_progress),
         "cold_items": {
             "n_held_out": people.n_cold,
             "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
@@ -196,13 +243,13 @@ def history_request(recommender: Recommender, people: EvaluationUsers, row: int)
 
 def _rank(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     people: EvaluationUsers,
     requests: list[RecommendRequest],
     on_progress: OnProgress,
 ) -> dict[str, RecommendedItems]:
     tallies: dict[str, RecommendedItems] = {}
-    for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
+    for rows, base_models, ensemble in score_in_chunks(recommender, networks, requests):
         consumed = sparse.csr_matrix(people.consumed[rows])
         for name, scores in {**base_models, "ensemble": ensemble}.items():
             tallies.setdefault(name, RecommendedItems()).best.append(top_items(scores, consumed))
@@ -236,7 +283,7 @@ def _segments(
 
 def _cold_users(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     people: EvaluationUsers,
     *,
     known: npt.NDArray[np.bool_],
@@ -259,7 +306,7 @@ def _cold_users(
         people.n_users,
         people.n_cold,
     )
-    tallies = _rank_friends(recommender, taste, some, on_progress)
+    tallies = _rank_friends(recommender, networks, some, on_progress)
     by_friends = means(per_user(hits_of(tallies["ensemble"], some.wanted), some.n_held_out))
     popular = means(per_user(hits_of(tallies["popularity"], some.wanted), some.n_held_out))
     found["by_friends"] = {
@@ -276,7 +323,7 @@ def _friends(recommender: Recommender, name: str) -> int:
 
 
 def _rank_friends(
-    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, on_progress: OnProgress
+    recommender: Recommender, networks: RemoteNetworks, people: EvaluationUsers, on_progress: OnProgress
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Rank items for users of whom only the friends are given; items in their logs are masked as in the protocol."""
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
@@ -286,7 +333,7 @@ def _rank_friends(
             [recommender.resolver.friends_of(name) for name in names],
             [recommender.resolver.user(name) for name in names],
         )
-        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
         consumed = sparse.csr_matrix(people.consumed[start : start + 64])
         for name, scores in (("popularity", scored.base_models["popularity"]), ("ensemble", scored.ensemble)):
             best.setdefault(name, []).append(top_items(np.array(scores), consumed))

@@ -20,7 +20,7 @@ from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_art
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
-from tritone_training.data.interactions import ListeningData, files_of, load_listening
+from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
@@ -29,12 +29,21 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     FIT,
     KEY_FILENAME,
     KIND_NAME,
+    PARTS,
+    REFIT,
+    SELECTION_FOLDER,
     new_fit,
     put_in_place,
     staging,
 )
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.model_selection import NOTHING_LEARNED, select_ensemble
+from tritone_training.kinds.recommender.ensemble.model_selection import (
+    NOTHING_LEARNED,
+    SelectedEnsemble,
+    least_popularity,
+    select_ensemble,
+    with_bounded_bias,
+)
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender, precompute_rankings
 from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts, fit_base_models, manifest_of
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset, build_dataset
@@ -46,8 +55,7 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
 from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
-from tritone_training.kinds.taste_vae.dataset import words_matrix
-from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
+from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
 from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.progress import progress_bar
 
@@ -83,14 +91,77 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
         raise TrainingError(str(error)) from error
     with staging(request.out, resume=request.resume) as staged:
         summary = _fit(replace(request, out=staged), config, prepared, key, key_path)
-        put_in_place(request.out, staged, (ARTIFACT_FOLDER, TASTE, checkpoint.INFO))
+        put_in_place(request.out, staged, PARTS)
     return {"checkpoint": str(request.out), "key": str(key_path), **summary}
+
+
+@dataclass(frozen=True, eq=False)
+class FittedModels:
+    """Fitted base models, before the ensemble's weights.
+
+    Attributes:
+        dataset: the data they were fitted on.
+        parts: arrays and entries of the artifact.
+        manifest: of the artifact, without the ensemble's weights.
+        taste: description of `taste_vae` for checkpoint.json; None without it.
+    """
+
+    dataset: InteractionDataset
+    parts: ArtifactParts
+    manifest: Mapping[str, Any]
+    taste: dict[str, Any] | None
 
 
 def _fit(
     request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
 ) -> dict[str, Any]:
     began_s = time.monotonic()
+    selection = replace(request, out=request.out / SELECTION_FOLDER) if request.refit_on_all else request
+    fitted = fit_models(selection, config, prepared, key)
+    chosen = _select(selection, config, prepared.listening, fitted, key_path)
+    refit = None
+    if request.refit_on_all:
+        write_fit(selection, config, prepared, fitted, chosen, key_path=key_path, seconds=time.monotonic() - began_s)
+        least_before = least_popularity(fitted.parts.arrays)
+        del fitted
+        prepared = replace(prepared, listening=prepared.listening.whole())
+        taste = selection.out / TASTE if config.taste else None
+        fitted = fit_models(request, config, prepared, key, selected_taste=taste)
+        least_known = least_popularity(fitted.parts.arrays)
+        ensembles = with_bounded_bias(chosen.ensembles, least_before=least_before, least_known=least_known)
+        chosen = replace(chosen, ensembles=ensembles)
+        refit = {"n_listens": len(prepared.listening.train), "metrics_of": METRICS_OF_SELECTION}
+    return write_fit(
+        request,
+        config,
+        prepared,
+        fitted,
+        chosen,
+        key_path=key_path,
+        seconds=time.monotonic() - began_s,
+        refit=refit,
+        ranks=True,
+    )
+
+
+def fit_models(
+    request: TrainRequest,
+    config: RecommenderConfig,
+    prepared: TrainingData,
+    key: bytes,
+    *,
+    selected_taste: Path | None = None,
+) -> FittedModels:
+    """Fit all base models on the training split.
+
+    Args:
+        request: `out` is the folder of the checkpoint, in which `taste_vae` is trained.
+        config: hyper-parameters.
+        prepared: the data.
+        key: key of the users' pseudonyms.
+        selected_taste: checkpoint of the `taste_vae` whose number of epochs and metrics are used, if the training split
+            holds the held-out listens too.
+    """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
     with ExitStack() as bars:
@@ -103,7 +174,7 @@ def _fit(
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
     text_encoder = _add_text_search(request, config, dataset, parts)
-    taste = _train_taste(request, config, listening, dataset, parts) if config.taste else None
+    taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
         **manifest_of(parts, dataset, config, key),
@@ -111,35 +182,75 @@ def _fit(
         "data": listening.report,
         **embedding_model,
         **text_encoder,
-        "ensembles": NOTHING_LEARNED,
     }
+    return FittedModels(dataset, parts, manifest, taste)
+
+
+def _select(
+    request: TrainRequest, config: RecommenderConfig, listening: ListeningData, fitted: FittedModels, key_path: Path
+) -> SelectedEnsemble:
     folder = request.out / ARTIFACT_FOLDER
-    write_artifact(folder, manifest, parts.arrays)
+    write_artifact(folder, {**fitted.manifest, "ensembles": NOTHING_LEARNED}, fitted.parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
     with progress_bar("fitting the ensemble's weights", shown=request.progress) as on_progress:
-        chosen = select_ensemble(
-            recommender, ask, listening, dataset, config, seed=request.seed, on_progress=on_progress
+        return select_ensemble(
+            recommender, ask, listening, fitted.dataset, config, seed=request.seed, on_progress=on_progress
         )
-    parts.base_models["user_knn"]["metric"] = chosen.metric
+
+
+def write_fit(
+    request: TrainRequest,
+    config: RecommenderConfig,
+    prepared: TrainingData,
+    fitted: FittedModels,
+    chosen: SelectedEnsemble,
+    *,
+    key_path: Path,
+    seconds: float,
+    refit: Mapping[str, Any] | None = None,
+    ranks: bool = False,
+) -> dict[str, Any]:
+    """Write the artifact and checkpoint.json of fitted base models with the selected ensemble.
+
+    Args:
+        request: `out` is the folder of the checkpoint.
+        config: hyper-parameters.
+        prepared: the data of the fit.
+        fitted: its base models.
+        chosen: metric and weights.
+        key_path: file of the key of the users' pseudonyms.
+        seconds: duration of the training.
+        refit: description of a fit on all listens, for checkpoint.json; None for a fit on the training split.
+        ranks: precompute the users' rankings.
+
+    Returns:
+        summary of the training.
+    """
+    dataset, parts, taste = fitted.dataset, fitted.parts, fitted.taste
+    if "user_knn" in parts.base_models:
+        parts.base_models["user_knn"]["metric"] = chosen.metric
     for name, scale in chosen.scales.items():
         parts.base_models[name]["scale"] = scale
+    how = chosen.how if refit is None else f"{chosen.how}; of {refit['metrics_of']}"
     manifest = {
-        **manifest,
+        **fitted.manifest,
         "ensembles": chosen.ensembles,
         "ab": {"salt": "", "shares": {"a": 1.0}},
         "metrics": {"valid": chosen.metrics},
+        **({} if refit is None else {REFIT: refit}),
     }
     if not _is_finite(manifest):
         raise TrainingError("the fitted weights are not finite; choose less extreme hyper-parameters")
+    folder = request.out / ARTIFACT_FOLDER
     write_artifact(folder, manifest, parts.arrays)
-    if config.n_listed and dataset.n_users <= config.most_listed_users:
+    if ranks and config.n_listed and dataset.n_users <= config.most_listed_users:
         recommender, ask = open_recommender(request.out, key_path)
         with progress_bar("precomputing rankings", shown=request.progress) as on_progress:
             parts.arrays.update(
                 precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress)
             )
         write_artifact(folder, manifest, parts.arrays)
-    seconds = time.monotonic() - began_s
+    report = prepared.listening.report
     info = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
@@ -154,18 +265,19 @@ def _fit(
         "n_users": dataset.n_users,
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
-        **embedding_model,
-        **text_encoder,
+        **{name: manifest[name] for name in (EMBEDDING_MODEL, TEXT_ENCODER) if name in manifest},
         **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
-        "data": listening.report,
-        "metrics": {"valid": chosen.metrics, "how": chosen.how},
+        "data": report,
+        "metrics": {"valid": chosen.metrics, "how": how},
+        **({} if refit is None else {REFIT: refit}),
         "personal_data": manifest["personal_data"],
     }
     checkpoint.update_info(request.out, info)
     return {
         **{name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "data")},
+        **({} if refit is None else {REFIT: refit}),
         "metrics": {"valid": chosen.metrics["ensemble"]},
         "base_models_valid": chosen.metrics["base_models"],
         "tables": [base_models_table(chosen.metrics["base_models"])],
@@ -207,6 +319,8 @@ def _train_taste(
     listening: ListeningData,
     dataset: InteractionDataset,
     parts: ArtifactParts,
+    *,
+    selected: Path | None,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
@@ -233,6 +347,7 @@ def _train_taste(
             out=folder,
             request=replace(request, preset=config.taste_preset),
             report=listening.report,
+            selected=None if selected is None else checkpoint.read_info(selected),
         )
     trained = checkpoint.load(folder, kind=TASTE)
     parts.base_models[TASTE] = {

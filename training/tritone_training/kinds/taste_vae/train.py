@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,20 @@ from torch.utils.data import DataLoader
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
-from tritone_training.data.interactions import ListeningData
+from tritone_training.data.interactions import ListeningData, words_matrix
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import export
 from tritone_training.kinds.taste_vae.config import TasteConfig
-from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate, words_matrix
+from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
 from tritone_training.training_state import Snapshot
 
 _VALID_BATCH = 256
+METRICS_OF_SELECTION: Final = (
+    "a training with the same settings without the held-out data, which this one was fitted on too"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +69,13 @@ def train_listening(request: TrainRequest, config: TasteConfig, listening: Liste
 
 
 def train_taste(
-    data: TasteData, config: TasteConfig, *, out: Path, request: TrainRequest, report: Mapping[str, Any]
+    data: TasteData,
+    config: TasteConfig,
+    *,
+    out: Path,
+    request: TrainRequest,
+    report: Mapping[str, Any],
+    selected: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train on matrices and write a checkpoint.
 
@@ -76,6 +85,8 @@ def train_taste(
         out: folder of the checkpoint.
         request: seed, preset and the options of the run.
         report: description of the data, for the checkpoint.
+        selected: checkpoint.json of a training without the held-out listens, which are among `data.plays` here. Its
+            number of epochs and its metrics are used, because this training cannot be evaluated.
 
     Raises:
         DataError: no user has both a history and a held-out item among these items.
@@ -115,15 +126,20 @@ def train_taste(
         settings={**config.to_dict(), "fingerprint": _fingerprint(data)},
         batch_size=1,  # each entry is already a batch
         monitor=MONITOR,
-        max_epochs=config.max_epochs,
+        max_epochs=config.max_epochs if selected is None else int(selected["best_epoch"]),
         patience=config.patience,
+        keep="best" if selected is None else "last",
+        stage="fit" if selected is None else "refit",
         snapshot=Snapshot(export.KIND_NAME, info, _served_weights),
     )
     prefix = "learner."
     learner.load_state_dict({name.removeprefix(prefix): each for name, each in fitted.best_weights.items()})
     network = learner.network()
-    metrics = {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}
-    info |= {"n_epochs": fitted.n_epochs, "metrics": metrics}
+    if selected is None:
+        info |= {"metrics": {"valid": {"ndcg@40": 1 - fitted.best_score, "n": len(held_out)}}}
+    else:
+        info |= {"metrics": selected["metrics"], "metrics_of": METRICS_OF_SELECTION}
+    info |= {"n_epochs": fitted.n_epochs, "best_epoch": fitted.best_epoch}
     checkpoint.save(out, kind=export.KIND_NAME, info=info, weights=network.state_dict())
     return {
         "checkpoint": str(out),
@@ -131,7 +147,7 @@ def train_taste(
         "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "n_train": len(histories),
         "n_epochs": fitted.n_epochs,
-        "metrics": metrics,
+        "metrics": info["metrics"],
         **warm_start_info(loaded),
     }
 

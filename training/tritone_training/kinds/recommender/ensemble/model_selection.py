@@ -18,14 +18,14 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_serving.recommender.base_models.collaborative import Popularity, UserKnn
+from tritone_serving.recommender.base_models.collaborative import UserKnn
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
 from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, TasteNetwork, remote_scores
+from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
@@ -71,7 +71,7 @@ class SelectedEnsemble:
 
 def select_ensemble(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     listening: ListeningData,
     dataset: InteractionDataset,
     config: RecommenderConfig,
@@ -113,7 +113,7 @@ def select_ensemble(
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             changed = change(batch)
-            remote = remote_scores(recommender.scorer.remote_inputs(changed), taste)
+            remote = remote_scores(recommender.scorer.remote_inputs(changed), networks)
             scores = recommender.scorer.score_base_models(changed, remote)
             collector.add(rows, scores)
             if hidden is not None and of_hidden is not None:
@@ -127,7 +127,7 @@ def select_ensemble(
     learned = {"warm": fit_weights(warm, tuple(warm.features), scales)}
     metrics = _metrics(warm, learned["warm"], scales)
     crossed = _cross_fitted(warm, scales)
-    least = _least_known(recommender)
+    least = least_popularity(recommender.artifact.arrays)
     cold = {"warm": _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
     del warm, of_hidden
     for segment, change, may_be_negative in (
@@ -177,15 +177,42 @@ def select_ensemble(
     )
 
 
+def with_bounded_bias(
+    ensembles: Mapping[str, Mapping[str, Any]], *, least_before: float, least_known: float
+) -> dict[str, dict[str, Any]]:
+    """Return ensembles for base models fitted on more listens than those that the weights were selected on.
+
+    In a larger log the least popular item has a lower popularity, and so has the limit of the bias of new items, see
+    `_cold_item_weights`.
+
+    Args:
+        ensembles: arm -> ensemble as in the manifest.
+        least_before: popularity of the least popular item in the log of the selection.
+        least_known: the same in the larger log.
+    """
+    found = {}
+    for arm, described in ensembles.items():
+        cold = {segment: dict(table) for segment, table in described.get("cold_items", {}).items()}
+        for segment, table in cold.items():
+            popularity = described["weights"][segment].get("popularity", 0.0)
+            if table.get(BIAS, 0.0) <= _largest_bias(popularity, least_before):
+                table[BIAS] = min(table.get(BIAS, 0.0), _largest_bias(popularity, least_known))
+        found[arm] = {**described, **({"cold_items": cold} if cold else {})}
+    return found
+
+
+def _largest_bias(popularity: float, least_known: float) -> float:
+    return math.floor(popularity * least_known * 1e4) / 1e4  # weights have four digits
+
+
 def _is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
     return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_listened
 
 
-def _least_known(recommender: Recommender) -> float:
-    """Return the popularity of the least popular item with listeners."""
-    popularity = recommender.scorer.base_models.get("popularity")
-    n_listened = recommender.scorer.n_listened
-    return float(popularity.shares[:n_listened].min()) if isinstance(popularity, Popularity) and n_listened else 0.0
+def least_popularity(arrays: Mapping[str, npt.NDArray[Any]]) -> float:
+    """Return the popularity of the least popular item with listeners, from the arrays of an artifact."""
+    shares = arrays["popularity.shares"]
+    return float(shares[shares > 0].min(initial=1.0)) if shares.any() else 0.0
 
 
 def _cold_item_weights(
@@ -209,8 +236,7 @@ def _cold_item_weights(
     found = fit_cold_item_weights(of_hidden, hidden.content, learned.listened, scales)
     if found is None:
         return dict(learned.cold), f"{n_shown} held-out listens to cold items"
-    most = math.floor(learned.listened.get("popularity", 0.0) * least_known * 1e4) / 1e4  # weights have four digits
-    found[BIAS] = min(found[BIAS], most)
+    found[BIAS] = min(found[BIAS], _largest_bias(learned.listened.get("popularity", 0.0), least_known))
     n_hidden = int((of_hidden.wanted & of_hidden.cold).sum())
     return {**dict.fromkeys(learned.cold, 0.0), **found}, f"{n_hidden} held-out listens to items that were hidden"
 
