@@ -251,7 +251,7 @@ def write_fit(
             )
         write_artifact(folder, manifest, parts.arrays)
     report = prepared.listening.report
-    info = {
+    info: dict[str, Any] = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
         FIT: manifest[FIT],
