@@ -38,7 +38,7 @@ from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequest
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
-from tritone_serving.recommender.recent_events import NO_EVENTS, RecentEvents
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
     Floats,
@@ -160,7 +160,7 @@ class Recommender:
                 with recent events are always scored.
             recent: recorded events of the requests' users; None if there is no event store.
         """
-        events = [NO_EVENTS] * len(requests) if recent is None else self.resolver.fold(recent)
+        events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
         responses: list[RecommendResponse | InvalidRequestError | None]
         responses = [
             self._listed(request, arm) if use_precomputed and not len(folded.items) else None

@@ -19,7 +19,7 @@ from tritone_serving.recommender.artifact import EMBEDDINGS, SEQUENCE, SEQUENCE_
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.pseudonyms import pseudonym
-from tritone_serving.recommender.recent_events import NO_EVENTS, EventWeighting, FoldedEvents, RecentEvents
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
 from tritone_serving.recommender.sequences import ListeningSequences, OrderedEvents, join_events
@@ -118,6 +118,7 @@ class _Resolved:
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
     events: OrderedEvents
+    is_session: bool
     is_known: bool
 
 
@@ -146,7 +147,7 @@ class Resolver:
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
         self._order = StoredOrder.open(artifact)
         self._uses_order = any(each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values())
-        self._event_weighting = EventWeighting.from_manifest(artifact.manifest)
+        self.event_weighting = EventWeighting.from_manifest(artifact.manifest)
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
@@ -193,10 +194,12 @@ class Resolver:
             return None
         return pseudonym(self._key, normalize_id(request.user))
 
-    def fold(self, recent: RecentEvents) -> list[FoldedEvents]:
-        """Return the events of each request's user as weights of items, by the present time."""
-        now = time.time()
-        return [self._event_weighting.fold(events, self.item, now=now) for events in recent.by_request]
+    def fold(self, requests: Sequence[RecommendRequest], recent: RecentEvents) -> list[FoldedEvents]:
+        """Return the events of each request's user as weights of items, by the time of the request."""
+        return [
+            self.event_weighting.fold(events, self.item, now=now_s)
+            for events, now_s in zip(recent.by_request, _times_of(requests), strict=True)
+        ]
 
     def n_stored(self, user: int) -> int:
         """Return the number of items in the history of a stored user."""
@@ -236,7 +239,7 @@ class Resolver:
         for index, request in enumerate(requests):
             try:
                 request.check()
-                resolved.append(self._resolve(request, NO_EVENTS if events is None else events[index]))
+                resolved.append(self._resolve(request, NOTHING_RECORDED if events is None else events[index]))
                 kept.append(request)
             except InvalidRequestError as error:
                 errors[index] = error
@@ -257,7 +260,7 @@ class Resolver:
             friend_ids=[each.friend_ids for each in resolved],
             borrowed=borrowed,
             sequences=self._sequences(kept, resolved),
-            is_session=np.array([request.is_session for request in kept], np.bool_) if self._uses_order else None,
+            is_session=np.array([each.is_session for each in resolved], np.bool_) if self._uses_order else None,
             is_known=np.array([each.is_known for each in resolved], np.bool_),
         )
         return batch, errors
@@ -268,11 +271,11 @@ class Resolver:
         """Return the order of listening of each request; None if no base model uses it."""
         if not self._uses_order:
             return None
-        now_s = time.time()
-        at_s = [now_s if request.at_s is None else request.at_s for request in requests]
-        return ListeningSequences.of([each.events for each in resolved], at_s)
+        return ListeningSequences.of([each.events for each in resolved], _times_of(requests))
 
-    def ordered_events(self, request: RecommendRequest, user: int, recorded: FoldedEvents = NO_EVENTS) -> OrderedEvents:
+    def ordered_events(
+        self, request: RecommendRequest, user: int, recorded: FoldedEvents = NOTHING_RECORDED
+    ) -> OrderedEvents:
         """Return what a user listened to and skipped, oldest first: stored order, recorded events and the request.
 
         Rejected items of the request are the latest events. Items of weight 0 and unknown ids are left out.
@@ -413,6 +416,7 @@ class Resolver:
             unknown=unknown,
             friend_ids=friend_ids,
             events=self.ordered_events(request, user, events),
+            is_session=request.is_session or events.is_session,
             is_known=is_known,
         )
 
@@ -460,6 +464,12 @@ class Resolver:
         rows.update(names)
         rows.discard(user)  # users may list themselves
         return np.array(sorted(rows), np.int64), names, tuple(unknown)
+
+
+def _times_of(requests: Sequence[RecommendRequest]) -> list[float]:
+    """Return the time of each request in seconds since 1970."""
+    now_s = time.time()
+    return [now_s if request.at_s is None else request.at_s for request in requests]
 
 
 def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:

@@ -223,8 +223,8 @@ EVENTS_DECLARATION: Final = Declaration(
         ),
     ),
     outputs=(
-        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate or refused"),
-        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused; else empty"),
+        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate, refused (invalid) or denied (no access)"),
+        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused or denied; else empty"),
     ),
     serving=Serving(
         batching=Batching(max_batch_size=MOST_EVENTS, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
