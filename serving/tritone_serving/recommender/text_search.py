@@ -26,7 +26,8 @@ from scipy import sparse
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.exceptions import InvalidRequestError
-from tritone_serving.recommender.requests import MOODS, check_k
+from tritone_serving.recommender.moods import MOODS
+from tritone_serving.recommender.requests import check_k
 from tritone_serving.recommender.rows import Rows, product
 from tritone_serving.recommender.track_search import BigramIndex, words_of
 
