@@ -24,6 +24,7 @@ from tritone_cli.commands import (
     compose,
     crossvalidate,
     evaluate,
+    events,
     export,
     gateway,
     inspire,
@@ -124,6 +125,7 @@ def build_app() -> typer.Typer:
     for panel, commands in PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
+    app.add_typer(events.build_events_app(new_app), name="events", rich_help_panel="Deploy")
     app.add_typer(keys.build_keys_app(new_app), name="keys", rich_help_panel="Deploy")
     return app
 
