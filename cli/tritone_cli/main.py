@@ -36,6 +36,7 @@ from tritone_cli.commands import (
     resources,
     serve,
     studio,
+    tracks,
     train,
     tune,
     users,
@@ -46,7 +47,6 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         analysis.classify,
         recommend.recommend,
         recommend.similar,
-        recommend.tracks,
         compose.compose,
         compose.harmonize,
         compose.infill,
@@ -122,6 +122,7 @@ def build_app() -> typer.Typer:
     for panel, commands in PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
+    app.add_typer(tracks.build_tracks_app(new_app), name="tracks", rich_help_panel="Use", cls=tracks.SearchByDefault)
     app.add_typer(keys.build_keys_app(new_app), name="keys", rich_help_panel="Deploy")
     return app
 
