@@ -97,7 +97,7 @@ manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's tem
 
 # Triton loads the modules of each of these folders as top-level modules.
 BACKENDS := serving/tritone_serving/backends
-TYPED_BACKENDS := onnxruntime composer cf_ensemble renderer
+TYPED_BACKENDS := onnxruntime composer cf_ensemble events renderer
 
 lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check
@@ -105,7 +105,7 @@ lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart 
 	@$(BIN)/mypy
 	@$(BIN)/mypy tests .ci docs/generate.py
 	@for backend in $(TYPED_BACKENDS); do \
-	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
+	    MYPYPATH=$(BACKENDS)/onnxruntime:$(BACKENDS)/cf_ensemble:$(BACKENDS)/$$backend $(BIN)/mypy $(BACKENDS)/$$backend/*.py || exit 1; done
 	@$(BIN)/python .ci/private_imports.py
 	@$(BIN)/python .ci/documents.py
 	@$(BIN)/hadolint docker/*.Dockerfile

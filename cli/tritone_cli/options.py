@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Kind = Annotated[
     str,
     typer.Argument(
-        help="Model kind: genre_cnn, polyphony_rnn, music_transformer, music_vae, music_gan, taste_vae or recommender.",
+        help="Model kind: genre_cnn, polyphony_rnn, music_transformer, music_vae, music_gan, taste_vae, "
+        "taste_sequence or recommender.",
         show_default=False,
     ),
 ]
@@ -98,6 +99,10 @@ Interactions = Annotated[
 Valid = Annotated[
     Path | None,
     typer.Option(help="Listening log for validation. Default: a random part of the log.", show_default=False),
+]
+Baselines = Annotated[
+    bool | None,
+    typer.Option("--baselines", help="Evaluate baselines on the same data too.", show_default=False),
 ]
 Test = Annotated[Path | None, typer.Option(help="Listening log for testing.", show_default=False)]
 Friends = Annotated[Path | None, typer.Option(help="Table of pairs of users.", show_default=False)]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
+
+import typer
 
 from tritone_cli import console
 from tritone_cli.tables import plain_table
@@ -92,6 +95,27 @@ def recommend(
     for hint in hints:
         console.say(hint)
     return found
+
+
+def time_of(text: str) -> float | None:
+    """Return a time of the command line in seconds since 1970; None for "-".
+
+    Raises:
+        typer.BadParameter: it is neither a number nor a date and time in ISO 8601.
+    """
+    if text == "-":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        read = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"invalid --time: expected seconds since 1970, a date and time such as 2025-11-29T20:15, or -, got {text!r}"
+        ) from None
+    return read.timestamp()  # without a zone, in the zone of this machine
 
 
 def similar(music: MusicClient, request: Callable[[str], Recommendations], text: str, *, model: str) -> Recommendations:
@@ -215,7 +239,8 @@ def _unknown(unknown: UnknownIds) -> str:
     user = "the user (not in the log, or called without a valid service key or user token)"
     recording = "the recording (the model was trained without recordings, or with another genre_cnn than the server's)"
     mood = "the mood, since the model was trained without emotions"
-    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood
+    events = "the user's recorded events (the event store does not answer)"
+    parts = [user] * unknown.user + [recording] * unknown.audio + [mood] * unknown.mood + [events] * unknown.events
     for name in ("history", "skipped", "friends", "exclude"):
         ids = getattr(unknown, name)
         more = f" and {len(ids) - N_UNKNOWN_SHOWN} more" if len(ids) > N_UNKNOWN_SHOWN else ""

@@ -62,9 +62,11 @@ if TYPE_CHECKING:
     from tritone.music.grid import Grid
     from tritone.music.piece import Piece
     from tritone.music.scores import to_grid, to_score
+    from tritone.operations.events import ListeningEvent
     from tritone.operations.sample import Conditions
     from tritone.operations.stream import AsyncPieceStream, PieceStream
     from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.events import RecordedEvent, RecordedEvents
     from tritone.results.inspiration import Inspiration
     from tritone.results.model_info import ModelInfo
     from tritone.results.piece_chunk import PieceChunk
@@ -91,6 +93,7 @@ _LAZY = {
     "InferRequest": "messages",
     "InferResponse": "messages",
     "Inspiration": "results.inspiration",
+    "ListeningEvent": "operations.events",
     "ModelInfo": "results.model_info",
     "ModelRequest": "messages",
     "ModelResponse": "messages",
@@ -105,6 +108,8 @@ _LAZY = {
     "Reason": "results.recommendations",
     "Recommendation": "results.recommendations",
     "Recommendations": "results.recommendations",
+    "RecordedEvent": "results.events",
+    "RecordedEvents": "results.events",
     "Request": "messages",
     "Response": "messages",
     "StatisticsRequest": "messages",
@@ -137,6 +142,7 @@ __all__ = [
     "InvalidInputError",
     "InvalidModelNameError",
     "InvalidScoreError",
+    "ListeningEvent",
     "MissingExtraError",
     "ModelInfo",
     "ModelNotFoundError",
@@ -155,6 +161,8 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Recommendations",
+    "RecordedEvent",
+    "RecordedEvents",
     "Request",
     "RequestRejectedError",
     "RequestTimeoutError",

@@ -9,6 +9,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -23,8 +24,10 @@ from tritone.messages import Array
 Id: TypeAlias = str | bytes | int | np.integer[Any]
 Ids: TypeAlias = Iterable[Id]
 Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
+Times: TypeAlias = Iterable[float | datetime | None] | npt.NDArray[Any]
 
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LATEST_S: Final = 4_102_444_800  # 2100; later times are probably milliseconds
 _LARGEST_INTEGER_BITS: Final = 128  # UUIDs; Python refuses to write very large integers as digits
 
 
@@ -191,6 +194,37 @@ def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None
                 f"invalid weights[{index}]: {expected}, got {reprlib.repr(weight)}{hint}", argument="weights"
             )
     return np.array(weights, np.float32)
+
+
+def check_times(values: Any, n_history: int) -> npt.NDArray[np.int64] | None:
+    """Return the times of the tracks of a history in whole seconds since 1970, 0 where unknown, (L,), or None.
+
+    Raises:
+        InvalidInputError: a time is invalid, or their number differs from that of the history.
+    """
+    if values is None:
+        return None
+    expected = "expected seconds since 1970, a datetime with a zone, or None if unknown, for each track of history"
+    times = _listed(values)
+    if times is None:
+        raise InvalidInputError(f"invalid times: {expected}, got {reprlib.repr(values)}", argument="times")
+    if len(times) != n_history:
+        raise InvalidInputError(
+            f"invalid times: {expected}, got {len(times):,} for {n_history:,} ids", argument="times"
+        )
+    found = np.zeros(len(times), np.int64)
+    for index, each in enumerate(times):
+        if each is None:
+            continue
+        seconds = each.timestamp() if isinstance(each, datetime) and each.tzinfo is not None else each
+        if not is_number(seconds) or not 0 <= seconds <= _LATEST_S:
+            hint = "; add its zone" if isinstance(each, datetime) else ""
+            hint = hint or ("; divide milliseconds by 1,000" if is_number(each) and each > _LATEST_S else "")
+            raise InvalidInputError(
+                f"invalid times[{index}]: {expected}, got {reprlib.repr(each)}{hint}", argument="times"
+            )
+        found[index] = int(seconds)
+    return found
 
 
 def check_mood(mood: Any) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, Unpack
@@ -14,6 +15,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Times,
     Weights,
     check_model_name,
 )
@@ -21,12 +23,14 @@ from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import (
     COMPOSE_MODEL,
+    EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
     STREAM_MODEL,
+    EventKind,
 )
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
@@ -45,6 +49,7 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, amap_ordered
@@ -59,6 +64,7 @@ from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.steering import Steering
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
@@ -404,6 +410,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         *,
         history: Ids | None = None,
         weights: Weights | None = None,
+        times: Times | None = None,
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
@@ -423,6 +430,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             user_id=user_id,
             history=history,
             weights=weights,
+            times=times,
             skipped=skipped,
             friends=friends,
             mood=mood,
@@ -471,6 +479,44 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         """Search for tracks by title, artist or id; see `MusicClient.find_tracks`."""
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def record(
+        self,
+        user_id: Id,
+        track_id: Id,
+        *,
+        kind: EventKind = "play",
+        played_s: float | None = None,
+        at: datetime | float | None = None,
+        context: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvent:
+        """Record what a user did with a track; see `MusicClient.record`."""
+        event = ListeningEvent(user_id, track_id, kind, played_s, at, context)
+        if event_id is not None:
+            event = replace(event, event_id=event_id)
+        flow = record_flow(event, model=model, credentials=self._credentials, user_token=user_token)
+        return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def record_many(
+        self,
+        events: Iterable[ListeningEvent],
+        *,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvents:
+        """Record events, in requests of up to 256; see `MusicClient.record_many`."""
+        recorded: list[RecordedEvent] = []
+        for chunk in chunks(events):
+            flow = record_many_flow(
+                chunk, model=model, credentials=self._credentials, user_token=user_token, first=len(recorded)
+            )
+            recorded += await self._run(flow, self._deadline(timeout_s), in_thread=False)
+        return RecordedEvents(tuple(recorded))
 
     async def inspire(
         self,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -13,6 +15,7 @@ from typing import Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Times,
     Weights,
     check_model_name,
 )
@@ -20,12 +23,14 @@ from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import (
     COMPOSE_MODEL,
+    EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
     STREAM_MODEL,
+    EventKind,
 )
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
@@ -44,6 +49,7 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, map_ordered
@@ -58,6 +64,7 @@ from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.steering import Steering
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
 from tritone.results.prediction import Prediction
@@ -557,6 +564,7 @@ class MusicClient(BaseClient[Transport]):
         *,
         history: Ids | None = None,
         weights: Weights | None = None,
+        times: Times | None = None,
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
@@ -580,8 +588,12 @@ class MusicClient(BaseClient[Transport]):
 
         Args:
             user_id: a user of the listening log, whose stored history is used.
-            history: ids of tracks that the user has listened to, up to 100,000; duplicates add up.
-            weights: how often each track of the history was played, 0 or more; 1 each if None.
+            history: ids of tracks that the user has listened to, up to 100,000, in order of listening, the most recent
+                last; duplicates add up.
+            weights: how often each track of the history was played, 0 or more; 1 each if None. A history with weights
+                and without times is taken for a taste instead of a session.
+            times: when each track of the history was listened to: seconds since 1970, a datetime with a zone, or None
+                where unknown. Known times decide the order; they are not later than now.
             skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
             friends: ids of users, at most 1,000 different ones.
             audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
@@ -604,6 +616,7 @@ class MusicClient(BaseClient[Transport]):
             user_id=user_id,
             history=history,
             weights=weights,
+            times=times,
             skipped=skipped,
             friends=friends,
             mood=mood,
@@ -686,6 +699,87 @@ class MusicClient(BaseClient[Transport]):
         """
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
         return self._run(flow, self._deadline(timeout_s))
+
+    def record(
+        self,
+        user_id: Id,
+        track_id: Id,
+        *,
+        kind: EventKind = "play",
+        played_s: float | None = None,
+        at: datetime | float | None = None,
+        context: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvent:
+        """Record what a user did with a track, which `recommend` follows at once.
+
+        The call may be repeated with the same `event_id`: the server recognises an event that it has. It is also sent
+        again by itself after lost connections, as any request.
+
+        Args:
+            user_id: the user; the caller needs the service key, or a token of this user.
+            track_id: the track, as in the listening log; it need not be known yet.
+            kind: `play`, `skip`, `like` or `dislike`.
+            played_s: how long the track was played, in seconds.
+            at: when, as a datetime with a time zone or in seconds since 1970; None for now, by the server's clock. It
+                may be in any order, and at most 5 minutes ahead of the server's clock.
+            context: circumstances, up to 8 short texts such as `{"device": "car"}`.
+            event_id: up to 128 printable ASCII characters; None makes a random one.
+            model: name of the model that stores events.
+            user_token: used for this call instead of the `user_token` or `service_key` of the client.
+            timeout_s: as for `classify`.
+
+        Returns:
+            whether the event is new or a duplicate.
+
+        Raises:
+            AccessDeniedError: the caller may not write events of this user.
+            RequestRejectedError: the server refused the event as invalid.
+            ServerBusyError: the event store is down; the event is not stored.
+        """
+        event = ListeningEvent(user_id, track_id, kind, played_s, at, context)
+        if event_id is not None:
+            event = replace(event, event_id=event_id)
+        flow = record_flow(event, model=model, credentials=self._credentials, user_token=user_token)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def record_many(
+        self,
+        events: Iterable[ListeningEvent],
+        *,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvents:
+        """Record events, in requests of up to 256.
+
+        If the call fails, any part of the events may be stored. Call it again with the same objects, whose ids the
+        server recognises.
+
+        Args:
+            events: of any users, in any order.
+            model: as for `record`.
+            user_token: as for `record`.
+            timeout_s: as for `classify`, for each request.
+
+        Returns:
+            for each event whether it is new, a duplicate, refused as invalid or denied; invalid events do not prevent
+            the others from being stored.
+
+        Raises:
+            InvalidInputError: an event is invalid in a way that the client recognises; the error names its index.
+            ServerBusyError: the event store is down.
+        """
+        recorded: list[RecordedEvent] = []
+        for chunk in chunks(events):
+            flow = record_many_flow(
+                chunk, model=model, credentials=self._credentials, user_token=user_token, first=len(recorded)
+            )
+            recorded += self._run(flow, self._deadline(timeout_s))
+        return RecordedEvents(tuple(recorded))
 
     def inspire(
         self,

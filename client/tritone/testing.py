@@ -45,6 +45,7 @@ from tritone.constants import (
     EMBEDDING_SIZE,
     EMOTION_NOT_TRAINED,
     EMOTIONS,
+    EVENTS_MODEL,
     GENRE_MODEL,
     INSPIRE_MODEL,
     RECOMMEND_MODEL,
@@ -434,6 +435,41 @@ class FakeRecommender(FakeModel):
     def _columns(self, tracks: list[str]) -> dict[str, Array]:
         names = ("item_ids", "titles", "artists")
         return {name: _text_row([self._tracks[each][index] for each in tracks]) for index, name in enumerate(names)}
+
+
+class FakeEvents(FakeModel):
+    """A `recommender_events` that keeps valid events in memory.
+
+    Attributes:
+        events: the events as sent, in order of arrival, without duplicates.
+    """
+
+    def __init__(self, *, name: str = EVENTS_MODEL, version: str = "1") -> None:
+        """Create the model.
+
+        Args:
+            name: of the model.
+            version: of the model.
+        """
+        self.events: list[dict[str, Any]] = []
+        self._ids: set[tuple[str, str]] = set()
+        super().__init__(ModelResponse(name, (version,), {}, {}, 256))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the outcome of each event: new or duplicate."""
+        outcomes = []
+        for text in inputs["event"].ravel().tolist():
+            event: dict[str, Any] = json.loads(text)
+            key = (event["user"], event["id"])
+            outcomes.append("duplicate" if key in self._ids else "new")
+            if key not in self._ids:
+                self._ids.add(key)
+                self.events.append({"kind": "play", **event})
+        shape = (len(outcomes), 1)
+        return {
+            "outcome": np.array(outcomes, np.object_).reshape(shape),
+            "reason": np.full(shape, "", np.object_),
+        }
 
 
 class FakeInspirer(FakeModel):

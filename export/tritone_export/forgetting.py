@@ -28,7 +28,7 @@ from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import publish, versions
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
-from tritone_serving.recommender.artifact import MANIFEST, files_of, rows_arrays
+from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
@@ -37,7 +37,7 @@ from tritone_serving.recommender.similarity import INDEX_FILENAME
 _REMOVED: Final = ".forgotten-"
 _SELECTION: Final = "selection"  # folder of a checkpoint with the fit without the held-out listens
 # Arrays of an artifact that are indexed by user: rows of sparse tables, columns of sparse tables, and vectors.
-_ROWS: Final = ("history", "friends", "listening", "lists.*", "*.own_tags")
+_ROWS: Final = ("history", SEQUENCE, "friends", "listening", "lists.*", "*.own_tags")
 _COLUMNS: Final = ("friends", "listeners")
 _VECTORS: Final = ("users", "*.means")
 # Arrays that are indexed by item or tag, even if their length equals the number of users. The tables of base models are
@@ -258,6 +258,9 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
             table = table.take(kept)
         if _matches(name, _COLUMNS):
             table = _without_column(table, row)
+        if name == SEQUENCE and SEQUENCE_TIMES in arrays:
+            span = artifact.rows(name).starts[row : row + 2].tolist()
+            arrays[SEQUENCE_TIMES] = np.delete(np.asarray(arrays[SEQUENCE_TIMES]), slice(*span))
         arrays.update(rows_arrays(name, table))
     for name in [name for name in arrays if _matches(name, _VECTORS)]:
         arrays[name] = np.asarray(arrays[name])[kept]

@@ -83,6 +83,10 @@ def export_kind(
     for each, reasons in zip(prepared, kept, strict=True):
         on_step(f"{each.name}: writing the version")
         results.append(write_model(each, repository, kept=reasons))
+    further = exportable.artifacts if isinstance(exportable, ArtifactExport) else ()
+    for artifact in further:
+        own_name = companion_name(kind.name, artifact.declaration.name, name)
+        results.append(export_artifact(artifact, kind, repository=repository, name=own_name, on_step=on_step))
     for ensemble in kind.ensembles:
         start_s = time.monotonic()
         on_step(f"{ensemble.name}: writing the version")
@@ -131,7 +135,7 @@ def write_kind_configs(kind: ModelKind, repository: Path, *, name: str | None = 
         RepositoryError: a folder cannot be written.
     """
     written = []
-    for declaration in kind.declarations:
+    for declaration in (*kind.declarations, *kind.data_models):
         own = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
         written += write_configs(own, repository, name=companion_name(kind.name, declaration.name, name))
     for ensemble in kind.ensembles:

@@ -118,6 +118,7 @@ MODEL_FILES: Final = {
     "onnxruntime": "model.onnx",
     "composer": "model.onnx",
     "cf_ensemble": "recommender.json",
+    "events": "events.json",
     "python": "model.py",
 }
 MODEL_CLASS: Final = "TritonPythonModel"

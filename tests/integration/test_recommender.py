@@ -151,6 +151,7 @@ def test_unknown_ids_are_told(client: Client) -> None:
         "exclude": ["w"],
         "mood": False,
         "audio": False,
+        "events": False,
     }
 
 

@@ -6,6 +6,7 @@ The listeners' ids are such as nothing else on a server would ever say.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,16 +178,25 @@ def to_export(artifact: Path, key_file: Path | None) -> ArtifactExport:
 
 
 def publish(
-    artifact: Path, key_file: Path | None, repository: Path, *, name: str | None = None, ensembles: bool = True
+    artifact: Path,
+    key_file: Path | None,
+    repository: Path,
+    *,
+    name: str | None = None,
+    ensembles: bool = True,
+    events: bool = False,
 ) -> tuple[ExportResult, ...]:
-    """Export an artifact as the kind does, without its companion."""
+    """Export an artifact as the kind does, without its companion, and on demand with the model that stores events."""
     kind: Any = SimpleNamespace(
         name="recommender",
         companions=(),
         declarations=(DECLARATION,),
         ensembles=(RECORDING_RECOMMENDER,) if ensembles else (),
     )
-    return export_kind(to_export(artifact, key_file), kind, repository=repository, name=name)
+    export = to_export(artifact, key_file)
+    if not events:
+        export = replace(export, artifacts=())
+    return export_kind(export, kind, repository=repository, name=name)
 
 
 def opened(version: Path, key_file: Path) -> Recommender:

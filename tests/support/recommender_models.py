@@ -20,7 +20,7 @@ from tritone_training.data.interactions.simulated import SimulatedItem, Simulate
 from tritone_training.kind import Exportable, TrainRequest
 from tritone_training.registry import get_kind
 
-KINDS = ("recommender", "taste_vae")
+KINDS = ("recommender", "taste_vae", "taste_sequence")
 N_USERS = 80
 N_ITEMS = 90
 
@@ -93,10 +93,33 @@ def checkpoint() -> Path:
 
 
 @functools.cache
+def sequences() -> Path:
+    """A file with the items of 60 users in order: each item is mostly followed by the next number."""
+    rng = np.random.default_rng(1)
+    path = folder() / "sequences.txt"
+    lines = []
+    for user in range(60):
+        steps = rng.choice([1, 1, 1, 2, 5], size=int(rng.integers(4, 16)))
+        items = np.unique(np.cumsum(steps) + rng.integers(0, 20))
+        lines.append(f"user-{user} " + " ".join(f"piece/{item}" for item in items.tolist()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@functools.cache
+def sequence_checkpoint() -> Path:
+    """A tiny `taste_sequence`, trained once."""
+    path = folder() / "run_sequence"
+    request = TrainRequest(out=path, preset="tiny", progress=False, data=ListeningFiles(interactions=sequences()))
+    get_kind("taste_sequence").train(request)
+    return path
+
+
+@functools.cache
 def served(name: str) -> ServedRecommender:
     """A kind that learns from listening, exported: the recommender, or the network that is trained with it."""
     kind = get_kind(name)
-    path = checkpoint() if name == "recommender" else checkpoint() / name
+    path = {"recommender": checkpoint, "taste_sequence": sequence_checkpoint}.get(name, lambda: checkpoint() / name)()
     exportable = kind.export(path)
     repository = folder() / f"models_{name}"
     with pytest.MonkeyPatch.context() as patch:  # export puts the users' key where this user's server looks

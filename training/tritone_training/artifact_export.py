@@ -21,6 +21,7 @@ class ArtifactExport:
         files: name in the version folder -> the file to copy, or its content.
         card: as `Exportable.card`.
         companions: as `Exportable.companions`.
+        artifacts: further data that are served together with these.
         key: (its check value, its file), if the data can only be read with a key that must not travel with it.
         key_wanted: (its check value, where training found it) of the key that serving needs, whether or not its file
             is known; the second is None if the key was made together with the checkpoint.
@@ -30,5 +31,6 @@ class ArtifactExport:
     files: Mapping[str, Path | bytes]
     card: Mapping[str, Any]
     companions: Sequence[Exportable] = ()
+    artifacts: Sequence[ArtifactExport] = ()
     key: tuple[str, Path] | None = None
     key_wanted: tuple[str, str | None] | None = None

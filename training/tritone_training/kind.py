@@ -52,7 +52,7 @@ class Exportable:
 
 
 # Fields of a request that only some kinds take.
-_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all")
+_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all", "baselines")
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
     {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
@@ -99,7 +99,11 @@ class TrainRequest:
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data."""
+    """The request of one evaluation; at most one of `fold` and `split` selects a part of the data.
+
+    Attributes:
+        baselines: whether baselines of the kind are evaluated on the same data; None for no.
+    """
 
     checkpoint: Path
     data: Path | ListeningFiles | None = None
@@ -107,6 +111,7 @@ class EvaluateRequest:
     split: str | None = None
     report: Path | None = None
     progress: bool = True
+    baselines: bool | None = None
 
 
 def data_path(request: TrainRequest | EvaluateRequest) -> Path | None:
@@ -160,6 +165,7 @@ class ModelKind:
         epochs_field: the hyper-parameter that `--max-epochs` sets.
         pretrained_changes: values that replace the preset's on a pretrained backbone.
         companions: further models that each checkpoint serves.
+        data_models: further models without a network that each export adds.
         ensembles: models on the server that join this kind's own with others.
         quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
         is_private: whether a checkpoint holds listening histories, so that other users of the machine may not read it.
@@ -182,13 +188,14 @@ class ModelKind:
     epochs_field: str = "max_epochs"
     pretrained_changes: Mapping[str, Any] = field(default_factory=dict)
     companions: Sequence[Companion] = ()
+    data_models: Sequence[Declaration] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
     is_private: bool = False
 
     @property
     def declarations(self) -> tuple[Declaration, ...]:
-        """Of every model that a checkpoint serves, the kind's own first."""
+        """Of every model that a checkpoint serves, the kind's own first; without `data_models`."""
         return (self.declaration, *(companion.declaration for companion in self.companions))
 
     def options_not_taken(self, given: Iterable[str]) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ from tritone_training.artifact_export import ArtifactExport
 from tritone_training.declaration import Axis, Declaration, Tensor, labels_parameter
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
-from tritone_training.kinds.recommender.ensemble.offline import TasteNetwork, remote_scores
+from tritone_training.kinds.recommender.ensemble.offline import RemoteNetworks, remote_scores
 from tritone_training.registry import get_kind
 
 _LONGEST_S: Final = 24 * 3600.0  # for one call: generation on a slow CPU must not be cut off
@@ -173,8 +173,8 @@ def _recommender(folder: Path, key: Path | None) -> RecommenderModel:
     from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 
     recorded = load_info(folder).get("key")
-    recommender, taste = open_recommender(folder, key or (Path(str(recorded)) if recorded else None))
-    return RecommenderModel(DECLARATION, recommender, taste)
+    recommender, networks = open_recommender(folder, key or (Path(str(recorded)) if recorded else None))
+    return RecommenderModel(DECLARATION, recommender, networks)
 
 
 class _Model(Protocol):
@@ -272,11 +272,11 @@ class NetworkModel:
 class RecommenderModel:
     """A recommender. The caller holds its key, and may therefore use all stored data."""
 
-    def __init__(self, declaration: Declaration, recommender: Recommender, taste: TasteNetwork | None) -> None:
+    def __init__(self, declaration: Declaration, recommender: Recommender, networks: RemoteNetworks) -> None:
         self.declaration = declaration
         self.parameters = declaration.parameters
         self._recommender = recommender
-        self._taste = taste
+        self._networks = networks
         self._backend = _backend("tritone_cf_tensors")
         self._tensors = self._backend.OutputTensors(recommender)
 
@@ -301,7 +301,7 @@ class RecommenderModel:
         if isinstance(question, SearchRequest):
             return self._backend.row_of_search(self._recommender.search(question))
         resolved = self._recommender.resolve([question])
-        remote = remote_scores(resolved.remote_inputs, self._taste)
+        remote = remote_scores(resolved.remote_inputs, self._networks)
         (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer

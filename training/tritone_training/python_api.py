@@ -41,10 +41,11 @@ def train(
     """Train a model and write a checkpoint folder, as `tritone train` does.
 
     Args:
-        kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae` or `recommender`.
+        kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae`,
+            `taste_sequence` or `recommender`.
         data: recordings or scores, or collections of the corpus such as `corpus:public-domain`; the embedded corpus if
             None.
-        interactions: listening log of `taste_vae` and `recommender`; simulated listening if None.
+        interactions: listening log of `taste_vae`, `taste_sequence` and `recommender`; simulated listening if None.
         listening: the log's columns and further tables, such as `ListeningFiles(friends=..., user_column=...)`.
         out: checkpoint folder; `runs/KIND` if None.
         preset: `default`, `demo` (minutes) or `tiny` (for tests).

@@ -15,6 +15,7 @@ _MODULES: Final = {
     "music_vae": "tritone_training.kinds.music_vae",
     "music_gan": "tritone_training.kinds.music_gan",
     "taste_vae": "tritone_training.kinds.taste_vae",
+    "taste_sequence": "tritone_training.kinds.taste_sequence",
     "recommender": "tritone_training.kinds.recommender",
 }
 

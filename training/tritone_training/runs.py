@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _RUN: Final = "run.json"
 _ASKED: Final = "asked"
 # Allowed in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
-# `music_gan`, and what file systems put there.
-_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "lost+found"})
+# `music_gan`, the network of a selection, and what file systems put there.
+_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "selection", "lost+found"})
 _EMBEDDED: Final = "embedded corpus"
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 

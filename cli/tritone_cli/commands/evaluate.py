@@ -30,6 +30,7 @@ def evaluate(
     time_column: options.TimeColumn = None,
     skipped_column: options.SkippedColumn = None,
     key: options.Key = None,
+    baselines: options.Baselines = None,
     report: options.Report = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -48,6 +49,7 @@ def evaluate(
         fold=fold,
         split=split,
         report=report,
+        baselines=baselines,
         progress=console.shows_progress(as_json=as_json),
     )
     result = training.get_kind(kind).evaluate(request)

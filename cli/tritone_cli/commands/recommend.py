@@ -18,11 +18,20 @@ def recommend(
     *,
     user: Annotated[str | None, typer.Option(help="User id, as in the listening log.", show_default=False)] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="Id or title of a track listened to; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Id or title of a track listened to, oldest first; repeatable.", show_default=False),
     ] = None,
     weight: Annotated[
         list[float] | None,
         typer.Option(help="Weight of each --history, in the same order; repeatable.", show_default=False),
+    ] = None,
+    time: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Time of each --history, in the same order: seconds since 1970, a date and time, or - if unknown; "
+            "repeatable.",
+            show_default=False,
+        ),
     ] = None,
     skipped: Annotated[
         list[str] | None, typer.Option(help="Id or title of a rejected track; repeatable.", show_default=False)
@@ -78,6 +87,7 @@ def recommend(
                 skipped=ids["skipped"] or None,
                 exclude=ids["exclude"] or None,
                 weights=weight,
+                times=None if time is None else [recommendations.time_of(each) for each in time],
                 friends=friend,
                 audio=audio,
                 mood=mood,

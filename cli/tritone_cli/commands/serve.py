@@ -64,6 +64,15 @@ def serve(
         bool,
         typer.Option("--trust-callers", help="Give every caller access to stored users; for private networks only."),
     ] = False,
+    events: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Store of listening events: sqlite:///path/events.db, valkey://host:port/database, or off. Default: "
+            "TRITONE_EVENTS, or a file in the state folder.",
+            show_default=False,
+        ),
+    ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(help="PEM file with the server's certificate; enables TLS for gRPC.", show_default=False),
@@ -146,6 +155,7 @@ def serve(
         api_key=api_key_from(api_key_file),
         service_key_file=service_key_file,
         trust_callers=trust_callers,
+        events=events,
         tls_cert=tls_cert,
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,

@@ -20,6 +20,7 @@ import numpy as np
 from tritone.arguments import (
     Id,
     Ids,
+    Times,
     Weights,
     check_bool,
     check_count,
@@ -28,6 +29,7 @@ from tritone.arguments import (
     check_model_name,
     check_mood,
     check_share,
+    check_times,
     check_weights,
     scalar,
     text,
@@ -68,6 +70,7 @@ class RecommendOptions:
     user_id: Id | None
     history: Ids | None
     weights: Weights | None
+    times: Times | None
     skipped: Ids | None
     friends: Ids | None
     mood: str | None
@@ -81,7 +84,7 @@ class RecommendOptions:
     @property
     def is_small(self) -> bool:
         """Whether checking the options takes so little time that an event loop may do it."""
-        lists = (self.history, self.weights, self.skipped, self.friends, self.exclude)
+        lists = (self.history, self.weights, self.times, self.skipped, self.friends, self.exclude)
         try:
             return all(each is None or (isinstance(each, Sized) and len(each) <= _MAX_INLINE) for each in lists)
         except TypeError:  # an array without dimensions, which is refused later
@@ -115,6 +118,9 @@ class RecommendOptions:
         weights = check_weights(self.weights, inputs["history"].size if "history" in inputs else 0)
         if weights is not None and weights.size:
             inputs["weights"] = weights[None]
+        times = check_times(self.times, inputs["history"].size if "history" in inputs else 0)
+        if times is not None and times.size:
+            inputs["times"] = times[None]
         if self.mood is not None:
             inputs["mood"] = text([check_mood(self.mood).encode()])
         for name in ("diversity", "novelty"):
@@ -389,8 +395,8 @@ def _unknown(text: str) -> UnknownIds:
     """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
     found = json.loads(text) if text else {}
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    user, mood, audio = (bool(found.get(name, False)) for name in ("user", "mood", "audio"))
-    return UnknownIds(user=user, mood=mood, audio=audio, **lists)
+    user, mood, audio, events = (bool(found.get(name, False)) for name in ("user", "mood", "audio", "events"))
+    return UnknownIds(user=user, mood=mood, audio=audio, events=events, **lists)
 
 
 def _check_explain(value: Any) -> bool:

@@ -95,6 +95,8 @@ class UnknownIds(JsonResult):
         mood: whether a mood was given to a model that was trained without emotions.
         audio: whether a recording was given that the model could not use: it was trained without recordings, or
             with another `genre_cnn` than the server has.
+        events: whether the user's recorded events could not be read, because the event store did not answer: the
+            recommendations do not reflect events since the recommender was fitted.
     """
 
     user: bool = False
@@ -104,6 +106,7 @@ class UnknownIds(JsonResult):
     exclude: tuple[str, ...] = ()
     mood: bool = False
     audio: bool = False
+    events: bool = False
 
     json_properties: ClassVar[JsonProperties] = {
         "user": BOOLEAN,
@@ -113,6 +116,7 @@ class UnknownIds(JsonResult):
         "exclude": array_of(STRING),
         "mood": BOOLEAN,
         "audio": BOOLEAN,
+        "events": BOOLEAN,
     }
 
     def __bool__(self) -> bool:

@@ -42,6 +42,10 @@ class RecommendRequest(RequestBody):
     weights: Annotated[list[float], Field(fail_fast=True)] | None = Field(
         None, description="Weight of each track of `history`, such as a play count."
     )
+    times: Annotated[list[float | None], Field(fail_fast=True)] | None = Field(
+        None,
+        description="Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.",
+    )
     skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
     friends: Ids | None = Field(None, description="Ids of friends, whose listening is used for a user without history.")
     file: AudioFile | None = audio_field("A recording; tracks with a similar sound are recommended.", default=None)
@@ -108,6 +112,7 @@ async def recommend(
         options.user_id,
         history=_as_list(options.history),
         weights=options.weights,
+        times=options.times,
         skipped=_as_list(options.skipped),
         friends=friends,
         audio=audio,

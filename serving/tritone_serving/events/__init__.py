@@ -10,7 +10,7 @@ with contextlib.closing(open_store("sqlite:///var/lib/tritone/events.db")) as st
 Needs only the standard library, because backends import it; the client of Valkey is imported when it is used.
 """
 
-from tritone_serving.events.address import EVENTS_VARIABLE, EventRetention, parse_address
+from tritone_serving.events.address import EVENTS_VARIABLE, NO_EVENTS, EventRetention, parse_address, store_url
 from tritone_serving.events.event import EVENT_KINDS, Event, EventKind, checked_event, event_id
 from tritone_serving.events.exceptions import (
     EventStoreDamagedError,
@@ -20,11 +20,12 @@ from tritone_serving.events.exceptions import (
     EventStoreUrlError,
     InvalidEventError,
 )
-from tritone_serving.events.store import EventStore, open_store
+from tritone_serving.events.store import EventStore, check_store_url, open_store
 
 __all__ = [
     "EVENTS_VARIABLE",
     "EVENT_KINDS",
+    "NO_EVENTS",
     "Event",
     "EventKind",
     "EventRetention",
@@ -35,8 +36,10 @@ __all__ = [
     "EventStoreUnavailableError",
     "EventStoreUrlError",
     "InvalidEventError",
+    "check_store_url",
     "checked_event",
     "event_id",
     "open_store",
     "parse_address",
+    "store_url",
 ]

@@ -18,12 +18,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from tritone_serving.events.exceptions import EventStoreUrlError
 
 EVENTS_VARIABLE: Final = "TRITONE_EVENTS"  # the address of the store, which `tritone serve` sets for its backends
 PASSWORD_VARIABLE: Final = "TRITONE_EVENTS_PASSWORD"  # noqa: S105 - a variable's name
+NO_EVENTS: Final = "off"  # instead of an address
 DEFAULT_RETENTION_DAYS: Final = 180.0
 DEFAULT_MOST_PER_USER: Final = 2_000
 DEFAULT_PORT: Final = 6_379
@@ -106,6 +107,28 @@ class ValkeyAddress:
             raise EventStoreUrlError(
                 f"invalid event store: password_file {self.password_file} cannot be read ({reason})"
             ) from error
+
+
+def store_url() -> str | None:
+    """Return the address of this server's store: that in TRITONE_EVENTS, or else a file in this user's state folder.
+
+    Returns:
+        None if TRITONE_EVENTS is `off`.
+
+    Raises:
+        EventStoreUrlError: there is no state folder.
+    """
+    named = os.environ.get(EVENTS_VARIABLE)
+    if named:
+        return None if named == NO_EVENTS else named
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError as error:
+        raise EventStoreUrlError(
+            f"no event store: expected a home folder of this user or XDG_STATE_HOME, got neither; name a store in "
+            f"{EVENTS_VARIABLE}"
+        ) from error
+    return f"sqlite://{quote(str(Path(state).absolute() / 'tritone' / 'events.db'))}"
 
 
 def parse_address(url: str) -> SqliteAddress | ValkeyAddress:

@@ -85,6 +85,16 @@ def open_store(url: str, *, must_exist: bool = False) -> EventStore:
     return ValkeyEventStore(address)
 
 
+def check_store_url(url: str) -> None:
+    """Check the address of a store, and that what it needs is installed; the store itself may be down.
+
+    Raises:
+        EventStoreUrlError: as `open_store`.
+    """
+    if not isinstance(parse_address(url), SqliteAddress):
+        open_store(url).close()  # opens no connection
+
+
 def read_cursor(cursor: str) -> tuple[str, float, str]:
     """Return user, time and id of `Event.cursor`; the smallest ones if it is empty.
 

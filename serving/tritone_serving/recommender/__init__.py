@@ -1,11 +1,12 @@
 """Scoring and explanation of recommendations, used by the `cf_ensemble` backend and by offline evaluation.
 
 Depends on NumPy and SciPy only. From the rest of `tritone_serving` it imports modules that need nothing but the
-standard library (`ids`, `security.callers`), so that the backend can load it without Tritone's other dependencies.
+standard library (`events`, `ids`, `security.callers`), so that the backend can load it without Tritone's other
+dependencies.
 """
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.base_models.remote import TASTE, RemoteInputs
+from tritone_serving.recommender.base_models.remote import TASTE, TASTE_SEQUENCE, RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
@@ -28,6 +29,7 @@ __all__ = [
     "NOBODY",
     "SOURCES",
     "TASTE",
+    "TASTE_SEQUENCE",
     "TRUSTED",
     "Artifact",
     "ArtifactError",

@@ -5,6 +5,8 @@ recommender.json         format, base_models, ensembles, weighting, privacy, dat
 items.ids.npy            item ids, concatenated as UTF-8; items.ends.npy holds the end of each
 users.npy                (U, 2) uint64 pseudonyms, ascending
 history.*.npy            (U, I) sparse: plays as logged
+sequence.*.npy           (U, I) sparse: latest listens (0) and skips (1) in order, oldest first; optional
+sequence.times.npy       time of each, seconds since 1970, 0 where unknown; optional
 friends.*.npy            (U, U) sparse
 <base_model>.<array>.npy parameters of each base model
 ```
@@ -65,6 +67,8 @@ def close_to_others(folder: Path) -> None:
 
 FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"
+SEQUENCE: Final = "sequence"
+SEQUENCE_TIMES: Final = "sequence.times"
 EMBEDDINGS: Final = "items.embeddings"  # present if the recommender was trained with recordings
 # Manifest entry {"kind", "weights_sha256"} of the network that computed the embeddings, as in its model card.
 EMBEDDING_MODEL: Final = "embedding_model"

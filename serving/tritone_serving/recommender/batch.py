@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.requests import MOODS, Floats, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.sequences import ListeningSequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,10 @@ class RequestBatch:
         unknown: by request, inputs that were ignored.
         friend_ids: by request, row of a stored user -> the id by which the request names that friend.
         borrowed: (B,) whether the history is that of friends, because the user has none.
+        is_known: (B,) whether the user is stored or has recorded events.
+        sequences: the order of listening: stored order and the history of the request; None if no base model of the
+            artifact uses it.
+        is_session: (B,) whether the request brings an ordered history, see `RecommendRequest.is_session`.
         memo: results shared by base models, such as similarities between users.
     """
 
@@ -44,6 +49,9 @@ class RequestBatch:
     unknown: Sequence[UnknownInputs]
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
+    is_known: npt.NDArray[np.bool_]
+    sequences: ListeningSequences | None = None
+    is_session: npt.NDArray[np.bool_] | None = None
     memo: dict[str, Floats] = field(default_factory=dict)
 
     @property
@@ -64,6 +72,9 @@ class RequestBatch:
             [self.unknown[request]],
             [self.friend_ids[request]],
             self.borrowed[row],
+            self.is_known[row],
+            None if self.sequences is None else self.sequences.take(row),
+            None if self.is_session is None else self.is_session[row],
         )
 
     @property

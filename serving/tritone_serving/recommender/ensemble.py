@@ -1,4 +1,4 @@
-"""The ensemble: a weighted sum of base models, with separate weights for long, short and empty histories.
+"""The ensemble: a weighted sum of base models, with separate weights for long, short and empty histories and sessions.
 
 Shapes: B requests, M base models, I items.
 """
@@ -16,6 +16,8 @@ from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
 
 SEGMENTS: Final = ("cold", "short", "warm")
+SESSION: Final = "session"  # a further segment of ensembles whose log has an order
+_ALL_SEGMENTS: Final = (*SEGMENTS, SESSION)
 BIAS: Final = "bias"  # key of the constant in a manifest's weights for cold items
 
 
@@ -77,22 +79,28 @@ class Ensemble:
         )
 
     def segments(self, batch: RequestBatch) -> npt.NDArray[np.int64]:
-        """Return the index in `SEGMENTS` of each request (B,)."""
+        """Return the index in `SEGMENTS` of each request, or their number for a session (B,).
+
+        A session is a request that brings an ordered history with a known item, if the ensemble has weights for it.
+        """
         n_history = batch.n_history
-        return np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
+        by_length = np.where(n_history >= self.warm_from, 2, np.where(n_history > 0, 1, 0))
+        if batch.is_session is None or SESSION not in self.weights:
+            return by_length
+        return np.where(batch.is_session & (n_history > 0), len(SEGMENTS), by_length)
 
     def weights_of(self, base_models: Sequence[str], batch: RequestBatch) -> Weights:
         """Return each request's weights, by its segment and its inputs."""
         segments = self.segments(batch)
         listened, cold = (
-            np.array([[table[s].get(name, 0.0) for name in base_models] for s in SEGMENTS], np.float32)
+            np.array([[table.get(s, {}).get(name, 0.0) for name in base_models] for s in _ALL_SEGMENTS], np.float32)
             for table in (self.weights, self.cold_items)
         )
-        bias = np.array([self.cold_items[s].get(BIAS, 0.0) for s in SEGMENTS], np.float32)
+        bias = np.array([self.cold_items.get(s, {}).get(BIAS, 0.0) for s in _ALL_SEGMENTS], np.float32)
         found = Weights(listened[segments], cold[segments], bias[segments])
         for name, brought in batch.brought.items():
             if name in base_models and brought.any():
-                least = np.array([self.minimum_weights.get(s, {}).get(name, 0.0) for s in SEGMENTS], np.float32)[
+                least = np.array([self.minimum_weights.get(s, {}).get(name, 0.0) for s in _ALL_SEGMENTS], np.float32)[
                     segments
                 ]
                 for table in (found.listened, found.cold):

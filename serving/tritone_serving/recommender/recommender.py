@@ -22,6 +22,7 @@ Shapes: B requests, I items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequest
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
     Floats,
@@ -141,24 +143,38 @@ class Recommender:
         return self.respond(self.resolve(requests, arm=arm))
 
     def resolve(
-        self, requests: Sequence[RecommendRequest], *, arm: str | None = None, use_precomputed: bool = True
+        self,
+        requests: Sequence[RecommendRequest],
+        *,
+        arm: str | None = None,
+        use_precomputed: bool = True,
+        recent: RecentEvents | None = None,
     ) -> ResolvedRequests:
         """Look up the users and items of requests, and find precomputed responses.
 
         Args:
             requests: the requests.
             arm: as in `recommend`.
-            use_precomputed: whether requests may be answered by precomputed rankings; if not, all are scored.
+            use_precomputed: whether requests may be answered by precomputed rankings; if not, all are scored. Users
+                with recent events are always scored.
+            recent: recorded events of the requests' users; None if there is no event store.
         """
+        events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
         responses: list[RecommendResponse | InvalidRequestError | None]
-        responses = [self._listed(each, arm) if use_precomputed else None for each in requests]
+        responses = [
+            self._listed(request, arm) if use_precomputed and not len(folded.items) else None
+            for request, folded in zip(requests, events, strict=True)
+        ]
         rest = [index for index, response in enumerate(responses) if response is None]
-        batch, errors = self.resolver.batch([requests[index] for index in rest])
+        batch, errors = self.resolver.batch([requests[index] for index in rest], [events[index] for index in rest])
         for index, error in errors.items():
             responses[rest[index]] = error
         scored = [request for request, response in zip(requests, responses, strict=True) if response is None]
         arms = [arm or self.scorer.arm(request) for request in scored]
-        return ResolvedRequests(scored, batch, arms, self.scorer.remote_inputs(batch), responses)
+        is_without_events = recent is not None and not recent.is_available
+        return ResolvedRequests(
+            scored, batch, arms, self.scorer.remote_inputs(batch), responses, is_without_events=is_without_events
+        )
 
     def resolve_friends(self, friends: Sequence[Sequence[int]], users: Sequence[int]) -> ResolvedRequests:
         """As `resolve`, for users of whom only the friends are known.
@@ -182,6 +198,7 @@ class Recommender:
             unknown=[UnknownInputs()] * n,
             friend_ids=[{}] * n,
             borrowed=borrowed,
+            is_known=np.zeros(n, np.bool_),
         )
         requests = [RecommendRequest()] * n
         arms = [self.scorer.arm(request) for request in requests]
@@ -238,7 +255,10 @@ class Recommender:
         answers: Iterator[RecommendResponse] = iter(())
         if resolved.requests:
             answers = iter(self._recommend(resolved, self._score(resolved, remote_scores, local)))
-        return [next(answers) if response is None else response for response in resolved.responses]
+        responses = [next(answers) if response is None else response for response in resolved.responses]
+        if resolved.is_without_events:
+            responses = [_without_events(each) for each in responses]
+        return responses
 
     def _listed(self, request: RecommendRequest, arm: str | None) -> RecommendResponse | None:
         """Return the precomputed response to a plain request for a stored user, None if there is none."""
@@ -320,7 +340,7 @@ class Recommender:
 
     def _source(self, request: RecommendRequest, batch: RequestBatch, row: int) -> Source:
         if batch.n_history[row]:
-            return "user" if batch.users[row] >= 0 else "history"
+            return "user" if batch.is_known[row] else "history"
         if len(batch.friends.row(row)[0]):
             return "friends"
         if batch.embeddings is not None and batch.embeddings[row].any():
@@ -382,6 +402,13 @@ class Recommender:
             self.artifact, index, embedding, by=by, n=n, n_listeners=lambda: self.resolver.n_listeners
         )
         return [SimilarItem(self.item_ids[each], score) for each, score in found]
+
+
+def _without_events(response: RecommendResponse | InvalidRequestError) -> RecommendResponse | InvalidRequestError:
+    """Return a response that says that recorded events could not be read."""
+    if isinstance(response, InvalidRequestError):
+        return response
+    return replace(response, unknown=replace(response.unknown, events=True))
 
 
 def _texts(artifact: Artifact, name: str) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -41,6 +42,7 @@ MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
 LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
+MOST_SKEW_S: Final = 86_400.0  # how far in the future the time of a listen may be, because clocks differ
 MIN_FRIENDS: Final = 3  # data of fewer users is not disclosed, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # distinct ids; the cost grows with the listening of all of them and their friends
 
@@ -54,8 +56,11 @@ class RecommendRequest:
 
     Attributes:
         user: raw user id; the stored history and friends are used if the user is known.
-        history: item ids; weights of duplicates are summed.
-        weights: play counts of the items in `history`; all 1 if None.
+        history: item ids in order of listening, oldest first; weights of duplicates are summed.
+        weights: play counts of the items in `history`; all 1 if None. Counts describe a taste rather than an order, see
+            `is_session`.
+        times: when each item in `history` was listened to, in seconds since 1970, 0 where unknown; None if no time is
+            known. Known times decide the order.
         skipped: ids of rejected items; they are never recommended and count against similar items.
         friends: raw user ids, at most 1,000 distinct ones.
         embedding: (256,) embedding of a recording by `genre_cnn`, of any norm but 0.
@@ -70,11 +75,13 @@ class RecommendRequest:
         embedding_fits: whether `embedding` is from the network that embedded the artifact's items; if not, it is
             ignored and reported as unknown.
         caller: whose stored data may be used. Ids of other users are never looked up and count as unknown.
+        at_s: time of the request in seconds since 1970; None for the clock of this machine.
     """
 
     user: str | None = None
     history: Sequence[str] = ()
     weights: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None
+    times: Sequence[float] | npt.NDArray[np.floating[Any]] | None = None
     skipped: Sequence[str] = ()
     friends: Sequence[str] = ()
     embedding: Floats | None = None
@@ -87,6 +94,12 @@ class RecommendRequest:
     explain: bool = False
     embedding_fits: bool = True
     caller: Caller = TRUSTED
+    at_s: float | None = None
+
+    @property
+    def is_session(self) -> bool:
+        """Whether the history is what was just listened to, in order: it has times, or no play counts."""
+        return len(self.history) > 0 and (self.times is not None or self.weights is None)
 
     def check(self) -> None:
         """Validate the fields.
@@ -115,6 +128,8 @@ class RecommendRequest:
         if self.mood is not None and self.mood not in MOODS:
             raise InvalidRequestError(f"unknown mood: expected one of {', '.join(MOODS)}, got {shown(self.mood)}")
         self._check_weights()
+        if self.times is not None:
+            check_times(self.times, len(self.history), time.time() if self.at_s is None else self.at_s)
         if self.embedding is not None:
             check_embedding(self.embedding)
 
@@ -138,6 +153,41 @@ def weights_problem(n_weights: int, n_history: int) -> str:
         f"invalid weights: expected a number, 0 or more, for each track of history, got {n_weights:,} for "
         f"{n_history:,} ids"
     )
+
+
+def times_problem(n_times: int, n_history: int) -> str:
+    """Return the error message for times that do not fit the history."""
+    return (
+        f"invalid times: expected seconds since 1970, or 0 if unknown, for each track of history, got {n_times:,} for "
+        f"{n_history:,} ids"
+    )
+
+
+def check_times(times: npt.ArrayLike, n_history: int, now_s: float) -> None:
+    """Validate the times of a history.
+
+    Args:
+        times: seconds since 1970, 0 where unknown.
+        n_history: number of ids in the history.
+        now_s: time of the request; times may be up to a day later, because clocks differ.
+
+    Raises:
+        InvalidRequestError: there are more or fewer than ids, or one is negative, not finite or in the future.
+    """
+    values = np.asarray(times, np.float64)
+    if values.shape != (n_history,):
+        raise InvalidRequestError(times_problem(values.size, n_history))
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if len(wrong):
+        raise InvalidRequestError(
+            f"invalid times[{wrong[0]}]: expected seconds since 1970, or 0 if unknown, got {values[wrong[0]]!s}"
+        )
+    late = np.flatnonzero(values > now_s + MOST_SKEW_S)
+    if len(late):
+        raise InvalidRequestError(
+            f"invalid times[{late[0]}]: expected seconds since 1970 in the past, got {values[late[0]]:.0f}, "
+            f"{values[late[0]] - now_s:.0f} s from now; are they milliseconds?"
+        )
 
 
 def check_embedding(embedding: npt.ArrayLike) -> None:
@@ -258,7 +308,11 @@ class ScoreReason:
 
 @dataclass(frozen=True)
 class UnknownInputs:
-    """The inputs of a request that were ignored: unknown ids, or a mood or a recording that cannot be used."""
+    """The inputs of a request that were ignored.
+
+    These are unknown ids, a mood or a recording that cannot be used, and the user's recorded events if the event store
+    could not be read.
+    """
 
     user: bool = False
     history: tuple[str, ...] = ()
@@ -267,6 +321,7 @@ class UnknownInputs:
     exclude: tuple[str, ...] = ()
     mood: bool = False
     audio: bool = False
+    events: bool = False
 
 
 @dataclass(frozen=True, eq=False)

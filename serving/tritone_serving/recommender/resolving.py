@@ -5,6 +5,7 @@ Shapes: B requests, I items, U stored users.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
+from tritone_serving.recommender.artifact import EMBEDDINGS, SEQUENCE, SEQUENCE_TIMES, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.pseudonyms import pseudonym
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
+from tritone_serving.recommender.sequences import ListeningSequences, OrderedEvents, join_events
 
+ORDERED_KINDS: Final = ("taste_sequence", "transitions")  # of base models that use the order of listening
 _MOST_NEIGHBOURS: Final = 300  # closest users that are kept
 
 Ints = npt.NDArray[np.int64]
@@ -69,6 +73,35 @@ class SocialNeighbourhood:
         return people.astype(np.int64), total
 
 
+@dataclass(frozen=True, eq=False)
+class StoredOrder:
+    """The latest listens and skips of stored users in order.
+
+    Attributes:
+        events: (U, I) sparse, items in order of time, oldest first; 1 for skips, 0 for listens. None if the artifact
+            has no order.
+        times: (number of events,) seconds since 1970, 0 where unknown; None if no time is known.
+    """
+
+    events: Rows | None
+    times: npt.NDArray[np.float64] | None
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> StoredOrder:
+        if f"{SEQUENCE}.starts" not in artifact.arrays:
+            return cls(None, None)
+        return cls(artifact.rows(SEQUENCE), artifact.arrays.get(SEQUENCE_TIMES))
+
+    def of(self, user: int) -> OrderedEvents:
+        """Return the events of a stored user."""
+        if self.events is None:
+            return OrderedEvents.none()
+        span = slice(int(self.events.starts[user]), int(self.events.starts[user + 1]))
+        items = self.events.columns[span].astype(np.int64)
+        times = np.zeros(len(items)) if self.times is None else np.array(self.times[span], np.float64)
+        return OrderedEvents(items, times, self.events.values[span] > 0)
+
+
 _NOBODY: Final = -1
 _MOST_BORROWED: Final = 200  # most shared items of friends that stand in for a history
 
@@ -84,6 +117,9 @@ class _Resolved:
     friends: npt.NDArray[np.int64]
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
+    events: OrderedEvents
+    is_session: bool
+    is_known: bool
 
 
 class Resolver:
@@ -109,6 +145,9 @@ class Resolver:
         self._has_moods = "items.moods" in artifact.arrays
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
+        self._order = StoredOrder.open(artifact)
+        self._uses_order = any(each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values())
+        self.event_weighting = EventWeighting.from_manifest(artifact.manifest)
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
@@ -146,6 +185,22 @@ class Resolver:
         # A user token is for one spelling; in artifacts of earlier versions another one may be another user.
         return self.user(request.user if caller.is_trusted or caller.user is None else caller.user)
 
+    def pseudonym_of(self, request: RecommendRequest) -> bytes | None:
+        """Return the pseudonym under which a request's user has recorded events.
+
+        None without a user, or if the caller may not use that user's data.
+        """
+        if request.user is None or not request.caller.may_use(request.user):
+            return None
+        return pseudonym(self._key, normalize_id(request.user))
+
+    def fold(self, requests: Sequence[RecommendRequest], recent: RecentEvents) -> list[FoldedEvents]:
+        """Return the events of each request's user as weights of items, by the time of the request."""
+        return [
+            self.event_weighting.fold(events, self.item, now=now_s)
+            for events, now_s in zip(recent.by_request, _times_of(requests), strict=True)
+        ]
+
     def n_stored(self, user: int) -> int:
         """Return the number of items in the history of a stored user."""
         return int(self._history.starts[user + 1] - self._history.starts[user])
@@ -166,8 +221,14 @@ class Resolver:
                 known.append(index)
         return known, tuple(dict.fromkeys(unknown))
 
-    def batch(self, requests: Sequence[RecommendRequest]) -> tuple[RequestBatch, dict[int, InvalidRequestError]]:
+    def batch(
+        self, requests: Sequence[RecommendRequest], events: Sequence[FoldedEvents] | None = None
+    ) -> tuple[RequestBatch, dict[int, InvalidRequestError]]:
         """Resolve requests into one batch.
+
+        Args:
+            requests: the requests.
+            events: (B,) recorded events of their users; none by default.
 
         Returns:
             the batch of the valid requests, in order, and the errors of the others by their index.
@@ -178,7 +239,7 @@ class Resolver:
         for index, request in enumerate(requests):
             try:
                 request.check()
-                resolved.append(self._resolve(request))
+                resolved.append(self._resolve(request, NOTHING_RECORDED if events is None else events[index]))
                 kept.append(request)
             except InvalidRequestError as error:
                 errors[index] = error
@@ -198,8 +259,56 @@ class Resolver:
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
             borrowed=borrowed,
+            sequences=self._sequences(kept, resolved),
+            is_session=np.array([each.is_session for each in resolved], np.bool_) if self._uses_order else None,
+            is_known=np.array([each.is_known for each in resolved], np.bool_),
         )
         return batch, errors
+
+    def _sequences(
+        self, requests: Sequence[RecommendRequest], resolved: Sequence[_Resolved]
+    ) -> ListeningSequences | None:
+        """Return the order of listening of each request; None if no base model uses it."""
+        if not self._uses_order:
+            return None
+        return ListeningSequences.of([each.events for each in resolved], _times_of(requests))
+
+    def ordered_events(
+        self, request: RecommendRequest, user: int, recorded: FoldedEvents = NOTHING_RECORDED
+    ) -> OrderedEvents:
+        """Return what a user listened to and skipped, oldest first: stored order, recorded events and the request.
+
+        Rejected items of the request are the latest events. Items of weight 0 and unknown ids are left out.
+        """
+        if not self._uses_order:
+            return OrderedEvents.none()
+        stored = OrderedEvents.none() if user == _NOBODY else self._order.of(user)
+        later = OrderedEvents(recorded.order, recorded.times, recorded.is_rejection)
+        return join_events([stored, later, self._events_of(request)])
+
+    def _events_of(self, request: RecommendRequest) -> OrderedEvents:
+        """Return the history and the rejected items of a request as events."""
+        if not len(request.history) and not len(request.skipped):
+            return OrderedEvents.none()
+        times = np.zeros(len(request.history)) if request.times is None else np.asarray(request.times, np.float64)
+        weights = None if request.weights is None else np.asarray(request.weights, np.float64)
+        places, items = [], []
+        for place, name in enumerate(request.history):
+            index = self.item(name)
+            if index is not None and (weights is None or weights[place] > 0):
+                places.append(place)
+                items.append(index)
+        rejected, _ = self.items(request.skipped)
+        # Between the history, which may have times, and the rejected items there is no order but that of the request.
+        latest = float(times[places].max(initial=0))
+        return join_events(
+            [
+                OrderedEvents(np.array(items, np.int64), times[places], np.zeros(len(items), np.bool_)),
+                OrderedEvents(
+                    np.array(rejected, np.int64), np.full(len(rejected), latest), np.ones(len(rejected), np.bool_)
+                ),
+            ]
+        )
 
     def around(self, friends: Sequence[npt.NDArray[np.int64]], users: Sequence[int]) -> tuple[Rows, Rows]:
         """Return the friends of each user and their social neighbourhoods, sparse (B, U) with closeness as values.
@@ -258,14 +367,15 @@ class Resolver:
         """Return whether a request contains a recording that can be compared with the items."""
         return request.embedding is not None and request.embedding_fits and self._has_embeddings
 
-    def _resolve(self, request: RecommendRequest) -> _Resolved:
+    def _resolve(self, request: RecommendRequest, events: FoldedEvents) -> _Resolved:
         user = self.user_of(request)
+        is_known = user != _NOBODY or events.n_events > 0
         consumed, plays, unknown_history = self._plays(request, user)
         skipped, unknown_skipped = self.items(request.skipped)
         friends, friend_ids, unknown_friends = self._friends_of(request, user)
         _, unknown_exclude = self.items(request.exclude)
         unknown = UnknownInputs(
-            user=request.user is not None and user == _NOBODY,
+            user=request.user is not None and not is_known,
             history=unknown_history,
             skipped=unknown_skipped,
             friends=unknown_friends,
@@ -275,27 +385,28 @@ class Resolver:
         )
         by_mood = request.mood is not None and self._has_moods
         known = bool(len(consumed) or skipped or len(friends) or request.embedding is not None or by_mood)
-        if not known and user == _NOBODY and (unknown_history or unknown_friends):
+        if not known and not is_known and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
             some = ", ".join(map(shown, named[:3])) + " ..." * (len(named) > 3)
             raise InvalidRequestError(
                 f"none of the ids is known ({some}), and nothing else is given; leave them out for what is popular"
             )
-        if not known and user == _NOBODY and unknown.mood:
+        if not known and not is_known and unknown.mood:
             raise InvalidRequestError(
                 "nothing is known by mood: this recommender was trained without recordings, or with a genre_cnn that "
                 "was trained without emotions, and nothing else is given"
             )
-        if skipped:
-            kept = ~np.isin(consumed, skipped)
-            consumed, plays = consumed[kept], plays[kept]
-        history, weights = consumed, weigh(plays, self._weighting)
+        history, weights = events.add_to(consumed, weigh(plays, self._weighting))
+        if len(events.items):
+            consumed = np.union1d(consumed, events.items[events.is_consumed])
         if skipped:
             rejected = np.unique(np.array(skipped, np.int64))
+            kept = ~np.isin(history, rejected)
             negative = np.full(len(rejected), -float(self._weighting["skip"]), np.float32)
-            history, weights = np.concatenate([consumed, rejected]), np.concatenate([weights, negative])
+            history, weights = np.concatenate([history[kept], rejected]), np.concatenate([weights[kept], negative])
             order = np.argsort(history, kind="stable")
             history, weights = history[order], weights[order]
+            consumed = np.setdiff1d(consumed, rejected)
         return _Resolved(
             user=user,
             history=history,
@@ -304,6 +415,9 @@ class Resolver:
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
+            events=self.ordered_events(request, user, events),
+            is_session=request.is_session or events.is_session,
+            is_known=is_known,
         )
 
     def _plays(
@@ -350,6 +464,12 @@ class Resolver:
         rows.update(names)
         rows.discard(user)  # users may list themselves
         return np.array(sorted(rows), np.int64), names, tuple(unknown)
+
+
+def _times_of(requests: Sequence[RecommendRequest]) -> list[float]:
+    """Return the time of each request in seconds since 1970."""
+    now_s = time.time()
+    return [now_s if request.at_s is None else request.at_s for request in requests]
 
 
 def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:

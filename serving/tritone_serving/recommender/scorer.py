@@ -58,6 +58,7 @@ class ResolvedRequests:
         remote_inputs: inputs of the remote base models that can score at least one request, by name.
         responses: for each request of the call, a precomputed response, or the reason why the request is invalid; None
             if it must be scored.
+        is_without_events: whether recorded events of the users could not be read.
     """
 
     requests: Sequence[RecommendRequest]
@@ -65,6 +66,7 @@ class ResolvedRequests:
     arms: Sequence[str]
     remote_inputs: Mapping[str, RemoteInputs]
     responses: Sequence[RecommendResponse | InvalidRequestError | None]
+    is_without_events: bool = False
 
 
 @dataclass(frozen=True, eq=False)

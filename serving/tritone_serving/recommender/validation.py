@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
+from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.requests import EMBEDDING_SIZE, MOODS
 
@@ -92,11 +92,11 @@ def _check_ensemble(what: str, described: Any, base_models: Collection[str] | No
         )
     for key in ("weights", "cold_items", "minimum_weights"):
         table = described.get(key, {} if key == "minimum_weights" else described["weights"])
-        if not isinstance(table, dict) or (key != "minimum_weights" and set(table) != set(SEGMENTS)):
+        if not isinstance(table, dict) or (key != "minimum_weights" and set(table) - {SESSION} != set(SEGMENTS)):
             raise ValueError(
                 f"{what} needs warm_from and weights for {', '.join(SEGMENTS)}; {key} is {shown(table, 200)}"
             )
-        if not set(table) <= set(SEGMENTS):
+        if not set(table) <= {*SEGMENTS, SESSION}:
             raise ValueError(f"{what} has {key} for {shown(sorted(table), 200)}; expected {', '.join(SEGMENTS)}")
         known = None if base_models is None else [*base_models, BIAS] if key == "cold_items" else base_models
         for segment, weights in table.items():
@@ -177,7 +177,7 @@ def _check_base_models(base_models: Any, n_items: int) -> None:
         scale = described.get("scale", 0.0)
         if not is_number(scale, 1e30) or scale < 0:
             raise ValueError(f"base model {shown(name)} has the scale {shown(scale)}; expected a finite number from 0")
-        if described.get("kind") == "taste":
+        if described.get("kind") in ("taste", "taste_sequence"):
             n_known = described.get("n_known")
             if not _is_count(n_known) or n_known > n_items:
                 raise ValueError(f"base model {shown(name)} has n_known {shown(n_known)}; expected 0 to {n_items}")
@@ -199,6 +199,7 @@ Array = npt.NDArray[Any]
 # name -> rows and columns of a sparse table; base models of kind `item_item` have a table (I, I) of their own name.
 _TABLES: Final = {
     "history": "UI",
+    "sequence": "UI",
     "friends": "UU",
     "listening": "UI",
     "listeners": "IU",
@@ -266,6 +267,20 @@ def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
             table = name.removesuffix(".starts")
             shape = _lookup(table, _TABLES) or ("II" if table in manifest["base_models"] else "")
             _check_table(table, arrays, [sizes[letter] for letter in shape])
+    _check_times(arrays)
+
+
+def _check_times(arrays: Mapping[str, Array]) -> None:
+    """Validate the times of stored events, one for each."""
+    times = arrays.get("sequence.times")
+    if times is None:
+        return
+    events = arrays.get("sequence.columns")
+    if events is None or times.shape != events.shape or times.dtype.kind != "f" or (times < 0).any():
+        raise ValueError(
+            f"sequence.times is {times.dtype} of shape {times.shape}; expected a time from 0 for each of the "
+            f"{0 if events is None else len(events)} stored events"
+        )
 
 
 def _check_table(name: str, arrays: Mapping[str, Array], shape: list[int]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from tritone_serving._exceptions import OptionsError
+from tritone_serving.events import NO_EVENTS, EventStoreUrlError, check_store_url
 from tritone_serving.security.access import check_access
 
 Profile = Literal["cpu", "gpu"]
@@ -34,6 +35,8 @@ class ServerOptions:
         service_key_file: file with the key that gives callers access to stored data of users. None uses the file in
             TRITONE_SERVICE_KEY_FILE, or else this user's own key, which is created if necessary.
         trust_callers: give every caller access to the stored data of every user; only for private networks.
+        events: address of the store of listening events, see `tritone_serving.events.address`; `off` for none. None
+            uses the address in TRITONE_EVENTS, or else a file in this user's state folder.
         tls_cert: PEM file with the server's certificate, which enables TLS for gRPC.
         tls_key: PEM file with its private key.
         tls_client_ca: PEM file with the authority that signs the certificates of callers (mutual TLS).
@@ -69,6 +72,7 @@ class ServerOptions:
     api_key: str | None = field(default=None, repr=False)
     service_key_file: Path | None = None
     trust_callers: bool = False
+    events: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
@@ -91,6 +95,11 @@ class ServerOptions:
                 raise OptionsError(f"{name} is {value!r}; expected an address, 127.0.0.1 or 0.0.0.0 for all")
         if self.otlp_url is not None and not self.otlp_url.startswith(("http://", "https://")):
             raise OptionsError(f"otlp_url is {self.otlp_url!r}; expected as in http://localhost:4318/v1/traces")
+        if self.events is not None and self.events != NO_EVENTS:
+            try:
+                check_store_url(self.events)
+            except EventStoreUrlError as error:
+                raise OptionsError(f"events: {error}") from error
         self._check_ports()
         check_access(self)
         if not self.stop_timeout_s > 0 or not self.startup_timeout_s > 0:

@@ -31,6 +31,7 @@ from tritone_serving._exceptions import (
     StartupTimeoutError,
 )
 from tritone_serving.admin import AdminApi, in_one_line
+from tritone_serving.events import EVENTS_VARIABLE
 from tritone_serving.repository import find_faults, servable_models
 from tritone_serving.security import admin_token
 from tritone_serving.security.access import own_endpoint
@@ -194,6 +195,8 @@ class TritonServer:
                     raise _load_error(server.failed_models)
                 report_faults(server.failed_models)
             environment |= service_key_environment(options)
+            if options.events is not None:
+                environment[EVENTS_VARIABLE] = options.events
             binary, server.binary_fixes = fixed_copy(installation, folder)
             command = server_command(
                 options,

@@ -1318,6 +1318,12 @@ export interface components {
              */
             weights?: number[] | null;
             /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
+            /**
              * Skipped
              * @description Ids of tracks that were skipped.
              * @default null
@@ -1825,6 +1831,12 @@ export interface components {
              * @default null
              */
             weights?: number[] | null;
+            /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
             /**
              * Skipped
              * @description Ids of tracks that were skipped.
@@ -2627,6 +2639,7 @@ export interface components {
                     exclude: string[];
                     mood: boolean;
                     audio: boolean;
+                    events: boolean;
                 };
                 model: string;
                 model_version: string;
@@ -2758,6 +2771,7 @@ export interface components {
                 exclude: string[];
                 mood: boolean;
                 audio: boolean;
+                events: boolean;
             };
             model: string;
             model_version: string;

@@ -83,6 +83,7 @@ def test_recommendations_are_a_sequence(connect: Any) -> None:
         "exclude": [],
         "mood": False,
         "audio": False,
+        "events": False,
     }
     again = pickle.loads(pickle.dumps(tracks))  # noqa: S301 - worker processes send results home like this
     assert type(again) is Recommendations

@@ -169,7 +169,7 @@ def test_list_inputs_are_ragged(repository: Path) -> None:
     inputs = {tensor.name: tensor for tensor in config.input}
     assert all(tensor.optional for tensor in inputs.values())
     ragged = {name for name, tensor in inputs.items() if tensor.allow_ragged_batch}
-    assert ragged == {"history", "weights", "skipped", "friends", "exclude"}
+    assert ragged == {"history", "weights", "times", "skipped", "friends", "exclude"}
     assert not config.response_cache.enable  # what a user gets may not outlive the user
     assert config.parameters["taste_model"].string_value == "taste_vae"
 
@@ -181,6 +181,16 @@ def test_names_of_companions_are_derived_from_the_given_name(artifact: Path, tmp
     assert 'model_name: "radio"' in config
     with pytest.raises(InvalidModelNameError):
         models.publish(artifact, None, tmp_path / "named", name="../radio")
+
+
+def test_an_export_of_the_recommender_also_adds_the_model_that_stores_events(artifact: Path, tmp_path: Path) -> None:
+    results = models.publish(artifact, None, tmp_path / "r", name="radio", ensembles=False, events=True)
+    assert [(result.model, result.version) for result in results] == [("radio", 1), ("radio_events", 1)]
+    version = tmp_path / "r" / "radio_events" / "1"
+    manifest = json.loads((tmp_path / "r" / "radio" / "1" / "recommender.json").read_text())
+    assert json.loads((version / "events.json").read_text()) == {"format": 1, "key_check": manifest["key_check"]}
+    assert "personal_data" in json.loads((version / "model_card.json").read_text())
+    assert findings(tmp_path / "r") == []
 
 
 def test_an_export_of_the_recommender_also_adds_a_version_of_its_ensemble(repository: Path, artifact: Path) -> None:

@@ -37,6 +37,7 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
         "user_id": texts(["Zoë".encode()]),
         "history": texts([b"a", b"b"]),
         "weights": np.array([[1, 2]], np.float32),
+        "times": np.array([[30, 0]], np.int64),
         "skipped": texts([b"c"]),
         "friends": texts([b"f"]),
         "exclude": texts([b"d"]),
@@ -49,11 +50,13 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
     }
     [question] = cf_ensemble.tensors.read_requests(tensors)
     assert question.weights.tolist() == [1, 2]
+    assert question.times.tolist() == [30, 0]
     assert vars(question) == vars(
         RecommendRequest(
             user="Zoë",
             history=["a", "b"],
             weights=question.weights,
+            times=question.times,
             skipped=["c"],
             friends=["f"],
             exclude=["d"],
@@ -77,10 +80,11 @@ def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
     tensors = {
         "history": texts([b"a", b"", b"b"], [b"", b"", b""]),
         "weights": np.array([[1, 9, 2], [9, 9, 9]], np.float32),
+        "times": np.array([[10, 99, 20], [9, 9, 9]], np.int64),
     }
     first, second = cf_ensemble.tensors.read_requests(tensors)
-    assert (first.history, first.weights.tolist()) == (["a", "b"], [1, 2])
-    assert (second.history, second.weights.tolist()) == ([], [])
+    assert (first.history, first.weights.tolist(), first.times.tolist()) == (["a", "b"], [1, 2], [10, 20])
+    assert (second.history, second.weights.tolist(), second.times.tolist()) == ([], [], [])
 
 
 def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
@@ -100,6 +104,8 @@ def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
         ({"k": np.ones((2, 1), np.int32), "mood": texts([b"power"])}, "batch sizes differ"),
         ({"user_id": texts([b"a"], [b"\xff"])}, "row 1: user_id holds"),
         ({"history": texts([b"a"]), "weights": np.ones((1, 3), np.float32)}, "invalid weights: .*, got 3 for 1 ids"),
+        ({"history": texts([b"a"]), "times": np.ones((1, 2), np.int64)}, "invalid times: .*, got 2 for 1 ids"),
+        ({"times": np.ones((1, 2), np.int64)}, "invalid times: .*, got 2 for 0 ids"),
     ],
 )
 def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: str) -> None:
@@ -168,7 +174,8 @@ def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Pat
     assert tensors.make("titles", rows).tolist()[1] == [b"Song 5", b"", b""]
     assert tensors.make("source", rows).tolist() == [[b"friends"], [b"similar"]]
     assert tensors.make("unknown", rows).tolist()[0] == [
-        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false}'
+        b'{"user":false,"history":[],"skipped":[],"friends":["?"],"exclude":[],"mood":false,"audio":false,'
+        b'"events":false}'
     ]
     assert all(text.startswith(b'[{"base_model":') for text in tensors.make("reasons", rows)[0])
     assert tensors.make("reasons", rows[1:]).tolist() == [[b""]]
@@ -206,7 +213,7 @@ class FakeTriton:
         self.get_output_tensor_by_name = lambda response, name: SimpleNamespace(as_numpy=lambda: response.scores)
 
 
-INPUTS = RemoteInputs(np.zeros((2, 1), np.int64), np.ones((2, 1), np.float32))
+INPUTS = RemoteInputs({"items": np.zeros((2, 1), np.int64), "weights": np.ones((2, 1), np.float32)})
 LOCAL: Any = object()
 
 
@@ -223,10 +230,10 @@ def test_local_base_models_are_scored_while_the_remote_one_runs(cf_ensemble: Any
         triton.release.set()  # the remote model answers only now: if it had to be first, it would time out
         return LOCAL
 
-    fetched = remote.fetch(INPUTS, score_local)
-    assert fetched.remote.shape == (2, 4)
+    fetched = cf_ensemble.remote.fetch_scores([(remote, INPUTS)], score_local)
+    assert fetched.remote["taste_vae"].shape == (2, 4)
     assert fetched.local is LOCAL
-    assert fetched.waited_s >= 0
+    assert fetched.waited_s["taste_vae"] >= 0
     assert triton.asked[0]["model_name"] == "taste_vae_model"
     remote.close()
 
@@ -238,7 +245,7 @@ def test_errors_of_local_base_models_are_raised(cf_ensemble: Any) -> None:
     for triton in (FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(raises="gone")):
         remote = make_remote(cf_ensemble, triton)
         with pytest.raises(ZeroDivisionError):
-            remote.fetch(INPUTS, fail)
+            cf_ensemble.remote.fetch_scores([(remote, INPUTS)], fail)
         remote.close()
 
 
@@ -257,12 +264,46 @@ def test_a_failure_of_the_remote_model_is_logged_and_opens_the_circuit_breaker(
     now = [100.0]
     remote = make_remote(cf_ensemble, triton, clock=lambda: now[0])
     for n_calls in (1, 1, 2):  # the second fetch meets an open circuit breaker, the third a closed one
-        fetched = remote.fetch(INPUTS, lambda: LOCAL)
-        assert fetched.remote is None
+        fetched = cf_ensemble.remote.fetch_scores([(remote, INPUTS)], lambda: LOCAL)
+        assert fetched.remote == {"taste_vae": None}
         assert fetched.local is LOCAL
         assert len(triton.asked) == len(triton.logged) == n_calls
         now[0] += cf_ensemble.remote.PAUSE_S / 2
     assert reason in triton.logged[0]
+    remote.close()
+
+
+def test_remote_base_models_run_at_once_and_fail_alone(cf_ensemble: Any) -> None:
+    both = threading.Barrier(2, timeout=10)  # each answers only when the other was called too
+    good, bad = FakeTriton(np.ones((2, 4), np.float32)), FakeTriton(error="gone")
+    for triton in (good, bad):
+        triton.release = SimpleNamespace(wait=lambda timeout: both.wait() >= 0)
+    first = make_remote(cf_ensemble, good)
+    second = cf_ensemble.remote.RemoteModel(bad, "taste_sequence", "taste_sequence", 4)
+    fetched = cf_ensemble.remote.fetch_scores([(first, INPUTS), (second, INPUTS)], lambda: LOCAL)
+    assert fetched.remote["taste_vae"].shape == (2, 4)
+    assert fetched.remote["taste_sequence"] is None
+    assert fetched.waited_s.keys() == {"taste_vae"}
+    # Only the breaker of the one that failed is open.
+    assert (first.send(INPUTS) is None, second.send(INPUTS) is None) == (False, True)
+    first.close()
+    second.close()
+
+
+def test_a_late_response_is_not_waited_for(cf_ensemble: Any) -> None:
+    triton, now = FakeTriton(np.ones((2, 4), np.float32)), [100.0]
+    triton.release.clear()
+    remote = make_remote(cf_ensemble, triton, timeout_s=0.05, clock=lambda: now[0])
+    began_s = time.perf_counter()
+    assert cf_ensemble.remote.fetch_scores([(remote, INPUTS)], lambda: LOCAL).remote == {"taste_vae": None}
+    assert time.perf_counter() - began_s < 1
+    assert "no response within 0.05 s" in triton.logged[0]
+    now[0] += 2 * cf_ensemble.remote.PAUSE_S  # the breaker is closed, but the call has not returned
+    assert remote.send(INPUTS) is None
+    triton.release.set()
+    while not remote._late.done():
+        time.sleep(0.01)
+    assert cf_ensemble.remote.fetch_scores([(remote, INPUTS)], lambda: LOCAL).remote["taste_vae"] is not None
     remote.close()
 
 

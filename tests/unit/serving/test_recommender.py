@@ -169,13 +169,13 @@ def test_questions_of_one_call_get_what_they_would_get_alone(recommender: Recomm
 
 def test_listed_answers_are_those_that_would_be_scored(recommender: Recommender, users: list[str]) -> None:
     recommender_models.checkpoint()
-    from tritone_training.kinds.recommender.ensemble.offline import remote_scores, taste_of
+    from tritone_training.kinds.recommender.ensemble.offline import network_of, remote_scores
 
-    taste = taste_of(recommender_models.checkpoint())
+    networks = {"taste_vae": network_of(recommender_models.checkpoint() / "taste_vae")}
     for user in users[:20]:
         [listed] = recommender.recommend([RecommendRequest(user=user, exclude=["piece/3"])])
         resolved = recommender.resolve([RecommendRequest(user=user, exclude=["piece/3"], explain=True)])
-        [scored] = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+        [scored] = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
         assert isinstance(listed, RecommendResponse)
         assert isinstance(scored, RecommendResponse)
         assert not listed.reasons
@@ -200,9 +200,9 @@ def test_a_remote_base_model_gets_padded_histories_and_changes_the_ranking(alike
     resolved = alike.resolve(requests)
     [(name, inputs)] = resolved.remote_inputs.items()
     assert name == "taste_vae"
-    assert inputs.items.dtype == np.int64
-    assert inputs.items.tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
-    assert (inputs.weights > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
+    assert inputs.tensors["items"].dtype == np.int64
+    assert inputs.tensors["items"].tolist() == [[1, 2, 3], [9, 0, 0], [0, 0, 0]]
+    assert (inputs.tensors["weights"] > 0).tolist() == [[True] * 3, [True, False, False], [False] * 3]
     likes_item_5 = np.zeros((3, n_known(alike)), np.float32)
     likes_item_5[:, 5] = 8
     with_remote = alike.respond(resolved, remote_scores={name: likes_item_5})

@@ -167,7 +167,9 @@ def test_long_histories_are_reduced_to_the_largest_weights_for_the_network(
     )
     batch = replace(recommender.resolve([RecommendRequest()] * 4).batch, history=history)
     inputs = recommender.scorer.remote_inputs(batch)["taste_vae"]
-    kept = [row[weight > 0].tolist() for row, weight in zip(inputs.items, inputs.weights, strict=True)]
+    kept = [
+        row[weight > 0].tolist() for row, weight in zip(inputs.tensors["items"], inputs.tensors["weights"], strict=True)
+    ]
     assert kept == [[1, 2], [0, 2], [], [0]]
 
 

@@ -34,3 +34,15 @@ def write_log(folder: Path, *, n_items: int = 40) -> Path:
             for item in sorted(random.choice(half, 9, replace=False)):
                 writer.writerow([f"u{user}", f"i{item + half * (user % 2)}", int(random.integers(1, 9))])
     return path
+
+
+def write_sequences(folder: Path, *, n_items: int = 40) -> Path:
+    """Write lines `user item item ...` of 40 users, whose items mostly follow one another in number."""
+    random = np.random.default_rng(0)
+    path = folder / "sequences.txt"
+    lines = []
+    for user in range(40):
+        items = (int(random.integers(n_items)) + np.cumsum(random.choice([1, 1, 1, 2, 3], 8))) % n_items
+        lines.append(f"u{user} " + " ".join(f"i{item}" for item in items.tolist()))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

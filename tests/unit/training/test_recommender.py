@@ -300,14 +300,14 @@ def test_the_card_says_what_was_learned_and_whose_data_it_holds() -> None:
 
 
 def test_users_who_were_not_trained_on_are_judged_by_their_history(tmp_path: Path) -> None:
-    recommender, taste = open_recommender(recommender_models.checkpoint())
+    recommender, networks = open_recommender(recommender_models.checkpoint())
     files = recommender_models.files()
     assert files.interactions is not None
     log = load_log(files.interactions, Columns(user="who", item="what", plays="n"))
     renamed = replace(log, users=[f"new {name}" for name in log.users])
     train, held_out = renamed.take(np.arange(len(log)) % 5 != 0), renamed.take(np.arange(len(log)) % 5 == 0)
     people = evaluation_users(recommender, train, held_out)
-    figures = evaluate_ranking(recommender, taste, people, on_progress=lambda done, total: None)
+    figures = evaluate_ranking(recommender, networks, people, on_progress=lambda done, total: None)
     assert figures["n_users_known"] == 0
     assert figures["cold_users"]["by_history"]["n"] == figures["n_users"]
     assert figures["ensemble"]["ndcg@10"] > figures["base_models"]["popularity"]["ndcg@10"]

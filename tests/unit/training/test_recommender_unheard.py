@@ -125,8 +125,8 @@ def test_the_checkpoint_says_what_the_weights_were_learned_from(run: Path) -> No
 
 def test_without_content_nothing_changes(tmp_path: Path) -> None:
     run = train(tmp_path, is_tagged=False)
-    recommender, taste = open_recommender(run)
-    assert taste is None
+    recommender, networks = open_recommender(run)
+    assert not networks
     scores = scores_of(recommender, history=["jazz-0", "jazz-1"])
     new = [score for item, score in scores.items() if item.startswith("new-")]
     assert len(new) == len(GENRES)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.small_data import write_log, write_scores
+from tests.unit.training.small_data import write_log, write_scores, write_sequences
 
 from tritone_training import (
     CheckpointError,
@@ -48,8 +48,13 @@ def listening(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_log(tmp_path_factory.mktemp("log"))
 
 
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sequences(tmp_path_factory.mktemp("sequences"))
+
+
 @pytest.fixture
-def request_for(folders: Path, scores: Path, listening: Path) -> Callable[..., TrainRequest]:
+def request_for(folders: Path, scores: Path, listening: Path, sequences: Path) -> Callable[..., TrainRequest]:
     """A short training of a kind on little data."""
 
     def make(kind: str, out: Path, **changes: Any) -> TrainRequest:
@@ -63,6 +68,8 @@ def request_for(folders: Path, scores: Path, listening: Path) -> Callable[..., T
         known["overrides"] = settings.get(kind, {})
         if kind in ("taste_vae", "recommender"):
             known["data"] = ListeningFiles(interactions=listening)
+        elif kind == "taste_sequence":
+            known["data"] = sequences
         else:
             known["data"] = folders if kind == "genre_cnn" else scores
         return TrainRequest(**{**known, **changes})
@@ -99,7 +106,7 @@ def assert_equal_weights(one: Path, other: Path, kind: str) -> None:
     assert different == []
 
 
-NETWORKS = ("genre_cnn", "polyphony_rnn", "music_transformer", "music_vae", "music_gan", "taste_vae")
+NETWORKS = ("genre_cnn", "polyphony_rnn", "music_transformer", "music_vae", "music_gan", "taste_vae", "taste_sequence")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

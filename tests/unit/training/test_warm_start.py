@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.unit.training import sounds
-from tests.unit.training.small_data import write_log, write_scores
+from tests.unit.training.small_data import write_log, write_scores, write_sequences
 
 from tritone_training import CheckpointError, TrainingError, UnsupportedOptionError, checkpoint, train
 
@@ -24,6 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "genre_cnn": sounds.write_folders(folder / "sounds", n_each=6),
         "taste_vae": write_log(folder),
+        "taste_sequence": write_sequences(folder),
         **dict.fromkeys(("polyphony_rnn", "music_transformer", "music_vae", "music_gan"), scores),
     }
 
@@ -69,6 +70,31 @@ def test_a_gan_needs_the_same_autoencoder(data: dict[str, Path], tmp_path: Path)
     run("music_vae", data["music_vae"], elsewhere / "music_vae", seed=5)
     with pytest.raises(TrainingError, match="expected a generator for the music_vae"):
         run("music_gan", data["music_gan"], elsewhere / "run", warm_start=first)
+
+
+def test_a_taste_sequence_keeps_its_encoder_and_the_vectors_of_the_items_that_both_know(
+    data: dict[str, Path], tmp_path: Path
+) -> None:
+    first = run("taste_sequence", data["taste_sequence"], tmp_path / "first")
+    other = tmp_path / "other"
+    other.mkdir()
+    log = write_sequences(other, n_items=44)
+    second = run("taste_sequence", log, tmp_path / "second", warm_start=first, seed=7, settings=STILL)
+    folders = (first.folder / "selection", second.folder)  # a warm start takes the served network, which is refitted
+    infos = [checkpoint.read_info(each) for each in folders]
+    before, after = (checkpoint.load(each.folder, kind="taste_sequence").weights for each in (first, second))
+    assert [name for name in before if name.startswith("encoder.")]
+    for name in before:
+        if name.startswith("encoder."):
+            torch.testing.assert_close(after[name], before[name], atol=1e-5, rtol=1e-4)
+    both = sorted(set(infos[0]["items"]) & set(infos[1]["items"]))
+    assert len(both) > 30
+    rows = [torch.tensor([info["items"].index(name) for name in both]) for info in infos]
+    for name in ("embedding.weight", "directions"):
+        torch.testing.assert_close(after[name][rows[1]], before[name][rows[0]], atol=1e-4, rtol=1e-3)
+    assert second.warm_start["not_loaded"]["items"].endswith("are not in the checkpoint")
+    with pytest.raises(TrainingError, match="expected an encoder of the same size"):
+        run("taste_sequence", log, tmp_path / "third", warm_start=first, settings={"size": 16})
 
 
 def test_a_taste_vae_keeps_the_vectors_of_the_items_that_both_know(data: dict[str, Path], tmp_path: Path) -> None:

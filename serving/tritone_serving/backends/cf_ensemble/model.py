@@ -1,8 +1,8 @@
 """Triton's `cf_ensemble` backend, which recommends items from the artifact in the version folder.
 
-All requests of an execute call are scored together, while `taste_vae` runs as a separate model. Ids and histories are
-never logged; error messages that contain them go only to the sender of the request. A user's stored data is used only
-for authorised callers, see `tritone_serving.security.callers`.
+All requests of an execute call are scored together, while `taste_vae` and `taste_sequence` run as separate models. Ids
+and histories are never logged; error messages that contain them go only to the sender of the request. A user's stored
+data is used only for authorised callers, see `tritone_serving.security.callers`.
 
 Triton's stub loads this file as a top-level module named `model`, and the modules next to it by their own names.
 Scoring is done by `tritone_serving.recommender`, which offline evaluation uses too.
@@ -27,8 +27,10 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
-from tritone_cf_loading import LoadError, load, remote_model_of
-from tritone_cf_metrics import Coverage, MetricCounts, Reporter
+from tritone_cf_events import reader_of
+from tritone_cf_loading import LoadError, load, remote_models_of
+from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
+from tritone_cf_remote import fetch_scores
 from tritone_cf_tensors import (
     SEARCH,
     SIMILAR,
@@ -45,6 +47,7 @@ from tritone_cf_tensors import (
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
+    TASTE,
     Caller,
     CallerCheck,
     InvalidRequestError,
@@ -55,6 +58,7 @@ from tritone_serving.recommender import (
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender.exceptions import cut
+from tritone_serving.recommender.recent_events import RecentEvents
 from tritone_serving.security.callers import RequestParameters, read_parameters
 
 # A folder that `tritone serve` makes for each server and removes with it.
@@ -87,7 +91,8 @@ class TritonPythonModel:
                 f"cf_ensemble: {args['model_name']}: recordings are ignored: the genre_cnn of this repository did not "
                 f"embed the recommender's items; see `tritone lint`"
             )
-        self._remote = remote_model_of(self._recommender, config, pb_utils)
+        self._remotes = remote_models_of(self._recommender, config, pb_utils)
+        self._events = reader_of(pb_utils, args["model_name"])
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
@@ -144,8 +149,10 @@ class TritonPythonModel:
         """Report the last counts and stop the threads."""
         if self._reporter is not None:
             self._reporter.close()
-        if self._remote is not None:
-            self._remote.close()
+        for remote in self._remotes:
+            remote.close()
+        if self._events is not None:
+            self._events.close()
 
     def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
@@ -174,26 +181,34 @@ class TritonPythonModel:
     def _recommend(self, queries: list[RecommendRequest]) -> list[RecommendResponse | InvalidRequestError]:
         if not queries:
             return []
-        resolved = self._recommender.resolve(queries)
-        remote = self._remote
-        inputs = None if remote is None else resolved.remote_inputs.get(remote.base_model)
-        if remote is None or inputs is None:
+        resolved = self._recommender.resolve(queries, recent=self._recent_events(queries))
+        inputs = resolved.remote_inputs
+        calls = [(remote, inputs[remote.base_model]) for remote in self._remotes if remote.base_model in inputs]
+        if not calls:
             return self._recommender.respond(resolved)
-        fetched = remote.fetch(inputs, lambda: self._recommender.score_local(resolved))
-        if fetched.remote is None:
-            self._count("taste_fallbacks_total")
-        else:
-            self._count_base_model(remote.base_model, fetched.waited_s)
-        return self._recommender.respond(
-            resolved, remote_scores={remote.base_model: fetched.remote}, local=fetched.local
-        )
+        fetched = fetch_scores(calls, lambda: self._recommender.score_local(resolved))
+        for name, scores in fetched.remote.items():
+            if scores is None:
+                self._count(FALLBACKS.get(name, FALLBACKS[TASTE]))
+            else:
+                self._count_base_model(name, fetched.waited_s[name])
+        return self._recommender.respond(resolved, remote_scores=fetched.remote, local=fetched.local)
+
+    def _recent_events(self, queries: list[RecommendRequest]) -> RecentEvents | None:
+        if self._events is None:
+            return None
+        recent = self._events.read([self._recommender.resolver.pseudonym_of(each) for each in queries])
+        if not recent.is_available:
+            self._count("event_fallbacks_total")
+        return recent
 
     def _one_by_one(self, queries: list[RecommendRequest]) -> list[RecommendResponse | Exception]:
         """Process queries one by one after an internal error, so that only the query that causes it fails."""
         answers: list[RecommendResponse | Exception] = []
         for query in queries:
             try:
-                answers += self._recommender.recommend([query])
+                resolved = self._recommender.resolve([query], recent=self._recent_events([query]))
+                answers += self._recommender.respond(resolved)
             except Exception as error:
                 # The message is not logged, because it may contain ids.
                 where = traceback.extract_tb(error.__traceback__)[-1]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tritone_cf_remote import RemoteModel
+from tritone_cf_remote import TIMEOUT_S, RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
@@ -18,6 +18,12 @@ from tritone_serving.recommender.requests import MIN_FRIENDS
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
 MIN_PARAMETER = "min_friends"
+# Kind of a remote base model -> parameters with the name of its model and its timeout.
+_REMOTE_PARAMETERS = {
+    "taste": (TASTE_PARAMETER, "taste_timeout_ms"),
+    "taste_sequence": ("sequence_model", "sequence_timeout_ms"),
+}
+_LARGEST_TIMEOUT_MS = 60_000
 _LARGEST_MIN_FRIENDS = 1_000
 
 
@@ -61,13 +67,37 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
         raise LoadError(str(error)) from error
 
 
-def remote_model_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteModel | None:
-    """Return the client of the artifact's remote base model; None if the artifact does not have one."""
+def remote_models_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> list[RemoteModel]:
+    """Return the clients of the artifact's remote base models.
+
+    Raises:
+        LoadError: a timeout in the config is no number of milliseconds.
+    """
+    found = []
     for name, described in recommender.artifact.manifest["base_models"].items():
-        if described.get("kind") == "taste":
-            model = _parameter(config, TASTE_PARAMETER) or "taste_vae"
-            return RemoteModel(pb_utils, name, model, int(described["n_known"]))
-    return None
+        if described.get("kind") in _REMOTE_PARAMETERS:
+            model, timeout = _REMOTE_PARAMETERS[described["kind"]]
+            found.append(
+                RemoteModel(
+                    pb_utils,
+                    name,
+                    _parameter(config, model) or name,
+                    int(described["n_known"]),
+                    timeout_s=_timeout_s(timeout, _parameter(config, timeout)),
+                )
+            )
+    return found
+
+
+def _timeout_s(name: str, text: str) -> float:
+    if not text:
+        return TIMEOUT_S
+    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST_TIMEOUT_MS:
+        raise LoadError(
+            f"the config's parameter {name} is {shown(text)}: expected a whole number of milliseconds from 1 to "
+            f"{_LARGEST_TIMEOUT_MS:,}"
+        )
+    return int(text) / 1_000
 
 
 def _min_friends(text: str) -> int:

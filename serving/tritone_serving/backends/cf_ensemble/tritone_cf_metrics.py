@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE
+
 PERIOD_S = 0.25
 _PREFIX = "tritone_recommender_"
 # name -> help text; labels besides model and version are source, arm or base_model
@@ -23,10 +25,13 @@ COUNTERS: Mapping[str, str] = {
     "refused_total": "Queries rejected as invalid or failed",
     "calls_total": "Execute calls; answers_total divided by this is the mean batch size",
     "seconds_total": "Seconds spent in execute calls",
-    "base_model_seconds_total": "Seconds spent scoring by each base model; for taste_vae, seconds spent waiting for it",
+    "base_model_seconds_total": "Seconds spent scoring by each base model; for remote ones, seconds of waiting",
     "base_model_calls_total": "Batches scored by each base model",
     "taste_fallbacks_total": "Execute calls processed without taste_vae because it failed",
+    "sequence_fallbacks_total": "Execute calls processed without taste_sequence because it failed",
+    "event_fallbacks_total": "Execute calls processed without recorded events because the event store failed",
 }
+FALLBACKS: Mapping[str, str] = {TASTE: "taste_fallbacks_total", TASTE_SEQUENCE: "sequence_fallbacks_total"}
 COVERAGE = "catalogue_coverage"
 
 Labels = tuple[tuple[str, str], ...]

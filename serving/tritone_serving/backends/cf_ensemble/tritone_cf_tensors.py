@@ -26,7 +26,13 @@ from tritone_serving.recommender import (
     SimilarItem,
     UnknownInputs,
 )
-from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists, weights_problem
+from tritone_serving.recommender.requests import (
+    check_answers,
+    check_id_lengths,
+    check_lists,
+    times_problem,
+    weights_problem,
+)
 from tritone_serving.recommender.similarity import MOST_ANSWERS, open_index
 
 Array = np.ndarray[Any, Any]
@@ -59,7 +65,7 @@ def read_requests(
 ) -> list[AnyRequest]:
     """Return one query for each row of a request.
 
-    Lists are padded with empty ids, which are ignored together with their weights.
+    Lists are padded with empty ids, which are ignored together with their weights and times.
 
     Args:
         tensors: input name -> (B, ...); types and shapes are checked by Triton, except that B is equal for all inputs.
@@ -76,7 +82,7 @@ def read_requests(
             f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }"
         )
     n_rows = sizes.pop() if sizes else 1
-    check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights") if name in tensors})
+    check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights", "times") if name in tensors})
     names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     fits = "embedding" not in tensors or embeddings_fit()
@@ -110,8 +116,9 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     if similar_to is not None or by is not None:
         return SimilarRequest(similar_to, embedding, by or "both", k, fits)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
-    if "weights" in tensors:
-        given["weights"] = _weights(tensors["weights"][row], tensors.get("history"), row)
+    for name, problem in (("weights", weights_problem), ("times", times_problem)):
+        if name in tensors:
+            given[name] = _of_history(tensors[name][row], tensors.get("history"), row, problem)
     for name, kind in (("filter_listened", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
@@ -147,18 +154,17 @@ def _texts(values: Array, name: str) -> list[str]:
         raise InvalidRequestError(f"{name}[{index}] holds bytes that are not UTF-8 text") from None
 
 
-def _weights(weights: Array, history: Array | None, row: int) -> Array:
-    """Return the weights of ids other than padding."""
+def _of_history(values: Array, history: Array | None, row: int, problem: Callable[[int, int], str]) -> Array:
+    """Return the values, such as weights, of ids other than padding."""
     ids = [] if history is None else history[row].tolist()
-    if len(ids) != len(weights):
-        raise InvalidRequestError(weights_problem(len(weights), len(ids)))
-    return weights if all(ids) else weights[[bool(each) for each in ids]]
+    if len(ids) != len(values):
+        raise InvalidRequestError(problem(len(values), len(ids)))
+    return values if all(ids) else values[[bool(each) for each in ids]]
 
 
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
-_NOTHING_UNKNOWN = b'{"user":false,"history":[],"skipped":[],"friends":[],"exclude":[],"mood":false,"audio":false}'
 _KNOWN = UnknownInputs()
 
 
@@ -269,6 +275,9 @@ def _unknown(unknown: UnknownInputs) -> bytes:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+_NOTHING_UNKNOWN = _json(vars(_KNOWN))
 
 
 _SIZE = 256

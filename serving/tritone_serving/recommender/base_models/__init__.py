@@ -9,6 +9,8 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
 from tritone_serving.recommender.base_models.collaborative import ItemItem, Popularity, Social, UserKnn
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
+from tritone_serving.recommender.base_models.order import Transitions
+from tritone_serving.recommender.base_models.remote import REMOTE_KINDS
 from tritone_serving.recommender.exceptions import ArtifactError
 
 # By the base model's `kind` in the manifest.
@@ -20,6 +22,7 @@ _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBas
     "tags": Tags.open,
     "sound": Sound.open,
     "mood": Mood.open,
+    "transitions": Transitions.open,
 }
 
 __all__ = ["LocalBaseModel", "ScoreParts", "open_base_models"]
@@ -34,7 +37,7 @@ def open_base_models(artifact: Artifact) -> dict[str, LocalBaseModel]:
     base_models: dict[str, LocalBaseModel] = {}
     for name, described in artifact.manifest["base_models"].items():
         kind = described.get("kind")
-        if kind == "taste":  # remote, see `open_remote_base_models`
+        if kind in REMOTE_KINDS:  # see `open_remote_base_models`
             continue
         if kind not in _KINDS:
             raise ArtifactError(

@@ -1,4 +1,6 @@
-"""Base models that run as separate Triton models (`taste_vae`): their inputs, and scores from their outputs.
+"""Base models that run as separate Triton models: their inputs, and scores from their outputs.
+
+`taste_vae` scores a weighted history, `taste_sequence` the order of listening.
 
 This package calls no other model. Its caller runs the network on `RemoteInputs` and passes the outputs on, see
 `Recommender.respond`.
@@ -7,8 +9,9 @@ Shapes: B requests, L items of the longest history, T items known to the network
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,11 @@ import numpy.typing as npt
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats
+from tritone_serving.recommender.sequences import PADDING, UNKNOWN_AGE
 
 TASTE: Final = "taste_vae"
+TASTE_SEQUENCE: Final = "taste_sequence"
+_SEQUENCE_TENSORS: Final = ("items", "ages", "skipped")
 # A longer history is cut to its items with the largest weights: the network accepts 131,072 entries in a request, and a
 # request may have 64 rows.
 MOST_HISTORY_ITEMS: Final = 2_048
@@ -28,17 +34,20 @@ class RemoteInputs:
     """Input tensors of a remote base model for a batch of requests.
 
     Attributes:
-        items: (B, L) int64 indices of history items, below T; padding is 0 with weight 0.
-        weights: (B, L) float32.
+        tensors: name -> (B, L).
     """
 
-    items: npt.NDArray[np.int64]
-    weights: Floats
+    tensors: Mapping[str, npt.NDArray[Any]]
+
+    @property
+    def n(self) -> int:
+        """Number of requests."""
+        return len(next(iter(self.tensors.values())))
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteBaseModel:
-    """A base model that runs as another Triton model.
+    """A base model that runs as another Triton model and scores a weighted history.
 
     score = probability of the item by the network, times the number of items known to it.
 
@@ -55,7 +64,7 @@ class RemoteBaseModel:
     fingerprint: str
 
     def inputs(self, batch: RequestBatch) -> RemoteInputs:
-        """Return the network's inputs for a batch; requests without history are all padding."""
+        """Return the network's inputs `items` (int64, padded with 0) and `weights` (0 for padding)."""
         keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
         keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_HISTORY_ITEMS)
         rows = batch.history.row_numbers()[keep]
@@ -65,7 +74,7 @@ class RemoteBaseModel:
         index = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         items[rows, index] = batch.history.columns[keep]
         weights[rows, index] = batch.history.values[keep]
-        return RemoteInputs(items, weights)
+        return RemoteInputs({"items": items, "weights": weights})
 
     def scores(self, batch: RequestBatch, outputs: Floats) -> Floats:
         """Return the scores (B, I).
@@ -91,6 +100,46 @@ class RemoteBaseModel:
         return batch.has_history
 
 
+@dataclass(frozen=True, eq=False)
+class RemoteSequenceModel(RemoteBaseModel):
+    """As `RemoteBaseModel`, for a network of the order of listening."""
+
+    def inputs(self, batch: RequestBatch) -> RemoteInputs:
+        """Return the network's inputs for a batch, oldest first.
+
+        `items` (int64, padded with -1), `ages` (float32, seconds before the request, -1 if unknown) and `skipped`
+        (float32, 0 or 1). Items that the network does not know are left out.
+        """
+        found = batch.sequences
+        if found is None:
+            shape = (batch.n, 1)
+            empty = (np.full(shape, PADDING, np.int64), np.full(shape, -1, np.float32), np.zeros(shape, np.float32))
+            return RemoteInputs(dict(zip(_SEQUENCE_TENSORS, empty, strict=True)))
+        kept = found.items < self.n_known
+        if kept.all():
+            return RemoteInputs({"items": found.items, "ages": found.ages, "skipped": found.skipped.astype(np.float32)})
+        counts = (kept & (found.items != PADDING)).sum(1)
+        order = np.argsort(~kept, axis=1, kind="stable")[:, : max(1, int(counts.max(initial=0)))]
+        items, ages, skipped, known = (
+            np.take_along_axis(each, order, 1) for each in (found.items, found.ages, found.skipped, kept)
+        )
+        return RemoteInputs(
+            {
+                "items": np.where(known, items, PADDING),
+                "ages": np.where(known, ages, np.float32(UNKNOWN_AGE)),
+                "skipped": np.where(known, skipped, False).astype(np.float32),
+            }
+        )
+
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
+        """Return for which requests the network can score items (B,): those with a listen to a known item."""
+        found = batch.sequences
+        if found is None:
+            return np.zeros(batch.n, np.bool_)
+        known: npt.NDArray[np.bool_] = (found.is_listen & (found.items < self.n_known)).any(1)
+        return known
+
+
 def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.NDArray[np.bool_]:
     """Return which entries are among the `most` largest weights of their row; `rows` is in ascending order."""
     kept = np.ones(len(rows), np.bool_)
@@ -102,10 +151,17 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
     return kept
 
 
+# By the base model's `kind` in the manifest.
+REMOTE_KINDS: Final[Mapping[str, type[RemoteBaseModel]]] = {
+    "taste": RemoteBaseModel,
+    "taste_sequence": RemoteSequenceModel,
+}
+
+
 def open_remote_base_models(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     """Return the remote base models of an artifact by name."""
     return {
-        name: RemoteBaseModel(name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
+        name: REMOTE_KINDS[each["kind"]](name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
         for name, each in artifact.manifest["base_models"].items()
-        if each.get("kind") == "taste"
+        if each.get("kind") in REMOTE_KINDS
     }

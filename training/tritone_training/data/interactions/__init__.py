@@ -9,6 +9,7 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import LOG_OPTIONS, ListeningFiles, files_of, join_data
+from tritone_training.data.interactions.item_words import words_matrix
 from tritone_training.data.interactions.listening import SESSIONS, ListeningData, columns_of, load_listening
 from tritone_training.data.interactions.log import (
     CleaningRules,
@@ -69,5 +70,6 @@ __all__ = [
     "simulated_sessions",
     "simulated_world",
     "split_log",
+    "words_matrix",
     "words_of",
 ]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.sequences import ListenSequences, last_of_users
+from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, last_of_users
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -272,6 +272,7 @@ class CleaningRules:
         most_plays: largest plausible count of one item by one user: one play every three seconds for a century.
         least_rating: smallest rating that counts as listening, if the log has ratings.
         bot_factor: multiple of the median number of items above which a user is a bot; 0 keeps all users.
+        most_events: latest events of each user that are kept in order; 0 keeps all.
     """
 
     most_plays: float = 1e9
@@ -279,6 +280,7 @@ class CleaningRules:
     bot_factor: float = 100.0
     min_items_per_user: int = 1
     min_users_per_item: int = 1
+    most_events: int = MOST_EVENTS
 
 
 def is_text(column: pd.Series[Any]) -> Flags:
@@ -388,21 +390,20 @@ def clean(
         table["time"].to_numpy(np.float64) if times is not None else None,
         report,
         table["last_time"].to_numpy(np.float64) if times is not None else None,
-        None if events is None else _sequences(events, user_ids, item_ids, has_order=times is not None or is_ordered),
+        None
+        if events is None or not (is_ordered or times is not None)
+        else _sequences(events, user_ids, item_ids, rules.most_events),
     )
 
 
-def _sequences(
-    events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], *, has_order: bool
-) -> ListenSequences | None:
-    """Return the events of the users and items that are left; None if neither times nor the rows give their order."""
-    if not has_order:
-        return None
+def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> ListenSequences:
+    """Return the events of the users and items that are left."""
     user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
     item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
     known = (user >= 0) & (item >= 0)
     times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
-    return ListenSequences.ordered(user[known], item[known], times, events["skipped"].to_numpy(np.bool_)[known])
+    skipped = events["skipped"].to_numpy(np.bool_)[known]
+    return ListenSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
 
 
 def _breaks(column: pd.Series[Any]) -> Flags:

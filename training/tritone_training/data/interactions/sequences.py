@@ -17,7 +17,7 @@ import pandas as pd
 
 from tritone_training.exceptions import DataError
 
-MOST_EVENTS: Final = 200  # latest events of each user that are kept
+MOST_EVENTS: Final = 200  # latest events of each user that are kept by default
 _SNIFFED_BYTES: Final = 1 << 16
 _SNIFFED_LINES: Final = 100
 _SEPARATORS: Final = ("\t", ",", ";", "|", "::")  # of tables
@@ -62,17 +62,21 @@ class ListenSequences:
         return [listened.item[a:b] for a, b in itertools.pairwise(starts.tolist())]
 
     @classmethod
-    def ordered(cls, user: Ints, item: Ints, time: Floats | None, skipped: Flags) -> ListenSequences:
+    def ordered(
+        cls, user: Ints, item: Ints, time: Floats | None, skipped: Flags, *, most_events: int = MOST_EVENTS
+    ) -> ListenSequences:
         """Return events in order of users and times; events at one time keep the order in which they are given.
 
-        Only the latest 200 events of each user are kept.
+        Only the latest `most_events` of each user are kept, all if it is 0.
         """
         order = np.argsort(user, kind="stable") if time is None else np.lexsort((time, user))
         user, item, skipped = user[order], item[order], skipped[order]
         counts = np.bincount(user) if len(user) else np.zeros(0, np.int64)
         from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(user))
         found = cls(user, item, None if time is None else time[order], skipped)
-        return found if counts.max(initial=0) <= MOST_EVENTS else found.take(from_end <= MOST_EVENTS)
+        if not most_events or counts.max(initial=0) <= most_events:
+            return found
+        return found.take(from_end <= most_events)
 
 
 def last_of_users(sequences: ListenSequences, n_back: int = 1) -> Flags:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tritone_training.kind import KIND_OPTIONS, Companion, ModelKind
 from tritone_training.kinds.recommender.config import PRESETS, suggest
 from tritone_training.kinds.recommender.crossvalidate import crossvalidate
-from tritone_training.kinds.recommender.declaration import DECLARATION, RECORDING_RECOMMENDER
+from tritone_training.kinds.recommender.declaration import DECLARATION, EVENTS_DECLARATION, RECORDING_RECOMMENDER
 from tritone_training.kinds.recommender.evaluate import evaluate
 from tritone_training.kinds.recommender.export import example_inputs, exportable
 from tritone_training.kinds.recommender.inspire import INSPIRE
@@ -30,6 +30,7 @@ KIND = ModelKind(
     exporter=exportable,
     example_inputs=example_inputs,
     companions=(Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),),
+    data_models=(EVENTS_DECLARATION,),
     ensembles=(RECORDING_RECOMMENDER, INSPIRE),
     is_private=True,
 )

@@ -67,15 +67,15 @@ def _fold(request: TrainRequest, prepared: TrainingData, config: RecommenderConf
     )
     fold = ListeningData(inside, listening.valid, None, listening.friends, tags, listening.metadata, listening.report)
     train_prepared(request, config, TrainingData(fold, prepared.sounds))
-    recommender, taste = open_recommender(request.out, files_of(request.data).key)
+    recommender, networks = open_recommender(request.out, files_of(request.data).key)
     with progress_bar(f"evaluating seed {request.seed}", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(
-            recommender, taste, evaluation_users(recommender, rest, held_out), on_progress=on_progress
+            recommender, networks, evaluation_users(recommender, rest, held_out), on_progress=on_progress
         )
         cold_start = metrics["cold_users"]["by_history"]
         trained = evaluate_ranking(
             recommender,
-            taste,
+            networks,
             evaluation_users(recommender, rest, held_out.take(~np.isin(held_out.user, out))),
             on_progress=on_progress,
         )["ensemble"]

@@ -53,11 +53,21 @@ _SHARE: Final = Limits(minimum=0, maximum=1)
 USER_ID: Final = _one(
     "user_id", "BYTES", "user id as in the log; the stored history and friends are used if the user is known"
 )
-HISTORY: Final = _list("history", "BYTES", "ids of items listened to, added to the stored history")
+HISTORY: Final = _list(
+    "history", "BYTES", "ids of items listened to, in order, the most recent last; added to the stored history"
+)
 WEIGHTS: Final = _list(
     "weights",
     "FP32",
     "play counts of the items in `history`; all 1 if left out",
+    axis="history",
+    limits=Limits(minimum=0),
+)
+TIMES: Final = _list(
+    "times",
+    "INT64",
+    "when the items in `history` were listened to, whole seconds since 1970, 0 if unknown; at most a day after the "
+    "server's clock",
     axis="history",
     limits=Limits(minimum=0),
 )
@@ -144,6 +154,7 @@ DECLARATION: Final = Declaration(
         USER_ID,
         HISTORY,
         WEIGHTS,
+        TIMES,
         SKIPPED,
         FRIENDS,
         EMBEDDING,
@@ -169,9 +180,48 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    parameters={TASTE_MODEL_PARAMETER: "taste_vae", "key_file": "", "min_friends": "3"},
+    # taste_timeout_ms, sequence_timeout_ms: longest time until a response of the two; 1,000 if empty.
+    parameters={
+        TASTE_MODEL_PARAMETER: "taste_vae",
+        "taste_timeout_ms": "",
+        "sequence_model": "taste_sequence",
+        "sequence_timeout_ms": "",
+        "key_file": "",
+        "min_friends": "3",
+    },
     backend="cf_ensemble",
     filename=MANIFEST_FILENAME,
+)
+
+EVENTS_FILENAME: Final = "events.json"  # names the key of the pseudonyms; events are in a store, not in the version
+MOST_EVENTS: Final = 256  # of a request, and of what is stored together
+
+# A model of its own, so that writing events does not wait for recommendations, nor they for it.
+EVENTS_DECLARATION: Final = Declaration(
+    name="recommender_events",
+    summary="Stores what listeners do (plays, skips, likes, dislikes), which `recommender` follows at once.",
+    inputs=(
+        Tensor(
+            "event",
+            "BYTES",
+            (Axis("one", 1),),
+            'JSON: {"id", "user", "track", "kind": "play", "skip", "like" or "dislike", "at": seconds since 1970, '
+            '"played_s": seconds, "context": {name: text}}; all after `track` may be left out',
+        ),
+    ),
+    outputs=(
+        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate, refused (invalid) or denied (no access)"),
+        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused or denied; else empty"),
+    ),
+    serving=Serving(
+        batching=Batching(max_batch_size=MOST_EVENTS, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        warmup_batch_sizes=(),
+    ),
+    parameters={"key_file": ""},  # as for `recommender`
+    backend="events",
+    filename=EVENTS_FILENAME,
 )
 
 POOLING_MODEL: Final = "recording_embedding"  # normalised mean of the windows' embeddings

@@ -30,7 +30,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     load_info,
 )
 from tritone_training.kinds.recommender.ensemble.offline import (
-    TasteNetwork,
+    RemoteNetworks,
     open_recommender,
     remote_scores,
     score_in_chunks,
@@ -54,13 +54,13 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         folder /= SELECTION_FOLDER
         info = load_info(folder)
     log, held_out, which = _data(request, int(info["seed"]))
-    recommender, taste = open_recommender(folder, key)
+    recommender, networks = open_recommender(folder, key)
     check_together(folder, info, recommender.artifact.manifest)
     people = evaluation_users(recommender, log, held_out)
     if REFIT in info:
         people = _with_stored_histories(recommender, people, request.checkpoint)
     with progress_bar("ranking", shown=request.progress) as on_progress:
-        metrics = evaluate_ranking(recommender, taste, people, on_progress=on_progress)
+        metrics = evaluate_ranking(recommender, networks, people, on_progress=on_progress)
     return EvaluationResult(
         request.checkpoint,
         log.source,
@@ -188,12 +188,12 @@ def evaluation_users(recommender: Recommender, log: Log, held_out: Log) -> Evalu
 
 
 def evaluate_ranking(
-    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, *, on_progress: OnProgress
+    recommender: Recommender, networks: RemoteNetworks, people: EvaluationUsers, *, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Return the metrics of the base models and the ensemble, in total and by segment."""
     stored = [recommender.resolver.user(name) >= 0 for name in people.names]
     known = np.array(stored)
-    tallies = _rank(recommender, taste, people, _requests(recommender, people, known), on_progress)
+    tallies = _rank(recommender, networks, people, _requests(recommender, people, known), on_progress)
     hits = {name: hits_of(tally.whole(), people.wanted) for name, tally in tallies.items()}
     values = {name: per_user(each, people.n_held_out) for name, each in hits.items()}
     vectors = recommender.artifact.arrays.get("vectors")
@@ -210,7 +210,7 @@ def evaluate_ranking(
         "base_models": metrics,
         "ensembles": recommender.artifact.manifest["ensembles"],
         "segments": _segments(people, values),
-        "cold_users": _cold_users(recommender, taste, people, known=known, values=values, on_progress=on_progress),
+        "cold_users": _cold_users(recommender, networks, people, known=known, values=values, on_progress=on_progress),
         "cold_items": {
             "n_held_out": people.n_cold,
             "n_known": int((people.listeners[people.wanted.indices] == 0).sum()),
@@ -243,13 +243,13 @@ def history_request(recommender: Recommender, people: EvaluationUsers, row: int)
 
 def _rank(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     people: EvaluationUsers,
     requests: list[RecommendRequest],
     on_progress: OnProgress,
 ) -> dict[str, RecommendedItems]:
     tallies: dict[str, RecommendedItems] = {}
-    for rows, base_models, ensemble in score_in_chunks(recommender, taste, requests):
+    for rows, base_models, ensemble in score_in_chunks(recommender, networks, requests):
         consumed = sparse.csr_matrix(people.consumed[rows])
         for name, scores in {**base_models, "ensemble": ensemble}.items():
             tallies.setdefault(name, RecommendedItems()).best.append(top_items(scores, consumed))
@@ -283,7 +283,7 @@ def _segments(
 
 def _cold_users(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     people: EvaluationUsers,
     *,
     known: npt.NDArray[np.bool_],
@@ -306,7 +306,7 @@ def _cold_users(
         people.n_users,
         people.n_cold,
     )
-    tallies = _rank_friends(recommender, taste, some, on_progress)
+    tallies = _rank_friends(recommender, networks, some, on_progress)
     by_friends = means(per_user(hits_of(tallies["ensemble"], some.wanted), some.n_held_out))
     popular = means(per_user(hits_of(tallies["popularity"], some.wanted), some.n_held_out))
     found["by_friends"] = {
@@ -323,7 +323,7 @@ def _friends(recommender: Recommender, name: str) -> int:
 
 
 def _rank_friends(
-    recommender: Recommender, taste: TasteNetwork | None, people: EvaluationUsers, on_progress: OnProgress
+    recommender: Recommender, networks: RemoteNetworks, people: EvaluationUsers, on_progress: OnProgress
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Rank items for users of whom only the friends are given; items in their logs are masked as in the protocol."""
     best: dict[str, list[npt.NDArray[np.int64]]] = {}
@@ -333,7 +333,7 @@ def _rank_friends(
             [recommender.resolver.friends_of(name) for name in names],
             [recommender.resolver.user(name) for name in names],
         )
-        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
         consumed = sparse.csr_matrix(people.consumed[start : start + 64])
         for name, scores in (("popularity", scored.base_models["popularity"]), ("ensemble", scored.ensemble)):
             best.setdefault(name, []).append(top_items(np.array(scores), consumed))

@@ -39,7 +39,12 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     load_info,
     read_artifact,
 )
-from tritone_training.kinds.recommender.declaration import DECLARATION, MANIFEST_FILENAME
+from tritone_training.kinds.recommender.declaration import (
+    DECLARATION,
+    EVENTS_DECLARATION,
+    EVENTS_FILENAME,
+    MANIFEST_FILENAME,
+)
 
 _AB_KEYS: Final = {"salt", "shares", "ensembles"}  # of the file of an A/B test
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
@@ -99,13 +104,34 @@ def from_artifact(
     files: dict[str, Path | bytes] = {path.name: path for path in files_of(artifact)}
     if EMBEDDINGS in artifact.arrays and (index := build_index(artifact.arrays[EMBEDDINGS])):
         files[INDEX_FILENAME] = index
+    check, known_key = str(manifest["key_check"]), str(info["key"]) if "key" in info else None
     return ArtifactExport(
         declaration=DECLARATION,
         files=files,
         card=card,
         companions=companions,
-        key=None if key is None else (str(manifest["key_check"]), key),
-        key_wanted=(str(manifest["key_check"]), str(info["key"]) if "key" in info else None),
+        artifacts=(events_export(check),),
+        key=None if key is None else (check, key),
+        key_wanted=(check, known_key),
+    )
+
+
+def events_export(check: str) -> ArtifactExport:
+    """Return the export of the model that stores events.
+
+    Args:
+        check: check value of the key of the users' pseudonyms.
+    """
+    content = {"format": 1, "key_check": check}
+    return ArtifactExport(
+        declaration=EVENTS_DECLARATION,
+        files={EVENTS_FILENAME: json.dumps(content, indent=2).encode() + b"\n"},
+        card={
+            "personal_data": {
+                "held": [],
+                "stored": "events of users, in the event store that the server names, under the same pseudonyms",
+            }
+        },
     )
 
 
@@ -153,6 +179,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "user_id": ids(1),
         "history": ids(3),
         "weights": random.uniform(1, 50, (n_batch, 3)).astype(np.float32),
+        "times": random.integers(10**9, 1_700_000_000, (n_batch, 3)),
         "skipped": ids(1),
         "friends": ids(2),
         "embedding": random.standard_normal((n_batch, EMBEDDING_SIZE)).astype(np.float32),

@@ -17,7 +17,7 @@ from scipy import sparse
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_training import checkpoint
-from tritone_training.data.interactions import ListeningData, files_of, load_listening
+from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
@@ -51,7 +51,6 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
 )
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
-from tritone_training.kinds.taste_vae.dataset import words_matrix
 from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
 from tritone_training.progress import progress_bar
 

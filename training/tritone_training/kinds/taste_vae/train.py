@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
 from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
-from tritone_training.data.interactions import ListeningData
+from tritone_training.data.interactions import ListeningData, words_matrix
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.taste_vae import export
 from tritone_training.kinds.taste_vae.config import TasteConfig
-from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate, words_matrix
+from tritone_training.kinds.taste_vae.dataset import Batches, Histories, collate
 from tritone_training.kinds.taste_vae.module import MONITOR, TasteModule
 from tritone_training.kinds.taste_vae.network import TasteLearner
 from tritone_training.training_state import Snapshot

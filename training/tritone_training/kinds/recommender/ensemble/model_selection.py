@@ -25,7 +25,7 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, TasteNetwork, remote_scores
+from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
@@ -71,7 +71,7 @@ class SelectedEnsemble:
 
 def select_ensemble(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     listening: ListeningData,
     dataset: InteractionDataset,
     config: RecommenderConfig,
@@ -113,7 +113,7 @@ def select_ensemble(
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             changed = change(batch)
-            remote = remote_scores(recommender.scorer.remote_inputs(changed), taste)
+            remote = remote_scores(recommender.scorer.remote_inputs(changed), networks)
             scores = recommender.scorer.score_base_models(changed, remote)
             collector.add(rows, scores)
             if hidden is not None and of_hidden is not None:

@@ -1,7 +1,7 @@
-"""Offline scoring of a checkpoint by the serving code, with `taste_vae` run in PyTorch instead of Triton.
+"""Offline scoring of a checkpoint by the serving code, with remote base models run in PyTorch instead of Triton.
 
 Also precomputes the rankings of stored users for the artifact.
-Shapes: B requests, I items, T items that `taste_vae` knows.
+Shapes: B requests, I items, T items that a network knows.
 """
 
 from __future__ import annotations
@@ -33,54 +33,62 @@ from tritone_training.kinds.taste_vae.export import load_network
 
 AT_ONCE: Final = 64
 Floats = npt.NDArray[np.float32]
-# Returns the log-probabilities (B, T) of a checkpoint's `taste_vae`.
-TasteNetwork = Callable[[RemoteInputs], Floats]
+# Remote base model -> function that returns its network's log-probabilities (B, T).
+RemoteNetworks = Mapping[str, Callable[[RemoteInputs], Floats]]
 
 
-def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, TasteNetwork | None]:
-    """Open the recommender of a checkpoint, and return the function that runs its `taste_vae`, if it has one.
+def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender, RemoteNetworks]:
+    """Open the recommender of a checkpoint, and return the functions that run its networks.
 
     Raises:
-        CheckpointError: the artifact, its key or its network cannot be used.
+        CheckpointError: the artifact, its key or a network cannot be used.
     """
     try:
         recommender = Recommender.open(folder / ARTIFACT_FOLDER, key=read_key(key or folder / KEY_FILENAME))
     except (ArtifactError, KeyFileError) as error:
         raise CheckpointError(str(error)) from error
-    return recommender, taste_of(folder) if TASTE in recommender.scorer.base_models else None
+    return recommender, {name: network_of(folder / name) for name in (TASTE,) if name in recommender.scorer.base_models}
 
 
-def taste_of(folder: Path) -> TasteNetwork:
-    """Return a function that runs the checkpoint's `taste_vae` in this process."""
-    network, _ = load_network(folder / TASTE)
+def network_of(folder: Path) -> Callable[[RemoteInputs], Floats]:
+    """Return a function that runs the network of a remote base model in this process.
+
+    Args:
+        folder: checkpoint of the network.
+    """
+    network, _ = _LOADERS[folder.name](folder)
 
     def run(inputs: RemoteInputs) -> Floats:
         with torch.inference_mode():
-            scores = network(torch.from_numpy(inputs.items), torch.from_numpy(inputs.weights))[0]
+            scores = network(*(torch.from_numpy(array) for array in inputs.tensors.values()))[0]
         return np.asarray(scores.numpy(), np.float32)
 
     return run
 
 
-def remote_scores(remote_inputs: Mapping[str, RemoteInputs], taste: TasteNetwork | None) -> RemoteScores:
-    """Return the outputs of the remote base models by name; none if `taste` is None."""
-    return {} if taste is None else {name: taste(inputs) for name, inputs in remote_inputs.items()}
+# Folder of a checkpoint -> function that loads its network and checkpoint.json.
+_LOADERS: Final[Mapping[str, Callable[[Path], tuple[torch.nn.Module, Mapping[str, Any]]]]] = {TASTE: load_network}
+
+
+def remote_scores(remote_inputs: Mapping[str, RemoteInputs], networks: RemoteNetworks) -> RemoteScores:
+    """Return the outputs of the remote base models by name, of those that have a network here."""
+    return {name: networks[name](inputs) for name, inputs in remote_inputs.items() if name in networks}
 
 
 def score_in_chunks(
-    recommender: Recommender, taste: TasteNetwork | None, requests: Sequence[RecommendRequest]
+    recommender: Recommender, networks: RemoteNetworks, requests: Sequence[RecommendRequest]
 ) -> Iterator[tuple[slice, dict[str, Floats], Floats]]:
     """Yield, for each chunk of requests, its slice, base model -> scores (B, I), and the ensemble's scores (B, I)."""
     for start in range(0, len(requests), AT_ONCE):
         rows = slice(start, min(start + AT_ONCE, len(requests)))
         resolved = recommender.resolve(requests[rows], use_precomputed=False)
-        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+        scored = recommender.score(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
         yield rows, {name: np.array(scores) for name, scores in scored.base_models.items()}, scored.ensemble
 
 
 def precompute_rankings(
     recommender: Recommender,
-    taste: TasteNetwork | None,
+    networks: RemoteNetworks,
     dataset: InteractionDataset,
     n: int,
     *,
@@ -95,7 +103,7 @@ def precompute_rankings(
         for arm in recommender.scorer.arms:
             columns, values = arms.setdefault(arm, ([], []))
             resolved = recommender.resolve(requests, arm=arm)
-            answers = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, taste))
+            answers = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer

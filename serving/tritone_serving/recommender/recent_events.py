@@ -1,0 +1,173 @@
+"""A user's recorded events as weights of items, added to the logged history at request time.
+
+An event counts by its kind and its age:
+
+```
+play     s * (1 + boost * d)    s = min(1, played_s / 30), 1 if the length is not given; d = 0.5 ** (age / half-life)
+like     2 * (1 + boost * d)
+skip     -skip * (1 + boost) * d
+dislike  -skip * (1 + boost)    at any age
+```
+The 1 of plays and likes is left out for events that the artifact was fitted on, because its history holds them. Of the
+likes and dislikes of one item, the newest counts. The weights of one item add up, within `LARGEST_WEIGHT`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.events import Event
+from tritone_serving.recommender.requests import Floats, Ints
+
+FULL_PLAY_S: Final = 30.0  # a play of this length or more counts fully
+LARGEST_WEIGHT: Final = 10.0  # of one item; the mean weight of a logged item is about 1
+SMALLEST_WEIGHT: Final = 0.05  # items with smaller weights are left out
+MOST_EVENTS: Final = 200  # of one user; older ones are not read
+SESSION_S: Final = 3_600.0  # a user whose last event is younger than this is in a session
+_LIKE: Final = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class RecentEvents:
+    """Recorded events of the users of some requests.
+
+    Attributes:
+        by_request: (B,) events of each request's user, oldest first; empty for requests without a user.
+        is_available: whether the event store could be read.
+    """
+
+    by_request: Sequence[Sequence[Event]]
+    is_available: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedEvents:
+    """Events of one user as weights of items, and in order.
+
+    Attributes:
+        n_events: number of events, including those of unknown items.
+        is_session: whether the last event of a known item is younger than `SESSION_S`.
+        order: (m,) index of the item of each event, oldest first; unknown items are left out.
+        times: (m,) when, in seconds since the epoch.
+        is_rejection: (m,) whether the event is a skip or a dislike.
+        items: (n,) indices, ascending.
+        weights: (n,) positive for items listened to or liked, negative for rejected ones.
+        is_consumed: (n,) whether the item was played or liked.
+        is_disliked: (n,) whether the user's last verdict on the item is a dislike, which outweighs all listening.
+    """
+
+    n_events: int
+    is_session: bool
+    order: Ints
+    times: npt.NDArray[np.float64]
+    is_rejection: npt.NDArray[np.bool_]
+    items: Ints
+    weights: Floats
+    is_consumed: npt.NDArray[np.bool_]
+    is_disliked: npt.NDArray[np.bool_]
+
+    def add_to(self, items: Ints, weights: Floats) -> tuple[Ints, Floats]:
+        """Return the items of a weighted history and of the events, ascending, and their summed weights.
+
+        Args:
+            items: (m,) of the history, without duplicates.
+            weights: (m,) of `items`.
+        """
+        if not len(self.items):
+            return items, weights
+        disliked = self.items[self.is_disliked]
+        if len(disliked):
+            weights = np.where(np.isin(items, disliked), np.float32(0), weights)
+        union, index = np.unique(np.concatenate([items, self.items]), return_inverse=True)
+        total = np.bincount(index, np.concatenate([weights, self.weights]), len(union))
+        return union.astype(np.int64), total.astype(np.float32)
+
+
+NOTHING_RECORDED: Final = FoldedEvents(
+    0,
+    False,
+    np.zeros(0, np.int64),
+    np.zeros(0, np.float64),
+    np.zeros(0, np.bool_),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.float32),
+    np.zeros(0, np.bool_),
+    np.zeros(0, np.bool_),
+)
+
+
+@dataclass(frozen=True)
+class EventWeighting:
+    """Parameters of the weights, from the manifest's `events` and `weighting`.
+
+    The defaults were chosen on simulated sessions (`benchmarks/recent_events.py`).
+
+    Attributes:
+        half_life_s: age in seconds at which the effect of recency is halved.
+        boost: weight of a new event relative to one that is long past.
+        skip: weight of a rejected item, as of `skipped` in a request.
+        through: time in seconds since the epoch up to which stored events were used in the fit; 0 if none were.
+    """
+
+    half_life_s: float = 2 * 86_400.0
+    boost: float = 4.0
+    skip: float = 1.0
+    through: float = 0.0
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> EventWeighting:
+        """Read the parameters; those that the manifest does not have get their defaults."""
+        described = manifest.get("events") or {}
+        return cls(
+            float(described.get("half_life_s", cls.half_life_s)),
+            float(described.get("boost", cls.boost)),
+            float(manifest["weighting"]["skip"]),
+            float(described.get("through", cls.through)),
+        )
+
+    def fold(self, events: Sequence[Event], index_of: Callable[[str], int | None], *, now: float) -> FoldedEvents:
+        """Return the weights of the items in a user's events.
+
+        Args:
+            events: of one user, oldest first.
+            index_of: returns the index of an item, None for items that the artifact does not have; these are ignored.
+            now: current time in seconds since the epoch.
+        """
+        if not events:
+            return NOTHING_RECORDED
+        known = [(item, event) for event in events if (item := index_of(event.track)) is not None]
+        weights: dict[int, float] = {}
+        verdicts: dict[int, float] = {}  # of the newest like or dislike
+        for item, event in known:
+            decay = 0.5 ** (max(now - event.at, 0.0) / self.half_life_s)
+            recent = float(event.received > self.through) + self.boost * decay
+            if event.kind == "play":
+                share = 1.0 if event.played_s is None else min(1.0, event.played_s / FULL_PLAY_S)
+                weights[item] = weights.get(item, 0.0) + share * recent
+            elif event.kind == "skip":
+                weights[item] = weights.get(item, 0.0) - self.skip * (1 + self.boost) * decay
+            elif event.kind == "like":
+                verdicts[item] = _LIKE * recent
+            else:
+                verdicts[item] = -self.skip * (1 + self.boost)
+        disliked = {item for item, verdict in verdicts.items() if verdict < 0}
+        for item, verdict in verdicts.items():
+            weights[item] = verdict + (0.0 if item in disliked else weights.get(item, 0.0))
+        found = sorted(item for item, weight in weights.items() if abs(weight) >= SMALLEST_WEIGHT)
+        consumed = {item for item, event in known if event.kind in ("play", "like")}
+        return FoldedEvents(
+            len(events),
+            bool(known) and now - known[-1][1].at < SESSION_S,
+            np.array([item for item, _ in known], np.int64),
+            np.array([event.at for _, event in known], np.float64),
+            np.array([event.kind in ("skip", "dislike") for _, event in known], np.bool_),
+            np.array(found, np.int64),
+            np.clip(np.array([weights[item] for item in found], np.float32), -LARGEST_WEIGHT, LARGEST_WEIGHT),
+            np.array([item in consumed for item in found], np.bool_),
+            np.array([item in disliked for item in found], np.bool_),
+        )

@@ -1,0 +1,103 @@
+"""Hyper-parameters of `taste_sequence`: presets, and the search space of `tritone tune`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import Field, model_validator
+
+from tritone_training.hyperparameters import Hyperparameters
+from tritone_training.kinds.taste_sequence.declaration import MAX_HISTORY
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class SequenceConfig(Hyperparameters):
+    """Hyper-parameters of a training of `taste_sequence`."""
+
+    size: int = Field(128, ge=4, le=4_096, description="Size of item vectors and of the code of a history.")
+    n_horizons: int = Field(
+        1, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
+    )
+    max_decay: float = Field(
+        4.0,
+        ge=0,
+        le=16,
+        description="Initial decay of the shortest of several horizons; an event weighs 1 / distance ** decay.",
+    )
+    n_layers: int = Field(1, ge=0, le=12, description="Layers of causal attention; 0 leaves the horizons alone.")
+    n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Dropout in the attention layers.")
+    input_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the item vectors before the first layer.")
+    hidden: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="Fraction of the events of each history that is hidden from later ones in training.",
+    )
+    item_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Fraction of items that are represented by their words alone in a training step, which teaches the "
+        "words to stand for items without listeners; without words it has no effect.",
+    )
+    temperature: float = Field(
+        0.1, ge=0.01, le=10, description="Divisor of the cosines; smaller values favour the best items more."
+    )
+    rarity: float = Field(
+        0.4, ge=0, le=1, description="An item's weight in a history is divided by (its number of listeners) ** rarity."
+    )
+    n_negatives: int = Field(
+        1_024,
+        ge=256,
+        le=1_000_000,
+        description="Sampled negatives of the softmax, shared by a batch; a smaller catalogue is used completely.",
+    )
+    negative_power: float = Field(
+        0.5, ge=0, le=1, description="Negatives are drawn in proportion to (number of listeners) ** this."
+    )
+    skip_loss: float = Field(
+        0.5, ge=0, le=10, description="Weight of the loss that lowers the probability of the item that is skipped next."
+    )
+    n_items: int = Field(100_000, ge=1, le=10_000_000, description="Only that many most popular items are modelled.")
+    max_length: int = Field(
+        200, ge=2, le=MAX_HISTORY, description="Events of a history that the network sees, the latest ones."
+    )
+    batch_size: int = Field(32, ge=1, le=65_536, description="Histories in a batch.")
+    learning_rate: float = Field(7e-3, gt=0, description="Initial learning rate of AdamW; decays along half a cosine.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_epochs: int = Field(10, ge=1, le=100_000, description="Maximum number of epochs.")
+    patience: int = Field(
+        8, ge=1, le=100_000, description="Epochs without improvement on the validation split before training stops."
+    )
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> SequenceConfig:
+        for name in ("n_horizons", "n_heads"):
+            if self.size % getattr(self, name):
+                raise ValueError(f"size: expected a multiple of {name} ({getattr(self, name)}), got {self.size}")
+        return self
+
+
+PRESETS: Final[Mapping[str, SequenceConfig]] = {
+    "default": SequenceConfig(),
+    "demo": SequenceConfig(size=64, max_epochs=8),
+    "tiny": SequenceConfig(size=8, n_horizons=2, n_heads=2, max_epochs=2),
+}
+
+
+def suggest(trial: optuna.Trial) -> dict[str, Any]:
+    """Return hyper-parameters drawn from the search space."""
+    return {
+        "size": trial.suggest_categorical("size", [64, 128, 256]),
+        "n_horizons": trial.suggest_categorical("n_horizons", [1, 2, 4, 8]),
+        "n_layers": trial.suggest_int("n_layers", 0, 2),
+        "temperature": trial.suggest_float("temperature", 0.05, 0.2, log=True),
+        "rarity": trial.suggest_float("rarity", 0.0, 0.6),
+        "hidden": trial.suggest_float("hidden", 0.0, 0.6),
+        "dropout": trial.suggest_float("dropout", 0.1, 0.6),
+        "learning_rate": trial.suggest_float("learning_rate", 2e-3, 2e-2, log=True),
+    }

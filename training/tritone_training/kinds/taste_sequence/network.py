@@ -1,0 +1,330 @@
+"""The network of `taste_sequence`: ordered histories to codes on a sphere, and scores of the next item.
+
+A code has two parts that are added. The first holds means of the history's item vectors: each horizon, a slice of the
+code, weighs events by their distance with a decay of its own, so that long-term taste and the last item are both in it.
+The second is a causal Transformer (as in SASRec, Kang & McAuley 2018, arXiv:1808.09781) whose attention is biased by
+distance (as in ALiBi, Press et al. 2022, arXiv:2108.12409). As in `taste_vae`, the logit of an item is the cosine
+similarity of its vector to the code, divided by a temperature, which generalises much better on sparse logs than dense
+layers. Times enter as the gap to the next event: a learned vector for each range of gaps, and learned forgetting, which
+adds to the distance of what was before a gap. A skipped item has a learned vector and a learned weight in the means.
+
+Shapes: B histories, L events, Q queried positions (L in training, 1 when served), T items, D size, H horizons or heads,
+W words (tags) of items, G ranges of gaps.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+
+_INITIAL_STD: Final = 0.1
+_INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a code
+_INITIAL_DECAY: Final = 0.5  # of a single horizon
+_INITIAL_SKIP_WEIGHT: Final = -0.2  # of a skipped item in the means, of which a listened one has 1
+_INITIAL_FORGETTING: Final = 0.02  # the sum of forgetting is cut at 0, where it has no gradient
+_MASKED: Final = -1e9
+# Upper ends of the ranges of gaps: minutes within a session, hours within a day, days, weeks.
+GAP_ENDS_S: Final = (60.0, 300.0, 900.0, 3_600.0, 4 * 3_600.0, 12 * 3_600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0,
+                     30 * 86_400.0, 365 * 86_400.0)  # fmt: skip
+
+
+class History(NamedTuple):
+    """Histories as the encoder reads them.
+
+    Attributes:
+        vectors: (B, L, D) of the items.
+        weights: (B, L) of the items in the means.
+        known: (B, L) bool, False for padding.
+        gaps: (B, L) int64 range of the time to the next event, 0 if unknown.
+        skipped: (B, L), 0 to 1.
+    """
+
+    vectors: Tensor
+    weights: Tensor
+    known: Tensor
+    gaps: Tensor
+    skipped: Tensor
+
+
+class Relation(NamedTuple):
+    """How far events lie behind queried positions, and which of them these may use.
+
+    Attributes:
+        position: (B, L) index of each event among those known; padding has that of the event before it.
+        passed: (B, L) forgetting up to each event.
+        known: (B, L) bool.
+        distances: (B, Q, L) logarithm of 1 + number of events, plus the forgetting in between.
+        allowed: (B, Q, L) bool, False for padding and later events.
+    """
+
+    position: Tensor
+    passed: Tensor
+    known: Tensor
+    distances: Tensor
+    allowed: Tensor
+
+    @classmethod
+    def between(cls, position: Tensor, passed: Tensor, known: Tensor, queries: Tensor | None = None) -> Relation:
+        """Return the relation of all events to the positions of `queries` (B, Q), or to all positions."""
+        asked = position if queries is None else position.gather(1, queries)
+        asked_passed = passed if queries is None else passed.gather(1, queries)
+        steps = asked.unsqueeze(2) - position.unsqueeze(1)
+        distances = torch.log1p(steps.clamp_min(0).float())
+        distances = distances + (asked_passed.unsqueeze(2) - passed.unsqueeze(1)).relu()
+        return cls(position, passed, known, distances, (steps >= 0) & known.unsqueeze(1))
+
+    def of_queries(self, queries: Tensor) -> Relation:
+        """Return the relation to the positions of `queries` (B, Q) only."""
+        return self.between(self.position, self.passed, self.known, queries)
+
+
+def gap_ranges(gaps_s: Tensor) -> Tensor:
+    """Return the index of the range of each gap in seconds, 0 for negative (unknown) ones; int64 of the same shape."""
+    ends = torch.tensor(GAP_ENDS_S, device=gaps_s.device)
+    index = 1 + (gaps_s.unsqueeze(-1) > ends).sum(-1)
+    return torch.where(gaps_s >= 0, index, torch.zeros_like(index))
+
+
+class CausalLayer(nn.Module):
+    """A Transformer layer (normalised first) whose attention is biased by distance."""
+
+    def __init__(self, size: int, n_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.query, self.key_value = nn.Linear(size, size), nn.Linear(size, 2 * size)
+        self.output = nn.Linear(size, size)
+        self.expand, self.contract = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
+        self.slopes = nn.Parameter(torch.linspace(0, 1.5, n_heads))
+        for last in (self.output, self.contract):
+            nn.init.zeros_(last.bias)
+            last.weight.data.mul_(0.1)
+
+    def forward(self, states: Tensor, queried: Tensor, relation: Relation) -> Tensor:
+        """Return new states (B, Q, D) of the positions whose states are `queried`, from those of all (B, L, D)."""
+        n, n_queries, size = queried.shape
+
+        def heads(tensor: Tensor) -> Tensor:
+            return tensor.reshape(n, -1, self.n_heads, size // self.n_heads).transpose(1, 2)
+
+        key, value = self.key_value(self.norm_attention(states)).chunk(2, dim=-1)
+        query = heads(self.query(self.norm_attention(queried)))
+        similarity = query @ heads(key).transpose(-1, -2) / math.sqrt(size // self.n_heads)  # (B, H, Q, L)
+        bias = torch.where(relation.allowed, 0.0, _MASKED).unsqueeze(1)
+        bias = bias - self.slopes.view(1, -1, 1, 1) * relation.distances.unsqueeze(1)
+        # A position may have no event that it may use; its softmax is then of no meaning.
+        attended = ((similarity + bias).softmax(-1) * relation.allowed.unsqueeze(1)) @ heads(value)
+        attended = self.output(attended.transpose(1, 2).reshape(n, n_queries, size))
+        queried = queried + functional.dropout(attended, self.dropout, self.training)
+        widened = functional.gelu(self.expand(self.norm_mlp(queried)))
+        return queried + functional.dropout(self.contract(widened), self.dropout, self.training)
+
+
+class HistoryEncoder(nn.Module):
+    """Encodes histories; no code depends on later events."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        n_horizons: int,
+        max_decay: float,
+        n_layers: int,
+        n_heads: int,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_horizons = n_horizons
+        self.input_dropout = input_dropout
+        spread = torch.linspace(0, 1, n_horizons) ** 2 * max_decay
+        self.decays = nn.Parameter(spread if n_horizons > 1 else torch.full((1,), _INITIAL_DECAY))
+        self.forgetting = nn.Parameter(
+            torch.full((1 + len(GAP_ENDS_S),), _INITIAL_FORGETTING)
+        )  # added to distances, by range of gaps
+        self.skip_weight = nn.Parameter(torch.tensor(_INITIAL_SKIP_WEIGHT))
+        self.gap_vectors = nn.Parameter(torch.zeros(1 + len(GAP_ENDS_S), size))
+        self.skip_vector = nn.Parameter(torch.zeros(size))
+        self.layers = nn.ModuleList(CausalLayer(size, n_heads, dropout) for _ in range(n_layers))
+        self.norm = nn.LayerNorm(size)
+        self.attention_weight = nn.Parameter(torch.tensor(_INITIAL_ATTENTION))
+
+    def forward(self, history: History, *, last_only: bool = False) -> Tensor:
+        """Return codes of norm 1 after each event (B, L, D), or after the last one (B, 1, D); 0 for no history."""
+        relation = self._relation(history)
+        # Equal positions are those of the last event and of the padding behind it; argmax returns the first.
+        last = relation.position.argmax(1, keepdim=True) if last_only else None
+        queried = relation if last is None else relation.of_queries(last)
+        code = self._means(history, queried)
+        if len(self.layers):
+            attended = self._attended(history, relation, queried, last)
+            code = functional.normalize(code + self.attention_weight * attended, dim=-1)
+        return code * history.known.any(1).view(-1, 1, 1)
+
+    def _relation(self, history: History) -> Relation:
+        forgotten = self.forgetting[history.gaps] * ((history.gaps > 0) & history.known)
+        return Relation.between(history.known.long().cumsum(1) - 1, forgotten.cumsum(1) - forgotten, history.known)
+
+    def _means(self, history: History, queried: Relation) -> Tensor:
+        """Return the weighted means of the item vectors over each horizon, joined and normalised (B, Q, D)."""
+        n, n_events, size = history.vectors.shape
+        weights = history.weights * (1 + (self.skip_weight - 1) * history.skipped)
+        slices = (history.vectors * weights.unsqueeze(2)).reshape(n, n_events, self.n_horizons, -1).transpose(1, 2)
+        kernel = torch.exp(-self.decays.view(1, -1, 1, 1) * queried.distances.unsqueeze(1))
+        means = (kernel * queried.allowed.unsqueeze(1)) @ slices  # (B, H, Q, D / H)
+        return functional.normalize(means.transpose(1, 2).reshape(n, -1, size), dim=-1)
+
+    def _attended(self, history: History, relation: Relation, queried: Relation, last: Tensor | None) -> Tensor:
+        """Return the states of the queried positions after all layers, of norm 1 (B, Q, D)."""
+        size = history.vectors.shape[2]
+        states = functional.normalize(history.vectors, dim=-1) * (0.5 * math.sqrt(size))
+        states = states + self.gap_vectors[history.gaps] * (history.gaps > 0).unsqueeze(2)
+        states = states + history.skipped.unsqueeze(2) * self.skip_vector
+        states = functional.dropout(states, self.input_dropout, self.training)
+        *inner, final = self.layers
+        for layer in inner:
+            states = layer(states, states, relation)
+        asked = states if last is None else states.gather(1, last.unsqueeze(2).expand(-1, -1, size))
+        return functional.normalize(self.norm(final(states, asked, queried)), dim=-1)
+
+
+class SequenceNetwork(nn.Module):
+    """Maps a history to scores of the next item; this is the network that is saved and served."""
+
+    def __init__(self, *, n_items: int, encoder: HistoryEncoder, size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(n_items, size)
+        self.item_weights = nn.Parameter(torch.ones(n_items))
+        self.directions = nn.Parameter(torch.zeros(n_items, size))
+        self.log_popularity = nn.Parameter(torch.zeros(n_items))
+        self.encoder = encoder
+
+    def forward(self, items: Tensor, ages: Tensor, skipped: Tensor) -> tuple[Tensor]:
+        """Return log-probabilities of the next item (B, T), up to a constant per row.
+
+        Args:
+            items: (B, L) int64, oldest first, -1 for padding on either side.
+            ages: (B, L) seconds from each event to the request, -1 if unknown.
+            skipped: (B, L), 1 for skipped items.
+        """
+        known = items >= 0
+        index = items.clamp_min(0)
+        history = History(
+            self.embedding(index), self.item_weights[index], known, gap_ranges(gaps_of(ages, known)), skipped * known
+        )
+        scores = self.encoder(history, last_only=True).squeeze(1) @ self.directions.T
+        return (torch.where(known.any(1, keepdim=True), scores, self.log_popularity),)
+
+
+def gaps_of(ages: Tensor, known: Tensor) -> Tensor:
+    """Return the seconds from each event to the next one, or to the request (B, L); -1 if unknown."""
+    next_age = functional.pad(ages[:, 1:], (0, 1))
+    next_known = functional.pad(known[:, 1:].long(), (0, 1)) > 0
+    next_age = torch.where(next_known, next_age, torch.zeros_like(ages))
+    return torch.where((ages >= 0) & (next_age >= 0), (ages - next_age).clamp_min(0), torch.full_like(ages, -1.0))
+
+
+class SequenceLearner(nn.Module):
+    """The trainable model; the vector of an item is its own embedding plus those of its words.
+
+    Args:
+        listeners: (T,) number of listeners of each item; an item without listeners has the vector of its words.
+        words: (T, W) weight of each word of each item, see `words_matrix`.
+        encoder: of codes of size D.
+        rarity: an item's weight in a history is divided by listeners ** rarity.
+        temperature: divisor of the cosine similarities.
+    """
+
+    def __init__(
+        self,
+        listeners: Tensor,
+        words: sparse.csr_matrix,
+        *,
+        encoder: HistoryEncoder,
+        size: int,
+        rarity: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        n_items, n_words = words.shape
+        self.temperature = temperature
+        self.encoder = encoder
+        self.items = nn.Parameter(torch.randn(n_items, size) * _INITIAL_STD)
+        self.offsets = nn.Parameter(torch.zeros(n_items, size))  # difference between vectors as targets and as inputs
+        self.words = nn.Parameter(torch.randn(max(n_words, 1), size) * _INITIAL_STD)
+        self.register_buffer("is_learned", (listeners > 0).float().unsqueeze(1), persistent=False)
+        self.register_buffer("item_weights", listeners.clamp_min(1).float() ** -rarity, persistent=False)
+        self.register_buffer("log_popularity", torch.log1p(listeners.float()), persistent=False)
+        for name, array in (("word", words.indices), ("starts", words.indptr)):
+            self.register_buffer(name, torch.from_numpy(array.astype(np.int64)), persistent=False)
+        self.register_buffer("amounts", torch.from_numpy(words.data.astype(np.float32)), persistent=False)
+
+    def vectors(self, dropped: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all items as inputs, and as directions of norm 1 or 0 (T, D).
+
+        Args:
+            dropped: fraction of items that are represented by their words alone, among those that have words.
+        """
+        own = self.get_buffer("is_learned")
+        if not len(self.get_buffer("word")):
+            vectors = self.items * own
+            return vectors, functional.normalize(vectors + self.offsets * own, dim=1)
+        starts = self.get_buffer("starts")
+        side_info = functional.embedding_bag(
+            self.get_buffer("word"),
+            self.words,
+            starts,
+            mode="sum",
+            per_sample_weights=self.get_buffer("amounts"),
+            include_last_offset=True,
+        )
+        if dropped:
+            has_words = (starts.diff() > 0).unsqueeze(1)
+            own = own * ~((torch.rand_like(own) < dropped) & has_words)
+        vectors = self.items * own + side_info
+        return vectors, functional.normalize(vectors + self.offsets * own, dim=1)
+
+    def history(self, vectors: Tensor, items: Tensor, gaps: Tensor, skipped: Tensor, known: Tensor) -> History:
+        """Return histories of items (B, L) with gaps in seconds; `known` is False for padding and hidden events."""
+        index = items.clamp_min(0)
+        weights = self.get_buffer("item_weights")[index]
+        return History(functional.embedding(index, vectors), weights, known, gap_ranges(gaps), skipped)
+
+    @torch.no_grad()
+    def network(self) -> SequenceNetwork:
+        """Return the network to serve; its item vectors are folded, its encoder is shared with the learner."""
+        vectors, directions = self.vectors()
+        network = SequenceNetwork(n_items=len(vectors), encoder=self.encoder, size=vectors.shape[1])
+        network.embedding.weight.copy_(vectors)
+        network.item_weights.copy_(self.get_buffer("item_weights"))
+        network.directions.copy_(directions / self.temperature)
+        network.log_popularity.copy_(self.get_buffer("log_popularity"))
+        return network
+
+
+def next_item_loss(
+    positive: Tensor, negatives: Tensor, skipped: Tensor, has_target: Tensor, skip_loss: float
+) -> Tensor:
+    """Return the mean over positions of the sampled softmax loss, plus the loss of skipped items.
+
+    The negatives have been corrected by the logarithm of their expected counts (logQ), so that their sum estimates the
+    sum over the catalogue. A skipped item's probability is lowered by -log(1 - p) (unlikelihood, Welleck et al. 2020).
+
+    Args:
+        positive: (P,) logit of the next item.
+        negatives: (P, N) corrected logits, -inf for items that are no negatives there.
+        skipped: (P,) logit of the item that is skipped next, -inf where none is.
+        has_target: (P,) bool, False where only a skipped item follows.
+        skip_loss: weight of the second loss.
+    """
+    others = torch.logsumexp(negatives, 1)
+    predicted = (torch.logaddexp(others, positive) - positive) * has_target
+    avoided = functional.softplus(skipped - others)  # 0 at -inf
+    return (predicted.sum() + skip_loss * avoided.sum()) / has_target.sum().clamp_min(1)
