@@ -143,7 +143,7 @@ def _extend(artifact: Artifact, draft: _Draft, n_added: int) -> None:
     for name, array in artifact.arrays.items():
         table = name.removesuffix(".starts")
         rows = rows_of(name, artifact.manifest["base_models"])
-        if rows is None and name.endswith((".columns", ".values", ".ids", ".ends")):
+        if rows is None and name.endswith((".columns", ".values", ".times", ".ids", ".ends")):
             continue
         if rows is None and len(array) == n_items + (table != name):
             raise ArtifactError(
@@ -303,4 +303,5 @@ def _stored_batch(artifact: Artifact, history: Rows, users: npt.NDArray[np.int64
         unknown=[UnknownInputs()] * n,
         friend_ids=[{}] * n,
         borrowed=np.zeros(n, np.bool_),
+        is_known=np.ones(n, np.bool_),
     )
