@@ -70,8 +70,10 @@ if TYPE_CHECKING:
     from tritone.results.inspiration import Inspiration
     from tritone.results.model_info import ModelInfo
     from tritone.results.piece_chunk import PieceChunk
+    from tritone.results.playlist import Playlist, PlaylistTrack
     from tritone.results.prediction import Prediction
     from tritone.results.recommendations import (
+        MoodUse,
         Reason,
         Recommendation,
         Recommendations,
@@ -98,10 +100,13 @@ _LAZY = {
     "ModelRequest": "messages",
     "ModelResponse": "messages",
     "ModelStatistics": "messages",
+    "MoodUse": "results.recommendations",
     "MusicClient": "client",
     "Piece": "music.piece",
     "PieceChunk": "results.piece_chunk",
     "PieceStream": "operations.stream",
+    "Playlist": "results.playlist",
+    "PlaylistTrack": "results.playlist",
     "Prediction": "results.prediction",
     "ReadyRequest": "messages",
     "ReadyResponse": "messages",
@@ -149,11 +154,14 @@ __all__ = [
     "ModelRequest",
     "ModelResponse",
     "ModelStatistics",
+    "MoodUse",
     "MusicClient",
     "NothingKnownError",
     "Piece",
     "PieceChunk",
     "PieceStream",
+    "Playlist",
+    "PlaylistTrack",
     "Prediction",
     "ProcessBoundError",
     "ReadyRequest",

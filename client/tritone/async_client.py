@@ -15,6 +15,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Mood,
     Times,
     Weights,
     check_model_name,
@@ -26,6 +27,7 @@ from tritone.constants import (
     EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
+    PLAYLIST_DIVERSITY,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
@@ -54,6 +56,7 @@ from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, amap_ordered
 from tritone.operations.models import models_flow
+from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
@@ -67,6 +70,7 @@ from tritone.results.classification import Classification
 from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
+from tritone.results.playlist import Playlist
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -414,7 +418,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         n: int = 10,
         exclude: Ids | None = None,
         filter_listened: bool = True,
@@ -465,6 +469,43 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         """Return tracks that are similar to a track or a recording; see `MusicClient.similar`."""
         flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=audio is not None)
+
+    async def playlist(
+        self,
+        start: Id,
+        end: Id | None = None,
+        *,
+        n: int = 20,
+        mood: Mood | None = None,
+        diversity: float = PLAYLIST_DIVERSITY,
+        seed: int | None = None,
+        after: Ids | None = None,
+        exclude: Ids | None = None,
+        artist_gap: int | None = None,
+        user_id: Id | None = None,
+        history: Ids | None = None,
+        skipped: Ids | None = None,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Playlist:
+        """Make a playlist; see `MusicClient.playlist`."""
+        options = PlaylistOptions(
+            start=start,
+            end=end,
+            n=n,
+            after=after,
+            exclude=exclude,
+            artist_gap=artist_gap,
+            diversity=diversity,
+            mood=mood,
+            user_id=user_id,
+            history=history,
+            skipped=skipped,
+            seed=fresh_seed() if seed is None else check_seed(seed),
+        )
+        flow = playlist_flow(options, model=model, credentials=self._credentials, user_token=user_token)
+        return await self._run(flow, self._deadline(timeout_s))
 
     async def find_tracks(
         self,
@@ -522,7 +563,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         self,
         *,
         prompt: ScoreLike | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         bars: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,

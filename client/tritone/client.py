@@ -15,6 +15,7 @@ from typing import Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Mood,
     Times,
     Weights,
     check_model_name,
@@ -26,6 +27,7 @@ from tritone.constants import (
     EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
+    PLAYLIST_DIVERSITY,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
@@ -54,6 +56,7 @@ from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, map_ordered
 from tritone.operations.models import models_flow
+from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
@@ -67,6 +70,7 @@ from tritone.results.classification import Classification
 from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
+from tritone.results.playlist import Playlist
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -568,7 +572,7 @@ class MusicClient(BaseClient[Transport]):
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         n: int = 10,
         exclude: Ids | None = None,
         filter_listened: bool = True,
@@ -597,7 +601,8 @@ class MusicClient(BaseClient[Transport]):
             skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
             friends: ids of users, at most 1,000 different ones.
             audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
-            mood: one of the nine emotions, such as `calmness`; see `tritone.constants.EMOTIONS`.
+            mood: one of the nine emotions, such as `calmness`, or strengths from 0 to 1 of some of them, such as
+                `{"calmness": 1.0, "sadness": 0.3}`; see `tritone.constants.EMOTIONS`.
             n: number of tracks, 1 to 10,000 (1,000 with diversity, 200 with explain); fewer are returned only if the
                 model knows no more.
             exclude: ids of tracks to leave out.
@@ -665,6 +670,74 @@ class MusicClient(BaseClient[Transport]):
             NothingKnownError: the model does not know the track, or not in this respect.
         """
         flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def playlist(
+        self,
+        start: Id,
+        end: Id | None = None,
+        *,
+        n: int = 20,
+        mood: Mood | None = None,
+        diversity: float = PLAYLIST_DIVERSITY,
+        seed: int | None = None,
+        after: Ids | None = None,
+        exclude: Ids | None = None,
+        artist_gap: int | None = None,
+        user_id: Id | None = None,
+        history: Ids | None = None,
+        skipped: Ids | None = None,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Playlist:
+        """Make a playlist: a smooth path from one track to another, or a mix from one that can go on without end.
+
+        Neighbouring tracks are similar by who listens to them, by sound and by tags, as far as these are known.
+
+        ```python
+        path = music.playlist("a song", "another", n=20)
+        mix = music.playlist("a song", mood={"calmness": 1.0, "nostalgia": 0.5}, user_id="42")
+        more = music.playlist("a song", after=mix.track_ids)
+        ```
+
+        Args:
+            start: the first track.
+            end: the last track of a path; None for a mix.
+            n: number of tracks, 1 to 200, `start` and `end` included; fewer are returned only if there are no more.
+            mood: an emotion, or strengths of emotions, as for `recommend`.
+            diversity: 0 to 1, how unlike the earlier tracks each track should be.
+            seed: of the playlist, which is reproduced by the same seed; random if None.
+            after: ids of all earlier tracks of a mix, in order. The mix goes on after the last of them, repeats none of
+                them, and does not contain `start` again.
+            exclude: ids of tracks to leave out.
+            artist_gap: number of tracks between two of the same artist, 0 to 100. If None, it is 3, or less where there
+                are few artists among similar tracks; the result says so.
+            user_id: a user of the listening log, whose taste is followed.
+            history: ids of tracks that show a taste, in addition to those stored.
+            skipped: ids of rejected tracks; they are left out, and similar ones are less likely.
+            model: as for `recommend`.
+            user_token: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Raises:
+            NothingKnownError: the model does not know a track, or nothing by which it could be compared.
+        """
+        options = PlaylistOptions(
+            start=start,
+            end=end,
+            n=n,
+            after=after,
+            exclude=exclude,
+            artist_gap=artist_gap,
+            diversity=diversity,
+            mood=mood,
+            user_id=user_id,
+            history=history,
+            skipped=skipped,
+            seed=fresh_seed() if seed is None else check_seed(seed),
+        )
+        flow = playlist_flow(options, model=model, credentials=self._credentials, user_token=user_token)
         return self._run(flow, self._deadline(timeout_s))
 
     def find_tracks(
@@ -785,7 +858,7 @@ class MusicClient(BaseClient[Transport]):
         self,
         *,
         prompt: ScoreLike | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         bars: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -806,7 +879,8 @@ class MusicClient(BaseClient[Transport]):
 
         Args:
             prompt: the score to continue; None to compose from scratch.
-            mood: one of the nine emotions of `tritone.constants.EMOTIONS`; None for none.
+            mood: one of the nine emotions of `tritone.constants.EMOTIONS`, or strengths as for `recommend`, of which
+                the strongest emotion is used; None for none.
             bars: number of new bars, 1 to 256.
             n: number of tracks, 1 to 10,000; fewer if there are no more.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.

@@ -55,6 +55,9 @@ N_RECOMMENDED_MAX: Final = 10_000  # tracks in one response
 # With reasons: up to 20 per item and base model; 200 items with a very long history take a server 0.3 s.
 N_EXPLAINED_MAX: Final = 200
 N_DIVERSE_MAX: Final = 1_000  # with diversity: the work grows with the square of the number
+N_PLAYLIST_MAX: Final = 200  # tracks of a playlist in one response
+PLAYLIST_DIVERSITY: Final = 0.3  # default of a playlist
+LARGEST_ARTIST_GAP: Final = 100  # tracks of a playlist between two of the same artist
 N_ID_BYTES_MAX: Final = 4_096  # of one id, in UTF-8
 N_IDS_MAX: Final = 100_000  # ids in one list of a request, duplicates included
 N_FRIENDS_MAX: Final = 1_000  # different ones

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS, SEQUENCE, SEQUENCE_TIMES, Artifact
-from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
@@ -117,6 +118,7 @@ class _Resolved:
     friends: npt.NDArray[np.int64]
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
+    mood: UsedMood
     events: OrderedEvents
     is_session: bool
     is_known: bool
@@ -142,7 +144,8 @@ class Resolver:
         parameters = artifact.manifest.get("social_neighbourhood") or {}
         self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
-        self._has_moods = "items.moods" in artifact.arrays
+        self._moods = artifact.arrays.get("items.moods")
+        self._mood_inference = MoodInference.from_manifest(artifact.manifest.get("inferred_mood") or {})
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
         self._order = StoredOrder.open(artifact)
@@ -255,7 +258,7 @@ class Resolver:
             friends=friends,
             social_neighbourhood=social_neighbourhood,
             embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
-            moods=mood_rows(kept),
+            moods=[each.mood for each in resolved],
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
             borrowed=borrowed,
@@ -280,7 +283,7 @@ class Resolver:
 
         Rejected items of the request are the latest events. Items of weight 0 and unknown ids are left out.
         """
-        if not self._uses_order:
+        if not self._uses_order and not self._mood_inference.strength:
             return OrderedEvents.none()
         stored = OrderedEvents.none() if user == _NOBODY else self._order.of(user)
         later = OrderedEvents(recorded.order, recorded.times, recorded.is_rejection)
@@ -380,10 +383,10 @@ class Resolver:
             skipped=unknown_skipped,
             friends=unknown_friends,
             exclude=unknown_exclude,
-            mood=request.mood is not None and not self._has_moods,
+            mood=request.mood is not None and self._moods is None,
             audio=request.embedding is not None and not self._can_compare(request),
         )
-        by_mood = request.mood is not None and self._has_moods
+        by_mood = request.mood is not None and self._moods is not None
         known = bool(len(consumed) or skipped or len(friends) or request.embedding is not None or by_mood)
         if not known and not is_known and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
@@ -407,6 +410,7 @@ class Resolver:
             order = np.argsort(history, kind="stable")
             history, weights = history[order], weights[order]
             consumed = np.setdiff1d(consumed, rejected)
+        ordered = self.ordered_events(request, user, events)
         return _Resolved(
             user=user,
             history=history,
@@ -415,10 +419,23 @@ class Resolver:
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
-            events=self.ordered_events(request, user, events),
+            mood=self._mood_of(request, ordered),
+            events=ordered,
             is_session=request.is_session or events.is_session,
             is_known=is_known,
         )
+
+    def given_mood(self, request: RecommendRequest) -> UsedMood:
+        """Return the mood that a request gives; none if the artifact has no moods."""
+        if self._moods is None or request.mood is None:
+            return UsedMood()
+        return UsedMood.of("given", mood_vector(request.mood))
+
+    def _mood_of(self, request: RecommendRequest, events: OrderedEvents) -> UsedMood:
+        """Return the mood of a request: the given one, else that of the last plays."""
+        if self._moods is None or request.mood is not None or not self._mood_inference.strength:
+            return self.given_mood(request)
+        return self._mood_inference.infer(events, self._moods, time.time() if request.at_s is None else request.at_s)
 
     def _plays(
         self, request: RecommendRequest, user: int
