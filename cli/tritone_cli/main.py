@@ -49,6 +49,7 @@ PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
         recommend.recommend,
         recommend.similar,
         playlist.playlist,
+        recommend.search,
         compose.compose,
         compose.harmonize,
         compose.infill,

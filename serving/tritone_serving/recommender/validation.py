@@ -2,7 +2,7 @@
 
 The content of an artifact folder is not trusted, since an index out of range would read or write outside an array.
 Every array is read once; apart from row starts, nothing of its size is allocated.
-Shapes: U users, I items, G tags.
+Shapes: U users, I items, G tags, S tags of the text search.
 """
 
 from __future__ import annotations
@@ -213,6 +213,7 @@ _TABLES: Final = {
     "listeners": "IU",
     "lists.*": "UI",
     "*.own_tags": "UI",
+    "search.by_tag": "SI",
     "*.by_item": "IG",
     "*.by_tag": "GI",
 }
@@ -232,6 +233,9 @@ _DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
     "items.mood_centre": (len(MOODS),),
     "items.mood_spread": (len(MOODS),),
     "*.centre": (EMBEDDING_SIZE,),
+    "search.tag_embeddings": ("S", "any"),
+    "search.item_factors": ("I", "any"),
+    "search.tag_factors": ("S", "any"),
 }
 _NEEDED: Final = ("users", "items.ids", "items.ends", "popularity.shares", "history.starts", "friends.starts")
 
@@ -262,7 +266,12 @@ def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> No
     missing = [name for name in _NEEDED if name not in arrays]
     if missing:
         raise ValueError(f"lacks {missing[0]}.npy")
-    sizes = {"U": manifest["n_users"], "I": manifest["n_items"], "G": len(arrays.get("tags.ends", ()))}
+    sizes = {
+        "U": manifest["n_users"],
+        "I": manifest["n_items"],
+        "G": len(arrays.get("tags.ends", ())),
+        "S": len(arrays.get("search.tags.ends", ())),
+    }
     for name, array in arrays.items():
         wanted = _lookup(name, _DENSE)
         if wanted and not _fits(array.shape, expected := tuple(sizes.get(str(each), each) for each in wanted)):
