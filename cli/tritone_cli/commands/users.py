@@ -56,8 +56,8 @@ def forget(
 
     Checkpoint, event store, repository and server are processed one after the other, and the command reports which of
     them held the user. If one fails, repeat the command. The exit status is 1 if something failed, or if no data of the
-    user was found. Aggregates of many users (counts, similarities, weights of a network) stay until the next training; they do
-    not reveal a single user.
+    user was found. Aggregates of many users (counts, similarities, weights of a network) stay until the next training;
+    they do not reveal a single user.
     """
     from tritone_export import forget_in_checkpoint, forget_user
     from tritone_export.forgetting import forget_stored_events, users_keys
