@@ -2,8 +2,9 @@
 
     make bench   or   python -m benchmarks.load_recommend [--repository DIR] [--users N] [--items N] [--json]
 
-Three types of request:
+Four types of request:
     listed      a known user without further input: the list was computed in training
+    recent      the same for users with 20 recorded events each: the events are read, and all base models compute scores
     scored      a known user and one new listen: all base models compute scores, including friends and taste_vae
     cold start  a history of 40 items without a user: scored as well
 Without --repository it serves an artifact of simulated listeners (2,000 x 17,000; the scores have no meaning, but the
@@ -14,6 +15,7 @@ There are no bounds. perf_analyzer comes with `pip install 'tritonclient[all]'`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -29,8 +31,10 @@ import tritonclient.grpc as triton
 from tests.support import recommender_artifacts as models
 
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer
+from tritone_serving.events import checked_event, event_id, open_store
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer
-from tritone_serving.recommender import open_artifact
+from tritone_serving.recommender import open_artifact, pseudonym, read_key
+from tritone_serving.recommender.pseudonyms import find_key
 from tritone_serving.security.callers import SERVICE_KEY_HEADER
 from tritone_serving.security.service_key import make_service_key
 from tritone_serving.supervision.processes import memory_mb, stubs_of
@@ -43,7 +47,8 @@ N_WARM_UP = 50
 N_PERF_REQUESTS = 256
 N_HISTORY = 40
 N_LISTED = 100
-KINDS = ("listed", "scored", "cold")
+N_EVENTS = 20
+KINDS = ("listed", "recent", "scored", "cold")
 
 
 def main() -> None:
@@ -119,14 +124,23 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
     key_file = folder / "service" / "service.key"
     make_service_key(key_file)
     headers = {SERVICE_KEY_HEADER: key_file.read_text()}
+    store = f"sqlite://{folder.resolve()}/events.db"
     options = ServerOptions(
-        repository=repository, models=served, http_port=0, grpc_port=0, metrics_port=0, service_key_file=key_file
+        repository=repository,
+        models=served,
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+        service_key_file=key_file,
+        events=store,
     )
     with TritonServer.start(options) as server:
         version = newest(repository / MODEL)
         requests = {kind: requests_of(kind, users, version) for kind in arguments.kinds}
         measured = {}
         for kind, asked in requests.items():
+            if kind == "recent":
+                record_events(store, version, [each["user_id"][0] for each in asked])
             times = one_client(server, asked, arguments.rounds, headers)
             before = counted(server)
             many = perf_analyzer(server, asked, arguments.seconds, folder, headers)
@@ -159,15 +173,44 @@ def requests_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str
     items = open_artifact(version).texts("items")
     rng = np.random.default_rng(1)
     odds = 1 / np.arange(1, len(items) + 1) ** 0.8
-    n = {"listed": 0, "scored": 1, "cold": min(N_HISTORY, len(items))}[kind]
+    n = {"listed": 0, "recent": 0, "scored": 1, "cold": min(N_HISTORY, len(items))}[kind]
+    # Other users than those of `listed`, whose answers stay lists.
+    first = N_PERF_REQUESTS if kind == "recent" and len(users) >= 2 * N_PERF_REQUESTS else 0
     requests = []
     for number in range(N_PERF_REQUESTS):
-        request: dict[str, list[Any]] = {} if kind == "cold" else {"user_id": [users[number % len(users)]]}
+        request: dict[str, list[Any]] = {}
+        if kind != "cold":
+            request["user_id"] = [users[(first + number) % len(users)]]
         if n:
             drawn = rng.choice(len(items), n, replace=False, p=odds / odds.sum())
             request["history"] = [items[item] for item in drawn.tolist()]
         requests.append({**request, "k": [K]})
     return requests
+
+
+def record_events(store: str, version: Path, users: Sequence[str]) -> None:
+    """Record plays and skips of the last hour for each user."""
+    check = json.loads((version / "recommender.json").read_text(encoding="utf-8"))["key_check"]
+    key = read_key(find_key("", check))
+    items = open_artifact(version).texts("items")
+    rng = np.random.default_rng(2)
+    now = time.time()
+    with contextlib.closing(open_store(store)) as opened:
+        for raw in dict.fromkeys(users):
+            user = pseudonym(key, raw).hex()
+            opened.append(
+                [
+                    checked_event(
+                        id=event_id(key, user, str(number)),
+                        user=user,
+                        track=items[int(rng.integers(len(items)))],
+                        kind="skip" if number % 4 == 0 else "play",
+                        at=now - 180.0 * (N_EVENTS - number),
+                        now=now,
+                    )
+                    for number in range(N_EVENTS)
+                ]
+            )
 
 
 def one_client(

@@ -305,6 +305,13 @@ ExampleUsers = Annotated[
 ]
 
 # --- recommendation -------------------------------------------------------------------------------
+Mood = Annotated[
+    str | None,
+    typer.Option(
+        help="Mood: one of the nine emotions, or several with strengths from 0 to 1, such as calmness=1,sadness=0.3.",
+        show_default=False,
+    ),
+]
 TrackCount = Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 10000.")]
 
 
@@ -340,6 +347,27 @@ def parse_settings(settings: Sequence[str] | None, config: Path | None = None) -
             raise typer.BadParameter(f"--set {setting!r}: expected NAME=VALUE, for example --set width=32")
         parsed[name.strip()] = value
     return parsed
+
+
+def parse_mood(text: str | None) -> str | dict[str, float] | None:
+    """Parse the value of `--mood`: `"calmness"`, or `"calmness=1,sadness=0.3"`; the client checks names and strengths.
+
+    Raises:
+        typer.BadParameter: a strength is not a number.
+    """
+    if text is None or "=" not in text:
+        return text
+    strengths = {}
+    for part in text.split(","):
+        name, _, strength = part.partition("=")
+        try:
+            strengths[name.strip()] = float(strength)
+        except ValueError:
+            raise typer.BadParameter(
+                f"--mood {text!r}: expected an emotion, or EMOTION=STRENGTH separated by commas, such as "
+                f"calmness=1,sadness=0.3"
+            ) from None
+    return strengths
 
 
 def parse_instruments(names: str | None) -> list[str | int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
@@ -14,6 +14,7 @@ from tritone_cli.tables import plain_table
 if TYPE_CHECKING:
     from tritone import MusicClient, Reason, Recommendation, Recommendations, Track, UnknownIds
 
+Result = TypeVar("Result")
 N_REASONS_SHOWN: Final = 3
 N_CAUSES_SHOWN: Final = 2
 N_UNKNOWN_SHOWN: Final = 5
@@ -119,10 +120,18 @@ def time_of(text: str) -> float | None:
 
 
 def similar(music: MusicClient, request: Callable[[str], Recommendations], text: str, *, model: str) -> Recommendations:
-    """Return similar tracks for an id or a title.
+    """Return similar tracks for an id or a title; see `with_titles`."""
+    return with_titles(music, lambda ids: request(ids["TRACK"]), {"TRACK": text}, model=model)
+
+
+def with_titles(
+    music: MusicClient, request: Callable[[Mapping[str, str]], Result], texts: Mapping[str, str], *, model: str
+) -> Result:
+    """Return the result of a request for ids; texts that are no ids are looked up as titles.
 
     Args:
-        request: calls the model with an id.
+        request: calls the model with ids by name of the argument.
+        texts: ids or titles by name of the argument.
 
     Raises:
         InvalidInputError: as in `recommend`.
@@ -131,14 +140,21 @@ def similar(music: MusicClient, request: Callable[[str], Recommendations], text:
     from tritone import InvalidInputError, NothingKnownError
 
     try:
-        return request(text)
+        return request(texts)
     except NothingKnownError as error:
-        track, suggestions = look_up(music, text, "TRACK", model=model)
-        if track is not None and track.track_id != text:
-            return request(track.track_id)
-        if suggestions:
-            raise InvalidInputError(f"{text!r} is neither an id nor a title; did you mean {suggestions}?") from error
-        raise
+        ids = dict(texts)
+        hints = []
+        for name, text in texts.items():
+            track, suggestions = look_up(music, text, name, model=model)
+            if track is not None:
+                ids[name] = track.track_id
+            elif suggestions:
+                hints.append(f"{text!r} is neither an id nor a title; did you mean {suggestions}?")
+        if hints:
+            raise InvalidInputError(" ".join(hints)) from error
+        if ids == texts:
+            raise
+        return request(ids)
 
 
 def look_up(music: MusicClient, text: str, option: str, *, model: str) -> tuple[Track | None, str]:
@@ -193,7 +209,7 @@ def print_recommendations(tracks: Recommendations, *, as_json: bool) -> None:
     else:
         console.say("  no tracks left to recommend")
     if tracks.unknown:
-        console.say(f"unknown and ignored: {_unknown(tracks.unknown)}")
+        console.say(f"unknown and ignored: {unknown_text(tracks.unknown)}")
 
 
 def _print_table(tracks: Recommendations) -> None:
@@ -234,7 +250,8 @@ def _cause(because: str, reasons: list[Reason]) -> str:
     return f"{text} {', '.join(ids[:N_CAUSES_SHOWN])}{more}" if ids else _BECAUSE_UNNAMED.get(because, text)
 
 
-def _unknown(unknown: UnknownIds) -> str:
+def unknown_text(unknown: UnknownIds) -> str:
+    """Return the ignored parts of a request as text."""
     # The server does not distinguish these cases, so that callers cannot find out who is stored.
     user = "the user (not in the log, or called without a valid service key or user token)"
     recording = "the recording (the model was trained without recordings, or with another genre_cnn than the server's)"

@@ -62,14 +62,18 @@ if TYPE_CHECKING:
     from tritone.music.grid import Grid
     from tritone.music.piece import Piece
     from tritone.music.scores import to_grid, to_score
+    from tritone.operations.events import ListeningEvent
     from tritone.operations.sample import Conditions
     from tritone.operations.stream import AsyncPieceStream, PieceStream
     from tritone.results.classification import Classification, TimelineWindow
+    from tritone.results.events import RecordedEvent, RecordedEvents
     from tritone.results.inspiration import Inspiration
     from tritone.results.model_info import ModelInfo
     from tritone.results.piece_chunk import PieceChunk
+    from tritone.results.playlist import Playlist, PlaylistTrack
     from tritone.results.prediction import Prediction
     from tritone.results.recommendations import (
+        MoodUse,
         Reason,
         Recommendation,
         Recommendations,
@@ -91,20 +95,26 @@ _LAZY = {
     "InferRequest": "messages",
     "InferResponse": "messages",
     "Inspiration": "results.inspiration",
+    "ListeningEvent": "operations.events",
     "ModelInfo": "results.model_info",
     "ModelRequest": "messages",
     "ModelResponse": "messages",
     "ModelStatistics": "messages",
+    "MoodUse": "results.recommendations",
     "MusicClient": "client",
     "Piece": "music.piece",
     "PieceChunk": "results.piece_chunk",
     "PieceStream": "operations.stream",
+    "Playlist": "results.playlist",
+    "PlaylistTrack": "results.playlist",
     "Prediction": "results.prediction",
     "ReadyRequest": "messages",
     "ReadyResponse": "messages",
     "Reason": "results.recommendations",
     "Recommendation": "results.recommendations",
     "Recommendations": "results.recommendations",
+    "RecordedEvent": "results.events",
+    "RecordedEvents": "results.events",
     "Request": "messages",
     "Response": "messages",
     "StatisticsRequest": "messages",
@@ -137,17 +147,21 @@ __all__ = [
     "InvalidInputError",
     "InvalidModelNameError",
     "InvalidScoreError",
+    "ListeningEvent",
     "MissingExtraError",
     "ModelInfo",
     "ModelNotFoundError",
     "ModelRequest",
     "ModelResponse",
     "ModelStatistics",
+    "MoodUse",
     "MusicClient",
     "NothingKnownError",
     "Piece",
     "PieceChunk",
     "PieceStream",
+    "Playlist",
+    "PlaylistTrack",
     "Prediction",
     "ProcessBoundError",
     "ReadyRequest",
@@ -155,6 +169,8 @@ __all__ = [
     "Reason",
     "Recommendation",
     "Recommendations",
+    "RecordedEvent",
+    "RecordedEvents",
     "Request",
     "RequestRejectedError",
     "RequestTimeoutError",

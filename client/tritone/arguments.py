@@ -23,6 +23,8 @@ from tritone.messages import Array
 # Text, its UTF-8 bytes (logs are not always decoded), or an integer, which stands for its decimal digits.
 Id: TypeAlias = str | bytes | int | np.integer[Any]
 Ids: TypeAlias = Iterable[Id]
+# An emotion, or the strengths (0..1) of some emotions.
+Mood: TypeAlias = str | Mapping[str, float]
 Weights: TypeAlias = Iterable[float] | npt.NDArray[Any]
 Times: TypeAlias = Iterable[float | datetime | None] | npt.NDArray[Any]
 
@@ -227,17 +229,50 @@ def check_times(values: Any, n_history: int) -> npt.NDArray[np.int64] | None:
     return found
 
 
-def check_mood(mood: Any) -> str:
-    """Return the name of an emotion.
+def check_mood(mood: Any) -> dict[str, float]:
+    """Return the strengths of a mood: an emotion by name, or a mapping from emotions to strengths.
 
     Raises:
-        InvalidInputError: the name is unknown.
+        InvalidInputError: an emotion is unknown, a strength is not a number from 0 to 1, or all are 0.
     """
-    if not isinstance(mood, str) or mood not in EMOTIONS:
+    if isinstance(mood, str):
+        mood = {mood: 1.0}
+    if not isinstance(mood, Mapping):
         raise InvalidInputError(
-            f"unknown mood: expected one of {', '.join(EMOTIONS)}, or None, got {reprlib.repr(mood)}", argument="mood"
+            f"invalid mood: expected an emotion, a mapping from emotions to strengths from 0 to 1, or None, got "
+            f"{reprlib.repr(mood)}",
+            argument="mood",
         )
-    return str(mood)
+    strengths: dict[str, float] = {}
+    for name, strength in mood.items():
+        if not isinstance(name, str) or name not in EMOTIONS:
+            raise InvalidInputError(
+                f"unknown mood: expected one of {', '.join(EMOTIONS)}, or None, got {reprlib.repr(name)}",
+                argument="mood",
+            )
+        if not is_number(strength) or not 0 <= strength <= 1:
+            raise InvalidInputError(
+                f"invalid mood: expected a strength of {name} from 0 to 1, got {shown(strength)}", argument="mood"
+            )
+        strengths[name] = float(strength)
+    if not any(strengths.values()):
+        raise InvalidInputError(
+            "invalid mood: expected a strength above 0 for at least one emotion, got none; leave it out for no mood",
+            argument="mood",
+        )
+    return strengths
+
+
+def mood_input(mood: Any) -> dict[str, Array]:
+    """Return a mood as the input that a recommender takes it by: its name, or the strengths of all emotions (1, 9).
+
+    Raises:
+        InvalidInputError: as `check_mood`.
+    """
+    strengths = check_mood(mood)
+    if isinstance(mood, str):
+        return {"mood": text([mood.encode()])}
+    return {"mood_strengths": np.array([[strengths.get(name, 0.0) for name in EMOTIONS]], np.float32)}
 
 
 def scalar(value: float, n_batch: int, dtype: type[np.generic]) -> Array:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar, Unpack
@@ -14,6 +15,7 @@ from typing import Generic, Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Mood,
     Times,
     Weights,
     check_model_name,
@@ -22,12 +24,15 @@ from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import (
     COMPOSE_MODEL,
+    EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
+    PLAYLIST_DIVERSITY,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
     STREAM_MODEL,
+    EventKind,
 )
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
@@ -46,10 +51,12 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, amap_ordered
 from tritone.operations.models import models_flow
+from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
@@ -60,8 +67,10 @@ from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.steering import Steering
 from tritone.operations.stream import AsyncPieceStream, StreamAccumulator, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
+from tritone.results.playlist import Playlist
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -409,7 +418,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         n: int = 10,
         exclude: Ids | None = None,
         filter_listened: bool = True,
@@ -461,6 +470,43 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=audio is not None)
 
+    async def playlist(
+        self,
+        start: Id,
+        end: Id | None = None,
+        *,
+        n: int = 20,
+        mood: Mood | None = None,
+        diversity: float = PLAYLIST_DIVERSITY,
+        seed: int | None = None,
+        after: Ids | None = None,
+        exclude: Ids | None = None,
+        artist_gap: int | None = None,
+        user_id: Id | None = None,
+        history: Ids | None = None,
+        skipped: Ids | None = None,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Playlist:
+        """Make a playlist; see `MusicClient.playlist`."""
+        options = PlaylistOptions(
+            start=start,
+            end=end,
+            n=n,
+            after=after,
+            exclude=exclude,
+            artist_gap=artist_gap,
+            diversity=diversity,
+            mood=mood,
+            user_id=user_id,
+            history=history,
+            skipped=skipped,
+            seed=fresh_seed() if seed is None else check_seed(seed),
+        )
+        flow = playlist_flow(options, model=model, credentials=self._credentials, user_token=user_token)
+        return await self._run(flow, self._deadline(timeout_s))
+
     async def find_tracks(
         self,
         query: Id,
@@ -475,11 +521,49 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=False)
 
+    async def record(
+        self,
+        user_id: Id,
+        track_id: Id,
+        *,
+        kind: EventKind = "play",
+        played_s: float | None = None,
+        at: datetime | float | None = None,
+        context: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvent:
+        """Record what a user did with a track; see `MusicClient.record`."""
+        event = ListeningEvent(user_id, track_id, kind, played_s, at, context)
+        if event_id is not None:
+            event = replace(event, event_id=event_id)
+        flow = record_flow(event, model=model, credentials=self._credentials, user_token=user_token)
+        return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def record_many(
+        self,
+        events: Iterable[ListeningEvent],
+        *,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvents:
+        """Record events, in requests of up to 256; see `MusicClient.record_many`."""
+        recorded: list[RecordedEvent] = []
+        for chunk in chunks(events):
+            flow = record_many_flow(
+                chunk, model=model, credentials=self._credentials, user_token=user_token, first=len(recorded)
+            )
+            recorded += await self._run(flow, self._deadline(timeout_s), in_thread=False)
+        return RecordedEvents(tuple(recorded))
+
     async def inspire(
         self,
         *,
         prompt: ScoreLike | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         bars: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,

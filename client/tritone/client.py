@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -13,6 +15,7 @@ from typing import Self, TypeVar, Unpack
 from tritone.arguments import (
     Id,
     Ids,
+    Mood,
     Times,
     Weights,
     check_model_name,
@@ -21,12 +24,15 @@ from tritone.audio import Audio, FloatArray
 from tritone.base_client import BaseClient
 from tritone.constants import (
     COMPOSE_MODEL,
+    EVENTS_MODEL,
     INSPIRE_MODEL,
     LATENT_MODEL,
+    PLAYLIST_DIVERSITY,
     PREDICT_MODEL,
     RECOMMEND_MODEL,
     SAMPLE_MODEL,
     STREAM_MODEL,
+    EventKind,
 )
 from tritone.endpoints import Endpoint
 from tritone.exceptions import ClientError, VersionChangedError
@@ -45,10 +51,12 @@ from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
 from tritone.operations.classify import classify_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
+from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, map_ordered
 from tritone.operations.models import models_flow
+from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
@@ -59,8 +67,10 @@ from tritone.operations.sample import Conditions, sample_flow
 from tritone.operations.steering import Steering
 from tritone.operations.stream import PieceStream, stream_flow
 from tritone.results.classification import Classification
+from tritone.results.events import RecordedEvent, RecordedEvents
 from tritone.results.inspiration import Inspiration
 from tritone.results.model_info import ModelInfo
+from tritone.results.playlist import Playlist
 from tritone.results.prediction import Prediction
 from tritone.results.recommendations import Recommendations, TrackPage
 from tritone.retry import Deadline, pause_s, restarted_flow
@@ -562,7 +572,7 @@ class MusicClient(BaseClient[Transport]):
         skipped: Ids | None = None,
         friends: Ids | None = None,
         audio: Audio | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         n: int = 10,
         exclude: Ids | None = None,
         filter_listened: bool = True,
@@ -591,7 +601,8 @@ class MusicClient(BaseClient[Transport]):
             skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
             friends: ids of users, at most 1,000 different ones.
             audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
-            mood: one of the nine emotions, such as `calmness`; see `tritone.constants.EMOTIONS`.
+            mood: one of the nine emotions, such as `calmness`, or strengths from 0 to 1 of some of them, such as
+                `{"calmness": 1.0, "sadness": 0.3}`; see `tritone.constants.EMOTIONS`.
             n: number of tracks, 1 to 10,000 (1,000 with diversity, 200 with explain); fewer are returned only if the
                 model knows no more.
             exclude: ids of tracks to leave out.
@@ -661,6 +672,74 @@ class MusicClient(BaseClient[Transport]):
         flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
         return self._run(flow, self._deadline(timeout_s))
 
+    def playlist(
+        self,
+        start: Id,
+        end: Id | None = None,
+        *,
+        n: int = 20,
+        mood: Mood | None = None,
+        diversity: float = PLAYLIST_DIVERSITY,
+        seed: int | None = None,
+        after: Ids | None = None,
+        exclude: Ids | None = None,
+        artist_gap: int | None = None,
+        user_id: Id | None = None,
+        history: Ids | None = None,
+        skipped: Ids | None = None,
+        model: str = RECOMMEND_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Playlist:
+        """Make a playlist: a smooth path from one track to another, or a mix from one that can go on without end.
+
+        Neighbouring tracks are similar by who listens to them, by sound and by tags, as far as these are known.
+
+        ```python
+        path = music.playlist("a song", "another", n=20)
+        mix = music.playlist("a song", mood={"calmness": 1.0, "nostalgia": 0.5}, user_id="42")
+        more = music.playlist("a song", after=mix.track_ids)
+        ```
+
+        Args:
+            start: the first track.
+            end: the last track of a path; None for a mix.
+            n: number of tracks, 1 to 200, `start` and `end` included; fewer are returned only if there are no more.
+            mood: an emotion, or strengths of emotions, as for `recommend`.
+            diversity: 0 to 1, how unlike the earlier tracks each track should be.
+            seed: of the playlist, which is reproduced by the same seed; random if None.
+            after: ids of all earlier tracks of a mix, in order. The mix goes on after the last of them, repeats none of
+                them, and does not contain `start` again.
+            exclude: ids of tracks to leave out.
+            artist_gap: number of tracks between two of the same artist, 0 to 100. If None, it is 3, or less where there
+                are few artists among similar tracks; the result says so.
+            user_id: a user of the listening log, whose taste is followed.
+            history: ids of tracks that show a taste, in addition to those stored.
+            skipped: ids of rejected tracks; they are left out, and similar ones are less likely.
+            model: as for `recommend`.
+            user_token: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Raises:
+            NothingKnownError: the model does not know a track, or nothing by which it could be compared.
+        """
+        options = PlaylistOptions(
+            start=start,
+            end=end,
+            n=n,
+            after=after,
+            exclude=exclude,
+            artist_gap=artist_gap,
+            diversity=diversity,
+            mood=mood,
+            user_id=user_id,
+            history=history,
+            skipped=skipped,
+            seed=fresh_seed() if seed is None else check_seed(seed),
+        )
+        flow = playlist_flow(options, model=model, credentials=self._credentials, user_token=user_token)
+        return self._run(flow, self._deadline(timeout_s))
+
     def find_tracks(
         self,
         query: Id,
@@ -694,11 +773,92 @@ class MusicClient(BaseClient[Transport]):
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
         return self._run(flow, self._deadline(timeout_s))
 
+    def record(
+        self,
+        user_id: Id,
+        track_id: Id,
+        *,
+        kind: EventKind = "play",
+        played_s: float | None = None,
+        at: datetime | float | None = None,
+        context: Mapping[str, str] | None = None,
+        event_id: str | None = None,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvent:
+        """Record what a user did with a track, which `recommend` follows at once.
+
+        The call may be repeated with the same `event_id`: the server recognises an event that it has. It is also sent
+        again by itself after lost connections, as any request.
+
+        Args:
+            user_id: the user; the caller needs the service key, or a token of this user.
+            track_id: the track, as in the listening log; it need not be known yet.
+            kind: `play`, `skip`, `like` or `dislike`.
+            played_s: how long the track was played, in seconds.
+            at: when, as a datetime with a time zone or in seconds since 1970; None for now, by the server's clock. It
+                may be in any order, and at most 5 minutes ahead of the server's clock.
+            context: circumstances, up to 8 short texts such as `{"device": "car"}`.
+            event_id: up to 128 printable ASCII characters; None makes a random one.
+            model: name of the model that stores events.
+            user_token: used for this call instead of the `user_token` or `service_key` of the client.
+            timeout_s: as for `classify`.
+
+        Returns:
+            whether the event is new or a duplicate.
+
+        Raises:
+            AccessDeniedError: the caller may not write events of this user.
+            RequestRejectedError: the server refused the event as invalid.
+            ServerBusyError: the event store is down; the event is not stored.
+        """
+        event = ListeningEvent(user_id, track_id, kind, played_s, at, context)
+        if event_id is not None:
+            event = replace(event, event_id=event_id)
+        flow = record_flow(event, model=model, credentials=self._credentials, user_token=user_token)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def record_many(
+        self,
+        events: Iterable[ListeningEvent],
+        *,
+        model: str = EVENTS_MODEL,
+        user_token: str | None = None,
+        timeout_s: float | None = None,
+    ) -> RecordedEvents:
+        """Record events, in requests of up to 256.
+
+        If the call fails, any part of the events may be stored. Call it again with the same objects, whose ids the
+        server recognises.
+
+        Args:
+            events: of any users, in any order.
+            model: as for `record`.
+            user_token: as for `record`.
+            timeout_s: as for `classify`, for each request.
+
+        Returns:
+            for each event whether it is new, a duplicate, refused as invalid or denied; invalid events do not prevent
+            the others from being stored.
+
+        Raises:
+            InvalidInputError: an event is invalid in a way that the client recognises; the error names its index.
+            ServerBusyError: the event store is down.
+        """
+        recorded: list[RecordedEvent] = []
+        for chunk in chunks(events):
+            flow = record_many_flow(
+                chunk, model=model, credentials=self._credentials, user_token=user_token, first=len(recorded)
+            )
+            recorded += self._run(flow, self._deadline(timeout_s))
+        return RecordedEvents(tuple(recorded))
+
     def inspire(
         self,
         *,
         prompt: ScoreLike | None = None,
-        mood: str | None = None,
+        mood: Mood | None = None,
         bars: int = 8,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -719,7 +879,8 @@ class MusicClient(BaseClient[Transport]):
 
         Args:
             prompt: the score to continue; None to compose from scratch.
-            mood: one of the nine emotions of `tritone.constants.EMOTIONS`; None for none.
+            mood: one of the nine emotions of `tritone.constants.EMOTIONS`, or strengths as for `recommend`, of which
+                the strongest emotion is used; None for none.
             bars: number of new bars, 1 to 256.
             n: number of tracks, 1 to 10,000; fewer if there are no more.
             tempo_qpm: tempo of the piece in quarter notes per minute; that of the prompt or mood, or 120, if None.

@@ -6,7 +6,7 @@ The contract tests compare them with the declarations of the model kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 # --- audio -------------------------------------------------------------------------------------
 SAMPLE_RATE_HZ: Final = 22_050  # half of CD: most musical information is below 11 kHz, and the public data sets use it
@@ -55,6 +55,9 @@ N_RECOMMENDED_MAX: Final = 10_000  # tracks in one response
 # With reasons: up to 20 per item and base model; 200 items with a very long history take a server 0.3 s.
 N_EXPLAINED_MAX: Final = 200
 N_DIVERSE_MAX: Final = 1_000  # with diversity: the work grows with the square of the number
+N_PLAYLIST_MAX: Final = 200  # tracks of a playlist in one response
+PLAYLIST_DIVERSITY: Final = 0.3  # default of a playlist
+LARGEST_ARTIST_GAP: Final = 100  # tracks of a playlist between two of the same artist
 N_ID_BYTES_MAX: Final = 4_096  # of one id, in UTF-8
 N_IDS_MAX: Final = 100_000  # ids in one list of a request, duplicates included
 N_FRIENDS_MAX: Final = 1_000  # different ones
@@ -64,6 +67,18 @@ WAYS_TO_BE_ALIKE: Final = ("listening", "sound", "both")
 # Fields of the search for tracks, in the order in which equally good matches are listed.
 SEARCH_FIELDS: Final = ("id", "title", "artist")
 LARGEST_OFFSET: Final = 2**31 - 1
+
+# --- events -------------------------------------------------------------------------------------
+EVENTS_MODEL: Final = "recommender_events"
+EventKind: TypeAlias = Literal["play", "skip", "like", "dislike"]
+EVENT_KINDS: Final[tuple[EventKind, ...]] = get_args(EventKind)
+N_EVENTS_MAX: Final = 256  # of one request
+N_EVENT_ID_MAX: Final = 128  # printable ASCII characters
+N_EVENT_TRACK_BYTES_MAX: Final = 1_024  # in UTF-8
+LONGEST_PLAY_S: Final = 86_400.0
+# Of the context of an event.
+N_CONTEXT_MAX: Final = 8
+N_CONTEXT_VALUE_MAX: Final = 64  # characters
 
 # --- inspire ------------------------------------------------------------------------------------
 INSPIRE_MODEL: Final = "inspire"

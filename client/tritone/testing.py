@@ -45,6 +45,7 @@ from tritone.constants import (
     EMBEDDING_SIZE,
     EMOTION_NOT_TRAINED,
     EMOTIONS,
+    EVENTS_MODEL,
     GENRE_MODEL,
     INSPIRE_MODEL,
     RECOMMEND_MODEL,
@@ -377,13 +378,15 @@ class FakeRecommender(FakeModel):
         super().__init__(ModelResponse(name, (version,), {}, {}, 1))
 
     def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return K tracks for a batch of one, with all outputs of `recommend`, `similar` or `find_tracks`."""
+        """Return K tracks for a batch of one: recommended, similar or found ones, or a playlist."""
         given: dict[str, list[Any]] = {
             name: [each.decode() if isinstance(each, bytes) else each for each in inputs[name][0]] for name in inputs
         }
         n = given["k"][0]
         if "query" in given:
             return self._found(given["query"][0].casefold(), given.get("query_field"), given.get("offset", [0])[0], n)
+        if "playlist_from" in given:
+            return self._playlist(given, n)
         known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
         known |= {name: self._users.keys() for name in ("friends", "user_id")}
         unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}
@@ -395,6 +398,7 @@ class FakeRecommender(FakeModel):
             any(map(usable.get, ("user_id", "history", "skipped", "friends")))
             or "embedding" in given
             or "mood" in given
+            or "mood_strengths" in given
         )
         if not has_input and (unknown["history"] or unknown["friends"]):
             raise NothingKnownError("none of the ids is known, and nothing else is given", model=model)
@@ -402,7 +406,7 @@ class FakeRecommender(FakeModel):
         if given.get("filter_listened", [True])[0]:
             left_out.update(usable["history"])
         sources = {"user": usable["user_id"], "history": usable["history"], "friends": usable["friends"]}
-        sources |= {name: given.get(tensor, []) for name, tensor in (("audio", "embedding"), ("mood", "mood"))}
+        sources |= {"audio": given.get("embedding", []), "mood": given.get("mood") or given.get("mood_strengths", [])}
         tracks = [track for track in self._tracks if track not in left_out][:n]
         scores = 1 / np.arange(1, len(tracks) + 1, dtype=np.float32)
         because = {"base_model": "popularity", "because": "popularity", "id": ""}
@@ -412,7 +416,36 @@ class FakeRecommender(FakeModel):
             "reasons": _text_row([json.dumps([{**because, "amount": score}]) for score in scores.tolist()]),
             "source": _text_row([next((name for name, ids in sources.items() if len(ids)), "popularity")]),
             "arm": _text_row([""]),
-            "unknown": _text_row([json.dumps({**unknown, "user": bool(unknown["user_id"])})]),
+            "unknown": _text_row([json.dumps({**unknown, "user": bool(unknown["user_id"]), **_mood_used(given)})]),
+        }
+
+    def _playlist(self, given: Mapping[str, list[Any]], n: int) -> Mapping[str, Array]:
+        """Return start, further tracks in their order, and end, with similarities of 0.5."""
+        start, end = given["playlist_from"][0], given.get("playlist_to", [None])[0]
+        for track in (start, end):
+            if track is not None and track not in self._tracks:
+                raise NothingKnownError(f"item {track!r} is not known", model=next(iter(self.models)))
+        after = given.get("after", [])
+        left_out = {start, end, *after, *given.get("exclude", ()), *given.get("skipped", ())}
+        ends = ([] if after else [start], [] if end is None else [end])
+        n_between = n - sum(map(len, ends))
+        between = [track for track in self._tracks if track not in left_out][:n_between]
+        tracks = [*ends[0], *between, *ends[1]]
+        unknown = {"exclude": [each for each in (*after, *given.get("exclude", ())) if each not in self._tracks]}
+        unknown_user = given.get("user_id", [None])[0] not in {None, *self._users}
+        details = {
+            "artist_gap": 0,
+            "relaxed": ["n"] if len(between) < n_between else [],
+            "compared_by": ["tags"],
+            "by_taste": "user_id" in given and not unknown_user,
+        }
+        return {
+            **self._columns(tracks),
+            "scores": np.array([[0.0 if track == start else 0.5 for track in tracks]], np.float32),
+            "source": _text_row(["playlist"]),
+            "arm": _text_row([""]),
+            "unknown": _text_row([json.dumps({**unknown, "user": unknown_user, **_mood_used(given)})]),
+            "playlist": _text_row([json.dumps(details)]),
         }
 
     def _found(self, query: str, fields: Sequence[str] | None, offset: int, n: int) -> Mapping[str, Array]:
@@ -434,6 +467,48 @@ class FakeRecommender(FakeModel):
     def _columns(self, tracks: list[str]) -> dict[str, Array]:
         names = ("item_ids", "titles", "artists")
         return {name: _text_row([self._tracks[each][index] for each in tracks]) for index, name in enumerate(names)}
+
+
+def _mood_used(given: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Return the given mood as it is reported in the output `unknown`."""
+    strengths = given.get("mood_strengths") or [float(name == given.get("mood", [None])[0]) for name in EMOTIONS]
+    used = {name: float(strength) for name, strength in zip(EMOTIONS, strengths, strict=True) if strength}
+    return {"mood_used": {"source": "given", "strengths": used}} if used else {}
+
+
+class FakeEvents(FakeModel):
+    """A `recommender_events` that keeps valid events in memory.
+
+    Attributes:
+        events: the events as sent, in order of arrival, without duplicates.
+    """
+
+    def __init__(self, *, name: str = EVENTS_MODEL, version: str = "1") -> None:
+        """Create the model.
+
+        Args:
+            name: of the model.
+            version: of the model.
+        """
+        self.events: list[dict[str, Any]] = []
+        self._ids: set[tuple[str, str]] = set()
+        super().__init__(ModelResponse(name, (version,), {}, {}, 256))
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return the outcome of each event: new or duplicate."""
+        outcomes = []
+        for text in inputs["event"].ravel().tolist():
+            event: dict[str, Any] = json.loads(text)
+            key = (event["user"], event["id"])
+            outcomes.append("duplicate" if key in self._ids else "new")
+            if key not in self._ids:
+                self._ids.add(key)
+                self.events.append({"kind": "play", **event})
+        shape = (len(outcomes), 1)
+        return {
+            "outcome": np.array(outcomes, np.object_).reshape(shape),
+            "reason": np.full(shape, "", np.object_),
+        }
 
 
 class FakeInspirer(FakeModel):

@@ -11,8 +11,12 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from tritone import Grid, InvalidScoreError
+from tritone.constants import EMOTIONS
 
 _MAX_METER: Final = 16_384  # a bar of more time steps than a score may have
+
+Mood = Annotated[str, Field(max_length=100)] | Annotated[dict[str, float], Field(max_length=len(EMOTIONS))]
+MOOD_DESCRIPTION: Final = "One of the nine emotions, or an object of emotions and their strengths from 0 to 1."
 
 
 class RequestBody(BaseModel):

@@ -29,8 +29,11 @@ _DTYPES = {
     "offset": np.int32,
     "filter_listened": np.bool_,
     "explain": np.bool_,
+    "mood_strengths": np.float32,
+    "artist_gap": np.int32,
+    "seed": np.int64,
 }
-_TRITON = {"float32": "FP32", "int32": "INT32", "bool": "BOOL", "object": "BYTES"}
+_TRITON = {"float32": "FP32", "int32": "INT32", "int64": "INT64", "bool": "BOOL", "object": "BYTES"}
 
 
 def tensors(rows: Mapping[str, Any]) -> list[triton.InferInput]:
@@ -59,11 +62,13 @@ class Answers:
         outputs = {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
         for row in range(len(next(iter(outputs.values())))):
             values = {name: _decoded(array[row].tolist()) for name, array in outputs.items()}
-            for name in ("source", "arm", "unknown", "total"):
+            for name in ("source", "arm", "unknown", "total", "playlist"):
                 if name in values:
                     values[name] = values[name][0]
             if "unknown" in values:
                 values["unknown"] = json.loads(values["unknown"])
+            if values.get("playlist"):
+                values["playlist"] = json.loads(values["playlist"])
             if "reasons" in values:
                 values["reasons"] = [json.loads(text) if text else [] for text in values["reasons"]]
             self.rows.append(values)

@@ -20,6 +20,7 @@ from tests.support import recommender_artifacts as models
 from tests.support.event_stores import free_port, valkey_process
 from tritonclient.utils import InferenceServerException
 
+from tritone import AccessDeniedError, ListeningEvent, MusicClient, RequestRejectedError, ServerBusyError
 from tritone_export import check_repository
 from tritone_serving import OptionsError, ServerOptions, TritonServer
 from tritone_serving.events import EventStore, open_store
@@ -165,12 +166,30 @@ def test_a_caller_writes_events_of_the_users_it_may_read_only(
     token = {"tritone-user-token": mint_token(service_key().encode(), "ann")}
     [own, other] = send(served, event(1, "ann"), event(1, "bob"), headers=token)
     assert own == ("new", "")
-    assert other[0] == "refused"
+    assert other[0] == "denied"
     assert "token" in other[1]
     for headers in ({}, {"tritone-service-key": "wrong"}, {"tritone-user-token": "x.y.z"}):
         [outcome] = send(served, event(2, "ann"), headers=headers)
-        assert outcome[0] == "refused"
+        assert outcome[0] == "denied"
     assert [len(each) for each in store.latest([hashed(key_file, name) for name in ("ann", "bob")], 9)] == [1, 0]
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_the_sdk_records_events(served: TritonServer, store: EventStore, key_file: Path, protocol: str) -> None:
+    url = served.grpc_url if protocol == "grpc" else served.http_url
+    user = f"sdk {protocol}"
+    events = [ListeningEvent(user, f"t{number}", at=1_600_000_000 + number) for number in range(300)]
+    with MusicClient(url, service_key=service_key()) as music:
+        recorded = music.record(user, "t", kind="like")
+        assert recorded.outcome == "new"
+        assert music.record(user, "t", kind="like", event_id=recorded.event_id).outcome == "duplicate"
+        assert (music.record_many(events).n_new, music.record_many(events).n_duplicates) == (300, 300)
+        with pytest.raises(RequestRejectedError, match="ahead"):
+            music.record(user, "t", at=time.time() + 400)
+        # The clocks of the test's other events are older than the retention.
+        assert [each.kind for each in store.latest([hashed(key_file, user)], 1_000)[0]] == ["like"]
+    with MusicClient(url, service_key="") as stranger, pytest.raises(AccessDeniedError):
+        stranger.record(user, "t")
 
 
 def test_metrics_count_events_by_outcome(served: TritonServer) -> None:
@@ -198,6 +217,12 @@ def test_a_store_that_is_down_refuses_events_and_is_used_again_when_it_is_back(
         assert http_status(server, body) == 200
         body = body.replace('"x"', json.dumps(json.dumps(event(1))))
         assert http_status(server, body, {"tritone-service-key": service_key()}) == 503
+        for address in (server.grpc_url, server.http_url):
+            with (
+                MusicClient(address, service_key=service_key(), retries=0) as music,
+                pytest.raises(ServerBusyError, match="event store"),
+            ):
+                music.record(USER, "t")
         with valkey_process(port, tmp_path, appendonly="yes"):
             time.sleep(0.6)
             assert send(server, event(1), event(2)) == [("new", "")] * 2

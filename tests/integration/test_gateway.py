@@ -100,6 +100,7 @@ def test_each_route_returns_the_result_of_the_sdk(url: str, models: TritonServer
         ("interpolate", {"a": NOTES, "b": NOTES, "steps": 3}),
         ("convert", {"file": NOTES}),
         ("similar", {"track_id": item_id(0), "n": 3}),
+        ("playlist", {"start": item_id(0), "end": item_id(1), "n": 3, "mood": {"calmness": 0.5}}),
     ],
 )
 def test_the_other_routes_respond(url: str, route: str, body: Any) -> None:

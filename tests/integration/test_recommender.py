@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 
 from tritone_export import check_repository
 from tritone_serving import ModelLoadError, ServerOptions, TritonServer
-from tritone_serving.recommender import Recommender, RecommendRequest
+from tritone_serving.recommender import PlaylistRequest, Recommender, RecommendRequest
 from tritone_serving.recommender.pseudonyms import key_folder
 
 pytestmark = pytest.mark.triton
@@ -85,6 +85,7 @@ def test_lint_finds_nothing(repository: Path) -> None:
         ("friends", {"friends": [models.user_id(8), models.user_id(9)]}),
         ("audio", {"embedding": EMBEDDING}),
         ("mood", {"mood": "tension"}),
+        ("mood", {"mood_strengths": [0, 0, 0, 0, 1, 0, 0, 0.5, 0]}),
         ("popularity", {"user_id": "nobody"}),
         ("popularity", {}),
     ],
@@ -159,6 +160,38 @@ def test_only_the_outputs_that_are_asked_for(client: Client) -> None:
     assert client.ask(("scores", "item_ids"), k=3).rows[0].keys() == {"scores", "item_ids"}
 
 
+def test_playlists_are_those_of_the_library(served: TritonServer, twin: Recommender) -> None:
+    client = Client(served, "twin")
+    strengths = [0, 0, 0, 0, 1, 0, 0, 0.5, 0]
+    given: dict[str, Any] = {"playlist_from": "track-1", "playlist_to": "track-50", "k": 9, "seed": 3}
+    answer = client.ask(**given, user_id=KNOWN, exclude=["track-2"], diversity=0.6, mood_strengths=strengths)
+    listener = RecommendRequest(user=KNOWN, exclude=["track-2"], mood=np.array(strengths, np.float32))
+    wanted = twin.playlist(PlaylistRequest("track-1", "track-50", 9, seed=3, diversity=0.6, listener=listener))
+    assert tuple(answer["item_ids"]) == wanted.items
+    np.testing.assert_allclose(answer["scores"], wanted.similarities, atol=1e-5)
+    assert (answer["source"], answer["titles"][0], answer["unknown"]["user"]) == ("playlist", "Song 1", False)
+    assert answer["unknown"]["mood_used"] == {"source": "given", "strengths": wanted.mood.strengths}
+    assert answer["playlist"] == {
+        "artist_gap": wanted.artist_gap,
+        "relaxed": list(wanted.relaxed),
+        "compared_by": ["listening", "sound"],
+        "by_taste": True,
+    }
+    mix = client.ask(playlist_from="track-1", k=5, artist_gap=0)
+    more = client.ask(playlist_from="track-1", k=5, artist_gap=0, after=mix["item_ids"])
+    assert not set(mix["item_ids"]) & set(more["item_ids"])
+    client.close()
+
+
+def test_only_callers_with_access_follow_a_users_taste(served: TritonServer) -> None:
+    stranger = Client(served, headers={})
+    given = {"playlist_from": "track-1", "k": 12}
+    asked, plain = stranger.ask(**given, user_id=KNOWN), stranger.ask(**given)
+    assert (asked["item_ids"], asked["playlist"]["by_taste"]) == (plain["item_ids"], False)
+    assert asked["unknown"]["user"] is True
+    stranger.close()
+
+
 # --- asked wrongly ------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -184,6 +217,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"similar_to": "track-1", "by": "smell"}, "invalid by: .*, got 'smell'"),
     ({"similar_to": "track-1", "k": 0}, "invalid k: .*, got 0"),
     ({"by": "sound"}, "give an item or an embedding"),
+    ({"mood_strengths": [0, 0, 0, 0, -1, 0, 0, 0, 0]}, "expected a strength of calmness from 0 to 1, got -1"),
+    ({"mood_strengths": [float("nan")] * 9}, "expected a strength of amazement from 0 to 1, got nan"),
+    ({"mood_strengths": [1] * 9, "mood": "power"}, "mood and mood_strengths exclude each other"),
+    ({"playlist_from": "what"}, "item 'what' is not known"),
+    ({"playlist_from": "track-1", "playlist_to": "track-1"}, "expected another item than start"),
+    ({"playlist_to": "track-1"}, "invalid start"),
+    ({"playlist_from": "track-1", "k": 201}, "invalid n: expected a whole number from 1 to 200, got 201"),
+    ({"playlist_from": "track-1", "artist_gap": 1000}, "invalid artist_gap"),
+    ({"playlist_from": "track-1", "seed": -7}, "invalid seed"),
+    ({"playlist_from": "track-1", "playlist_to": "track-2", "after": ["track-3"]}, "end and after exclude each other"),
 ]
 
 

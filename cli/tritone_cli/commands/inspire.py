@@ -18,10 +18,7 @@ def inspire(
         Path | None, typer.Argument(help="MIDI file to continue. Without it, compose from scratch.", show_default=False)
     ] = None,
     *,
-    mood: Annotated[
-        str | None,
-        typer.Option(help="Mood of the piece: one of the nine emotions, such as calmness.", show_default=False),
-    ] = None,
+    mood: options.Mood = None,
     bars: Annotated[int, typer.Option(help="Number of new bars, 1 to 256.")] = 8,
     n: options.TrackCount = 10,
     out: options.Out = None,
@@ -41,13 +38,14 @@ def inspire(
 ) -> None:
     """Compose a piece, classify its sound and recommend similar tracks, in one request."""
     pieces.check_outs(out)
+    strengths = options.parse_mood(mood)
     with (
         connections.connect(server, timeout, api_key_file, ca_file) as music,
         console.people.status("composing and recommending"),
     ):
         found = music.inspire(
             prompt=prompt,
-            mood=mood,
+            mood=strengths,
             bars=bars,
             n=n,
             seed=seed,

@@ -43,9 +43,7 @@ def recommend(
         Path | None,
         typer.Option(metavar="FILE", help="Audio file; recommends tracks that sound similar.", show_default=False),
     ] = None,
-    mood: Annotated[
-        str | None, typer.Option(help="Mood: one of the nine emotions, such as calmness.", show_default=False)
-    ] = None,
+    mood: options.Mood = None,
     n: options.TrackCount = 10,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Id or title of a track to exclude; repeatable.", show_default=False)
@@ -74,6 +72,7 @@ def recommend(
     Stored data of a user is used only for callers with the service key or with that user's token; see
     `tritone user-token`. Without a credential every user is unknown.
     """
+    strengths = options.parse_mood(mood)
     credentials = connections.credentials(service_key_file, user_token_file)
     with (
         connections.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
@@ -90,7 +89,7 @@ def recommend(
                 times=None if time is None else [recommendations.time_of(each) for each in time],
                 friends=friend,
                 audio=audio,
-                mood=mood,
+                mood=strengths,
                 n=n,
                 filter_listened=filter_listened,
                 diversity=diversity,

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from tritone.arguments import check_model_name, check_mood, scalar, text
+from tritone.arguments import Mood, check_model_name, check_mood, scalar, text
 from tritone.constants import N_RENDERED_WINDOWS_MAX, WINDOW_S
 from tritone.exceptions import InvalidInputError
 from tritone.messages import Flow, InferRequest, InferResponse, next_request_id
@@ -47,7 +47,7 @@ def inspire_flow(
     cache: ModelCache,
     *,
     prompt: ScoreLike | None,
-    mood: str | None,
+    mood: Mood | None,
     bars: int,
     n: int,
     sampling: SamplingParams,
@@ -55,15 +55,17 @@ def inspire_flow(
 ) -> Flow[Inspiration]:
     """Compose a piece and recommend tracks like it; see `MusicClient.inspire`."""
     used = [check_model_name(model)]
+    emotion: str | None = None  # tempo and mode follow one emotion, and so does the model
     if mood is not None:
-        check_mood(mood)
+        strengths = check_mood(mood)
+        emotion = max(strengths, key=strengths.__getitem__)
     count = count_input(n)
     continue_prompt = continuation_planner(prompt, bars, None, sampling)
 
     def plan_for(composer: CachedModel) -> CompositionPlan:
-        if prompt is not None or mood is None:
+        if prompt is not None or emotion is None:
             return continue_prompt(composer)
-        begun = opening(mood, sampling.seed, composer.frames_per_quarter)  # in the first of the new bars
+        begun = opening(emotion, sampling.seed, composer.frames_per_quarter)  # in the first of the new bars
         return continued(begun, int(bars) - 1, limits_of(composer), meter=None, tempo_qpm=sampling.tempo_qpm)
 
     def start() -> Flow[Inspiration]:
@@ -77,7 +79,7 @@ def inspire_flow(
         inputs = {
             **composer_inputs(composer, plan, sampling, conditions),
             "frame_s": scalar(_frame_s(plan), 1, np.float32),
-            "mood": text([(mood or "").encode()]),
+            "mood": text([(emotion or "").encode()]),
             "k": count,
         }
         request = InferRequest(model, next_request_id("inspire"), inputs, _OUTPUTS)
@@ -90,7 +92,7 @@ def inspire_flow(
                 classifier, _windows(response, request_s), None, version=classifier.version or ""
             ),
             recommendations=recommendations_of(response, _ABOUT_TRACKS, n_most=int(count[0, 0])),
-            mood=mood,
+            mood=emotion,
             render_s=float(checked_output(response, "render_s", (1,))[0]),
             request_s=request_s,
             model=response.model,

@@ -7,19 +7,19 @@ Shapes: L ids of a list, K tracks of a response.
 
 from __future__ import annotations
 
-import json
 import reprlib
 import unicodedata
-from collections.abc import Callable, Container, Mapping, Sized
+from collections.abc import Container, Mapping, Sized
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
 from tritone.arguments import (
     Id,
     Ids,
+    Mood,
     Times,
     Weights,
     check_bool,
@@ -27,10 +27,10 @@ from tritone.arguments import (
     check_id,
     check_ids,
     check_model_name,
-    check_mood,
     check_share,
     check_times,
     check_weights,
+    mood_input,
     scalar,
     text,
 )
@@ -45,22 +45,28 @@ from tritone.constants import (
     WAYS_TO_BE_ALIKE,
 )
 from tritone.credentials import Credentials
-from tritone.exceptions import InvalidInputError, ServerError
+from tritone.exceptions import InvalidInputError
 from tritone.messages import Array, Flow, InferRequest, InferResponse, next_request_id
 from tritone.model_cache import ModelCache
 from tritone.operations.classify import embed_flow
-from tritone.results.recommendations import Reason, Recommendation, Recommendations, Track, TrackPage, UnknownIds
-
-T = TypeVar("T")
+from tritone.operations.track_outputs import check_finite, n_tracks_of, parse_reasons, parse_unknown, parsed, row_of
+from tritone.results.recommendations import (
+    MoodUse,
+    Reason,
+    Recommendation,
+    Recommendations,
+    Track,
+    TrackPage,
+    UnknownIds,
+)
 
 _MAX_INLINE: Final = 1_000  # ids of a list, checked in 0.3 ms
 _BY_SOUND: Final = tuple(way for way in WAYS_TO_BE_ALIKE if way != "listening")
-_NUMBERS: Final = ("scores", "total")  # all other outputs are text
 TRACK_OUTPUTS: Final = ("item_ids", "scores", "titles", "artists")
 _USER_INPUTS: Final = ("user_id", "friends")
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 _SEARCH_OUTPUTS: Final = ("item_ids", "titles", "artists", "match", "match_field")
-_MAY_BE_UNKNOWN: Final = ("embedding", "user_id", "mood", "history", "skipped", "friends", "exclude")
+_MAY_BE_UNKNOWN: Final = ("embedding", "user_id", "mood", "mood_strengths", "history", "skipped", "friends", "exclude")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +79,7 @@ class RecommendOptions:
     times: Times | None
     skipped: Ids | None
     friends: Ids | None
-    mood: str | None
+    mood: Mood | None
     n: int
     exclude: Ids | None
     filter_listened: bool
@@ -122,7 +128,7 @@ class RecommendOptions:
         if times is not None and times.size:
             inputs["times"] = times[None]
         if self.mood is not None:
-            inputs["mood"] = text([check_mood(self.mood).encode()])
+            inputs |= mood_input(self.mood)
         for name in ("diversity", "novelty"):
             share = check_share(name, getattr(self, name))
             if share:
@@ -172,14 +178,14 @@ def find_tracks_flow(query: Id, *, by: str | None, limit: int, offset: int, mode
     inputs = search_inputs(query, by=by, limit=limit, offset=offset)
     request = InferRequest(model, next_request_id("find_tracks"), inputs, (*_SEARCH_OUTPUTS, "total"))
     response = cast(InferResponse, (yield request))
-    n_tracks = _n_tracks(response, most=int(limit))
-    columns = [_row(response, name, n_tracks) for name in _SEARCH_OUTPUTS]
+    n_tracks = n_tracks_of(response, most=int(limit))
+    columns = [row_of(response, name, n_tracks) for name in _SEARCH_OUTPUTS]
     return TrackPage(
         tuple(
             Track(track_id, title or None, artist or None, match, field)
             for track_id, title, artist, match, field in zip(*columns, strict=True)
         ),
-        total=_parsed(response, "total", int, _row(response, "total", 1))[0],
+        total=parsed(response, "total", int, row_of(response, "total", 1))[0],
         offset=int(offset),
         model=response.model,
         model_version=response.version,
@@ -291,16 +297,16 @@ def recommendations_of(
     Raises:
         ServerError: an output is missing or not as expected.
     """
-    n_tracks = _n_tracks(response, most=n_most)
-    columns = [_row(response, name, n_tracks) for name in TRACK_OUTPUTS]
-    _parsed(response, "scores", _check_finite, [response.outputs["scores"]])
+    n_tracks = n_tracks_of(response, most=n_most)
+    columns = [row_of(response, name, n_tracks) for name in TRACK_OUTPUTS]
+    parsed(response, "scores", check_finite, [response.outputs["scores"]])
     reasons: list[tuple[Reason, ...]] = [()] * n_tracks
     if "reasons" in outputs:
-        reasons = _parsed(response, "reasons", _reasons, _row(response, "reasons", n_tracks))
-    source, arm = (str(_row(response, name, 1)[0]) if name in outputs else "" for name in ("source", "arm"))
-    unknown = UnknownIds()
+        reasons = parsed(response, "reasons", parse_reasons, row_of(response, "reasons", n_tracks))
+    source, arm = (str(row_of(response, name, 1)[0]) if name in outputs else "" for name in ("source", "arm"))
+    unknown, mood = UnknownIds(), MoodUse()
     if "unknown" in outputs:
-        (unknown,) = _parsed(response, "unknown", _unknown, _row(response, "unknown", 1))
+        ((unknown, mood),) = parsed(response, "unknown", parse_unknown, row_of(response, "unknown", 1))
     return Recommendations(
         tuple(
             Recommendation(track_id, score, title or None, artist or None, why[:n_reasons])
@@ -309,94 +315,11 @@ def recommendations_of(
         source=source or None,
         arm=arm or None,
         unknown=unknown,
+        mood=mood,
         model=response.model,
         model_version=response.version,
         request_id=response.request_id,
     )
-
-
-def _n_tracks(response: InferResponse, *, most: int) -> int:
-    """Return the number of tracks of a response.
-
-    Raises:
-        ServerError: there are more than requested, or the output has another shape.
-    """
-    shape = response.outputs["item_ids"].shape if "item_ids" in response.outputs else (1, 0)
-    if len(shape) != 2 or shape[1] > most:
-        raise _invalid_output(response, "item_ids", f"expected shape (1, n) with n at most {most}, got {shape}")
-    return int(shape[1])
-
-
-def _row(response: InferResponse, name: str, size: int) -> list[Any]:
-    """Return the only row of an output of shape (1, size).
-
-    Raises:
-        ServerError: the output is missing, or of another shape or type.
-    """
-    if name not in response.outputs:
-        raise _invalid_output(response, name, "it is missing", reason="missing_output")
-    array = response.outputs[name]
-    if array.shape != (1, size):
-        raise _invalid_output(response, name, f"expected shape {(1, size)}, got {array.shape}")
-    row: list[Any] = array[0].tolist()
-    kinds = (int, float) if name in _NUMBERS else (str,)
-    if not all(isinstance(value, kinds) for value in row):
-        kind = "numbers" if name in _NUMBERS else "text"
-        raise _invalid_output(response, name, f"expected {kind}, got {array.dtype}")
-    return row
-
-
-def _parsed(response: InferResponse, name: str, parse: Callable[[Any], T], values: list[Any]) -> list[T]:
-    """Return the parsed values of an output.
-
-    Raises:
-        ServerError: a value cannot be parsed.
-    """
-    try:
-        return [parse(value) for value in values]
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise _invalid_output(response, name, problem) from error
-
-
-def _invalid_output(response: InferResponse, name: str, problem: str, *, reason: str = "invalid_output") -> ServerError:
-    return ServerError(
-        f"invalid output {name!r} of model {response.model!r} version {response.version}: {problem}; check that it is "
-        f"a recommender and was exported by the same release",
-        model=response.model,
-        request_id=response.request_id,
-        reason=reason,
-        output=name,
-    )
-
-
-def _check_finite(scores: Array) -> None:
-    if not np.isfinite(scores).all():
-        raise ValueError("expected finite numbers, got NaN or infinity")
-
-
-def _reasons(text: str) -> tuple[Reason, ...]:
-    """Parse a JSON list of reasons; an empty text contains none."""
-    found = json.loads(text) if text else []
-    return tuple(
-        Reason(
-            str(each["base_model"]),
-            str(each["because"]),
-            str(each["id"]),
-            float(each["amount"]),
-            str(each.get("title", "")) or None,
-            str(each.get("artist", "")) or None,
-        )
-        for each in found
-    )
-
-
-def _unknown(text: str) -> UnknownIds:
-    """Parse `{"user": true, "history": ["x"], ...}`, or ""."""
-    found = json.loads(text) if text else {}
-    lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
-    user, mood, audio, events = (bool(found.get(name, False)) for name in ("user", "mood", "audio", "events"))
-    return UnknownIds(user=user, mood=mood, audio=audio, events=events, **lists)
 
 
 def _check_explain(value: Any) -> bool:

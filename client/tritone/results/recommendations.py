@@ -12,6 +12,7 @@ from tritone.results.json_result import (
     BOOLEAN,
     INTEGER,
     NUMBER,
+    NUMBER_BY_NAME,
     STRING,
     JsonResult,
     array_of,
@@ -123,6 +124,26 @@ class UnknownIds(JsonResult):
         return any(getattr(self, each.name) for each in fields(self))
 
 
+@dataclass(frozen=True)
+class MoodUse(JsonResult):
+    """The mood that a response took into account.
+
+    Attributes:
+        source: `given` by the caller, `inferred` from the last tracks of the history, or `none`.
+        strengths: by emotion, without those of 0. An inferred mood may have negative strengths, of emotions that the
+            last tracks had less of than others.
+    """
+
+    source: str = "none"
+    strengths: Mapping[str, float] = field(default_factory=dict)
+
+    json_properties: ClassVar[JsonProperties] = {"source": STRING, "strengths": NUMBER_BY_NAME}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {"source": self.source, "strengths": dict(self.strengths)}
+
+
 @dataclass(frozen=True, repr=False)
 class Recommendations(JsonResult, Sequence[Recommendation]):
     """Recommended tracks, best first: a sequence of `Recommendation` with information on the response.
@@ -133,6 +154,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
             `popularity`. None for similar tracks.
         arm: the ensemble of an A/B test that was used; None without a test.
         unknown: the parts of the request that the model could not use.
+        mood: the mood that was taken into account.
         model: the model's name.
         model_version: the version of the model.
         request_id: the id of the request in the log of the server.
@@ -142,6 +164,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
     source: str | None = None
     arm: str | None = None
     unknown: UnknownIds = field(default_factory=UnknownIds)
+    mood: MoodUse = field(default_factory=MoodUse)
     model: str = ""
     model_version: str = ""
     request_id: str = ""
@@ -151,6 +174,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
         "source": optional(STRING),
         "arm": optional(STRING),
         "unknown": object_of(UnknownIds),
+        "mood": object_of(MoodUse),
         "model": STRING,
         "model_version": STRING,
         "request_id": STRING,
@@ -161,7 +185,8 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
         """Return the recommendations whose `to_dict` gave the values."""
         tracks = list(map(Recommendation.from_dict, values["recommendations"]))
         unknown = UnknownIds.from_dict(values["unknown"])
-        return super().from_dict({**values, "recommendations": tracks, "unknown": unknown})
+        mood = MoodUse.from_dict(values["mood"])
+        return super().from_dict({**values, "recommendations": tracks, "unknown": unknown, "mood": mood})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recommendations", tuple(self.recommendations))

@@ -103,6 +103,10 @@ _NOT_SENT: Final = re.compile(
 )
 
 
+# The server is up, and answers for the event store of `recommender_events`.
+_STORE_DOWN: Final = re.compile(r"^(\[request id: [^]]*\] )?event store ")
+
+
 @dataclass(frozen=True)
 class Connection:
     """A channel to Triton.
@@ -336,6 +340,8 @@ def translated(error: Exception, request: Request, endpoint: Endpoint, timeout_s
     if status == "DEADLINE_EXCEEDED":
         return timed_out(request, timeout_s)
     kind = kind_by_words(message)
+    if status == "UNAVAILABLE" and _STORE_DOWN.search(message):
+        kind = ServerBusyError
     if status in ("UNAVAILABLE", "CANCELLED") and kind is None:
         return lost(status, message, request, endpoint)
     if status == "RESOURCE_EXHAUSTED" and "larger than max" in message:

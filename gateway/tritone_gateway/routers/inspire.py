@@ -14,7 +14,7 @@ from tritone_gateway.bodies import body, body_schema, read_score
 from tritone_gateway.gateway import GatewayDependency
 from tritone_gateway.problems import problem_responses
 from tritone_gateway.representations import JSON, MIDI, WAV, negotiate, piece_response, result_responses
-from tritone_gateway.request_models import PieceSampling, ScoreFile, score_field
+from tritone_gateway.request_models import MOOD_DESCRIPTION, Mood, PieceSampling, ScoreFile, score_field
 from tritone_gateway.security.callers import requires
 
 router = APIRouter(
@@ -31,10 +31,8 @@ class InspireRequest(PieceSampling):
     """A piece to compose from a score, from a mood or from scratch."""
 
     file: ScoreFile | None = score_field("Score to continue: a MIDI file, or notes.", default=None)
-    mood: str | None = Field(
-        None,
-        max_length=100,
-        description="One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.",
+    mood: Mood | None = Field(
+        None, description=f"{MOOD_DESCRIPTION} The strongest sets tempo and mode of the piece, and ranks the tracks."
     )
     bars: int = Field(8, ge=1, le=256, description="Number of new bars.")
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")

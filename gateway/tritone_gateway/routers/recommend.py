@@ -1,4 +1,4 @@
-"""Recommendation of tracks, similar tracks, and search for tracks."""
+"""Recommendation of tracks, similar tracks, playlists, and search for tracks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
-from tritone import Recommendations, TrackPage
+from tritone import Playlist, Recommendations, TrackPage
+from tritone.constants import LARGEST_ARTIST_GAP, N_PLAYLIST_MAX, PLAYLIST_DIVERSITY
 from tritone_gateway.bodies import body, body_schema, read_recording
 from tritone_gateway.gateway import GatewayDependency
 from tritone_gateway.problems import problem_responses
 from tritone_gateway.representations import JSON, result_responses
-from tritone_gateway.request_models import AudioFile, RequestBody, audio_field
+from tritone_gateway.request_models import MOOD_DESCRIPTION, AudioFile, Mood, RequestBody, audio_field
 from tritone_gateway.security.callers import CallerDependency, requires
 
 router = APIRouter(
@@ -49,7 +50,7 @@ class RecommendRequest(RequestBody):
     skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
     friends: Ids | None = Field(None, description="Ids of friends, whose listening is used for a user without history.")
     file: AudioFile | None = audio_field("A recording; tracks with a similar sound are recommended.", default=None)
-    mood: str | None = Field(None, max_length=100, description="One of the nine emotions.")
+    mood: Mood | None = Field(None, description=MOOD_DESCRIPTION)
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
     exclude: Ids | None = Field(None, description="Ids of tracks not to recommend.")
     filter_listened: bool = Field(True, description="Do not recommend tracks of the history.")
@@ -77,6 +78,31 @@ class SimilarRequest(RequestBody):
         "both", description="Basis of the similarity: common listeners, sound, or both."
     )
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
+    model: str = _MODEL
+
+
+class PlaylistRequest(RequestBody):
+    """Start and end of a path, or the start of a mix."""
+
+    start: Id = Field(description="Id of the first track.")
+    end: Id | None = Field(None, description="Id of the last track of a path; a mix has none.")
+    n: int = Field(20, ge=1, le=N_PLAYLIST_MAX, description="Number of tracks.")
+    mood: Mood | None = Field(None, description=MOOD_DESCRIPTION)
+    diversity: float = Field(
+        PLAYLIST_DIVERSITY, ge=0, le=1, description="How unlike the earlier tracks each track should be."
+    )
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of the playlist; random if null.")
+    after: Ids | None = Field(None, description="Ids of the earlier tracks of a mix, which goes on after the last.")
+    exclude: Ids | None = Field(None, description="Ids of tracks to leave out.")
+    artist_gap: int | None = Field(
+        None,
+        ge=0,
+        le=LARGEST_ARTIST_GAP,
+        description="Number of tracks between two of the same artist; if null, 3, or less where there are few artists.",
+    )
+    user_id: Id | None = Field(None, description="Id of a user of the listening log, whose taste is followed.")
+    history: Ids | None = Field(None, description="Ids of tracks that show a taste.")
+    skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
     model: str = _MODEL
 
 
@@ -141,6 +167,40 @@ async def similar(gateway: GatewayDependency, options: Annotated[SimilarRequest,
     audio = None if options.file is None else await read_recording(options.file, gateway)
     result = await gateway.client.similar(
         options.track_id, audio=audio, by=options.by, n=options.n, model=options.model
+    )
+    return JSONResponse(result.to_dict())
+
+
+@router.post(
+    "/playlist",
+    operation_id="playlist",
+    summary="Make a playlist",
+    responses=result_responses(Playlist, (JSON,)),
+    openapi_extra=body_schema(PlaylistRequest),
+)
+async def playlist(
+    gateway: GatewayDependency,
+    caller: CallerDependency,
+    options: Annotated[PlaylistRequest, body(PlaylistRequest)],
+    user_token: UserToken = None,
+) -> Response:
+    """Return a smooth path between two tracks, or a mix from one that `after` continues."""
+    caller.check_users([] if options.user_id is None else [options.user_id], has_token=user_token is not None)
+    result = await gateway.client.playlist(
+        options.start,
+        options.end,
+        n=options.n,
+        mood=options.mood,
+        diversity=options.diversity,
+        seed=options.seed,
+        after=_as_list(options.after),
+        exclude=_as_list(options.exclude),
+        artist_gap=options.artist_gap,
+        user_id=options.user_id,
+        history=_as_list(options.history),
+        skipped=_as_list(options.skipped),
+        model=options.model,
+        user_token=user_token,
     )
     return JSONResponse(result.to_dict())
 

@@ -8,10 +8,11 @@ dependencies.
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.base_models.remote import TASTE, TASTE_SEQUENCE, RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
+from tritone_serving.recommender.moods import MOODS, UsedMood
+from tritone_serving.recommender.playlists import PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
 from tritone_serving.recommender.requests import (
-    MOODS,
     SOURCES,
     RecommendRequest,
     RecommendResponse,
@@ -38,6 +39,8 @@ __all__ = [
     "InvalidRequestError",
     "KeyFileError",
     "LocalScores",
+    "PlaylistRequest",
+    "PlaylistResponse",
     "RecommendRequest",
     "RecommendResponse",
     "Recommender",
@@ -52,6 +55,7 @@ __all__ = [
     "SimilarItem",
     "Source",
     "UnknownInputs",
+    "UsedMood",
     "make_key",
     "open_artifact",
     "pseudonym",

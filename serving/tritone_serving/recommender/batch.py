@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.requests import MOODS, Floats, RecommendRequest, UnknownInputs
+from tritone_serving.recommender.moods import MOODS, UsedMood
+from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.sequences import ListeningSequences
 
@@ -28,7 +30,7 @@ class RequestBatch:
         friends: (B, U) sparse, known friends (stored or in the request), with their closeness.
         social_neighbourhood: (B, U) sparse, the same with friends of friends.
         embeddings: (B, 256) of norm 1, zeros where missing; None if no request has one.
-        moods: (B,) index in `MOODS`, -1 if not given.
+        moods: the mood of each request.
         unknown: by request, inputs that were ignored.
         friend_ids: by request, row of a stored user -> the id by which the request names that friend.
         borrowed: (B,) whether the history is that of friends, because the user has none.
@@ -45,7 +47,7 @@ class RequestBatch:
     friends: Rows
     social_neighbourhood: Rows
     embeddings: Floats | None
-    moods: npt.NDArray[np.int64]
+    moods: Sequence[UsedMood]
     unknown: Sequence[UnknownInputs]
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
@@ -68,7 +70,7 @@ class RequestBatch:
             self.friends.take(row),
             self.social_neighbourhood.take(row),
             None if self.embeddings is None else self.embeddings[row],
-            self.moods[row],
+            [self.moods[request]],
             [self.unknown[request]],
             [self.friend_ids[request]],
             self.borrowed[row],
@@ -87,11 +89,21 @@ class RequestBatch:
         """(B,) number of known items in each own history, without skipped ones."""
         return self.consumed.counts
 
+    @cached_property
+    def mood_vectors(self) -> Floats:
+        """(B, 9) strength of each emotion; zeros for requests without a mood."""
+        if all(mood.source == "none" for mood in self.moods):
+            return np.zeros((self.n, len(MOODS)), np.float32)
+        return np.stack([mood.vector for mood in self.moods])
+
     @property
-    def brought(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Base model -> (B,) whether the request contains the input of that base model (a recording or a mood)."""
-        none = np.zeros(self.n, np.bool_)
-        return {"sound": none if self.embeddings is None else self.embeddings.any(1), "mood": self.moods >= 0}
+    def brought(self) -> dict[str, Floats]:
+        """Base model -> (B,) how much of its input the request has: 1 for a recording, the strength of a mood."""
+        none = np.zeros(self.n, np.float32)
+        sound = none if self.embeddings is None else self.embeddings.any(1).astype(np.float32)
+        if all(mood.source == "none" for mood in self.moods):
+            return {"sound": sound, "mood": none}
+        return {"sound": sound, "mood": np.linalg.norm(self.mood_vectors, axis=1)}
 
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:
@@ -122,8 +134,3 @@ def embedding_rows(embeddings: Sequence[Floats | None]) -> Floats | None:
             wide = np.asarray(embedding, np.float64)
             row[:] = wide / np.linalg.norm(wide)
     return rows
-
-
-def mood_rows(requests: Sequence[RecommendRequest]) -> npt.NDArray[np.int64]:
-    """Return the index in `MOODS` of each request's mood (B,), -1 if not given."""
-    return np.array([-1 if q.mood is None else MOODS.index(q.mood) for q in requests], np.int64)

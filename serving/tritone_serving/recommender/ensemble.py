@@ -61,7 +61,8 @@ class Ensemble:
         weights: segment -> base model -> weight; 0 for base models that are not listed.
         cold_items: the same for items without listeners, including `bias`.
         minimum_weights: segment -> base model -> smallest weight for requests with that base model's input (a
-            recording or a mood); not fitted, because listening logs do not contain such inputs.
+            recording or a mood), times the strength of that input; not fitted, because listening logs do not contain
+            such inputs.
     """
 
     warm_from: int
@@ -105,7 +106,7 @@ class Ensemble:
                 ]
                 for table in (found.listened, found.cold):
                     column = table[:, base_models.index(name)]
-                    np.maximum(column, least, out=column, where=brought)
+                    np.maximum(column, least * brought, out=column, where=brought > 0)
         return found
 
 

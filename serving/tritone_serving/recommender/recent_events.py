@@ -25,9 +25,10 @@ from tritone_serving.events import Event
 from tritone_serving.recommender.requests import Floats, Ints
 
 FULL_PLAY_S: Final = 30.0  # a play of this length or more counts fully
-LARGEST_WEIGHT: Final = 6.0  # of one item; the mean weight of a logged item is about 1
+LARGEST_WEIGHT: Final = 10.0  # of one item; the mean weight of a logged item is about 1
 SMALLEST_WEIGHT: Final = 0.05  # items with smaller weights are left out
 MOST_EVENTS: Final = 200  # of one user; older ones are not read
+SESSION_S: Final = 3_600.0  # a user whose last event is younger than this is in a session
 _LIKE: Final = 2.0
 
 
@@ -50,6 +51,7 @@ class FoldedEvents:
 
     Attributes:
         n_events: number of events, including those of unknown items.
+        is_session: whether the last event of a known item is younger than `SESSION_S`.
         order: (m,) index of the item of each event, oldest first; unknown items are left out.
         times: (m,) when, in seconds since the epoch.
         is_rejection: (m,) whether the event is a skip or a dislike.
@@ -60,6 +62,7 @@ class FoldedEvents:
     """
 
     n_events: int
+    is_session: bool
     order: Ints
     times: npt.NDArray[np.float64]
     is_rejection: npt.NDArray[np.bool_]
@@ -85,8 +88,9 @@ class FoldedEvents:
         return union.astype(np.int64), total.astype(np.float32)
 
 
-NO_EVENTS: Final = FoldedEvents(
+NOTHING_RECORDED: Final = FoldedEvents(
     0,
+    False,
     np.zeros(0, np.int64),
     np.zeros(0, np.float64),
     np.zeros(0, np.bool_),
@@ -101,6 +105,8 @@ NO_EVENTS: Final = FoldedEvents(
 class EventWeighting:
     """Parameters of the weights, from the manifest's `events` and `weighting`.
 
+    The defaults were chosen on simulated sessions (`benchmarks/recent_events.py`).
+
     Attributes:
         half_life_s: age in seconds at which the effect of recency is halved.
         boost: weight of a new event relative to one that is long past.
@@ -109,7 +115,7 @@ class EventWeighting:
     """
 
     half_life_s: float = 2 * 86_400.0
-    boost: float = 2.0
+    boost: float = 4.0
     skip: float = 1.0
     through: float = 0.0
 
@@ -133,7 +139,7 @@ class EventWeighting:
             now: current time in seconds since the epoch.
         """
         if not events:
-            return NO_EVENTS
+            return NOTHING_RECORDED
         known = [(item, event) for event in events if (item := index_of(event.track)) is not None]
         weights: dict[int, float] = {}
         verdicts: dict[int, float] = {}  # of the newest like or dislike
@@ -156,6 +162,7 @@ class EventWeighting:
         consumed = {item for item, event in known if event.kind in ("play", "like")}
         return FoldedEvents(
             len(events),
+            bool(known) and now - known[-1][1].at < SESSION_S,
             np.array([item for item, _ in known], np.int64),
             np.array([event.at for _, event in known], np.float64),
             np.array([event.kind in ("skip", "dislike") for _, event in known], np.bool_),

@@ -35,10 +35,12 @@ from tritone_serving.recommender.base_models import LocalBaseModel, open_base_mo
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, shown
+from tritone_serving.recommender.moods import UsedMood
+from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
 from tritone_serving.recommender.reasons import reasons_of
-from tritone_serving.recommender.recent_events import NO_EVENTS, RecentEvents
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
     Floats,
@@ -159,7 +161,7 @@ class Recommender:
                 with recent events are always scored.
             recent: recorded events of the requests' users; None if there is no event store.
         """
-        events = [NO_EVENTS] * len(requests) if recent is None else self.resolver.fold(recent)
+        events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
         responses: list[RecommendResponse | InvalidRequestError | None]
         responses = [
             self._listed(request, arm) if use_precomputed and not len(folded.items) else None
@@ -194,7 +196,7 @@ class Recommender:
             friends=rows,
             social_neighbourhood=social_neighbourhood,
             embeddings=None,
-            moods=np.full(n, -1),
+            moods=[UsedMood()] * n,
             unknown=[UnknownInputs()] * n,
             friend_ids=[{}] * n,
             borrowed=borrowed,
@@ -315,6 +317,7 @@ class Recommender:
                     unknown=batch.unknown[row],
                     arm=scored.arms[row],
                     n_consumed=n_consumed,
+                    mood=batch.moods[row],
                 )
             )
         return answers
@@ -371,6 +374,25 @@ class Recommender:
             InvalidRequestError: as `TrackSearch.search`.
         """
         return self.track_search.search(search)
+
+    # --- playlists -----------------------------------------------------------------------------
+
+    @cached_property
+    def playlist_maker(self) -> PlaylistMaker:
+        """Maker of playlists; building it takes about a second for 20,000 items with recordings."""
+        return PlaylistMaker(self)
+
+    def playlist(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
+        """Return a path between two items or a mix from one; taste is followed by the local base models only.
+
+        Args:
+            request: what to make.
+            recent: recorded events of the listener; None if there is no event store.
+
+        Raises:
+            InvalidRequestError: as `PlaylistMaker.make`.
+        """
+        return self.playlist_maker.make(request, recent=recent)
 
     # --- similar -------------------------------------------------------------------------------
 

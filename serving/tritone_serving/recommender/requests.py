@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.exceptions import InvalidRequestError
+from tritone_serving.recommender.moods import GivenMood, UsedMood, mood_vector
 from tritone_serving.security.callers import TRUSTED, Caller
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-# Emotions by GEMS-9, in the order of `genre_cnn`'s output.
-MOODS: Final = (
-    "amazement",
-    "solemnity",
-    "tenderness",
-    "nostalgia",
-    "calmness",
-    "power",
-    "joyful_activation",
-    "tension",
-    "sadness",
-)
 EMBEDDING_SIZE: Final = 256
 MOST_ITEMS: Final = 10_000  # in one response
 # In one response with reasons. Explaining 200 items takes 14 ms for a history of 50 and 0.35 s for one of 19,000 (one
@@ -45,6 +34,7 @@ LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
 MOST_SKEW_S: Final = 86_400.0  # how far in the future the time of a listen may be, because clocks differ
 MIN_FRIENDS: Final = 3  # data of fewer users is not disclosed, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # distinct ids; the cost grows with the listening of all of them and their friends
+
 
 Source = Literal["user", "history", "friends", "audio", "mood", "popularity"]
 SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mood", "popularity")
@@ -64,7 +54,7 @@ class RecommendRequest:
         skipped: ids of rejected items; they are never recommended and count against similar items.
         friends: raw user ids, at most 1,000 distinct ones.
         embedding: (256,) embedding of a recording by `genre_cnn`, of any norm but 0.
-        mood: one of `MOODS`.
+        mood: one of `moods.MOODS`, or the strength (0..1) of some or all of them.
         k: number of items to return, 1 to 10,000 (1,000 with diversity, 200 with reasons); fewer are returned only if
             the catalogue has no more.
         exclude: ids of items that must not be recommended.
@@ -85,7 +75,7 @@ class RecommendRequest:
     skipped: Sequence[str] = ()
     friends: Sequence[str] = ()
     embedding: Floats | None = None
-    mood: str | None = None
+    mood: GivenMood | None = None
     k: int = 10
     exclude: Sequence[str] = ()
     filter_listened: bool = True
@@ -125,8 +115,8 @@ class RecommendRequest:
             raise InvalidRequestError(
                 f"invalid friends: expected at most {MOST_FRIENDS:,} different ids, got {n_friends:,}"
             )
-        if self.mood is not None and self.mood not in MOODS:
-            raise InvalidRequestError(f"unknown mood: expected one of {', '.join(MOODS)}, got {shown(self.mood)}")
+        if self.mood is not None:
+            mood_vector(self.mood)
         self._check_weights()
         if self.times is not None:
             check_times(self.times, len(self.history), time.time() if self.at_s is None else self.at_s)
@@ -337,6 +327,7 @@ class RecommendResponse:
         unknown: inputs that were ignored.
         arm: arm of the A/B test.
         n_consumed: number of items excluded because the user has listened to them.
+        mood: the mood that was taken into account.
     """
 
     items: tuple[str, ...]
@@ -346,3 +337,4 @@ class RecommendResponse:
     unknown: UnknownInputs
     arm: str
     n_consumed: int = 0
+    mood: UsedMood = field(default_factory=UsedMood)

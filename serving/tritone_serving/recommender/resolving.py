@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS, SEQUENCE, SEQUENCE_TIMES, Artifact
-from tritone_serving.recommender.batch import RequestBatch, embedding_rows, mood_rows, weigh
+from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
-from tritone_serving.recommender.recent_events import NO_EVENTS, EventWeighting, FoldedEvents, RecentEvents
+from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
 from tritone_serving.recommender.sequences import ListeningSequences, OrderedEvents, join_events
@@ -117,7 +118,9 @@ class _Resolved:
     friends: npt.NDArray[np.int64]
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
+    mood: UsedMood
     events: OrderedEvents
+    is_session: bool
     is_known: bool
 
 
@@ -141,12 +144,13 @@ class Resolver:
         parameters = artifact.manifest.get("social_neighbourhood") or {}
         self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
-        self._has_moods = "items.moods" in artifact.arrays
+        self._moods = artifact.arrays.get("items.moods")
+        self._mood_inference = MoodInference.from_manifest(artifact.manifest.get("inferred_mood") or {})
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
         self._order = StoredOrder.open(artifact)
         self._uses_order = any(each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values())
-        self._event_weighting = EventWeighting.from_manifest(artifact.manifest)
+        self.event_weighting = EventWeighting.from_manifest(artifact.manifest)
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
@@ -193,10 +197,12 @@ class Resolver:
             return None
         return pseudonym(self._key, normalize_id(request.user))
 
-    def fold(self, recent: RecentEvents) -> list[FoldedEvents]:
-        """Return the events of each request's user as weights of items, by the present time."""
-        now = time.time()
-        return [self._event_weighting.fold(events, self.item, now=now) for events in recent.by_request]
+    def fold(self, requests: Sequence[RecommendRequest], recent: RecentEvents) -> list[FoldedEvents]:
+        """Return the events of each request's user as weights of items, by the time of the request."""
+        return [
+            self.event_weighting.fold(events, self.item, now=now_s)
+            for events, now_s in zip(recent.by_request, _times_of(requests), strict=True)
+        ]
 
     def n_stored(self, user: int) -> int:
         """Return the number of items in the history of a stored user."""
@@ -236,7 +242,7 @@ class Resolver:
         for index, request in enumerate(requests):
             try:
                 request.check()
-                resolved.append(self._resolve(request, NO_EVENTS if events is None else events[index]))
+                resolved.append(self._resolve(request, NOTHING_RECORDED if events is None else events[index]))
                 kept.append(request)
             except InvalidRequestError as error:
                 errors[index] = error
@@ -252,12 +258,12 @@ class Resolver:
             friends=friends,
             social_neighbourhood=social_neighbourhood,
             embeddings=embedding_rows([each.embedding if self._can_compare(each) else None for each in kept]),
-            moods=mood_rows(kept),
+            moods=[each.mood for each in resolved],
             unknown=[each.unknown for each in resolved],
             friend_ids=[each.friend_ids for each in resolved],
             borrowed=borrowed,
             sequences=self._sequences(kept, resolved),
-            is_session=np.array([request.is_session for request in kept], np.bool_) if self._uses_order else None,
+            is_session=np.array([each.is_session for each in resolved], np.bool_) if self._uses_order else None,
             is_known=np.array([each.is_known for each in resolved], np.bool_),
         )
         return batch, errors
@@ -268,16 +274,16 @@ class Resolver:
         """Return the order of listening of each request; None if no base model uses it."""
         if not self._uses_order:
             return None
-        now_s = time.time()
-        at_s = [now_s if request.at_s is None else request.at_s for request in requests]
-        return ListeningSequences.of([each.events for each in resolved], at_s)
+        return ListeningSequences.of([each.events for each in resolved], _times_of(requests))
 
-    def ordered_events(self, request: RecommendRequest, user: int, recorded: FoldedEvents = NO_EVENTS) -> OrderedEvents:
+    def ordered_events(
+        self, request: RecommendRequest, user: int, recorded: FoldedEvents = NOTHING_RECORDED
+    ) -> OrderedEvents:
         """Return what a user listened to and skipped, oldest first: stored order, recorded events and the request.
 
         Rejected items of the request are the latest events. Items of weight 0 and unknown ids are left out.
         """
-        if not self._uses_order:
+        if not self._uses_order and not self._mood_inference.strength:
             return OrderedEvents.none()
         stored = OrderedEvents.none() if user == _NOBODY else self._order.of(user)
         later = OrderedEvents(recorded.order, recorded.times, recorded.is_rejection)
@@ -377,10 +383,10 @@ class Resolver:
             skipped=unknown_skipped,
             friends=unknown_friends,
             exclude=unknown_exclude,
-            mood=request.mood is not None and not self._has_moods,
+            mood=request.mood is not None and self._moods is None,
             audio=request.embedding is not None and not self._can_compare(request),
         )
-        by_mood = request.mood is not None and self._has_moods
+        by_mood = request.mood is not None and self._moods is not None
         known = bool(len(consumed) or skipped or len(friends) or request.embedding is not None or by_mood)
         if not known and not is_known and (unknown_history or unknown_friends):
             named = [*unknown_history, *unknown_friends]
@@ -404,6 +410,7 @@ class Resolver:
             order = np.argsort(history, kind="stable")
             history, weights = history[order], weights[order]
             consumed = np.setdiff1d(consumed, rejected)
+        ordered = self.ordered_events(request, user, events)
         return _Resolved(
             user=user,
             history=history,
@@ -412,9 +419,23 @@ class Resolver:
             friends=friends,
             unknown=unknown,
             friend_ids=friend_ids,
-            events=self.ordered_events(request, user, events),
+            mood=self._mood_of(request, ordered),
+            events=ordered,
+            is_session=request.is_session or events.is_session,
             is_known=is_known,
         )
+
+    def given_mood(self, request: RecommendRequest) -> UsedMood:
+        """Return the mood that a request gives; none if the artifact has no moods."""
+        if self._moods is None or request.mood is None:
+            return UsedMood()
+        return UsedMood.of("given", mood_vector(request.mood))
+
+    def _mood_of(self, request: RecommendRequest, events: OrderedEvents) -> UsedMood:
+        """Return the mood of a request: the given one, else that of the last plays."""
+        if self._moods is None or request.mood is not None or not self._mood_inference.strength:
+            return self.given_mood(request)
+        return self._mood_inference.infer(events, self._moods, time.time() if request.at_s is None else request.at_s)
 
     def _plays(
         self, request: RecommendRequest, user: int
@@ -460,6 +481,12 @@ class Resolver:
         rows.update(names)
         rows.discard(user)  # users may list themselves
         return np.array(sorted(rows), np.int64), names, tuple(unknown)
+
+
+def _times_of(requests: Sequence[RecommendRequest]) -> list[float]:
+    """Return the time of each request in seconds since 1970."""
+    now_s = time.time()
+    return [now_s if request.at_s is None else request.at_s for request in requests]
 
 
 def _ones(columns: Sequence[npt.NDArray[np.int64]]) -> Rows:

@@ -347,6 +347,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/playlist": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make a playlist
+         * @description Return a smooth path between two tracks, or a mix from one that `after` continues.
+         */
+        post: operations["playlist"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tracks": {
         parameters: {
             query?: never;
@@ -1053,10 +1073,12 @@ export interface components {
             file?: (components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * Mood
-             * @description One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1. The strongest sets tempo and mode of the piece, and ranks the tracks.
              * @default null
              */
-            mood?: string | null;
+            mood?: string | {
+                [key: string]: number;
+            } | null;
             /**
              * Bars
              * @description Number of new bars.
@@ -1212,6 +1234,91 @@ export interface components {
             n_frames?: number | null;
         };
         /**
+         * PlaylistRequest
+         * @description Start and end of a path, or the start of a mix.
+         */
+        PlaylistRequest: {
+            /**
+             * Start
+             * @description Id of the first track.
+             */
+            start: string;
+            /**
+             * End
+             * @description Id of the last track of a path; a mix has none.
+             * @default null
+             */
+            end?: string | null;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 20
+             */
+            n?: number;
+            /**
+             * Mood
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1.
+             * @default null
+             */
+            mood?: string | {
+                [key: string]: number;
+            } | null;
+            /**
+             * Diversity
+             * @description How unlike the earlier tracks each track should be.
+             * @default 0.3
+             */
+            diversity?: number;
+            /**
+             * Seed
+             * @description Seed of the playlist; random if null.
+             * @default null
+             */
+            seed?: number | null;
+            /**
+             * After
+             * @description Ids of the earlier tracks of a mix, which goes on after the last.
+             * @default null
+             */
+            after?: string[] | string | null;
+            /**
+             * Exclude
+             * @description Ids of tracks to leave out.
+             * @default null
+             */
+            exclude?: string[] | string | null;
+            /**
+             * Artist Gap
+             * @description Number of tracks between two of the same artist; if null, 3, or less where there are few artists.
+             * @default null
+             */
+            artist_gap?: number | null;
+            /**
+             * User Id
+             * @description Id of a user of the listening log, whose taste is followed.
+             * @default null
+             */
+            user_id?: string | null;
+            /**
+             * History
+             * @description Ids of tracks that show a taste.
+             * @default null
+             */
+            history?: string[] | string | null;
+            /**
+             * Skipped
+             * @description Ids of tracks that were skipped.
+             * @default null
+             */
+            skipped?: string[] | string | null;
+            /**
+             * Model
+             * @description Name of the model.
+             * @default recommender
+             */
+            model?: string;
+        };
+        /**
          * PredictRequest
          * @description A score whose likelihood is computed.
          */
@@ -1343,10 +1450,12 @@ export interface components {
             file?: (components["schemas"]["UrlFile"] | components["schemas"]["Base64File"]) | null;
             /**
              * Mood
-             * @description One of the nine emotions.
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1.
              * @default null
              */
-            mood?: string | null;
+            mood?: string | {
+                [key: string]: number;
+            } | null;
             /**
              * N
              * @description Number of tracks.
@@ -1734,10 +1843,12 @@ export interface components {
             file?: string;
             /**
              * Mood
-             * @description One of the nine emotions. It sets tempo and mode of the piece, and ranks the tracks.
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1. The strongest sets tempo and mode of the piece, and ranks the tracks.
              * @default null
              */
-            mood?: string | null;
+            mood?: string | {
+                [key: string]: number;
+            } | null;
             /**
              * Bars
              * @description Number of new bars.
@@ -1856,10 +1967,12 @@ export interface components {
             file?: string;
             /**
              * Mood
-             * @description One of the nine emotions.
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1.
              * @default null
              */
-            mood?: string | null;
+            mood?: string | {
+                [key: string]: number;
+            } | null;
             /**
              * N
              * @description Number of tracks.
@@ -2641,6 +2754,12 @@ export interface components {
                     audio: boolean;
                     events: boolean;
                 };
+                mood: {
+                    source: string;
+                    strengths: {
+                        [key: string]: number;
+                    };
+                };
                 model: string;
                 model_version: string;
                 request_id: string;
@@ -2763,6 +2882,48 @@ export interface components {
             }[];
             source: string | null;
             arm: string | null;
+            unknown: {
+                user: boolean;
+                history: string[];
+                skipped: string[];
+                friends: string[];
+                exclude: string[];
+                mood: boolean;
+                audio: boolean;
+                events: boolean;
+            };
+            mood: {
+                source: string;
+                strengths: {
+                    [key: string]: number;
+                };
+            };
+            model: string;
+            model_version: string;
+            request_id: string;
+        };
+        /**
+         * Playlist
+         * @description Tracks in the order in which to play them: a sequence of `PlaylistTrack` with information on the response.
+         */
+        Playlist: {
+            tracks: {
+                track_id: string;
+                similarity: number | null;
+                title: string | null;
+                artist: string | null;
+            }[];
+            seed: number;
+            artist_gap: number;
+            relaxed: string[];
+            compared_by: string[];
+            by_taste: boolean;
+            mood: {
+                source: string;
+                strengths: {
+                    [key: string]: number;
+                };
+            };
             unknown: {
                 user: boolean;
                 history: string[];
@@ -4887,6 +5048,141 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Recommendations"];
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model is not served, or no id of the request is known. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    playlist: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Token that gives access to the stored data of one user. */
+                "Tritone-User-Token"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PlaylistRequest"];
+            };
+        };
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Playlist"];
                 };
             };
             /** @description The request is malformed. */

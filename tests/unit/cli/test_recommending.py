@@ -224,6 +224,7 @@ def test_options_reach_the_constructor_of_the_client(
         ["recommend", "--api-key-file", "/dev/zero"],
         ["similar"],
         ["similar", "track-1", "--audio", "song.wav"],
+        ["recommend", "--mood", "power=much"],
     ],
 )
 def test_usage_errors_exit_2(run_tritone: Any, model: FakeRecommender, words: list[str]) -> None:
@@ -245,6 +246,8 @@ def test_usage_errors_exit_2(run_tritone: Any, model: FakeRecommender, words: li
         (["recommend", "--history", "a", "--weight", "-1"], "invalid weights[0]: expected "),
         (["recommend", "--weight", "1"], "got 1 for 0 ids"),
         (["recommend", "--mood", "glum"], "expected one of amazement, solemnity"),
+        (["recommend", "--mood", "power=2"], "expected a strength of power from 0 to 1, got 2"),
+        (["recommend", "--mood", "power=nan"], "expected a strength of power from 0 to 1, got nan"),
         (["recommend", "--diversity", "1.5"], "invalid diversity: expected "),
         (["recommend", "--novelty", "nan"], "invalid novelty: expected "),
         (["recommend", "--audio", "none.wav"], "none.wav: does not exist"),

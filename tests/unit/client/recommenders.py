@@ -36,6 +36,7 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "weights": (np.float32, None),
     "embedding": (np.float32, 256),
     "mood": (object, 1),
+    "mood_strengths": (np.float32, 9),
     "k": (np.int32, 1),
     "filter_listened": (np.bool_, 1),
     "diversity": (np.float32, 1),
@@ -46,6 +47,11 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "query": (object, 1),
     "query_field": (object, 1),
     "offset": (np.int32, 1),
+    "playlist_from": (object, 1),
+    "playlist_to": (object, 1),
+    "after": (object, None),
+    "artist_gap": (np.int32, 1),
+    "seed": (np.int64, 1),
 }
 
 

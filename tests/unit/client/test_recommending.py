@@ -490,7 +490,7 @@ def test_many_concurrent_recommendations(model: FakeRecommender, as_async: Any) 
 
 def test_client_and_engine_agree() -> None:
     engine = pytest.importorskip("tritone_serving.recommender.requests")
-    assert engine.MOODS == constants.EMOTIONS
+    assert pytest.importorskip("tritone_serving.recommender.moods").MOODS == constants.EMOTIONS
     assert engine.EMBEDDING_SIZE == constants.EMBEDDING_SIZE
     assert engine.MOST_ITEMS == constants.N_RECOMMENDED_MAX
     assert engine.MOST_HISTORY == constants.N_IDS_MAX

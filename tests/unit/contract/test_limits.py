@@ -30,7 +30,7 @@ from tritone_export.config import build_config
 from tritone_export.ensembles import MAX_WINDOWS, pooling_configs
 from tritone_export.renderer import FRAME_S_RANGE, renderer_configs
 from tritone_serving.canary import make_inputs
-from tritone_serving.recommender import InvalidRequestError, RecommendRequest, requests
+from tritone_serving.recommender import MOODS, InvalidRequestError, RecommendRequest, playlists, requests
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
 from tritone_training.registry import get_kind, kind_names
 
@@ -171,7 +171,13 @@ def test_the_recommender_and_its_declaration_agree() -> None:
     assert requests.MOST_DIVERSE == constants.N_DIVERSE_MAX
     assert requests.MOST_FRIENDS == constants.N_FRIENDS_MAX
     assert requests.MOST_ITEMS == constants.N_RECOMMENDED_MAX
-    assert tensors["mood"].limits == Limits(words=("", *requests.MOODS))
+    assert tensors["mood"].limits == Limits(words=("", *MOODS))
+    assert tensors["mood_strengths"].limits == Limits(minimum=0, maximum=1)
+    assert tensors["mood_strengths"].axes[0].size == len(MOODS)
+    assert tensors["artist_gap"].limits == Limits(minimum=-1, maximum=playlists.LARGEST_ARTIST_GAP)
+    assert playlists.LARGEST_ARTIST_GAP == constants.LARGEST_ARTIST_GAP
+    assert playlists.MOST_PLAYLIST == constants.N_PLAYLIST_MAX
+    assert playlists.DEFAULT_DIVERSITY == constants.PLAYLIST_DIVERSITY
 
 
 # --- what we send ourselves ---------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_list_inputs_are_ragged(repository: Path) -> None:
     inputs = {tensor.name: tensor for tensor in config.input}
     assert all(tensor.optional for tensor in inputs.values())
     ragged = {name for name, tensor in inputs.items() if tensor.allow_ragged_batch}
-    assert ragged == {"history", "weights", "times", "skipped", "friends", "exclude"}
+    assert ragged == {"history", "weights", "times", "skipped", "friends", "exclude", "after"}
     assert not config.response_cache.enable  # what a user gets may not outlive the user
     assert config.parameters["taste_model"].string_value == "taste_vae"
 

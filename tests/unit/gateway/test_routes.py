@@ -229,6 +229,36 @@ def test_a_stream_that_cannot_begin_has_an_error_status(gateway: TestClient) -> 
     assert response.json()["model"] == "nobody"
 
 
+def test_playlists(gateway: TestClient) -> None:
+    body = {"start": TRACKS[0], "n": 2, "mood": {"calmness": 0.5}, "seed": 3}
+    mix = gateway.post("/v1/playlist", json=body).json()
+    assert ([each["track_id"] for each in mix["tracks"]], mix["seed"]) == (list(TRACKS[:2]), 3)
+    assert mix["mood"] == {"source": "given", "strengths": {"calmness": 0.5}}
+    assert gateway.post("/v1/playlist", data={"start": TRACKS[0], "n": "2"}).json()["tracks"] == mix["tracks"]
+    path = gateway.post("/v1/playlist", json={"start": TRACKS[0], "end": TRACKS[1], "n": 2}).json()
+    assert [each["track_id"] for each in path["tracks"]] == [TRACKS[0], TRACKS[1]]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 422),
+        ({"start": TRACKS[0], "n": 0}, 422),
+        ({"start": TRACKS[0], "n": 10_000}, 422),
+        ({"start": TRACKS[0], "seed": -1}, 422),
+        ({"start": TRACKS[0], "mood": {"calmness": "much"}}, 422),
+        ({"start": TRACKS[0], "mood": {"calmness": -1}}, 422),
+        ({"start": TRACKS[0], "mood": "glum"}, 422),
+        ({"start": TRACKS[0], "end": TRACKS[0]}, 422),
+        ({"start": "nothing"}, 404),
+    ],
+)
+def test_invalid_playlists(gateway: TestClient, body: dict[str, object], status: int) -> None:
+    refused = gateway.post("/v1/playlist", json=body)
+    assert refused.status_code == status, refused.text
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
 def test_tracks_are_recommended_with_ids(gateway: TestClient) -> None:
     result = gateway.post("/v1/recommend", json={"n": 2}).json()
     assert [track["track_id"] for track in result["recommendations"]] == list(TRACKS[:2])

@@ -27,6 +27,7 @@ ROUTES = {
     "/v1/classify": "ClassifyRequest",
     "/v1/recommend": "RecommendRequest",
     "/v1/similar": "SimilarRequest",
+    "/v1/playlist": "PlaylistRequest",
     "/v1/compose": "ComposeRequest",
     "/v1/continue": "ContinueRequest",
     "/v1/infill": "InfillRequest",

@@ -11,6 +11,7 @@ import pytest
 
 from tritone_serving.events import (
     EVENTS_VARIABLE,
+    NO_EVENTS,
     Event,
     EventStore,
     EventStoreUnavailableError,
@@ -107,8 +108,8 @@ def test_a_store_that_cannot_be_opened_is_tried_again(cf_ensemble: Any, store: E
     assert reader.read([USER]).is_available
 
 
-def test_without_an_address_there_is_no_reader(cf_ensemble: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(EVENTS_VARIABLE, raising=False)
+def test_a_server_without_events_has_no_reader(cf_ensemble: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, NO_EVENTS)
     assert cf_ensemble.events.RecentEventReader.from_environment(print) is None
 
 
@@ -118,3 +119,16 @@ def test_an_invalid_address_is_a_failure_of_the_store(cf_ensemble: Any, monkeypa
     reader = cf_ensemble.events.RecentEventReader.from_environment(warnings.append)
     assert not reader.read([USER]).is_available
     assert "invalid event store" in warnings[0]
+
+
+def test_a_file_that_does_not_exist_yet_holds_no_events(
+    cf_ensemble: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "state" / "events.db"
+    monkeypatch.setenv(EVENTS_VARIABLE, f"sqlite://{path}")
+    reader = cf_ensemble.events.RecentEventReader.from_environment(print)
+    recent = reader.read([USER])
+    assert (recent.is_available, recent.by_request) == (True, [()])
+    assert not path.exists()
+    open_store(f"sqlite://{path}").append([recorded(USER, "a", "1")])
+    assert len(reader.read([USER]).by_request[0]) == 1

@@ -11,7 +11,7 @@ from tests.support import recommender_artifacts as models
 
 from tritone_serving.events import Event, EventKind
 from tritone_serving.recommender import NOBODY, Recommender, RecommendRequest, RecommendResponse
-from tritone_serving.recommender.recent_events import LARGEST_WEIGHT, EventWeighting, RecentEvents
+from tritone_serving.recommender.recent_events import LARGEST_WEIGHT, SESSION_S, EventWeighting, RecentEvents
 
 NOW = 1_800_000_000.0
 DAY_S = 86_400.0
@@ -82,6 +82,12 @@ def test_events_are_added_to_a_history_in_order_of_items():
     folded = WEIGHTING.fold([event("c"), event("b", "dislike")], INDEX.get, now=NOW)
     items, weights = folded.add_to(np.array([1, 2]), np.array([4.0, 1.0], np.float32))
     assert (items.tolist(), weights.tolist()) == ([1, 2], [-1.5, 4.0])
+
+
+def test_a_user_is_in_a_session_while_the_last_event_is_young():
+    assert WEIGHTING.fold([event("a", at=NOW - 2 * SESSION_S), event("b", at=NOW - 60)], INDEX.get, now=NOW).is_session
+    assert not WEIGHTING.fold([event("a", at=NOW - SESSION_S)], INDEX.get, now=NOW).is_session
+    assert not WEIGHTING.fold([event("unknown")], INDEX.get, now=NOW).is_session
 
 
 # --- answers --------------------------------------------------------------------------------------

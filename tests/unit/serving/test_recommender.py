@@ -510,7 +510,7 @@ def test_arms_are_drawn_by_user_and_kept() -> None:
 def test_sound_and_mood_count_as_asked_only_where_they_are_given(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommender.resolver, "_has_moods", True)
+    monkeypatch.setattr(recommender.resolver, "_moods", np.ones((len(recommender.item_ids), 9), np.float32))
     monkeypatch.setattr(recommender.resolver, "_has_embeddings", True)
     song = recommender.item_ids[3:4]
     heard = np.ones(EMBEDDING_SIZE, np.float32)

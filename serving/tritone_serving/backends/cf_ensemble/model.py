@@ -32,6 +32,7 @@ from tritone_cf_loading import LoadError, load, remote_models_of
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
 from tritone_cf_remote import fetch_scores
 from tritone_cf_tensors import (
+    PLAYLIST,
     SEARCH,
     SIMILAR,
     AnyRequest,
@@ -41,6 +42,7 @@ from tritone_cf_tensors import (
     SimilarRequest,
     read_requests,
     row_of,
+    row_of_playlist,
     row_of_search,
     row_of_similar,
 )
@@ -51,6 +53,7 @@ from tritone_serving.recommender import (
     Caller,
     CallerCheck,
     InvalidRequestError,
+    PlaylistRequest,
     RecommendRequest,
     RecommendResponse,
     SearchRequest,
@@ -96,7 +99,8 @@ class TritonPythonModel:
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
-        _ = self._recommender.track_search  # built at load, so that the first search is not slower
+        # Built at load, so that the first search and the first playlist are not slower.
+        _ = self._recommender.track_search, self._recommender.playlist_maker
         index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -216,10 +220,13 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
-    def _looked_up(self, query: SimilarRequest | SearchRequest) -> OutputRow | InvalidRequestError:
+    def _looked_up(self, query: SimilarRequest | SearchRequest | PlaylistRequest) -> OutputRow | InvalidRequestError:
         try:
             if isinstance(query, SearchRequest):
                 return row_of_search(self._recommender.search(query))
+            if isinstance(query, PlaylistRequest):
+                recent = None if query.listener.user is None else self._recent_events([query.listener])
+                return row_of_playlist(self._recommender.playlist(query, recent=recent))
             return row_of_similar(self._similar.similar(query))
         except InvalidRequestError as error:
             return error
@@ -229,7 +236,7 @@ class TritonPythonModel:
         for answer in answers:
             if isinstance(answer, OutputRow):
                 self._count("answers_total", source=answer.source, arm=answer.arm)
-                if self._is_counting and answer.source not in (SIMILAR, SEARCH):
+                if self._is_counting and answer.source not in (SIMILAR, SEARCH, PLAYLIST):
                     self._coverage.add(answer.arm, answer.items)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tritone_serving.events import EVENTS_VARIABLE, Event, EventStore, EventStoreError, open_store
+from tritone_serving.events import (
+    Event,
+    EventStore,
+    EventStoreError,
+    EventStoreUrlError,
+    open_store,
+    parse_address,
+    store_url,
+)
+from tritone_serving.events.address import SqliteAddress
 from tritone_serving.recommender.recent_events import MOST_EVENTS, RecentEvents
 
 PAUSE_S = 1.0  # how long the store is not asked after a failure, so that a store that hangs delays few answers
@@ -21,7 +29,7 @@ class RecentEventReader:
 
     def __init__(
         self,
-        store: Callable[[], EventStore],
+        store: Callable[[], EventStore | None],
         *,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -29,7 +37,7 @@ class RecentEventReader:
         """Open nothing yet.
 
         Args:
-            store: opens the store; called again after a failure.
+            store: opens the store; called again after a failure, and if it returns None: nothing was recorded yet.
             warn: called with a line for the server's log, once for each failure.
             clock: monotonic time in seconds.
         """
@@ -41,9 +49,13 @@ class RecentEventReader:
 
     @classmethod
     def from_environment(cls, warn: Callable[[str], None]) -> RecentEventReader | None:
-        """Return a reader of the store that TRITONE_EVENTS names, None if it is not set."""
-        url = os.environ.get(EVENTS_VARIABLE, "")
-        return cls(lambda: open_store(url), warn=warn) if url else None
+        """Return a reader of the server's event store, None if it has none; see `events.store_url`."""
+        try:
+            url = store_url()
+        except EventStoreUrlError as error:
+            warn(f"recommending without recorded events: {error}")
+            return None
+        return None if url is None else cls(lambda: _opened(url), warn=warn)
 
     def read(self, pseudonyms: Sequence[bytes | None]) -> RecentEvents:
         """Return the latest events of each user.
@@ -60,6 +72,8 @@ class RecentEventReader:
         try:
             if self._store is None:
                 self._store = self._open_store()
+            if self._store is None:
+                return RecentEvents([nothing] * len(pseudonyms))
             found = dict(zip(users, self._store.latest(users, MOST_EVENTS), strict=True))
         except EventStoreError as error:
             self._closed_until_s = self._clock() + PAUSE_S
@@ -71,6 +85,14 @@ class RecentEventReader:
         """Close the store."""
         if self._store is not None:
             self._store.close()
+
+
+def _opened(url: str) -> EventStore | None:
+    """Open a store for reading; None for a file that the `recommender_events` model has not created yet."""
+    address = parse_address(url)
+    if isinstance(address, SqliteAddress) and not address.path.exists():
+        return None
+    return open_store(url, must_exist=True)
 
 
 def reader_of(pb_utils: Any, model: str) -> RecentEventReader | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from tritone_serving.recommender import (
     NOBODY,
     Caller,
     InvalidRequestError,
+    PlaylistRequest,
+    PlaylistResponse,
     Recommender,
     RecommendRequest,
     RecommendResponse,
@@ -25,6 +27,7 @@ from tritone_serving.recommender import (
     SearchResponse,
     SimilarItem,
     UnknownInputs,
+    UsedMood,
 )
 from tritone_serving.recommender.requests import (
     check_answers,
@@ -38,7 +41,8 @@ from tritone_serving.recommender.similarity import MOST_ANSWERS, open_index
 Array = np.ndarray[Any, Any]
 
 DEFAULT_K = 10
-_LISTS = ("history", "skipped", "friends", "exclude")
+NOT_GIVEN = -1  # artist_gap or seed of a row that has none
+_LISTS = ("history", "skipped", "friends", "exclude", "after")
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class SimilarRequest:
     embedding_fits: bool = True
 
 
-AnyRequest = RecommendRequest | SimilarRequest | SearchRequest
+AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | PlaylistRequest
 
 
 def read_requests(
@@ -83,7 +87,7 @@ def read_requests(
         )
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights", "times") if name in tensors})
-    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field")
+    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field", "playlist_from", "playlist_to")
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
@@ -102,6 +106,8 @@ def _n_items(request: AnyRequest) -> tuple[int, bool]:
     """Return how many items are wanted, and whether with reasons."""
     if isinstance(request, SearchRequest):
         return request.limit, False
+    if isinstance(request, PlaylistRequest):
+        return request.n, False
     return request.k, isinstance(request, RecommendRequest) and request.explain
 
 
@@ -116,21 +122,51 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     if similar_to is not None or by is not None:
         return SimilarRequest(similar_to, embedding, by or "both", k, fits)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
+    after = given.pop("after", [])
     for name, problem in (("weights", weights_problem), ("times", times_problem)):
         if name in tensors:
             given[name] = _of_history(tensors[name][row], tensors.get("history"), row, problem)
     for name, kind in (("filter_listened", bool), ("explain", bool), ("diversity", float), ("novelty", float)):
         if name in tensors:
             given[name] = kind(tensors[name][row, 0])
-    return RecommendRequest(
+    request = RecommendRequest(
         user=_text(tensors, "user_id", row),
         embedding=embedding,
-        mood=_text(tensors, "mood", row),
+        mood=_mood(tensors, row),
         k=k,
         embedding_fits=fits,
         caller=caller,
         **given,
     )
+    start, end = _text(tensors, "playlist_from", row), _text(tensors, "playlist_to", row)
+    return request if start is None and end is None else _playlist(tensors, row, request, (start or "", end), after)
+
+
+def _playlist(
+    tensors: dict[str, Array], row: int, listener: RecommendRequest, ends: tuple[str, str | None], after: list[str]
+) -> PlaylistRequest:
+    """Return a request for a playlist; its listener keeps the inputs that describe them."""
+    given: dict[str, Any] = {
+        name: int(tensors[name][row, 0])
+        for name in ("artist_gap", "seed")
+        if name in tensors and tensors[name][row, 0] != NOT_GIVEN
+    }
+    if "diversity" in tensors:
+        given["diversity"] = listener.diversity
+    start, end = ends
+    n, listener = listener.k, replace(listener, k=DEFAULT_K, diversity=0.0, novelty=0.0, explain=False)
+    return PlaylistRequest(start, end, n, after, listener=listener, **given)
+
+
+def _mood(tensors: dict[str, Array], row: int) -> str | Array | None:
+    """Return a mood by name or as strengths, None if neither is given; strengths of 0 pad batches."""
+    name = _text(tensors, "mood", row)
+    strengths = tensors["mood_strengths"][row] if "mood_strengths" in tensors else None
+    if strengths is None or not strengths.any():
+        return name
+    if name is not None:
+        raise InvalidRequestError("mood and mood_strengths exclude each other; give one of them")
+    return strengths
 
 
 def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:
@@ -165,6 +201,7 @@ def _of_history(values: Array, history: Array | None, row: int, problem: Callabl
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
+PLAYLIST = "playlist"
 _KNOWN = UnknownInputs()
 
 
@@ -173,10 +210,11 @@ class OutputRow:
     """The response to one query.
 
     Attributes:
-        unknown: JSON of the ignored inputs.
+        unknown: JSON of the ignored inputs, and of the mood that was taken into account.
         reasons: JSON of each item's reasons; empty if none were requested.
         matches: kind of match and matching field of each item of a search; empty for other queries.
         total: number of items that a search found.
+        playlist: JSON of how a playlist was made; empty for other queries.
     """
 
     items: Sequence[str]
@@ -187,6 +225,7 @@ class OutputRow:
     reasons: Sequence[bytes] = ()
     matches: Sequence[tuple[str, str]] = ()
     total: int = 0
+    playlist: bytes = b""
 
 
 def row_of(answer: RecommendResponse) -> OutputRow:
@@ -196,7 +235,7 @@ def row_of(answer: RecommendResponse) -> OutputRow:
         answer.scores,
         answer.source,
         answer.arm,
-        _unknown(answer.unknown),
+        _unknown(answer.unknown, answer.mood),
         [_json([_reason(reason) for reason in reasons]) for reasons in answer.reasons],
     )
 
@@ -217,6 +256,19 @@ def row_of_search(answer: SearchResponse) -> OutputRow:
         _NOTHING_UNKNOWN,
         matches=[(each.match, each.field) for each in answer.found],
         total=answer.total,
+    )
+
+
+def row_of_playlist(answer: PlaylistResponse) -> OutputRow:
+    """Return the row of a playlist, with the similarity of each item to the one before it as score."""
+    details = {name: getattr(answer, name) for name in ("artist_gap", "relaxed", "compared_by", "by_taste")}
+    return OutputRow(
+        answer.items,
+        answer.similarities,
+        PLAYLIST,
+        "",
+        _unknown(answer.unknown, answer.mood),
+        playlist=_json(details),
     )
 
 
@@ -269,8 +321,10 @@ def _reason(reason: ScoreReason) -> dict[str, Any]:
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
-def _unknown(unknown: UnknownInputs) -> bytes:
-    return _NOTHING_UNKNOWN if unknown == _KNOWN else _json(vars(unknown))
+def _unknown(unknown: UnknownInputs, mood: UsedMood) -> bytes:
+    if mood.source == "none":
+        return _NOTHING_UNKNOWN if unknown == _KNOWN else _json(vars(unknown))
+    return _json({**vars(unknown), "mood_used": {"source": mood.source, "strengths": mood.strengths}})
 
 
 def _json(value: Any) -> bytes:

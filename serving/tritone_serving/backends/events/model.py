@@ -31,7 +31,7 @@ tritone_cf_package.make_importable()
 
 from tritone_events_loading import LoadError, read_key_of
 from tritone_events_metrics import EventCounts, make_reporter
-from tritone_events_reading import Outcome, read_event
+from tritone_events_reading import NotAllowedError, Outcome, read_event
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.events import (
@@ -128,7 +128,8 @@ class TritonPythonModel:
                 batch.events.append((index, read_event(text, caller, self._key, now)))
                 batch.outcomes.append(None)
             except InvalidEventError as error:
-                batch.outcomes.append(Outcome("refused", str(error)[:_LONGEST_REASON]))
+                name = "denied" if isinstance(error, NotAllowedError) else "refused"
+                batch.outcomes.append(Outcome(name, str(error)[:_LONGEST_REASON]))
         return batch
 
     def _append(self, batches: Sequence[_Batch]) -> EventStoreError | None:
@@ -167,7 +168,7 @@ class TritonPythonModel:
         with self._lock:
             if self._store is None:
                 if self._url is None:
-                    raise EventStoreError("event store: this server stores no events; start it with --events URL")
+                    raise EventStoreUrlError("this server stores no events: it was started with --events off")
                 self._store = open_store(self._url)
             return self._store
 
@@ -212,7 +213,10 @@ def _texts(request: Any) -> list[bytes]:
 
 
 def _refusal(error: EventStoreError) -> Any:
-    code = pb_utils.TritonError.INTERNAL
-    if not isinstance(error, EventStoreDamagedError):
+    if isinstance(error, EventStoreUrlError):
+        code = pb_utils.TritonError.INVALID_ARG
+    elif isinstance(error, EventStoreDamagedError):
+        code = pb_utils.TritonError.INTERNAL
+    else:
         code = pb_utils.TritonError.UNAVAILABLE
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{error}"[:_LONGEST_REASON], code))

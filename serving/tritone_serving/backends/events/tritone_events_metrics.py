@@ -14,7 +14,7 @@ from typing import Any
 PERIOD_S = 0.25
 _PREFIX = "tritone_events_"
 COUNTERS: Mapping[str, str] = {
-    "events_total": "Events by outcome: new, duplicate or refused",
+    "events_total": "Events by outcome: new, duplicate, refused or denied",
     "unstored_total": "Valid events that were refused because the store failed",
     "pruned_total": "Events removed because their retention was over, or their user had too many",
     "calls_total": "Execute calls; events_total divided by this is the mean batch size",

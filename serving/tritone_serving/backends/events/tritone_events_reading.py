@@ -21,11 +21,15 @@ class Outcome:
     """What became of an event.
 
     Attributes:
-        reason: why it was refused; else empty.
+        reason: why it was refused or denied; else empty.
     """
 
-    name: Literal["new", "duplicate", "refused"]
+    name: Literal["new", "duplicate", "refused", "denied"]
     reason: str = ""
+
+
+class NotAllowedError(InvalidEventError):
+    """Raised when a caller may not write events of a user."""
 
 
 def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
@@ -38,7 +42,8 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
         now: in seconds since 1970.
 
     Raises:
-        InvalidEventError: it is invalid, or the caller may not write events of this user; without any user id.
+        InvalidEventError: it is invalid; the message contains no user id.
+        NotAllowedError: the caller may not write events of this user.
     """
     given = _object(text)
     if unknown := sorted(given.keys() - _FIELDS):
@@ -47,7 +52,7 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
     if not isinstance(user, str) or not (name := normalize_id(user)):
         raise InvalidEventError("invalid user: expected an id as text, got something else or an empty id")
     if not caller.may_use(user):
-        raise InvalidEventError(
+        raise NotAllowedError(
             "not allowed: expected the service key, or a token of the event's user; see `tritone user-token`"
         )
     try:

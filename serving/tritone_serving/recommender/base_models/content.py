@@ -121,7 +121,7 @@ class Sound:
 
 @dataclass(frozen=True, eq=False)
 class Mood:
-    """Strength of the requested emotion in each item, as predicted by `genre_cnn`.
+    """Strength of the requested emotions in each item, as predicted by `genre_cnn` or taken from mood tags.
 
     Attributes:
         moods: (I, 9) standardised over all items.
@@ -135,12 +135,15 @@ class Mood:
         return cls(name, artifact.arrays["items.moods"])
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
-        return batch.moods >= 0
+        known: npt.NDArray[np.bool_] = batch.mood_vectors.any(1)
+        return known
 
     def score(self, batch: RequestBatch) -> Floats:
         scores = np.zeros((batch.n, len(self.moods)), np.float32)
-        given = np.flatnonzero(batch.moods >= 0)
-        scores[given] = self.moods[:, batch.moods[given]].T
+        vectors = batch.mood_vectors
+        for request in np.flatnonzero(vectors.any(1)).tolist():
+            # The length of the vector is the weight of this base model, see `RequestBatch.brought`.
+            scores[request] = self.moods @ (vectors[request] / np.linalg.norm(vectors[request]))
         return scores
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:

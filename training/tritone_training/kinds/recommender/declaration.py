@@ -8,6 +8,7 @@ from tritone.constants import (
     EMBEDDING_SIZE,
     EMOTIONS,
     GENRE_MODEL,
+    LARGEST_ARTIST_GAP,
     LARGEST_EMBEDDING,
     LARGEST_OFFSET,
     N_IDS_MAX,
@@ -82,6 +83,14 @@ EMBEDDING: Final = Tensor(
     limits=Limits(minimum=-LARGEST_EMBEDDING, maximum=LARGEST_EMBEDDING),
 )
 MOOD: Final = _one("mood", "BYTES", "one of the nine emotions", Limits(words=("", *EMOTIONS)))
+MOOD_STRENGTHS: Final = Tensor(
+    "mood_strengths",
+    "FP32",
+    (Axis("emotion", len(EMOTIONS)),),
+    "0..1, strength of each of the nine emotions, instead of `mood`; zeros for none",
+    optional=True,
+    limits=Limits(minimum=0, maximum=1),
+)
 K: Final = _one(
     "k",
     "INT32",
@@ -115,9 +124,28 @@ OFFSET: Final = _one(
     Limits(minimum=0, maximum=LARGEST_OFFSET),
 )
 
+PLAYLIST_FROM: Final = _one(
+    "playlist_from",
+    "BYTES",
+    "item id: make a playlist from this item instead of recommending; `k` is its length, at most 200",
+)
+PLAYLIST_TO: Final = _one("playlist_to", "BYTES", "item id: last item of the playlist; without it, a mix is made")
+AFTER: Final = _list("after", "BYTES", "ids of the earlier items of a mix, which goes on after the last of them")
+ARTIST_GAP: Final = _one(
+    "artist_gap",
+    "INT32",
+    "number of items of a playlist between two of the same artist; -1 or left out for 3, or fewer where there are few "
+    "artists",
+    Limits(minimum=-1, maximum=LARGEST_ARTIST_GAP),
+)
+SEED: Final = _one("seed", "INT64", "seed of a playlist; -1 or left out for 0", Limits(minimum=-1))
+
 ITEM_IDS: Final = _answer("item_ids", "BYTES", "best first; padded with empty ids")
 SCORES: Final = _answer(
-    "scores", "FP32", "score of each item, descending; cosine similarities for `similar_to` and `by`"
+    "scores",
+    "FP32",
+    "score of each item, descending; cosine similarities for `similar_to` and `by`; in a playlist "
+    "the similarity to the item before it, 0 for the first",
 )
 TITLES: Final = _answer("titles", "BYTES", "title of each item, empty if unknown")
 ARTISTS: Final = _answer("artists", "BYTES", "artist of each item, empty if unknown")
@@ -136,7 +164,8 @@ UNKNOWN: Final = Tensor(
     "BYTES",
     (Axis("one", 1),),
     'JSON of ignored inputs: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
-    '"exclude": [...], "mood": bool, "audio": bool}',
+    '"exclude": [...], "mood": bool, "audio": bool}; and with "mood_used" the mood that was taken into account, if '
+    'there is one: {"source": "given" or "inferred", "strengths": {emotion: number}}',
 )
 
 MATCH: Final = _answer(
@@ -145,11 +174,18 @@ MATCH: Final = _answer(
 MATCH_FIELD: Final = _answer(
     "match_field", "BYTES", "field of each item that matches `query`: id, title or artist; else empty"
 )
+PLAYLIST: Final = Tensor(
+    "playlist",
+    "BYTES",
+    (Axis("one", 1),),
+    'JSON of how a playlist was made: {"artist_gap": int, "relaxed": ["artist_gap", "n"], "compared_by": ["listening", '
+    '"sound", "tags"], "by_taste": bool}; else empty',
+)
 TOTAL: Final = Tensor("total", "INT32", (Axis("one", 1),), "how many items `query` found in all; else 0")
 
 DECLARATION: Final = Declaration(
     name="recommender",
-    summary="Recommends items to known and new users or for a recording, and finds similar items and titles.",
+    summary="Recommends items to known and new users or for a recording, finds similar items, makes playlists.",
     inputs=(
         USER_ID,
         HISTORY,
@@ -159,6 +195,7 @@ DECLARATION: Final = Declaration(
         FRIENDS,
         EMBEDDING,
         MOOD,
+        MOOD_STRENGTHS,
         K,
         EXCLUDE,
         FILTER_LISTENED,
@@ -170,8 +207,26 @@ DECLARATION: Final = Declaration(
         QUERY,
         QUERY_FIELD,
         OFFSET,
+        PLAYLIST_FROM,
+        PLAYLIST_TO,
+        AFTER,
+        ARTIST_GAP,
+        SEED,
     ),
-    outputs=(ITEM_IDS, SCORES, TITLES, ARTISTS, REASONS, SOURCE, ARM, UNKNOWN, MATCH, MATCH_FIELD, TOTAL),
+    outputs=(
+        ITEM_IDS,
+        SCORES,
+        TITLES,
+        ARTISTS,
+        REASONS,
+        SOURCE,
+        ARM,
+        UNKNOWN,
+        MATCH,
+        MATCH_FIELD,
+        TOTAL,
+        PLAYLIST,
+    ),
     serving=Serving(
         batching=Batching(max_batch_size=64, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=5_000_000, max_queue_size=1024),
@@ -210,8 +265,8 @@ EVENTS_DECLARATION: Final = Declaration(
         ),
     ),
     outputs=(
-        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate or refused"),
-        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused; else empty"),
+        Tensor("outcome", "BYTES", (Axis("one", 1),), "new, duplicate, refused (invalid) or denied (no access)"),
+        Tensor("reason", "BYTES", (Axis("one", 1),), "why an event was refused or denied; else empty"),
     ),
     serving=Serving(
         batching=Batching(max_batch_size=MOST_EVENTS, preferred_batch_sizes=(), max_queue_delay_microseconds=0),

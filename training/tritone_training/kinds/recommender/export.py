@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.constants import EMBEDDING_SIZE
+from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.recommender import Artifact, KeyFileError, read_key
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
 from tritone_serving.recommender.exceptions import shown
@@ -184,6 +184,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "friends": ids(2),
         "embedding": random.standard_normal((n_batch, EMBEDDING_SIZE)).astype(np.float32),
         "mood": each(b"power", object),
+        "mood_strengths": np.zeros((n_batch, len(EMOTIONS)), np.float32),
         "k": each(10, np.int32),
         "exclude": ids(1),
         "filter_listened": each(True, np.bool_),
@@ -195,6 +196,11 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "query": each(b"", object),
         "query_field": each(b"", object),
         "offset": each(0, np.int32),
+        "playlist_from": each(b"", object),
+        "playlist_to": each(b"", object),
+        "after": ids(1),
+        "artist_gap": each(-1, np.int32),
+        "seed": each(-1, np.int64),
     }
 
 
