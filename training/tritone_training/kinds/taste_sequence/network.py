@@ -29,7 +29,7 @@ _INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a code
 _INITIAL_DECAY: Final = 0.5  # of a single horizon
 _INITIAL_SKIP_WEIGHT: Final = -0.2  # of a skipped item in the means, of which a listened one has 1
 _INITIAL_FORGETTING: Final = 0.02  # the sum of forgetting is cut at 0, where it has no gradient
-_MASKED: Final = -1e9
+_MASKED: Final = -1e4
 # Upper ends of the ranges of gaps: minutes within a session, hours within a day, days, weeks.
 GAP_ENDS_S: Final = (60.0, 300.0, 900.0, 3_600.0, 4 * 3_600.0, 12 * 3_600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0,
                      30 * 86_400.0, 365 * 86_400.0)  # fmt: skip
