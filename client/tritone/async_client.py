@@ -61,6 +61,7 @@ from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
     recommend_flow,
+    search_flow,
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
@@ -519,6 +520,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     ) -> TrackPage:
         """Search for tracks by title, artist or id; see `MusicClient.find_tracks`."""
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def search(
+        self,
+        query: str,
+        n: int = 10,
+        *,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Search for tracks by a description; see `MusicClient.search`."""
+        flow = search_flow(query, n=n, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=False)
 
     async def record(

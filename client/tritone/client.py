@@ -61,6 +61,7 @@ from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
     recommend_flow,
+    search_flow,
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
@@ -771,6 +772,35 @@ class MusicClient(BaseClient[Transport]):
             RequestRejectedError: the model has no titles or artists.
         """
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def search(
+        self,
+        query: str,
+        n: int = 10,
+        *,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Search for tracks by a description, such as "calm piano for reading" or "sad songs by Queen".
+
+        Words are found in titles, artists and tags, also if they are misspelt. If the model was trained with a
+        sentence encoder, tags of a similar meaning count too. To look up the id of a known title, use `find_tracks`.
+
+        Args:
+            query: the description; at most 4,096 bytes in UTF-8.
+            n: number of tracks, 1 to 10,000; fewer are returned if no more tracks match.
+            model: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Returns:
+            tracks, best first, without reasons. `source` is `meaning`, or `words` if only words were compared: the
+            model was trained without a sentence encoder, or the encoder is not available at the moment.
+
+        Raises:
+            RequestRejectedError: the model has neither titles nor tags.
+        """
+        flow = search_flow(query, n=n, model=model)
         return self._run(flow, self._deadline(timeout_s))
 
     def record(

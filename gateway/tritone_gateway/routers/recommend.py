@@ -223,6 +223,24 @@ async def tracks(  # noqa: PLR0917 - FastAPI reads the query from the parameters
 
 
 @router.get(
+    "/search",
+    operation_id="search",
+    summary="Search for tracks by a description",
+    responses=result_responses(Recommendations, (JSON,)),
+)
+async def search(
+    gateway: GatewayDependency,
+    q: Annotated[
+        str, Query(min_length=1, max_length=1_000, description="A description, such as `calm piano for reading`.")
+    ],
+    n: Annotated[int, Query(ge=1, le=10_000, description="Number of tracks.")] = 10,
+    model: Annotated[str, Query(max_length=256, description="Name of the model.")] = "recommender",
+) -> Response:
+    """Return tracks, best first, and their source: meaning, or words if only words were compared."""
+    return JSONResponse((await gateway.client.search(q, n, model=model)).to_dict())
+
+
+@router.get(
     "/users/examples",
     operation_id="exampleUsers",
     summary="List example users",

@@ -61,6 +61,7 @@ from tritone_serving.recommender.scorer import (
     Scored,
 )
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
+from tritone_serving.recommender.text_search import TextSearch
 from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
 
 _NEVER: Final = np.float32(-np.inf)
@@ -374,6 +375,15 @@ class Recommender:
             InvalidRequestError: as `TrackSearch.search`.
         """
         return self.track_search.search(search)
+
+    @cached_property
+    def text_search(self) -> TextSearch:
+        """Search index of descriptions; building it takes seconds for 100,000 items.
+
+        Raises:
+            ArtifactError: the arrays of the search are damaged.
+        """
+        return TextSearch(self.artifact)
 
     # --- playlists -----------------------------------------------------------------------------
 

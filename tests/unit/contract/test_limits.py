@@ -35,7 +35,7 @@ from tritone_training.declaration import Axis, Declaration, Limits, Tensor
 from tritone_training.registry import get_kind, kind_names
 
 BACKENDS = Path(tritone_serving.__file__).parent / "backends"
-NUMBERS = {"n_items": "50", "n_styles": "4"}  # what an ONNX file's metadata say
+NUMBERS = {"n_items": "50", "n_styles": "4", "n_tokens": "60"}  # what an ONNX file's metadata say
 Array = np.ndarray[Any, Any]
 Feed = dict[str, Array]
 

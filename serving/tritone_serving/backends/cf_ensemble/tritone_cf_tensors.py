@@ -26,6 +26,8 @@ from tritone_serving.recommender import (
     SearchRequest,
     SearchResponse,
     SimilarItem,
+    TextRequest,
+    TextResponse,
     UnknownInputs,
     UsedMood,
 )
@@ -61,7 +63,7 @@ class SimilarRequest:
     embedding_fits: bool = True
 
 
-AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | PlaylistRequest
+AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | TextRequest | PlaylistRequest
 
 
 def read_requests(
@@ -87,7 +89,8 @@ def read_requests(
         )
     n_rows = sizes.pop() if sizes else 1
     check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights", "times") if name in tensors})
-    names = (*_LISTS, "user_id", "mood", "similar_to", "by", "query", "query_field", "playlist_from", "playlist_to")
+    texts = ("user_id", "mood", "similar_to", "by", "query", "query_field", "text", "playlist_from", "playlist_to")
+    names = (*_LISTS, *texts)
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
@@ -116,6 +119,9 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
+    description = _text(tensors, "text", row)
+    if description is not None:
+        return TextRequest(description, k)
     query, field = _text(tensors, "query", row), _text(tensors, "query_field", row)
     if query is not None or field is not None:
         return SearchRequest(query or "", field, k, int(tensors["offset"][row, 0]) if "offset" in tensors else 0)
@@ -201,7 +207,10 @@ def _of_history(values: Array, history: Array | None, row: int, problem: Callabl
 # Values of `source` in responses other than recommendations.
 SIMILAR = "similar"
 SEARCH = "search"
+BY_MEANING = "meaning"
+BY_WORDS = "words"
 PLAYLIST = "playlist"
+NOT_RECOMMENDED = (SIMILAR, SEARCH, BY_MEANING, BY_WORDS, PLAYLIST)
 _KNOWN = UnknownInputs()
 
 
@@ -257,6 +266,12 @@ def row_of_search(answer: SearchResponse) -> OutputRow:
         matches=[(each.match, each.field) for each in answer.found],
         total=answer.total,
     )
+
+
+def row_of_text(answer: TextResponse) -> OutputRow:
+    """Return the row of a search by a description."""
+    source = BY_MEANING if answer.by_meaning else BY_WORDS
+    return OutputRow(answer.items, answer.scores, source, "", _NOTHING_UNKNOWN)
 
 
 def row_of_playlist(answer: PlaylistResponse) -> OutputRow:

