@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.recommender import Artifact, KeyFileError, read_key
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, INFERRED_MOOD, files_of
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
@@ -49,7 +49,17 @@ from tritone_training.kinds.recommender.declaration import (
 _AB_KEYS: Final = {"salt", "shares", "ensembles"}  # of the file of an A/B test
 _NOT_SHOWN: Final = ("format", "kind", "weights", "weights_sha256", "key")  # of checkpoint.json
 # Entries of the manifest that are copied to the model card.
-_SHOWN: Final = ("personal_data", "base_models", EMBEDDING_MODEL, "ensembles", "ab", "metrics", "data", "weighting")
+_SHOWN: Final = (
+    "personal_data",
+    "base_models",
+    EMBEDDING_MODEL,
+    "ensembles",
+    "ab",
+    "metrics",
+    "data",
+    "weighting",
+    INFERRED_MOOD,
+)
 
 
 def exportable(folder: Path) -> ArtifactExport:
