@@ -1,8 +1,8 @@
 """Selection of the strength of moods that are inferred from the last plays, on the validation split.
 
 A query asks for the next item of a listener who played something shortly before. The ensemble ranks all items with and
-without the mood of these plays; the strength with the best NDCG@10 is chosen, and 0 unless it is better than none by
-more than a standard error. Logs without times or recommenders without moods have no queries.
+without the mood of these plays. The strength with the largest gain in NDCG@10 less its standard error is chosen, and 0
+if no strength gains more than that. Logs without times or recommenders without moods have no queries.
 Shapes: Q queries, I items, S strengths.
 """
 
@@ -23,6 +23,7 @@ from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteN
 
 STRENGTHS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, LARGEST_STRENGTH)
 _MOST_QUERIES: Final = 3_000
+_LEAST_LISTENERS: Final = 10  # with queries; fewer give no error of the gain
 _N_BEST: Final = 10
 Floats = npt.NDArray[np.float64]
 
@@ -152,19 +153,29 @@ def select_mood_inference(
         drawn = np.random.default_rng(seed).choice(len(queries), _MOST_QUERIES, replace=False)
         queries = queries.take(np.sort(drawn))
     gains = gains_by_strength(recommender, networks, queries)
-    strength = _best(gains, queries.users)
+    strength = best_strength(gains, queries.users)
     metrics = {f"{each:g}": round(float(gain), 4) for each, gain in zip(STRENGTHS, gains.mean(0), strict=True)}
     return {**asdict(MoodInference(strength)), "ndcg@10": metrics, "n_queries": len(queries)}
 
 
-def _best(gains: Floats, users: npt.NDArray[np.int64]) -> float:
-    """Return the best strength; 0 unless its gain over 0, by user, is larger than a standard error."""
+def best_strength(gains: Floats, users: npt.NDArray[np.int64]) -> float:
+    """Return the strength whose gain over 0 is the largest after a standard error is taken off; 0 if none is above 0.
+
+    Args:
+        gains: (Q, S) NDCG@10 by each of `STRENGTHS`.
+        users: (Q,) number of the listener; queries of one listener are not independent.
+    """
     _, index = np.unique(users, return_inverse=True)
     counts = np.bincount(index)
-    best = int(np.argmax(gains.mean(0)))
-    change = np.bincount(index, gains[:, best] - gains[:, 0]) / counts
-    error = float(change.std() / np.sqrt(len(change)))
-    return STRENGTHS[best] if change.mean() > error else 0.0
+    if len(counts) < _LEAST_LISTENERS:
+        return 0.0
+    lowest = []
+    for place in range(len(STRENGTHS)):
+        change = gains[:, place] - gains[:, 0]
+        off = np.bincount(index, change) - change.mean() * counts
+        lowest.append(float(change.mean()) - float(np.sqrt((off**2).sum())) / len(change))
+    best = int(np.argmax(lowest))  # the first, which is 0, if all are equal
+    return STRENGTHS[best] if lowest[best] > 0 else 0.0
 
 
 def inference_of_strength_1() -> Mapping[str, Any]:
