@@ -26,6 +26,8 @@ _SOURCES: Final = {
     "audio": "the recording",
     "mood": "the mood",
     "popularity": "popularity, since nothing else is known",
+    "meaning": "the words and the meaning of the description",
+    "words": "the words of the description",
 }
 _BECAUSE: Final = {
     "history": "listened to",

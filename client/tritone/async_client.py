@@ -61,6 +61,7 @@ from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
     recommend_flow,
+    search_flow,
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
@@ -425,6 +426,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         diversity: float = 0.0,
         novelty: float = 0.0,
         explain: bool | int = False,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -444,6 +446,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             diversity=diversity,
             novelty=novelty,
             explain=explain,
+            resolve=resolve,
         )
         flow = recommend_flow(
             self._models,
@@ -463,11 +466,14 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         audio: Audio | None = None,
         by: str = "both",
         n: int = 10,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         timeout_s: float | None = None,
     ) -> Recommendations:
         """Return tracks that are similar to a track or a recording; see `MusicClient.similar`."""
-        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        flow = similar_flow(
+            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s), in_thread=audio is not None)
 
     async def playlist(
@@ -519,6 +525,18 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     ) -> TrackPage:
         """Search for tracks by title, artist or id; see `MusicClient.find_tracks`."""
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return await self._run(flow, self._deadline(timeout_s), in_thread=False)
+
+    async def search(
+        self,
+        query: str,
+        n: int = 10,
+        *,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Search for tracks by a description; see `MusicClient.search`."""
+        flow = search_flow(query, n=n, model=model)
         return await self._run(flow, self._deadline(timeout_s), in_thread=False)
 
     async def record(

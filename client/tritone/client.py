@@ -61,6 +61,7 @@ from tritone.operations.recommend import (
     RecommendOptions,
     find_tracks_flow,
     recommend_flow,
+    search_flow,
     similar_flow,
 )
 from tritone.operations.sample import Conditions, sample_flow
@@ -579,6 +580,7 @@ class MusicClient(BaseClient[Transport]):
         diversity: float = 0.0,
         novelty: float = 0.0,
         explain: bool | int = False,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -610,6 +612,8 @@ class MusicClient(BaseClient[Transport]):
             diversity: 0 to 1, how different from each other the tracks should be.
             novelty: 0 to 1, how much less popular tracks are preferred.
             explain: return the reasons of each track, which add up to its score; a number limits them to the largest.
+            resolve: `history`, `skipped` and `exclude` may hold titles too, up to 200 of them; a title that several
+                tracks have is an error that lists them, one that no track has counts as an unknown id.
             model: name of the model.
             user_token: used for this call instead of the `user_token` or `service_key` of the client.
             timeout_s: as for `classify`.
@@ -631,6 +635,7 @@ class MusicClient(BaseClient[Transport]):
             diversity=diversity,
             novelty=novelty,
             explain=explain,
+            resolve=resolve,
         )
         flow = recommend_flow(
             self._models,
@@ -650,6 +655,7 @@ class MusicClient(BaseClient[Transport]):
         audio: Audio | None = None,
         by: str = "both",
         n: int = 10,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         timeout_s: float | None = None,
     ) -> Recommendations:
@@ -660,6 +666,7 @@ class MusicClient(BaseClient[Transport]):
             audio: a recording instead of a track, as for `recommend`.
             by: `listening` (played by the same people), `sound`, or `both` (as far as either is known).
             n: number of tracks, 1 to 10,000.
+            resolve: `track_id` may be a title; the error for one that no track has lists similar titles.
             model: as for `recommend`.
             timeout_s: as for `classify`.
 
@@ -669,7 +676,9 @@ class MusicClient(BaseClient[Transport]):
         Raises:
             NothingKnownError: the model does not know the track, or not in this respect.
         """
-        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        flow = similar_flow(
+            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def playlist(
@@ -771,6 +780,35 @@ class MusicClient(BaseClient[Transport]):
             RequestRejectedError: the model has no titles or artists.
         """
         flow = find_tracks_flow(query, by=by, limit=limit, offset=offset, model=model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def search(
+        self,
+        query: str,
+        n: int = 10,
+        *,
+        model: str = RECOMMEND_MODEL,
+        timeout_s: float | None = None,
+    ) -> Recommendations:
+        """Search for tracks by a description, such as "calm piano for reading" or "sad songs by Queen".
+
+        Words are found in titles, artists and tags, also if they are misspelt. If the model was trained with a
+        sentence encoder, tags of a similar meaning count too. To look up the id of a known title, use `find_tracks`.
+
+        Args:
+            query: the description; at most 4,096 bytes in UTF-8.
+            n: number of tracks, 1 to 10,000; fewer are returned if no more tracks match.
+            model: as for `recommend`.
+            timeout_s: as for `classify`.
+
+        Returns:
+            tracks, best first, without reasons. `source` is `meaning`, or `words` if only words were compared: the
+            model was trained without a sentence encoder, or the encoder is not available at the moment.
+
+        Raises:
+            RequestRejectedError: the model has neither titles nor tags.
+        """
+        flow = search_flow(query, n=n, model=model)
         return self._run(flow, self._deadline(timeout_s))
 
     def record(

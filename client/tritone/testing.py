@@ -383,10 +383,16 @@ class FakeRecommender(FakeModel):
             name: [each.decode() if isinstance(each, bytes) else each for each in inputs[name][0]] for name in inputs
         }
         n = given["k"][0]
+        if "text" in given:
+            return self._described(given["text"][0], n)
         if "query" in given:
             return self._found(given["query"][0].casefold(), given.get("query_field"), given.get("offset", [0])[0], n)
         if "playlist_from" in given:
             return self._playlist(given, n)
+        if given.get("resolve", [False])[0]:
+            by_title = {title.casefold(): track for track, title, _ in self._tracks.values() if title}
+            for name in {"history", "skipped", "exclude", "similar_to"} & given.keys():
+                given[name] = [by_title.get(text.casefold(), text) for text in given[name]]
         known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
         known |= {name: self._users.keys() for name in ("friends", "user_id")}
         unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}
@@ -446,6 +452,20 @@ class FakeRecommender(FakeModel):
             "arm": _text_row([""]),
             "unknown": _text_row([json.dumps({**unknown, "user": unknown_user, **_mood_used(given)})]),
             "playlist": _text_row([json.dumps(details)]),
+        }
+
+    def _described(self, text: str, n: int) -> Mapping[str, Array]:
+        """Find tracks by the share of the words of a description in title and artist, without regard to case."""
+        wanted = set(text.casefold().split())
+        shares = {
+            track: len(wanted & set(" ".join(texts[1:]).casefold().split())) / max(len(wanted), 1)
+            for track, texts in self._tracks.items()
+        }
+        tracks = sorted((track for track in self._tracks if shares[track]), key=lambda track: -shares[track])[:n]
+        return {
+            **self._columns(tracks),
+            "scores": np.array([[shares[track] for track in tracks]], np.float32),
+            "source": _text_row(["words"]),
         }
 
     def _found(self, query: str, fields: Sequence[str] | None, offset: int, n: int) -> Mapping[str, Array]:

@@ -60,8 +60,11 @@ def export_kind(
         ExportError: as in `export_model`.
     """
     own = () if isinstance(exportable, ArtifactExport) else (exportable,)
-    qualities = (*(kind.quality for _ in own), *(companion.quality for companion in kind.companions))
-    draws = (*(None for _ in own), *(companion.example_inputs for companion in kind.companions))
+    # A checkpoint may have fewer companions than its kind.
+    companions = {companion.declaration.name: companion for companion in kind.companions}
+    made = [companions[each.declaration.name] for each in exportable.companions]
+    qualities = (*(kind.quality for _ in own), *(companion.quality for companion in made))
+    draws = (*(None for _ in own), *(companion.example_inputs for companion in made))
     networks = (*own, *exportable.companions)
     asked = () if reduction is None else reduction.precisions
     kept = _kept(asked, [(each.declaration, quality) for each, quality in zip(networks, qualities, strict=True)], kind)

@@ -22,7 +22,10 @@ TAGS: Final = [
         "description": "Classification and embedding of recordings, and likelihoods of scores. Scope: listen.",
     },
     {"name": "Write", "description": "Composition of music, as JSON, MIDI, audio or a plot. Scope: write."},
-    {"name": "Recommend", "description": "Recommendation of tracks, similar tracks, and search. Scope: recommend."},
+    {
+        "name": "Recommend",
+        "description": "Recommendation of tracks, similar tracks, search, and events. Scope: recommend.",
+    },
     {"name": "Models", "description": "The served models. Any valid key."},
     {"name": "Operations", "description": "Liveness, readiness and metrics, for monitoring."},
 ]

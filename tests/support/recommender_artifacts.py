@@ -215,7 +215,7 @@ def _lists(recommender: Recommender, users: list[str], n: int) -> dict[str, Arra
     from tritone_training.kinds.recommender.ensemble.offline import precompute_rankings
 
     world: Any = SimpleNamespace(users=users, n_users=len(users), n_items=len(recommender.item_ids))
-    return precompute_rankings(recommender, None, world, n, on_progress=lambda done, total: None)
+    return precompute_rankings(recommender, {}, world, n, on_progress=lambda done, total: None)
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, n_neighbours: int) -> sparse.csr_matrix:
@@ -243,3 +243,72 @@ def _listeners(plays: sparse.csr_matrix) -> dict[str, Array]:
 def _unit(rows: Array) -> Array:
     unit: Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     return unit
+
+
+ENCODER_MODEL = "sentence_encoder"
+ENCODER_VOCABULARY = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "sad", "sorrowful", "fast", "quick", "music", "piano")
+_MEANINGS = {"sad": 0, "sorrowful": 0, "fast": 1, "quick": 1, "piano": 2}  # word -> direction of its embedding
+_N_MEANINGS = 4
+_ENCODER_CONFIG = f"""
+name: "{ENCODER_MODEL}"
+backend: "onnxruntime"
+max_batch_size: 32
+input [ {{ name: "tokens" data_type: TYPE_INT64 dims: [ -1 ] }} ]
+output [ {{ name: "embedding" data_type: TYPE_FP32 dims: [ {_N_MEANINGS} ] }} ]
+instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+dynamic_batching {{ }}
+parameters {{ key: "intra_op_thread_count" value {{ string_value: "1" }} }}
+parameters {{ key: "inter_op_thread_count" value {{ string_value: "1" }} }}
+"""
+
+
+def _meanings() -> Array:
+    """The embedding of each token; those without a meaning share the last direction, weakly."""
+    table = np.zeros((len(ENCODER_VOCABULARY), _N_MEANINGS), np.float32)
+    table[1:, -1] = 0.01
+    for word, meaning in _MEANINGS.items():
+        table[ENCODER_VOCABULARY.index(word), meaning] = 1
+    return table
+
+
+def add_text_search(folder: Path) -> None:
+    """Give items tags: "sad" to each tenth one, "fast" to the one after it; embedded by the stand-in encoder."""
+    artifact = open_artifact(folder)
+    by_tag = np.zeros((2, artifact.n_items), np.float32)
+    by_tag[1, ::10] = by_tag[0, 1::10] = 1
+    arrays = {
+        **artifact.arrays,
+        **text_arrays("search.tags", ["fast", "sad"]),
+        **rows_arrays("search.by_tag", Rows.from_csr(sparse.csr_matrix(by_tag))),
+        **text_arrays("search.vocabulary", ENCODER_VOCABULARY),
+        "search.tag_embeddings": _unit(_meanings()[[ENCODER_VOCABULARY.index(tag) for tag in ("fast", "sad")]]),
+    }
+    encoder = {"model": ENCODER_MODEL, "n_features": _N_MEANINGS, "most_tokens": 16}
+    manifest = {**artifact.manifest, "text_encoder": encoder}
+    write_artifact(folder, manifest, {name: np.array(array) for name, array in arrays.items()})
+
+
+def make_encoder(repository: Path) -> None:
+    """A network with the sentence encoder's tensors: tokens (B, T) -> embedding (B, D) of norm 1."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "tokens"], ["each"]),
+            helper.make_node("ReduceSum", ["each", "one"], ["sum"], keepdims=0),
+            helper.make_node("LpNormalization", ["sum"], ["embedding"], axis=1, p=2),
+        ],
+        ENCODER_MODEL,
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "token"])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", _N_MEANINGS])],
+        [
+            numpy_helper.from_array(_meanings(), "table"),
+            numpy_helper.from_array(np.array([1], np.int64), "one"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    version = repository / ENCODER_MODEL / "1"
+    version.mkdir(parents=True)
+    onnx.save(model, str(version / "model.onnx"))
+    (repository / ENCODER_MODEL / "config.pbtxt").write_text(_ENCODER_CONFIG)

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Protocol
@@ -37,7 +38,14 @@ from tritone import (
     StreamRequest,
 )
 from tritone.constants import GENRE_MODEL
-from tritone_serving.recommender import TRUSTED, InvalidRequestError, Recommender, SearchRequest
+from tritone_serving.recommender import (
+    TRUSTED,
+    InvalidRequestError,
+    Recommender,
+    SearchRequest,
+    TextRequest,
+    TextResponse,
+)
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import weights_digest
 from tritone_training import checkpoint
@@ -46,6 +54,7 @@ from tritone_training.declaration import Axis, Declaration, Tensor, labels_param
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.recommender.ensemble.offline import RemoteNetworks, remote_scores
+from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.registry import get_kind
 
 _LONGEST_S: Final = 24 * 3600.0  # for one call: generation on a slow CPU must not be cut off
@@ -288,7 +297,9 @@ class RecommenderModel:
             RequestRejectedError: the request is invalid.
         """
         try:
-            rows = [self._row(each) for each in self._backend.read_requests(dict(request.inputs), TRUSTED)]
+            titles = self._recommender.title_resolver()
+            read = self._backend.read_requests(dict(request.inputs), TRUSTED, titles=titles)
+            rows = [self._row(each) for each in read]
         except InvalidRequestError as error:
             kind = NothingKnownError if _NOTHING_KNOWN.match(str(error)) else RequestRejectedError
             raise kind(str(error), model=request.model, request_id=request.request_id) from error
@@ -298,6 +309,8 @@ class RecommenderModel:
         if isinstance(question, self._backend.SimilarRequest):
             found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
             return self._backend.row_of_similar(found)
+        if isinstance(question, TextRequest):
+            return self._backend.row_of_text(self._described(question))
         if isinstance(question, SearchRequest):
             return self._backend.row_of_search(self._recommender.search(question))
         resolved = self._recommender.resolve([question])
@@ -306,6 +319,16 @@ class RecommenderModel:
         if isinstance(answer, InvalidRequestError):
             raise answer
         return self._backend.row_of(answer)
+
+    def _described(self, question: TextRequest) -> TextResponse:
+        question.check()
+        search = self._recommender.text_search
+        return search.search(question, _encoder().embed([question.text])[0] if search.knows_meaning else None)
+
+
+@cache
+def _encoder() -> PretrainedEncoder:
+    return load_sentence_encoder()
 
 
 def _decoded(array: Any) -> Any:

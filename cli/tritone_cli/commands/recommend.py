@@ -162,6 +162,26 @@ def tracks(
         _print_page(found)
 
 
+def search(
+    query: Annotated[str, typer.Argument(help="A description, such as 'calm piano for reading'.", show_default=False)],
+    *,
+    n: options.TrackCount = 10,
+    model: options.Model = "recommender",
+    server: options.Server = "localhost:8001",
+    timeout: options.Timeout = 60.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search for tracks by a description: words of titles, artists and tags, and the meaning of tags."""
+    with (
+        connections.connect(server, timeout, api_key_file, ca_file) as music,
+        console.people.status("searching"),
+    ):
+        found = music.search(query, n, model=model)
+    recommendations.print_recommendations(found, as_json=as_json)
+
+
 def _print_page(found: TrackPage) -> None:
     if not found.total:
         console.say("no track matches")

@@ -86,6 +86,7 @@ class RecommendOptions:
     diversity: float
     novelty: float
     explain: bool | int
+    resolve: bool = False
 
     @property
     def is_small(self) -> bool:
@@ -135,6 +136,8 @@ class RecommendOptions:
                 inputs[name] = scalar(share, 1, np.float32)
         if not check_bool("filter_listened", self.filter_listened):
             inputs["filter_listened"] = scalar(False, 1, np.bool_)
+        if check_bool("resolve", self.resolve):
+            inputs["resolve"] = scalar(True, 1, np.bool_)
         if _check_explain(self.explain):
             inputs["explain"] = scalar(True, 1, np.bool_)
         self._check_costly()
@@ -193,12 +196,29 @@ def find_tracks_flow(query: Id, *, by: str | None, limit: int, offset: int, mode
     )
 
 
+def search_flow(query: Id, *, n: int, model: str) -> Flow[Recommendations]:
+    """Search for tracks by a description; see `MusicClient.search`."""
+    check_model_name(model)
+    inputs = {"text": text([_check_text("query", query, "words to search for")]), "k": count_input(n)}
+    return (yield from _infer("search", inputs, ("source",), model))
+
+
 def similar_flow(
-    cache: ModelCache, track_id: Id | None, *, audio: Audio | None, by: str, n: int, genre_model: str, model: str
+    cache: ModelCache,
+    track_id: Id | None,
+    *,
+    audio: Audio | None,
+    by: str,
+    n: int,
+    resolve: bool,
+    genre_model: str,
+    model: str,
 ) -> Flow[Recommendations]:
     """Find similar tracks; see `MusicClient.similar`."""
     check_model_name(model)
     inputs = similar_inputs(track_id, has_audio=audio is not None, by=by, n=n)
+    if check_bool("resolve", resolve):
+        inputs["resolve"] = scalar(True, 1, np.bool_)
     inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
     return (yield from _infer("similar", inputs, (), model))
 
@@ -239,12 +259,7 @@ def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, 
     Raises:
         InvalidInputError: an argument is invalid.
     """
-    encoded = check_id("query", query, what="a title, an artist or an id")
-    # As on the server, zero-width characters such as U+200B and control characters count as blanks.
-    if all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in encoded.decode()):
-        raise InvalidInputError(
-            "invalid query: expected a title, an artist or an id, got blanks only", argument="query"
-        )
+    encoded = _check_text("query", query, "a title, an artist or an id")
     if by is not None and (not isinstance(by, str) or by not in SEARCH_FIELDS):
         raise InvalidInputError(
             f"invalid by: expected one of {', '.join(SEARCH_FIELDS)}, or None for all, got {reprlib.repr(by)}",
@@ -259,6 +274,19 @@ def search_inputs(query: Any, *, by: Any, limit: Any, offset: Any) -> dict[str, 
     if by is not None:
         inputs["query_field"] = text([by.encode()])
     return inputs
+
+
+def _check_text(name: str, value: Any, what: str) -> bytes:
+    """Return a text as UTF-8.
+
+    Raises:
+        InvalidInputError: as `check_id`, or the text is blank.
+    """
+    encoded = check_id(name, value, what=what)
+    # As on the server, zero-width characters such as U+200B and control characters count as blanks.
+    if all(each.isspace() or unicodedata.category(each) in ("Cc", "Cf") for each in encoded.decode()):
+        raise InvalidInputError(f"invalid {name}: expected {what}, got blanks only", argument=name)
+    return encoded
 
 
 def _with_embedding(

@@ -1,4 +1,4 @@
-"""Results of `recommend`, `similar` and `find_tracks`."""
+"""Results of `recommend`, `similar`, `search` and `find_tracks`."""
 
 from __future__ import annotations
 

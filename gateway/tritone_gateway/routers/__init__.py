@@ -6,13 +6,14 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from tritone_gateway.routers import inspire, listen, models, operations, recommend, studio, write
+from tritone_gateway.routers import events, inspire, listen, models, operations, recommend, studio, write
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     operations.router,
     listen.router,
     write.router,
     recommend.router,
+    events.router,
     inspire.router,
     models.router,
     studio.router,

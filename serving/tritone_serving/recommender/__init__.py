@@ -22,6 +22,7 @@ from tritone_serving.recommender.requests import (
 )
 from tritone_serving.recommender.scorer import LocalScores, RemoteScores, ResolvedRequests
 from tritone_serving.recommender.similarity import SimilarItem
+from tritone_serving.recommender.text_search import TextRequest, TextResponse
 from tritone_serving.recommender.track_search import SearchHit, SearchRequest, SearchResponse
 from tritone_serving.security.callers import NOBODY, TRUSTED, Caller, CallerCheck
 
@@ -54,6 +55,8 @@ __all__ = [
     "SearchResponse",
     "SimilarItem",
     "Source",
+    "TextRequest",
+    "TextResponse",
     "UnknownInputs",
     "UsedMood",
     "make_key",

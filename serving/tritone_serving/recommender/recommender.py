@@ -34,7 +34,7 @@ from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, shown
+from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
 from tritone_serving.recommender.moods import UsedMood
 from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import key_check
@@ -61,9 +61,12 @@ from tritone_serving.recommender.scorer import (
     Scored,
 )
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
+from tritone_serving.recommender.text_search import TextSearch
+from tritone_serving.recommender.title_resolution import TitleResolver
 from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
 
 _NEVER: Final = np.float32(-np.inf)
+_LONGEST_NAME: Final = 60  # characters of a title or an artist in an error
 
 
 class Recommender:
@@ -375,6 +378,15 @@ class Recommender:
         """
         return self.track_search.search(search)
 
+    @cached_property
+    def text_search(self) -> TextSearch:
+        """Search index of descriptions; building it takes seconds for 100,000 items.
+
+        Raises:
+            ArtifactError: the arrays of the search are damaged.
+        """
+        return TextSearch(self.artifact)
+
     # --- playlists -----------------------------------------------------------------------------
 
     @cached_property
@@ -393,6 +405,14 @@ class Recommender:
             InvalidRequestError: as `PlaylistMaker.make`.
         """
         return self.playlist_maker.make(request, recent=recent)
+
+    def title_resolver(self) -> TitleResolver:
+        """Return a new resolver of titles to ids."""
+        return TitleResolver(self.resolver.item, self.track_search, self._name_of)
+
+    def _name_of(self, item: str) -> str:
+        title, artist = self.texts_of(index) if (index := self.resolver.item(item)) is not None else ("", "")
+        return " by ".join(filter(None, (cut(title, _LONGEST_NAME), cut(artist, _LONGEST_NAME))))
 
     # --- similar -------------------------------------------------------------------------------
 

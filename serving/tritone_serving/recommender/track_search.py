@@ -257,7 +257,7 @@ class _Column:
         self._sorted = [self.keys[item] for item in order]
         self._order = np.array(order, np.int64)
         self._codes = _codes("".join(f"{key}\n" for key in self.keys))
-        self._bigrams = _Bigrams(self.keys)
+        self._bigrams = BigramIndex(self.keys)
         self._ends = np.cumsum([len(key) + 1 for key in self.keys], dtype=np.int64)
 
     def equal(self, key: str) -> ItemIndices:
@@ -300,7 +300,7 @@ class _Column:
         return [(int(item), rated[each]) for each in near for item in self.equal(each)[:_N_NEAR]]
 
 
-class _Bigrams:
+class BigramIndex:
     """An inverted index of the character bigrams of keys, with one more bigram for each end of a key."""
 
     _N_BUCKETS: Final = 1 << 16

@@ -387,6 +387,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Search for tracks by a description
+         * @description Return tracks, best first, and their source: meaning, or words if only words were compared.
+         */
+        get: operations["search"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/users/examples": {
         parameters: {
             query?: never;
@@ -401,6 +421,26 @@ export interface paths {
         get: operations["exampleUsers"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Record plays, skips, likes and dislikes
+         * @description Store events, which recommendations follow at once; return for each whether it is new or refused.
+         */
+        post: operations["record"];
         delete?: never;
         options?: never;
         head?: never;
@@ -844,6 +884,59 @@ export interface components {
              * @default null
              */
             model?: string | null;
+        };
+        /**
+         * EventBody
+         * @description What a user did with a track.
+         */
+        EventBody: {
+            /**
+             * User Id
+             * @description Id of the user, as in the listening log.
+             */
+            user_id: string;
+            /**
+             * Track Id
+             * @description Id of the track, as in the listening log.
+             */
+            track_id: string;
+            /**
+             * Kind
+             * @description What the user did.
+             * @default play
+             * @enum {string}
+             */
+            kind?: "play" | "skip" | "like" | "dislike";
+            /**
+             * Played S
+             * @description How long the track was played, in seconds.
+             * @default null
+             */
+            played_s?: number | null;
+            /**
+             * At
+             * @description When: RFC 3339 with a time zone, or seconds since 1970; by default, the time of the request.
+             * @default null
+             * @example 2026-11-29T12:00:00Z
+             */
+            at?: string | number | null;
+            /**
+             * Context
+             * @description Circumstances, such as the device.
+             * @default null
+             * @example {
+             *       "device": "car"
+             *     }
+             */
+            context?: {
+                [key: string]: string;
+            } | null;
+            /**
+             * Event Id
+             * @description An id that the caller makes, so that sending the event again is recognised; by default, random.
+             * @default null
+             */
+            event_id?: string | null;
         };
         /**
          * FieldProblem
@@ -1493,6 +1586,12 @@ export interface components {
              */
             explain?: boolean | number;
             /**
+             * Resolve
+             * @description Whether `history`, `skipped` and `exclude` may hold titles.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
              * Model
              * @description Name of the model.
              * @default recommender
@@ -1554,6 +1653,17 @@ export interface components {
              * @description The score, of two bars: a MIDI file, or notes.
              */
             file: components["schemas"]["NoteList"] | components["schemas"]["UrlFile"] | components["schemas"]["Base64File"];
+        };
+        /**
+         * RecordRequest
+         * @description Events to record, of any users and in any order.
+         */
+        RecordRequest: {
+            /**
+             * Events
+             * @description The events.
+             */
+            events: components["schemas"]["EventBody"][];
         };
         /**
          * SampleRequest
@@ -1685,6 +1795,12 @@ export interface components {
              */
             n?: number;
             /**
+             * Resolve
+             * @description Whether `track_id` may be a title.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
              * Model
              * @description Name of the model.
              * @default recommender
@@ -1779,6 +1895,151 @@ export interface components {
              * @description Change of the attribute, in standard deviations over real music; may be negative.
              */
             amount: number;
+        };
+        /**
+         * RecommendRequestForm
+         * @description Request for recommendations from any of a known user, a history, friends, a recording and a mood, or none.
+         */
+        RecommendRequestForm: {
+            /**
+             * User Id
+             * @description Id of a user of the listening log.
+             * @default null
+             */
+            user_id?: string | null;
+            /**
+             * History
+             * @description Ids of tracks that were listened to, the most recent last.
+             * @default null
+             */
+            history?: string[] | string | null;
+            /**
+             * Weights
+             * @description Weight of each track of `history`, such as a play count.
+             * @default null
+             */
+            weights?: number[] | null;
+            /**
+             * Times
+             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
+             * @default null
+             */
+            times?: (number | null)[] | null;
+            /**
+             * Skipped
+             * @description Ids of tracks that were skipped.
+             * @default null
+             */
+            skipped?: string[] | string | null;
+            /**
+             * Friends
+             * @description Ids of friends, whose listening is used for a user without history.
+             * @default null
+             */
+            friends?: string[] | string | null;
+            /**
+             * Format: binary
+             * @description A recording; tracks with a similar sound are recommended.
+             */
+            file?: string;
+            /**
+             * Mood
+             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1.
+             * @default null
+             */
+            mood?: string | {
+                [key: string]: number;
+            } | null;
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
+            /**
+             * Exclude
+             * @description Ids of tracks not to recommend.
+             * @default null
+             */
+            exclude?: string[] | string | null;
+            /**
+             * Filter Listened
+             * @description Do not recommend tracks of the history.
+             * @default true
+             */
+            filter_listened?: boolean;
+            /**
+             * Diversity
+             * @description Weight of diversity: 0 ranks by score only, 1 prefers tracks that differ from each other.
+             * @default 0
+             */
+            diversity?: number;
+            /**
+             * Novelty
+             * @description Weight of novelty: 0 has no effect, 1 prefers the least popular tracks.
+             * @default 0
+             */
+            novelty?: number;
+            /**
+             * Explain
+             * @description Whether to return reasons: true for all, or the maximum number for each track.
+             * @default false
+             */
+            explain?: boolean | number;
+            /**
+             * Resolve
+             * @description Whether `history`, `skipped` and `exclude` may hold titles.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
+             * Model
+             * @description Name of the model.
+             * @default recommender
+             */
+            model?: string;
+        };
+        /**
+         * SimilarRequestForm
+         * @description A track or a recording to find similar tracks for.
+         */
+        SimilarRequestForm: {
+            /**
+             * Track Id
+             * @description Id of a track of the listening log.
+             * @default null
+             */
+            track_id?: string | null;
+            /**
+             * Format: binary
+             * @description A recording, instead of `track_id`.
+             */
+            file?: string;
+            /**
+             * By
+             * @description Basis of the similarity: common listeners, sound, or both.
+             * @default both
+             * @enum {string}
+             */
+            by?: "both" | "listening" | "sound";
+            /**
+             * N
+             * @description Number of tracks.
+             * @default 10
+             */
+            n?: number;
+            /**
+             * Resolve
+             * @description Whether `track_id` may be a title.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
+             * Model
+             * @description Name of the model.
+             * @default recommender
+             */
+            model?: string;
         };
         /**
          * InspireRequestForm
@@ -1916,139 +2177,6 @@ export interface components {
              * Model
              * @description Name of the model.
              * @default polyphony_rnn
-             */
-            model?: string;
-        };
-        /**
-         * RecommendRequestForm
-         * @description Request for recommendations from any of a known user, a history, friends, a recording and a mood, or none.
-         */
-        RecommendRequestForm: {
-            /**
-             * User Id
-             * @description Id of a user of the listening log.
-             * @default null
-             */
-            user_id?: string | null;
-            /**
-             * History
-             * @description Ids of tracks that were listened to, the most recent last.
-             * @default null
-             */
-            history?: string[] | string | null;
-            /**
-             * Weights
-             * @description Weight of each track of `history`, such as a play count.
-             * @default null
-             */
-            weights?: number[] | null;
-            /**
-             * Times
-             * @description Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.
-             * @default null
-             */
-            times?: (number | null)[] | null;
-            /**
-             * Skipped
-             * @description Ids of tracks that were skipped.
-             * @default null
-             */
-            skipped?: string[] | string | null;
-            /**
-             * Friends
-             * @description Ids of friends, whose listening is used for a user without history.
-             * @default null
-             */
-            friends?: string[] | string | null;
-            /**
-             * Format: binary
-             * @description A recording; tracks with a similar sound are recommended.
-             */
-            file?: string;
-            /**
-             * Mood
-             * @description One of the nine emotions, or an object of emotions and their strengths from 0 to 1.
-             * @default null
-             */
-            mood?: string | {
-                [key: string]: number;
-            } | null;
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
-             * Exclude
-             * @description Ids of tracks not to recommend.
-             * @default null
-             */
-            exclude?: string[] | string | null;
-            /**
-             * Filter Listened
-             * @description Do not recommend tracks of the history.
-             * @default true
-             */
-            filter_listened?: boolean;
-            /**
-             * Diversity
-             * @description Weight of diversity: 0 ranks by score only, 1 prefers tracks that differ from each other.
-             * @default 0
-             */
-            diversity?: number;
-            /**
-             * Novelty
-             * @description Weight of novelty: 0 has no effect, 1 prefers the least popular tracks.
-             * @default 0
-             */
-            novelty?: number;
-            /**
-             * Explain
-             * @description Whether to return reasons: true for all, or the maximum number for each track.
-             * @default false
-             */
-            explain?: boolean | number;
-            /**
-             * Model
-             * @description Name of the model.
-             * @default recommender
-             */
-            model?: string;
-        };
-        /**
-         * SimilarRequestForm
-         * @description A track or a recording to find similar tracks for.
-         */
-        SimilarRequestForm: {
-            /**
-             * Track Id
-             * @description Id of a track of the listening log.
-             * @default null
-             */
-            track_id?: string | null;
-            /**
-             * Format: binary
-             * @description A recording, instead of `track_id`.
-             */
-            file?: string;
-            /**
-             * By
-             * @description Basis of the similarity: common listeners, sound, or both.
-             * @default both
-             * @enum {string}
-             */
-            by?: "both" | "listening" | "sound";
-            /**
-             * N
-             * @description Number of tracks.
-             * @default 10
-             */
-            n?: number;
-            /**
-             * Model
-             * @description Name of the model.
-             * @default recommender
              */
             model?: string;
         };
@@ -2674,6 +2802,127 @@ export interface components {
             instruments?: (string | number)[] | string | number | null;
         };
         /**
+         * Recommendations
+         * @description Recommended tracks, best first: a sequence of `Recommendation` with information on the response.
+         */
+        Recommendations: {
+            recommendations: {
+                track_id: string;
+                score: number;
+                title: string | null;
+                artist: string | null;
+                reasons: {
+                    base_model: string;
+                    because: string;
+                    id: string;
+                    amount: number;
+                    title: string | null;
+                    artist: string | null;
+                }[];
+            }[];
+            source: string | null;
+            arm: string | null;
+            unknown: {
+                user: boolean;
+                history: string[];
+                skipped: string[];
+                friends: string[];
+                exclude: string[];
+                mood: boolean;
+                audio: boolean;
+                events: boolean;
+            };
+            mood: {
+                source: string;
+                strengths: {
+                    [key: string]: number;
+                };
+            };
+            model: string;
+            model_version: string;
+            request_id: string;
+        };
+        /**
+         * Playlist
+         * @description Tracks in the order in which to play them: a sequence of `PlaylistTrack` with information on the response.
+         */
+        Playlist: {
+            tracks: {
+                track_id: string;
+                similarity: number | null;
+                title: string | null;
+                artist: string | null;
+            }[];
+            seed: number;
+            artist_gap: number;
+            relaxed: string[];
+            compared_by: string[];
+            by_taste: boolean;
+            mood: {
+                source: string;
+                strengths: {
+                    [key: string]: number;
+                };
+            };
+            unknown: {
+                user: boolean;
+                history: string[];
+                skipped: string[];
+                friends: string[];
+                exclude: string[];
+                mood: boolean;
+                audio: boolean;
+                events: boolean;
+            };
+            model: string;
+            model_version: string;
+            request_id: string;
+        };
+        /**
+         * TrackPage
+         * @description One page of the tracks that a search found, best match first: a sequence of `Track`.
+         */
+        TrackPage: {
+            tracks: {
+                track_id: string;
+                title: string | null;
+                artist: string | null;
+                match: string;
+                field: string;
+            }[];
+            total: number;
+            offset: number;
+            model: string;
+            model_version: string;
+            request_id: string;
+        };
+        /**
+         * ExampleUsers
+         * @description Stored users that the operator has chosen as examples.
+         */
+        ExampleUsers: {
+            /**
+             * User Ids
+             * @description Values for `user_id` of `recommend`; only users that the key may use.
+             */
+            user_ids: string[];
+        };
+        /**
+         * RecordedEvents
+         * @description What became of several events, in their order.
+         */
+        RecordedEvents: {
+            events: {
+                event_id: string;
+                /** @enum {string} */
+                outcome: "new" | "duplicate" | "refused" | "denied";
+                reason: string;
+            }[];
+            n_new: number;
+            n_duplicates: number;
+            n_refused: number;
+        };
+        /**
          * Inspiration
          * @description A composed piece, how it sounds, and tracks like it.
          */
@@ -2860,112 +3109,6 @@ export interface components {
                 n_failures: number;
                 last_inference_s: number | null;
             }[];
-        };
-        /**
-         * Recommendations
-         * @description Recommended tracks, best first: a sequence of `Recommendation` with information on the response.
-         */
-        Recommendations: {
-            recommendations: {
-                track_id: string;
-                score: number;
-                title: string | null;
-                artist: string | null;
-                reasons: {
-                    base_model: string;
-                    because: string;
-                    id: string;
-                    amount: number;
-                    title: string | null;
-                    artist: string | null;
-                }[];
-            }[];
-            source: string | null;
-            arm: string | null;
-            unknown: {
-                user: boolean;
-                history: string[];
-                skipped: string[];
-                friends: string[];
-                exclude: string[];
-                mood: boolean;
-                audio: boolean;
-                events: boolean;
-            };
-            mood: {
-                source: string;
-                strengths: {
-                    [key: string]: number;
-                };
-            };
-            model: string;
-            model_version: string;
-            request_id: string;
-        };
-        /**
-         * Playlist
-         * @description Tracks in the order in which to play them: a sequence of `PlaylistTrack` with information on the response.
-         */
-        Playlist: {
-            tracks: {
-                track_id: string;
-                similarity: number | null;
-                title: string | null;
-                artist: string | null;
-            }[];
-            seed: number;
-            artist_gap: number;
-            relaxed: string[];
-            compared_by: string[];
-            by_taste: boolean;
-            mood: {
-                source: string;
-                strengths: {
-                    [key: string]: number;
-                };
-            };
-            unknown: {
-                user: boolean;
-                history: string[];
-                skipped: string[];
-                friends: string[];
-                exclude: string[];
-                mood: boolean;
-                audio: boolean;
-                events: boolean;
-            };
-            model: string;
-            model_version: string;
-            request_id: string;
-        };
-        /**
-         * TrackPage
-         * @description One page of the tracks that a search found, best match first: a sequence of `Track`.
-         */
-        TrackPage: {
-            tracks: {
-                track_id: string;
-                title: string | null;
-                artist: string | null;
-                match: string;
-                field: string;
-            }[];
-            total: number;
-            offset: number;
-            model: string;
-            model_version: string;
-            request_id: string;
-        };
-        /**
-         * ExampleUsers
-         * @description Stored users that the operator has chosen as examples.
-         */
-        ExampleUsers: {
-            /**
-             * User Ids
-             * @description Values for `user_id` of `recommend`; only users that the key may use.
-             */
-            user_ids: string[];
         };
         /**
          * Piece
@@ -5434,6 +5577,141 @@ export interface operations {
             };
         };
     };
+    search: {
+        parameters: {
+            query: {
+                /** @description A description, such as `calm piano for reading`. */
+                q: string;
+                /** @description Number of tracks. */
+                n?: number;
+                /** @description Name of the model. */
+                model?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Recommendations"];
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model is not served, or no id of the request is known. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     exampleUsers: {
         parameters: {
             query?: never;
@@ -5450,6 +5728,141 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ExampleUsers"];
+                };
+            };
+            /** @description The request is malformed. */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The API key is missing or invalid. */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The key does not allow this. */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model is not served, or no id of the request is known. */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body did not arrive in time. */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The body is too large. */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The media type of the body cannot be read. */
+            415: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A value is invalid, or a file cannot be used. */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A limit of the key is exceeded; see Retry-After. */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The models' server sent an invalid response. */
+            502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway or the model is overloaded or not ready; see Retry-After. */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The model did not respond in time. */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    record: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Token that gives access to the stored data of one user. */
+                "Tritone-User-Token"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RecordRequest"];
+            };
+        };
+        responses: {
+            /** @description The result, in the accepted media type. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecordedEvents"];
                 };
             };
             /** @description The request is malformed. */

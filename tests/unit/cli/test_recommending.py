@@ -169,6 +169,15 @@ def test_similar_titles_are_suggested_but_not_used(
     assert "'Titel 18' is neither an id nor a title; did you mean track-18 (Someone: Title 18)" in ended.stderr
 
 
+def test_tracks_are_searched_by_a_description(run_tritone: Any, model: FakeRecommender) -> None:
+    ended = run_tritone("search", "track-1", "-n", 2)
+    assert ended.status == 0, ended.stderr
+    assert "based on the words of the description" in ended.stderr
+    found = json.loads(run_tritone("search", "track-1", "-n", 2, "--json").stdout)
+    assert [each["track_id"] for each in found["recommendations"]] == ["track-1", "track-10"]
+    assert run_tritone("search", " ").status == 1
+
+
 def test_tracks_are_found(run_tritone: Any, model: FakeRecommender) -> None:
     ended = run_tritone("tracks", "someone", "-n", 4)
     assert ended.status == 0, ended.stderr

@@ -47,6 +47,8 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "query": (object, 1),
     "query_field": (object, 1),
     "offset": (np.int32, 1),
+    "text": (object, 1),
+    "resolve": (np.bool_, 1),
     "playlist_from": (object, 1),
     "playlist_to": (object, 1),
     "after": (object, None),
@@ -109,6 +111,8 @@ class FakeRecommender:
     def _recommended(request: InferRequest) -> dict[str, Any]:
         given = said(request)
         k = given["k"]
+        if "text" in given:
+            return _answer([item for item in ITEMS if given["text"] in item][:k], "words", {})
         if "query" in given:
             return _found(given["query"], given.get("query_field"), k, given.get("offset", 0))
         if "by" in given:

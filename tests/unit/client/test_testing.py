@@ -223,6 +223,9 @@ def test_searches_find_ids_titles_and_artists() -> None:
         assert music.find_tracks("body some").tracks[0].match == "words"
         assert music.find_tracks("blue", by="artist").total == 0
         page = music.find_tracks("blue", limit=1, offset=1)
+        assert [track.score for track in music.search("blue some", n=1)] == [0.5]
+        assert music.search("qqq").source == "words"
+        assert "a" not in music.recommend(history=["Blue"], resolve=True).track_ids
     assert (page.track_ids, page.total, page.offset) == (("b",), 2, 1)
 
 

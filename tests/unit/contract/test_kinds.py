@@ -41,7 +41,11 @@ class Exported:
     def served(self) -> list[tuple[Declaration, Exportable | ArtifactExport, ExportResult]]:
         """Every model of the kind, but for ensembles: as declared, as trained, as exported."""
         exportables = (self.exportable, *self.exportable.companions)
-        return list(zip(self.kind.declarations, exportables, self.results[: len(exportables)], strict=True))
+        declared = {each.name: each for each in self.kind.declarations}  # a checkpoint may have fewer companions
+        return [
+            (declared[each.declaration.name], each, result)
+            for each, result in zip(exportables, self.results[: len(exportables)], strict=True)
+        ]
 
     @property
     def converted(self) -> list[tuple[Declaration, Exportable, ExportResult]]:

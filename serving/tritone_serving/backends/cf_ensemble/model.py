@@ -28,13 +28,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_events import reader_of
-from tritone_cf_loading import LoadError, load, remote_models_of
+from tritone_cf_loading import LoadError, load, remote_encoder_of, remote_models_of
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
 from tritone_cf_remote import fetch_scores
 from tritone_cf_tensors import (
-    PLAYLIST,
-    SEARCH,
-    SIMILAR,
+    NOT_RECOMMENDED,
     AnyRequest,
     OutputRow,
     OutputTensors,
@@ -45,6 +43,7 @@ from tritone_cf_tensors import (
     row_of_playlist,
     row_of_search,
     row_of_similar,
+    row_of_text,
 )
 from tritone_ort_marks import is_health_check
 
@@ -57,6 +56,8 @@ from tritone_serving.recommender import (
     RecommendRequest,
     RecommendResponse,
     SearchRequest,
+    TextRequest,
+    TextResponse,
 )
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import EmbeddingWeights
@@ -95,12 +96,16 @@ class TritonPythonModel:
                 f"embed the recommender's items; see `tritone lint`"
             )
         self._remotes = remote_models_of(self._recommender, config, pb_utils)
+        try:
+            self._encoder = remote_encoder_of(self._recommender, config, pb_utils)
+        except LoadError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
         self._events = reader_of(pb_utils, args["model_name"])
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         # Built at load, so that the first search and the first playlist are not slower.
-        _ = self._recommender.track_search, self._recommender.playlist_maker
+        _ = self._recommender.track_search, self._recommender.text_search, self._recommender.playlist_maker
         index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -161,7 +166,12 @@ class TritonPythonModel:
     def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return read_requests(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
+            return read_requests(
+                tensors,
+                caller,
+                embeddings_fit=lambda: self._embeddings.fits,
+                titles=self._recommender.title_resolver() if "resolve" in tensors else None,
+            )
         except InvalidRequestError as error:
             return error
         except Exception as error:  # a shape not checked by Triton must not fail the other requests of the call
@@ -173,11 +183,15 @@ class TritonPythonModel:
             recommended: Iterator[RecommendResponse | Exception] = iter(self._recommend(queries))
         except Exception:
             recommended = iter(self._one_by_one(queries))
+        described = iter(self._search([query for query in asked if isinstance(query, TextRequest)]))
         rows: list[OutputRow | Exception] = []
         for query in asked:
             if isinstance(query, RecommendRequest):
                 answer = next(recommended)
                 rows.append(row_of(answer) if isinstance(answer, RecommendResponse) else answer)
+            elif isinstance(query, TextRequest):
+                found = next(described)
+                rows.append(row_of_text(found) if isinstance(found, TextResponse) else found)
             else:
                 rows.append(self._looked_up(query))
         return rows
@@ -220,6 +234,31 @@ class TritonPythonModel:
                 answers.append(error)
         return answers
 
+    def _search(self, queries: list[TextRequest]) -> list[TextResponse | InvalidRequestError]:
+        """Search by descriptions, which are embedded together."""
+        answers: list[TextResponse | InvalidRequestError | None] = [None] * len(queries)
+        for index, query in enumerate(queries):
+            try:
+                query.check()
+            except InvalidRequestError as error:
+                answers[index] = error
+        valid = [index for index, answer in enumerate(answers) if answer is None]
+        embeddings = None
+        if valid and self._encoder is not None:
+            embeddings = self._encoder.embed([queries[index].text for index in valid])
+            if embeddings is None:
+                self._count("text_fallbacks_total", len(valid))
+        for row, index in enumerate(valid):
+            try:
+                found = self._recommender.text_search.search(
+                    queries[index], None if embeddings is None else embeddings[row]
+                )
+            except InvalidRequestError as error:
+                answers[index] = error
+            else:
+                answers[index] = found
+        return [answer for answer in answers if answer is not None]
+
     def _looked_up(self, query: SimilarRequest | SearchRequest | PlaylistRequest) -> OutputRow | InvalidRequestError:
         try:
             if isinstance(query, SearchRequest):
@@ -236,7 +275,7 @@ class TritonPythonModel:
         for answer in answers:
             if isinstance(answer, OutputRow):
                 self._count("answers_total", source=answer.source, arm=answer.arm)
-                if self._is_counting and answer.source not in (SIMILAR, SEARCH, PLAYLIST):
+                if self._is_counting and answer.source not in NOT_RECOMMENDED:
                     self._coverage.add(answer.arm, answer.items)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tritone_cf_encoder import RemoteEncoder
 from tritone_cf_remote import TIMEOUT_S, RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
@@ -14,9 +15,11 @@ from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
 from tritone_serving.recommender.requests import MIN_FRIENDS
+from tritone_serving.recommender.text_search import TEXT_ENCODER, VOCABULARY
 
 KEY_PARAMETER = "key_file"
 TASTE_PARAMETER = "taste_model"
+ENCODER_PARAMETER = "text_encoder_model"
 MIN_PARAMETER = "min_friends"
 # Kind of a remote base model -> parameters with the name of its model and its timeout.
 _REMOTE_PARAMETERS = {
@@ -98,6 +101,27 @@ def _timeout_s(name: str, text: str) -> float:
             f"{_LARGEST_TIMEOUT_MS:,}"
         )
     return int(text) / 1_000
+
+
+def remote_encoder_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteEncoder | None:
+    """Return the client of the sentence encoder; None if the artifact was made without one.
+
+    Raises:
+        LoadError: the artifact's entries about the encoder are damaged.
+    """
+    described = recommender.artifact.manifest.get(TEXT_ENCODER)
+    if described is None or not recommender.text_search.knows_meaning:
+        return None
+    try:
+        return RemoteEncoder(
+            pb_utils,
+            _parameter(config, ENCODER_PARAMETER) or str(described["model"]),
+            recommender.artifact.texts(VOCABULARY),
+            n_features=int(described["n_features"]),
+            most_tokens=int(described["most_tokens"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(f"the manifest's {TEXT_ENCODER} is damaged ({error}); export the recommender again") from error
 
 
 def _min_friends(text: str) -> int:

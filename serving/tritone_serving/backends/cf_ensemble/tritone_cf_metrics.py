@@ -27,6 +27,7 @@ COUNTERS: Mapping[str, str] = {
     "seconds_total": "Seconds spent in execute calls",
     "base_model_seconds_total": "Seconds spent scoring by each base model; for remote ones, seconds of waiting",
     "base_model_calls_total": "Batches scored by each base model",
+    "text_fallbacks_total": "Searches answered by words only because the sentence encoder failed",
     "taste_fallbacks_total": "Execute calls processed without taste_vae because it failed",
     "sequence_fallbacks_total": "Execute calls processed without taste_sequence because it failed",
     "event_fallbacks_total": "Execute calls processed without recorded events because the event store failed",

@@ -33,6 +33,7 @@ from tritone_training.declaration import (
 
 MANIFEST_FILENAME: Final = "recommender.json"
 TASTE_MODEL_PARAMETER: Final = "taste_model"
+TEXT_ENCODER_PARAMETER: Final = "text_encoder_model"
 
 
 def _list(name: str, dtype: DType, description: str, *, axis: str = "", limits: Limits | None = None) -> Tensor:
@@ -124,6 +125,12 @@ OFFSET: Final = _one(
     Limits(minimum=0, maximum=LARGEST_OFFSET),
 )
 
+RESOLVE: Final = _one(
+    "resolve", "BOOL", "ids of items may be titles, each of which names a single item; false if left out"
+)
+TEXT: Final = _one(
+    "text", "BYTES", "a description, such as `calm piano for reading`: search for items by its words and its meaning"
+)
 PLAYLIST_FROM: Final = _one(
     "playlist_from",
     "BYTES",
@@ -156,7 +163,13 @@ REASONS: Final = _answer(
     "the score; title and artist are given where `id` is an item that has them; empty without `explain`",
 )
 SOURCE: Final = Tensor(
-    "source", "BYTES", (Axis("one", 1),), "most specific input used: user, history, friends, audio, mood or popularity"
+    "source",
+    "BYTES",
+    (Axis("one", 1),),
+    (
+        "most specific input used: user, history, friends, audio, mood or popularity; for `text`: meaning, or words "
+        "without a sentence encoder; else similar or search"
+    ),
 )
 ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "arm of the A/B test")
 UNKNOWN: Final = Tensor(
@@ -207,6 +220,8 @@ DECLARATION: Final = Declaration(
         QUERY,
         QUERY_FIELD,
         OFFSET,
+        TEXT,
+        RESOLVE,
         PLAYLIST_FROM,
         PLAYLIST_TO,
         AFTER,
@@ -241,6 +256,7 @@ DECLARATION: Final = Declaration(
         "taste_timeout_ms": "",
         "sequence_model": "taste_sequence",
         "sequence_timeout_ms": "",
+        TEXT_ENCODER_PARAMETER: "sentence_encoder",
         "key_file": "",
         "min_friends": "3",
     },

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, INFERRED_MOOD
+from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
 from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
 from tritone_training.exceptions import TrainingError
@@ -50,9 +53,12 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     add_sounds,
     embed_recordings,
 )
+from tritone_training.kinds.recommender.fitting.sequence_network import train_sequence_network
+from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
+from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.progress import progress_bar
 
 
@@ -100,31 +106,42 @@ class FittedModels:
         parts: arrays and entries of the artifact.
         manifest: of the artifact, without the ensemble's weights.
         taste: description of `taste_vae` for checkpoint.json; None without it.
+        sequence: the same for `taste_sequence`.
     """
 
     dataset: InteractionDataset
     parts: ArtifactParts
     manifest: Mapping[str, Any]
     taste: dict[str, Any] | None
+    sequence: dict[str, Any] | None
 
 
 def _fit(
     request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
 ) -> dict[str, Any]:
     began_s = time.monotonic()
-    selection = replace(request, out=request.out / SELECTION_FOLDER) if request.refit_on_all else request
+    refits = _refits(request, prepared.listening)
+    selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
     fitted = fit_models(selection, config, prepared, key)
     chosen = _select(selection, config, prepared.listening, fitted, key_path)
     moods = _select_moods(selection, prepared.listening, fitted, chosen, key_path)
     refit = None
-    if request.refit_on_all:
+    if refits:
         seconds = time.monotonic() - began_s
         write_fit(selection, config, prepared, fitted, chosen, moods=moods, key_path=key_path, seconds=seconds)
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
         taste = selection.out / TASTE if config.taste else None
-        fitted = fit_models(request, config, prepared, key, selected_taste=taste)
+        sequence = selection.out / TASTE_SEQUENCE
+        fitted = fit_models(
+            request,
+            config,
+            prepared,
+            key,
+            selected_taste=taste,
+            selected_sequence=sequence if sequence.is_dir() else None,
+        )
         least_known = least_popularity(fitted.parts.arrays)
         ensembles = with_bounded_bias(chosen.ensembles, least_before=least_before, least_known=least_known)
         chosen = replace(chosen, ensembles=ensembles)
@@ -143,6 +160,16 @@ def _fit(
     )
 
 
+def _refits(request: TrainRequest, listening: ListeningData) -> bool:
+    """Return whether what is served is fitted on the held-out listens too.
+
+    By default only if the last item of each listener is held out, which is what the next one depends on most.
+    """
+    if request.refit_on_all is None:
+        return listening.train.time is None and listening.train.sequences is not None
+    return request.refit_on_all
+
+
 def fit_models(
     request: TrainRequest,
     config: RecommenderConfig,
@@ -150,6 +177,7 @@ def fit_models(
     key: bytes,
     *,
     selected_taste: Path | None = None,
+    selected_sequence: Path | None = None,
 ) -> FittedModels:
     """Fit all base models on the training split.
 
@@ -160,6 +188,7 @@ def fit_models(
         key: key of the users' pseudonyms.
         selected_taste: checkpoint of the `taste_vae` whose number of epochs and metrics are used, if the training split
             holds the held-out listens too.
+        selected_sequence: the same for `taste_sequence`.
     """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
@@ -172,15 +201,20 @@ def fit_models(
         parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
+    text_encoder = _add_text_search(request, config, dataset, parts)
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
+    sequence = None
+    if config.sequence and dataset.sequences is not None and len(dataset.sequences):
+        sequence = train_sequence_network(request, config, listening, dataset, parts, selected=selected_sequence)
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
         **manifest_of(parts, dataset, config, key),
         FIT: new_fit(),
         "data": listening.report,
         **embedding_model,
+        **text_encoder,
     }
-    return FittedModels(dataset, parts, manifest, taste)
+    return FittedModels(dataset, parts, manifest, taste, sequence)
 
 
 def _select(
@@ -201,6 +235,8 @@ def _select_moods(
     """Return how moods are inferred; None if the recommender has no moods or the log no times."""
     if "mood" not in fitted.parts.base_models:
         return None
+    if "user_knn" in fitted.parts.base_models:
+        fitted.parts.base_models["user_knn"]["metric"] = chosen.metric
     for name, scale in chosen.scales.items():
         fitted.parts.base_models[name]["scale"] = scale
     inferring = {"ensembles": chosen.ensembles, INFERRED_MOOD: inference_of_strength_1()}
@@ -265,7 +301,7 @@ def write_fit(
             )
         write_artifact(folder, manifest, parts.arrays)
     report = prepared.listening.report
-    info = {
+    info: dict[str, Any] = {
         "format": checkpoint.FORMAT,
         "kind": KIND_NAME,
         FIT: manifest[FIT],
@@ -279,10 +315,11 @@ def write_fit(
         "n_users": dataset.n_users,
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
-        **({EMBEDDING_MODEL: manifest[EMBEDDING_MODEL]} if EMBEDDING_MODEL in manifest else {}),
+        **{name: manifest[name] for name in (EMBEDDING_MODEL, TEXT_ENCODER) if name in manifest},
         **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
+        **({} if fitted.sequence is None else {"taste_sequence": fitted.sequence}),
         "data": report,
         "metrics": {"valid": chosen.metrics, "how": how},
         **({} if refit is None else {REFIT: refit}),
@@ -297,6 +334,28 @@ def write_fit(
         "tables": [base_models_table(chosen.metrics["base_models"])],
         "n_epochs": 0 if taste is None else taste["n_epochs"],
     }
+
+
+def _add_text_search(
+    request: TrainRequest, config: RecommenderConfig, dataset: InteractionDataset, parts: ArtifactParts
+) -> dict[str, Any]:
+    """Add the arrays of the text search; return the manifest's entry of the sentence encoder, if there is one."""
+    encoder: PretrainedEncoder | None = None
+    if config.text_encoder == "minilm" and dataset.tags.nnz:
+        encoder = load_sentence_encoder(on_download=lambda message: print(message, file=sys.stderr))
+    with progress_bar("indexing tags", shown=request.progress) as on_progress:
+        parts.arrays.update(
+            text_search_arrays(
+                dataset.tags,
+                dataset.tag_names,
+                n_factors=config.search_factors,
+                embed=None if encoder is None else partial(encoder.embed, on_progress=on_progress),
+            )
+        )
+    if encoder is None or TAG_EMBEDDINGS not in parts.arrays:
+        return {}
+    parts.arrays.update(encoder_arrays(encoder))
+    return {TEXT_ENCODER: encoder_entry()}
 
 
 def _is_finite(value: Any) -> bool:
