@@ -305,21 +305,8 @@ def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[s
     found = []
     n_users = len(candidates.n_held_out)
     for side in (0, 1):
-        fit, rest = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
+        fit, rest = (candidates.of_users(np.arange(n_users) % 2 == half) for half in (side, 1 - side))
         if not fit.wanted.any() or not (rest.n_held_out > 0).any():
             return {}
         found.append(_metrics(rest, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
-
-
-def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
-    kept = users[candidates.users]
-    return Candidates(
-        candidates.users[kept],
-        candidates.items[kept],
-        candidates.wanted[kept],
-        candidates.cold[kept],
-        {name: each[kept] for name, each in candidates.features.items()},
-        candidates.tops,
-        np.where(users, candidates.n_held_out, 0),
-    )

@@ -57,6 +57,19 @@ class Candidates:
     tops: Mapping[str, Floats]
     n_held_out: npt.NDArray[np.int64]
 
+    def of_users(self, users: npt.NDArray[np.bool_]) -> Candidates:
+        """Return the candidates of the selected users (B,); the others count as users without held-out listens."""
+        kept = users[self.users]
+        return Candidates(
+            self.users[kept],
+            self.items[kept],
+            self.wanted[kept],
+            self.cold[kept],
+            {name: each[kept] for name, each in self.features.items()},
+            self.tops,
+            np.where(users, self.n_held_out, 0),
+        )
+
 
 class Collector:
     """Collects candidates in chunks, so that only the scores of one chunk are in memory."""
@@ -196,7 +209,7 @@ def fit_weights(
         may_be_negative: base models (or `BIAS`) whose weights may be negative.
     """
     problem = problem_of(candidates, base_models, scales)
-    weights = polish(problem, _likeliest(problem, may_be_negative))
+    weights = polish(problem, most_likely(problem, may_be_negative))
     return EnsembleWeights(
         {name: weights.get((name, False), 0.0) for name in base_models},
         {name: weights.get((name, True), 0.0) for name in (*base_models, BIAS)},
@@ -228,7 +241,7 @@ def fit_cold_item_weights(
             fixed += consumed.get(name, 0.0) * column
     columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
     problem = WeightProblem(candidates, columns, fixed)
-    weights = polish(problem, _likeliest(problem, (BIAS,)))
+    weights = polish(problem, most_likely(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
         # Cold items have to be ordered even if content does not predict listening.
@@ -236,7 +249,13 @@ def fit_cold_item_weights(
     return found
 
 
-def _likeliest(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+def most_likely(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+    """Return the maximum-likelihood weights of the columns; columns whose weight would be negative are left out.
+
+    Args:
+        problem: the features.
+        may_be_negative: names of columns whose weights may be negative.
+    """
     active = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in active], 1).astype(np.float64)
@@ -307,19 +326,30 @@ def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float
 
 def ranking_metrics(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """Return the means over users with held-out listens of the metrics of scores (Q,)."""
-    order = np.lexsort((candidates.items, -scores, candidates.users))
-    users = candidates.users[order]
-    starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
-    index = np.arange(len(users)) - starts[users]
-    near = index < 40
-    hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
-    hits[users[near], index[near]] = candidates.wanted[order][near]
+    hits = hits_of_users(candidates, ranks := ranks_of(candidates, scores))
     evaluated = candidates.n_held_out > 0
     values = per_user(hits[evaluated], candidates.n_held_out[evaluated], (10, 40))
     cold = candidates.wanted & candidates.cold
-    n_found = int(cold[order][near].sum())
-    share = n_found / max(int(cold.sum()), 1)
+    share = int((cold & (ranks < hits.shape[1])).sum()) / max(int(cold.sum()), 1)
     return {**{name: float(each.mean()) for name, each in values.items()}, "cold_items_share@40": share}
+
+
+def ranks_of(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """Return the rank of each candidate among those of its user, from 0 (Q,); ties go to the lower index."""
+    order = np.lexsort((candidates.items, -scores, candidates.users))
+    users = candidates.users[order]
+    starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - starts[users]
+    return ranks
+
+
+def hits_of_users(candidates: Candidates, ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether each user's 40 best candidates were held out (B, 40)."""
+    hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
+    near = ranks < hits.shape[1]
+    hits[candidates.users[near], ranks[near]] = candidates.wanted[near]
+    return hits
 
 
 _HIDDEN_SHARE: Final = 0.2  # of the items with tags or sound
