@@ -30,6 +30,7 @@ import torch
 from scipy import sparse
 
 from benchmarks.arguments import count
+from tritone import MusicClient
 from tritone_serving.recommender import Artifact
 from tritone_serving.recommender.artifact import text_arrays
 from tritone_serving.recommender.text_search import FusionWeights, TextRequest, TextSearch
@@ -246,7 +247,15 @@ def measure(folder: Path, *, n_queries: int, seed: int, choose: bool) -> dict[st
                 )
             report["methods"][method if typos else f"{method}, without typos"] = row
             print(method, "typos" if typos else "no typos", {k: round(v, 4) for k, v in row.items()}, flush=True)
+    report["texts"] = [query.text for query in by_tag]
     return report
+
+
+def served_latencies(server: str, texts: Sequence[str]) -> dict[str, float]:
+    """Return p50 and p99 of `MusicClient.search` with a server, one request after the other."""
+    with MusicClient(server) as music:
+        p50, p99 = latencies_ms(music.search, texts)
+    return {"p50_ms": p50, "p99_ms": p99}
 
 
 def _names(
@@ -289,9 +298,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--queries", type=count, default=400, help="tags in each half")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--choose", action="store_true", help="also compare weights on the validation half")
+    parser.add_argument("--server", help="HOST:PORT of a server with a recommender, whose latency is measured too")
     parser.add_argument("--json", type=Path, help="write the measurements to a file")
     given = parser.parse_args(arguments)
     report = measure(given.data, n_queries=given.queries, seed=given.seed, choose=given.choose)
+    if given.server is not None:
+        report["served"] = served_latencies(given.server, report["texts"])
+        print("served", report["served"], flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

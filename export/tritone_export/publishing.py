@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
@@ -27,7 +28,7 @@ from tritone_export._exceptions import RepositoryBusyError, RepositoryError
 from tritone_export.candidates import check_files, files_in, newest, on_trial, read_card, reference_of, refused
 from tritone_export.card import CARD_FILENAME, card_bytes
 from tritone_export.lint.recommender import check_embedding_models
-from tritone_export.repository import publish, translated, update, versions
+from tritone_export.repository import publish, require_newest, translated, update, versions
 from tritone_export.tuned import TUNED_FILENAME, overridden, untuned
 from tritone_serving import AdminApiError, CanaryError, RefusedVersionError
 from tritone_serving.admin import AdminApi
@@ -80,6 +81,7 @@ def publish_live(
     live: Live,
     *,
     force: bool = False,
+    replaces: Mapping[str, int] = MappingProxyType({}),
     on_step: Callable[[str], None] = lambda step: None,
 ) -> tuple[Published, ...]:
     """Test the newest versions of `source` and make them live if all pass.
@@ -89,6 +91,8 @@ def publish_live(
         models: names, in the order to load them; an ensemble after its steps.
         live: the server to publish to.
         force: publish even if the recommender's embeddings are not from the `genre_cnn` that would be live.
+        replaces: version by model that a new version was made from; it is refused if another one is live by then, such
+            as one without a user who was forgotten.
         on_step: called with a description of each step when it begins.
 
     Returns:
@@ -130,7 +134,7 @@ def publish_live(
             on_step(f"{model}: making it live")
             version = newest(source, model)
             model_files = _model_files(version.parent, live.repository / model)
-            published.append(_switch(live, version, model_files, trials[model]))
+            published.append(_switch(live, version, model_files, trials[model], replaces=replaces.get(model)))
         _check_ensembles(live, ensembles, models, undo=f"tritone rollback {' '.join(models)}")
         return tuple(published)
 
@@ -263,7 +267,9 @@ def _content(version: Path) -> Any:
     return checksums or {name: path.read_bytes() for name, path in files.items() if name != CARD_FILENAME}
 
 
-def _switch(live: Live, source: Path, model_files: Mapping[str, bytes], trial: Trial | None) -> Published:
+def _switch(
+    live: Live, source: Path, model_files: Mapping[str, bytes], trial: Trial | None, *, replaces: int | None = None
+) -> Published:
     """Add a version under the next number, load it and send a canary; undo everything if one of these fails."""
     begun_s = time.monotonic()
     model, bounds = source.parent.name, live.bounds
@@ -276,6 +282,8 @@ def _switch(live: Live, source: Path, model_files: Mapping[str, bytes], trial: T
     card = read_card(source)
 
     def version_files(number: int) -> dict[str, bytes | Path]:
+        if replaces is not None:
+            require_newest(folder, replaces)
         files: dict[str, bytes | Path] = dict(files_in(source, is_version=True))
         if card:
             files[CARD_FILENAME] = card_bytes({**card, "model": model, "version": number})

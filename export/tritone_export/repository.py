@@ -109,6 +109,20 @@ def versions(model_folder: Path) -> list[int]:
     return sorted(int(name) for name in numbers if re.fullmatch(r"[1-9][0-9]*", name))
 
 
+def require_newest(folder: Path, expected: int) -> None:
+    """Check that no other version was published since a new one was made from it, as by `tritone forget`.
+
+    Raises:
+        RepositoryBusyError: there is a newer one.
+    """
+    found = versions(folder)
+    if found and found[-1] != expected:
+        raise RepositoryBusyError(
+            f"{folder}: version {found[-1]} was published while a version was made from {expected}; nothing was "
+            f"changed, repeat the command"
+        )
+
+
 def _next_version(model_folder: Path) -> int:
     # All digits count, so that a stray folder `007` and a new version 7 do not coexist.
     taken = [int(path.name) for path in model_folder.iterdir() if re.fullmatch(r"[0-9]+", path.name)]

@@ -215,7 +215,7 @@ def _lists(recommender: Recommender, users: list[str], n: int) -> dict[str, Arra
     from tritone_training.kinds.recommender.ensemble.offline import precompute_rankings
 
     world: Any = SimpleNamespace(users=users, n_users=len(users), n_items=len(recommender.item_ids))
-    return precompute_rankings(recommender, None, world, n, on_progress=lambda done, total: None)
+    return precompute_rankings(recommender, {}, world, n, on_progress=lambda done, total: None)
 
 
 def _neighbours(rng: np.random.Generator, n_items: int, n_neighbours: int) -> sparse.csr_matrix:

@@ -175,6 +175,23 @@ class EnsembleScorer:
             local.blend.add(log_scaled(scores, self.scales[name]), weights, column)
         return Scored(base_models, local.blend.total(weights.bias), weights, arms)
 
+    def score_cold(self, batch: RequestBatch, arms: Sequence[str], first: int) -> Floats:
+        """Return the ensemble's scores of the items from `first` on, which have no listeners (B, I - first).
+
+        Only the local base models that have a weight for such items are scored.
+
+        Args:
+            arms: (B,) arm of each request.
+            first: index of the first of these items.
+        """
+        weights = self._weights(batch, arms, tuple(self._local))
+        total = np.repeat(weights.bias[:, None], self._n_items - first, axis=1)
+        for column, (name, base_model) in enumerate(self._local.items()):
+            if weights.cold[:, column].any():
+                scores = log_scaled(base_model.score(batch)[:, first:], self.scales[name])
+                total += weights.cold[:, column, None] * scores
+        return total
+
     def _score_local(self, batch: RequestBatch) -> Iterator[tuple[str, Floats]]:
         for name, base_model in self._local.items():
             start_s = time.perf_counter()

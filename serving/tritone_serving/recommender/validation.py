@@ -7,7 +7,7 @@ Shapes: U users, I items, G tags, S tags of the text search.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final, TypeGuard
 
@@ -230,12 +230,31 @@ _DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
     "vectors": ("I", "any"),
     "items.embeddings": ("I", EMBEDDING_SIZE),
     "items.moods": ("I", len(MOODS)),
+    "items.mood_centre": (len(MOODS),),
+    "items.mood_spread": (len(MOODS),),
     "*.centre": (EMBEDDING_SIZE,),
     "search.tag_embeddings": ("S", "any"),
     "search.item_factors": ("I", "any"),
     "search.tag_factors": ("S", "any"),
 }
 _NEEDED: Final = ("users", "items.ids", "items.ends", "popularity.shares", "history.starts", "friends.starts")
+
+
+def rows_of(name: str, base_models: Container[str]) -> str | None:
+    """Return what the first axis of an array stands for: "U" users, "I" items, "G" tags or "" another; None if unknown.
+
+    Args:
+        name: of the array; for a sparse table that of its `starts`.
+        base_models: names of the base models, of which item-item models have tables.
+    """
+    if name.endswith(".starts"):
+        table = name.removesuffix(".starts")
+        shape: str | None = _lookup(table, _TABLES) or ("II" if table in base_models else None)
+        return None if shape is None else shape[0]
+    wanted = _lookup(name, _DENSE)
+    if wanted is None:
+        return None
+    return str(wanted[0]) if isinstance(wanted[0], str) else ""
 
 
 def check_arrays(manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:

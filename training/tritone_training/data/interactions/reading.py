@@ -217,7 +217,7 @@ def _tag_names(path: Path, tag: str) -> tuple[Mapping[str, str], int]:
     return {each: name for each, name in named if name and len(name) <= LONGEST_TAG}, int((~ok).sum())
 
 
-def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
+def load_metadata(path: Path, *, item: str | None = None, words_of_few: bool = False) -> MetadataTable:
     """Return the metadata of each item: all columns except the id, with `title` and `artist` under these names.
 
     If several columns have a usual name of the title (or the artist), the first one in `_NAMES` is used; the others
@@ -226,6 +226,7 @@ def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
 
     Args:
         item: name of the log's item column; the ids are in the column of that name, else in one with a usual name.
+        words_of_few: keep words of texts that a single item of the table has, for items to add to others.
 
     Raises:
         DataError: the table cannot be read, or no column holds the ids.
@@ -259,7 +260,7 @@ def load_metadata(path: Path, *, item: str | None = None) -> MetadataTable:
             continue
         if kind == "texts":
             texts.append(name)
-            values = words_of_texts(values)
+            values = words_of_texts(values, n_least=1 if words_of_few else 2)
         elif shown in _NAMES:
             values = {each: " ".join(value.split()) for each, value in values.items()}
         else:
@@ -319,7 +320,7 @@ def _kind(value: str) -> str:
     return "texts" if is_long(value) else "values"
 
 
-def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
+def words_of_texts(texts: Mapping[str, str], *, n_least: int = 2) -> dict[str, str]:
     """Return the words of each item's text, separated by line breaks, as `words_of` expects them.
 
     English stop words, words of fewer than three letters and words of a single item are left out, because they relate
@@ -327,6 +328,7 @@ def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
 
     Args:
         texts: item -> text.
+        n_least: smallest number of items with a word.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # only where there are texts: it is slow to import
 
@@ -337,7 +339,7 @@ def words_of_texts(texts: Mapping[str, str]) -> dict[str, str]:
     n_items = Counter(word for each in words.values() for word in each)
     kept = {}
     for item, each in words.items():
-        shared = sorted((word for word in each if n_items[word] > 1), key=lambda word: (n_items[word], word))
+        shared = sorted((word for word in each if n_items[word] >= n_least), key=lambda word: (n_items[word], word))
         if shared:
             kept[item] = _BETWEEN.join(sorted(shared[:_WORDS_OF_A_TEXT]))
     return kept

@@ -211,6 +211,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "query_field": each(b"", object),
         "offset": each(0, np.int32),
         "text": each(b"", object),
+        "resolve": each(False, np.bool_),
         "playlist_from": each(b"", object),
         "playlist_to": each(b"", object),
         "after": ids(1),

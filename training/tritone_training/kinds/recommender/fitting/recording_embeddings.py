@@ -18,6 +18,7 @@ from tritone import InvalidAudioError
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS
+from tritone_serving.recommender.new_items import MOOD_CENTRE, MOOD_SPREAD
 from tritone_training.data.interactions import files_of
 from tritone_training.data.loading import visible_files
 from tritone_training.data.recordings import Recording
@@ -148,5 +149,6 @@ def add_sounds(parts: ArtifactParts, dataset: InteractionDataset, sounds: Record
         moods = np.zeros((dataset.n_items, len(EMOTIONS)), np.float32)
         spread = np.maximum(sounds.emotions.std(0), 1e-6)
         moods[rows] = (sounds.emotions - sounds.emotions.mean(0)) / spread
+        parts.arrays[MOOD_CENTRE], parts.arrays[MOOD_SPREAD] = sounds.emotions.mean(0), spread
         parts.arrays["items.moods"] = moods
         parts.base_models["mood"] = {"kind": "mood"}
