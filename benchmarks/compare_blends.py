@@ -7,8 +7,8 @@ python -m benchmarks.compare_blends --checkpoint runs/lastfm --interactions user
 ```
 The checkpoint must have been trained on the log with the same `--valid`, so that tags of its pairs are left out. Every
 combination is cross-fitted: learned on the validation listens of one half of the users, and evaluated on those of the
-other half, for several random halves. Differences to the weighted sum are paired by user, with standard errors over users.
-Choosing among many combinations on the same users favours the luckiest, so small differences need other data.
+other half, for several random halves. Differences to the weighted sum are paired by user, with standard errors over
+users. Choosing among many combinations on the same users favours the luckiest, so small differences need other data.
 Shapes: B users with held-out listens, I items, Q candidates of all users, M base models.
 """
 
@@ -54,7 +54,6 @@ Floats = npt.NDArray[np.float64]
 N_GROUPS = 40  # of items, whose maxima make up the scale of a request
 N_RERANKED = 150
 N_TIMED = 100
-TASTE = "popularity by taste"
 RANKER = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 40,
@@ -144,14 +143,11 @@ def _tops(scores: npt.NDArray[np.float32], people: EvaluationUsers, rows: slice)
     return np.asarray(new[:, :n].reshape(len(new), -1, N_GROUPS).max(1).mean(1), np.float64)
 
 
-def weighted_sum(
-    scores: Scores, base_models: tuple[str, ...], *, by_request: bool = False, by_taste: bool = False
-) -> WeightProblem:
+def weighted_sum(scores: Scores, base_models: tuple[str, ...], *, by_request: bool = False) -> WeightProblem:
     """Build the features of a weighted sum.
 
     Args:
         by_request: divide each base model's scores by a scale of the request instead of one of all requests.
-        by_taste: let the weight of popularity depend on the popularity of the history.
     """
     candidates, scales = scores.candidates, scales_of(scores.candidates)
     problem = problem_of(candidates, base_models, scales)
@@ -163,9 +159,6 @@ def weighted_sum(
                 scale = np.where(tops > 0, tops, scales[name])[candidates.users]
                 logs = log_scaled((candidates.features[name] / scale).astype(np.float32), 1.0)
                 columns[name, kind] = np.where(candidates.cold == kind, logs, 0).astype(np.float32)
-    if by_taste:
-        taste = scores.popularity_of_history[candidates.users]
-        columns[TASTE, False] = (columns["popularity", False] * taste).astype(np.float32)
     return WeightProblem(candidates, columns)
 
 
@@ -174,7 +167,7 @@ def fitted(problem: WeightProblem, users: npt.NDArray[np.bool_]) -> Floats:
     kept = users[problem.candidates.users]
     columns = {key: column[kept] for key, column in problem.columns.items()}
     part = WeightProblem(problem.candidates.of_users(users), columns)
-    return problem.total(most_likely(part, (*MAY_BE_NEGATIVE, TASTE)))
+    return problem.total(most_likely(part, MAY_BE_NEGATIVE))
 
 
 def ranker_features(scores: Scores, total: Floats, base_models: tuple[str, ...]) -> npt.NDArray[np.float32]:
@@ -215,19 +208,22 @@ def reranked(
     return found, (time.perf_counter() - began_s) / N_TIMED * 1e3
 
 
-def compare(scores: Scores, n_seeds: int) -> list[dict[str, Any]]:
-    """Return the cross-fitted metrics of every combination, and their differences to the first one."""
+def compare(scores: Scores, n_seeds: int, without: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    """Return the cross-fitted metrics of every combination, and their differences to the first one.
+
+    Args:
+        n_seeds: number of random halves of the users.
+        without: base models to leave out, one at a time; None for each of them.
+    """
     served = scores.served
     everything = (*served, *MEMBERS)
     sums: dict[str, Callable[[], WeightProblem]] = {
         "weighted sum": partial(weighted_sum, scores, served),
         **{
             f"without {name}": partial(weighted_sum, scores, tuple(each for each in served if each != name))
-            for name in served
+            for name in (served if without is None else without)
         },
         "scale of each request": partial(weighted_sum, scores, served, by_request=True),
-        "popularity by taste": partial(weighted_sum, scores, served, by_taste=True),
-        "both": partial(weighted_sum, scores, served, by_request=True, by_taste=True),
         **{f"with {name}": partial(weighted_sum, scores, (*served, name)) for name in MEMBERS},
         "with all of these": partial(weighted_sum, scores, everything),
     }
@@ -322,10 +318,14 @@ def main() -> None:
     for name in ("user", "item", "plays"):
         parser.add_argument(f"--{name}-column", help="name of the column, in both files")
     parser.add_argument("--seeds", type=count, default=3, help="number of random halves of the users")
+    parser.add_argument("--without", nargs="*", metavar="NAME", help="base models to leave out in turn; default: all")
     parser.add_argument("--json", type=Path, help="write the result to this file, too")
     arguments = parser.parse_args()
     scores, request_ms = collect(arguments)
-    rows = compare(scores, arguments.seeds)
+    unknown = sorted(set(arguments.without or ()) - set(scores.served))
+    if unknown:
+        parser.error(f"unknown base models {', '.join(unknown)}: expected some of {', '.join(scores.served)}")
+    rows = compare(scores, arguments.seeds, None if arguments.without is None else tuple(arguments.without))
     print(markdown(rows))
     print(f"\none request, all base models in this process: {request_ms:.1f} ms (p50)")
     for row in rows:

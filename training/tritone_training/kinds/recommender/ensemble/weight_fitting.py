@@ -2,7 +2,8 @@
 
 The model is a multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of
 weight x log(1 + score / scale)). The problem is convex and has one weight per base model, so it hardly overfits. Base
-models whose weight would be negative are left out, except popularity, whose negative weight demotes popular items.
+models whose weight would be negative are left out, except those by popularity, whose negative weight demotes popular
+items.
 
 Weights for cold items are fitted on a fifth of the other items, scored as if they had no listeners: scores by tags and
 sound do not depend on listening, and the scores of all other base models are set to 0.
@@ -26,9 +27,10 @@ from tritone_training.ranking_metrics import per_user
 
 Floats = npt.NDArray[np.float32]
 _COLD_WEIGHT: Final = 0.04  # of the share of found cold items in the objective
+MAINSTREAM: Final = "mainstream"  # scores by popularity, with either sign; adds no candidates
 _CANDIDATES: Final = 120  # per base model and user
 _L2: Final = 1e-3
-MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
+MAY_BE_NEGATIVE: Final = ("popularity", MAINSTREAM, BIAS)
 # Weight of tags and sound for cold items if the fit gives none: orders these items, but is below the usual weight of a
 # collaborative base model.
 PRIOR: Final = 0.1
@@ -108,7 +110,8 @@ class Collector:
                 n = min(_CANDIDATES, len(row) - 1)
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
-                chosen.append(best)
+                if name != MAINSTREAM:
+                    chosen.append(best)
                 cold = row[self._cold_items]
                 if (cold[cold > -np.inf] != 0).any():
                     m = min(_CANDIDATES // 4, len(cold) - 1)
