@@ -1,4 +1,4 @@
-"""The base model that gives listeners of popular items more of these, and others fewer."""
+"""The base model that relates the popularity of items to that of the history."""
 
 from __future__ import annotations
 

@@ -49,7 +49,8 @@ class Popularity:
 class Mainstream:
     """Popularity of each item times how far the popularity of the history is above the average.
 
-    Its weight in the ensemble lets listeners of popular items have more of these, and others fewer.
+    The other base models favour popular items too much for histories of popular items, or too little for others. The
+    weight of this one, which may be negative, corrects that.
 
     Attributes:
         shares: (I,) as those of `Popularity`.
