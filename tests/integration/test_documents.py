@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
-from tests.support import music_models
+from tests.support import music_models, recommender_models
 from tests.support.cache import copy_cached
 
 from tritone_cli import main
@@ -96,6 +96,8 @@ def workplace(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "plays.csv").write_text(log.replace("user,item,plays", "listener,song,plays"))
     shutil.copytree(served.data / "music", tmp_path / "my_music")
     shutil.copytree(served.data / "midi", tmp_path / "my_midi")
+    shutil.copy(recommender_models.sequences(), tmp_path / "sequences.txt")
+    (tmp_path / "next.txt").write_text("user-0 piece/60\nuser-1 piece/7\n")
     return tmp_path
 
 
