@@ -54,7 +54,12 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     embed_recordings,
 )
 from tritone_training.kinds.recommender.fitting.sequence_network import train_sequence_network
-from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
+from tritone_training.kinds.recommender.fitting.text_index import (
+    encoder_arrays,
+    encoder_entry,
+    text_search_arrays,
+    with_sound_tags,
+)
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
@@ -201,7 +206,7 @@ def fit_models(
         parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
-    text_encoder = _add_text_search(request, config, dataset, parts)
+    text_encoder = _add_text_search(request, config, dataset, parts, prepared.sounds)
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
     sequence = None
     if config.sequence and dataset.sequences is not None and len(dataset.sequences):
@@ -337,17 +342,26 @@ def write_fit(
 
 
 def _add_text_search(
-    request: TrainRequest, config: RecommenderConfig, dataset: InteractionDataset, parts: ArtifactParts
+    request: TrainRequest,
+    config: RecommenderConfig,
+    dataset: InteractionDataset,
+    parts: ArtifactParts,
+    sounds: RecordingEmbeddings | None,
 ) -> dict[str, Any]:
     """Add the arrays of the text search; return the manifest's entry of the sentence encoder, if there is one."""
+    tags, names = dataset.tags, dataset.tag_names
+    if sounds is not None:
+        indices = {name: index for index, name in enumerate(dataset.items)}
+        rows = np.array([indices[item] for item in sounds.items], np.int64)
+        tags, names = with_sound_tags(tags, names, rows, sounds)
     encoder: PretrainedEncoder | None = None
-    if config.text_encoder == "minilm" and dataset.tags.nnz:
+    if config.text_encoder == "minilm" and tags.nnz:
         encoder = load_sentence_encoder(on_download=lambda message: print(message, file=sys.stderr))
     with progress_bar("indexing tags", shown=request.progress) as on_progress:
         parts.arrays.update(
             text_search_arrays(
-                dataset.tags,
-                dataset.tag_names,
+                tags,
+                names,
                 n_factors=config.search_factors,
                 embed=None if encoder is None else partial(encoder.embed, on_progress=on_progress),
             )
