@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from tritone_serving.recommender import TASTE, KeyFileError, make_key, write_artifact
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, KeyFileError, make_key, write_artifact
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
@@ -52,6 +52,7 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     add_sounds,
     embed_recordings,
 )
+from tritone_training.kinds.recommender.fitting.sequence_network import train_sequence_network
 from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
@@ -104,29 +105,40 @@ class FittedModels:
         parts: arrays and entries of the artifact.
         manifest: of the artifact, without the ensemble's weights.
         taste: description of `taste_vae` for checkpoint.json; None without it.
+        sequence: the same for `taste_sequence`.
     """
 
     dataset: InteractionDataset
     parts: ArtifactParts
     manifest: Mapping[str, Any]
     taste: dict[str, Any] | None
+    sequence: dict[str, Any] | None
 
 
 def _fit(
     request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
 ) -> dict[str, Any]:
     began_s = time.monotonic()
-    selection = replace(request, out=request.out / SELECTION_FOLDER) if request.refit_on_all else request
+    refits = _refits(request, prepared.listening)
+    selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
     fitted = fit_models(selection, config, prepared, key)
     chosen = _select(selection, config, prepared.listening, fitted, key_path)
     refit = None
-    if request.refit_on_all:
+    if refits:
         write_fit(selection, config, prepared, fitted, chosen, key_path=key_path, seconds=time.monotonic() - began_s)
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
         taste = selection.out / TASTE if config.taste else None
-        fitted = fit_models(request, config, prepared, key, selected_taste=taste)
+        sequence = selection.out / TASTE_SEQUENCE
+        fitted = fit_models(
+            request,
+            config,
+            prepared,
+            key,
+            selected_taste=taste,
+            selected_sequence=sequence if sequence.is_dir() else None,
+        )
         least_known = least_popularity(fitted.parts.arrays)
         ensembles = with_bounded_bias(chosen.ensembles, least_before=least_before, least_known=least_known)
         chosen = replace(chosen, ensembles=ensembles)
@@ -144,6 +156,16 @@ def _fit(
     )
 
 
+def _refits(request: TrainRequest, listening: ListeningData) -> bool:
+    """Return whether what is served is fitted on the held-out listens too.
+
+    By default only if the last item of each listener is held out, which is what the next one depends on most.
+    """
+    if request.refit_on_all is None:
+        return listening.train.time is None and listening.train.sequences is not None
+    return request.refit_on_all
+
+
 def fit_models(
     request: TrainRequest,
     config: RecommenderConfig,
@@ -151,6 +173,7 @@ def fit_models(
     key: bytes,
     *,
     selected_taste: Path | None = None,
+    selected_sequence: Path | None = None,
 ) -> FittedModels:
     """Fit all base models on the training split.
 
@@ -161,6 +184,7 @@ def fit_models(
         key: key of the users' pseudonyms.
         selected_taste: checkpoint of the `taste_vae` whose number of epochs and metrics are used, if the training split
             holds the held-out listens too.
+        selected_sequence: the same for `taste_sequence`.
     """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
@@ -175,6 +199,9 @@ def fit_models(
         add_sounds(parts, dataset, prepared.sounds)
     text_encoder = _add_text_search(request, config, dataset, parts)
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
+    sequence = None
+    if config.sequence and dataset.sequences is not None and len(dataset.sequences):
+        sequence = train_sequence_network(request, config, listening, dataset, parts, selected=selected_sequence)
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
         **manifest_of(parts, dataset, config, key),
@@ -183,7 +210,7 @@ def fit_models(
         **embedding_model,
         **text_encoder,
     }
-    return FittedModels(dataset, parts, manifest, taste)
+    return FittedModels(dataset, parts, manifest, taste, sequence)
 
 
 def _select(
@@ -269,6 +296,7 @@ def write_fit(
         **({} if files_of(request.data).key is None else {"key": str(key_path.absolute())}),
         "ensembles": chosen.ensembles,
         "taste_vae": taste,
+        **({} if fitted.sequence is None else {"taste_sequence": fitted.sequence}),
         "data": report,
         "metrics": {"valid": chosen.metrics, "how": how},
         **({} if refit is None else {REFIT: refit}),

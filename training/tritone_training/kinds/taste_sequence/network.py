@@ -88,7 +88,7 @@ class Relation(NamedTuple):
 def gap_ranges(gaps_s: Tensor) -> Tensor:
     """Return the index of the range of each gap in seconds, 0 for negative (unknown) ones; int64 of the same shape."""
     ends = torch.tensor(GAP_ENDS_S, device=gaps_s.device)
-    index = 1 + (gaps_s.unsqueeze(-1) > ends).sum(-1)
+    index = (1 + (gaps_s.unsqueeze(-1) > ends).sum(-1)).clamp_max(len(GAP_ENDS_S))  # longer gaps: the last range
     return torch.where(gaps_s >= 0, index, torch.zeros_like(index))
 
 

@@ -47,15 +47,7 @@ def train_sequences(request: TrainRequest, config: SequenceConfig, data: Sequenc
     data = cut_items(data, config.n_items)
     if not (data.held_out >= 0).any():
         raise DataError("no user has two items among those that are modelled; raise n_items, or train on a larger log")
-    info: dict[str, Any] = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": config.to_dict(),
-        "items": list(data.items),
-        "learned_from": data.fingerprint(),
-        "data": data.report,
-    }
+    info = _described(request, config, data)
     training = _Training(request, config, data, info)
     selected, learner, loaded = training.run(data.events.until(data.held_out))
     info |= warm_start_info(loaded)
@@ -81,6 +73,40 @@ def train_sequences(request: TrainRequest, config: SequenceConfig, data: Sequenc
         "metrics": metrics,
         "data": data.report,
         **warm_start_info(loaded),
+    }
+
+
+def train_on_all(
+    request: TrainRequest, config: SequenceConfig, data: SequenceData, *, selected: Mapping[str, Any]
+) -> None:
+    """Train on all events for as many epochs as an earlier selection, and write a checkpoint.
+
+    Args:
+        request: seed, preset and folder.
+        config: hyper-parameters.
+        data: all its events are trained on.
+        selected: content of checkpoint.json of the training that selected the epoch; its metrics are kept.
+
+    Raises:
+        TrainingError: training diverged.
+    """
+    data = cut_items(data, config.n_items)
+    kept = {name: selected[name] for name in ("n_epochs", "best_epoch", "metrics")}
+    info: dict[str, Any] = {**_described(request, config, data), **kept, "metrics_of": METRICS_OF_SELECTION}
+    epochs = Fitted({}, 0.0, int(selected["n_epochs"]), int(selected["best_epoch"]))
+    _, learner, _ = _Training(request, config, data, info).run(data.events, epochs)
+    checkpoint.save(request.out, kind=export.KIND_NAME, info=info, weights=learner.network().state_dict())
+
+
+def _described(request: TrainRequest, config: SequenceConfig, data: SequenceData) -> dict[str, Any]:
+    return {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": config.to_dict(),
+        "items": list(data.items),
+        "learned_from": data.fingerprint(),
+        "data": data.report,
     }
 
 

@@ -125,6 +125,11 @@ class Collector:
         )
 
 
+def is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
+    """Return which items have no listeners (I,)."""
+    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_listened
+
+
 def scales_of(candidates: Candidates) -> dict[str, float]:
     """Return the unit of each base model's scores; 0 for those that are used unscaled."""
     return {
@@ -301,7 +306,11 @@ def polish(problem: WeightProblem, weights: Mapping[tuple[str, bool], float]) ->
 
 def goal(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> float:
     """Return the objective: NDCG@10 + recall@40 / 2, plus a small weight on the recall of cold items."""
-    metrics = ranking_metrics(candidates, scores)
+    return objective(ranking_metrics(candidates, scores))
+
+
+def objective(metrics: Mapping[str, float]) -> float:
+    """Return the objective from the result of `ranking_metrics`."""
     return metrics["ndcg@10"] + metrics["recall@40"] / 2 + _COLD_WEIGHT * metrics["cold_items_share@40"]
 
 
