@@ -125,7 +125,7 @@ def _fit(
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
-        taste = selection.out / TASTE if config.taste else None
+        taste = checkpoint.read_info(selection.out / TASTE) if config.taste else None
         fitted = fit_models(request, config, prepared, key, selected_taste=taste)
         least_known = least_popularity(fitted.parts.arrays)
         ensembles = with_bounded_bias(chosen.ensembles, least_before=least_before, least_known=least_known)
@@ -150,7 +150,7 @@ def fit_models(
     prepared: TrainingData,
     key: bytes,
     *,
-    selected_taste: Path | None = None,
+    selected_taste: Mapping[str, Any] | None = None,
 ) -> FittedModels:
     """Fit all base models on the training split.
 
@@ -159,8 +159,8 @@ def fit_models(
         config: hyper-parameters.
         prepared: the data.
         key: key of the users' pseudonyms.
-        selected_taste: checkpoint of the `taste_vae` whose number of epochs and metrics are used, if the training split
-            holds the held-out listens too.
+        selected_taste: checkpoint.json of the `taste_vae` whose number of epochs and metrics are used, if the training
+            split holds the held-out listens too.
     """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
@@ -320,7 +320,7 @@ def _train_taste(
     dataset: InteractionDataset,
     parts: ArtifactParts,
     *,
-    selected: Path | None,
+    selected: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
@@ -347,7 +347,7 @@ def _train_taste(
             out=folder,
             request=replace(request, preset=config.taste_preset),
             report=listening.report,
-            selected=None if selected is None else checkpoint.read_info(selected),
+            selected=selected,
         )
     trained = checkpoint.load(folder, kind=TASTE)
     parts.base_models[TASTE] = {
