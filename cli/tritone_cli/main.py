@@ -24,6 +24,7 @@ from tritone_cli.commands import (
     compose,
     crossvalidate,
     evaluate,
+    events,
     export,
     gateway,
     inspire,
@@ -127,6 +128,7 @@ def build_app() -> typer.Typer:
     for panel, commands in PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
+    app.add_typer(events.build_events_app(new_app), name="events", rich_help_panel="Deploy")
     app.add_typer(tracks.build_tracks_app(new_app), name="tracks", rich_help_panel="Use", cls=tracks.SearchByDefault)
     app.add_typer(keys.build_keys_app(new_app), name="keys", rich_help_panel="Deploy")
     return app

@@ -8,12 +8,13 @@ The operation is idempotent: it completes an interrupted removal, and changes no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -27,10 +28,13 @@ from tritone.atomic import write_atomically
 from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import publish, versions
+from tritone_serving.events import NO_EVENTS, EventStoreError, open_store, parse_address, store_url
+from tritone_serving.events.address import SqliteAddress
+from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
 from tritone_serving.recommender.forgotten import mark_of, with_marks
-from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path
+from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path, pseudonym
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.similarity import INDEX_FILENAME
@@ -189,6 +193,50 @@ def _delete(hidden: Path) -> None:
         raise RepositoryError(
             f"{hidden}: cannot be removed ({error.strerror}) and still holds the user; remove it by hand"
         ) from error
+
+
+def users_keys(folder: Path, key: Path | None) -> list[bytes]:
+    """Return the keys of the versions of a recommender, as far as they are known; used before versions are deleted.
+
+    Args:
+        folder: the model's folder.
+        key: as in `forget_user`.
+    """
+    keys: list[bytes] = []
+    for number in versions(folder) if folder.is_dir() else []:
+        with contextlib.suppress(ForgettingError):
+            content = find_users_key(open_version(folder / str(number)), key)
+            if content is not None and content not in keys:
+                keys.append(content)
+    return keys
+
+
+def forget_stored_events(user: str, keys: Sequence[bytes], url: str | None = None) -> int | None:
+    """Remove the events of a user from an event store.
+
+    Args:
+        user: id of the user, as in the log.
+        keys: of the users' pseudonyms.
+        url: address of the store; None for that of this user's server.
+
+    Returns:
+        number of removed events; None if no address is given and there is no store.
+
+    Raises:
+        ForgettingError: the store cannot be reached, or is damaged.
+    """
+    try:
+        found = url or store_url()
+        if found is None or found == NO_EVENTS:
+            return None
+        address = parse_address(found)
+        if url is None and isinstance(address, SqliteAddress) and not address.path.exists():
+            return None
+        with contextlib.closing(open_store(found, must_exist=True)) as store:
+            names = dict.fromkeys((user, normalize_id(user)))
+            return sum(store.forget(pseudonym(key, name).hex()) for key in keys for name in names)
+    except EventStoreError as error:
+        raise ForgettingError(f"{error}; its events of the user are not removed") from error
 
 
 def forget_in_checkpoint(user: str, checkpoint: Path, *, key: Path | None = None) -> tuple[int, int]:

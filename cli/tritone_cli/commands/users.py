@@ -15,6 +15,7 @@ import typer
 
 from tritone import TritoneError
 from tritone_cli import console, options
+from tritone_cli.commands.events import StoreUrl
 from tritone_cli.connections import Addresses, admin_api, both_addresses
 
 if TYPE_CHECKING:
@@ -46,18 +47,20 @@ def forget(
     keep_old: Annotated[
         bool, typer.Option("--keep-old", help="Keep the old versions, which hold the user, for a rollback.")
     ] = False,
+    events: StoreUrl = None,
     server: options.OptionalServer = None,
     admin_token_file: options.AdminTokenFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Publish a version of the recommender without a user, and delete the versions that hold them.
+    """Publish a version of the recommender without a user, and delete the versions and events that hold them.
 
-    Checkpoint, repository and server are processed one after the other, and the command reports which of them held the
-    user. If one fails, repeat the command. The exit status is 1 if something failed, or if no data of the user was
-    found. Aggregates of many users (counts, similarities, weights of a network) stay until the next training; they do
-    not reveal a single user.
+    Checkpoint, event store, repository and server are processed one after the other, and the command reports which of
+    them held the user. If one fails, repeat the command. The exit status is 1 if something failed, or if no data of the
+    user was found. Aggregates of many users (counts, similarities, weights of a network) stay until the next training;
+    they do not reveal a single user.
     """
     from tritone_export import forget_in_checkpoint, forget_user
+    from tritone_export.forgetting import forget_stored_events, users_keys
 
     if user == "-":
         user = sys.stdin.readline().rstrip("\r\n")
@@ -69,13 +72,16 @@ def forget(
     if checkpoint:
         with _collect_failure("checkpoint", failed):
             users = forget_in_checkpoint(user, checkpoint, key=key)
+    n_events = None
+    with _collect_failure("events", failed):  # before the versions with their keys are deleted
+        n_events = forget_stored_events(user, users_keys(repository / model, key), events)
     with _collect_failure("repository", failed):
         done = forget_user(user, repository, model=model, key=key, keep_old=keep_old)
         failed += [f"repository: version {number} may hold the user: {why}" for number, why in done.unread.items()]
     if admin and addresses:
         with _collect_failure(f"server at {addresses.http}", failed):
             _make_live(admin, repository, model, live)
-    held = bool((users and users[0] != users[1]) or (done and done.was_held) or live)
+    held = bool((users and users[0] != users[1]) or (done and done.was_held) or live or n_events)
     if as_json:
         console.print_json(
             {
@@ -85,12 +91,15 @@ def forget(
                 "other_key": done.other_key if done else [],
                 "users": done.users if done else None,
                 "checkpoint_users": users,
+                "n_events": n_events,
                 "live": list(live),
                 "removed_from_checkpoint": users and users[0] != users[1],
                 "failed": failed,
             }
         )
     else:
+        if n_events is not None:
+            console.say(f"events: removed {n_events:,} of the user")
         _print_report(done, users, live, model=model, http_url=addresses.http if addresses else None)
         if not checkpoint:
             console.say(

@@ -27,8 +27,8 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from tritone_serving.events import open_store
-from tritone_serving.recommender import TASTE, Artifact, KeyFileError, read_key
-from tritone_serving.recommender.artifact import close_to_others, make_private_folder
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact, KeyFileError, read_key
+from tritone_serving.recommender.artifact import INFERRED_MOOD, close_to_others, make_private_folder
 from tritone_serving.recommender.forgotten import marks_in, with_marks
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_training import checkpoint
@@ -379,7 +379,13 @@ class _Refit:
         return Comparison(**found)
 
     def _fit(
-        self, request: TrainRequest, inputs: _Inputs, data: TrainingData, *, selected: Mapping[str, Any] | None
+        self,
+        request: TrainRequest,
+        inputs: _Inputs,
+        data: TrainingData,
+        *,
+        selected: Mapping[str, Any] | None,
+        selected_sequence: Path | None = None,
     ) -> None:
         """Fit on the training split of the data and write the checkpoint `request.out`, with the previous weights."""
         began_s = time.monotonic()
@@ -387,7 +393,9 @@ class _Refit:
         fit_config = config.model_copy(update={"taste_epochs": _warm_epochs(config)})
         previous = self.asked.checkpoint / TASTE
         warm = replace(request, warm_start=previous if config.taste and previous.is_dir() else None)
-        fitted = fit_models(warm, fit_config, data, inputs.key, selected_taste=selected)
+        fitted = fit_models(
+            warm, fit_config, data, inputs.key, selected_taste=selected, selected_sequence=selected_sequence
+        )
         chosen = self._chosen(fitted.parts.base_models)
         refit = None
         if request.out == self.folder:
@@ -398,6 +406,7 @@ class _Refit:
             data,
             replace(fitted, manifest=with_marks(fitted.manifest, inputs.marks)),
             chosen,
+            moods=self.before.manifest.get(INFERRED_MOOD),
             key_path=inputs.key_path,
             seconds=time.monotonic() - began_s,
             refit=refit,
@@ -438,7 +447,14 @@ class _Refit:
                 selected = checkpoint.read_info(taste)
                 if not with_selection:
                     selected = {**selected, "best_epoch": _warm_epochs(inputs.config)}
-            self._fit(inputs.request, inputs, data, selected=selected)
+            sequence = taste.with_name(TASTE_SEQUENCE)
+            self._fit(
+                inputs.request,
+                inputs,
+                data,
+                selected=selected,
+                selected_sequence=sequence if sequence.is_dir() else None,
+            )
         self.state.put("fit_on_all", {"seconds": self.seconds["fit_on_all"]})
 
     def _refuse_newly_forgotten(self, inputs: _Inputs) -> None:
