@@ -6,7 +6,7 @@ Shapes: N added tracks.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ from tritone_serving.recommender.artifact import EMBEDDINGS
 from tritone_serving.recommender.new_items import MOOD_CENTRE, MOOD_SPREAD, N_FITTED
 from tritone_training.data.interactions import ListeningData, TagTable, words_of
 from tritone_training.kinds.recommender.fitting.recording_embeddings import RecordingEmbeddings
+
+ADDED_ITEMS: Final = "added_items"  # in the manifest of a refit: ids of the added tracks that its data do not describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,26 +42,32 @@ class AddedTracks:
 
     @classmethod
     def of(cls, artifact: Artifact | None) -> AddedTracks:
-        """Return the added tracks of an artifact; none without one."""
-        first = 0 if artifact is None else int(artifact.manifest.get(N_FITTED, artifact.n_items))
-        if artifact is None or first == artifact.n_items:
+        """Return the added tracks of an artifact, also those of before its last refit; none without one."""
+        if artifact is None:
+            return cls()
+        names = artifact.texts("items")
+        kept = artifact.manifest.get(ADDED_ITEMS)
+        before = set(kept) if isinstance(kept, list) else set()
+        first = int(artifact.manifest.get(N_FITTED, artifact.n_items))
+        places = [place for place, name in enumerate(names) if place >= first or name in before]
+        if not places:
             return cls()
 
         def texts(name: str) -> tuple[str, ...]:
-            known = f"{name}.ends" in artifact.arrays
-            return tuple(artifact.texts(name)[first:]) if known else ("",) * (artifact.n_items - first)
+            if f"{name}.ends" not in artifact.arrays:
+                return ("",) * len(places)
+            found = artifact.texts(name)
+            return tuple(found[place] for place in places)
 
-        words: tuple[tuple[str, ...], ...] = ((),) * (artifact.n_items - first)
+        words: tuple[tuple[str, ...], ...] = ((),) * len(places)
         if "tags.ends" in artifact.arrays:
             tags, by_item = artifact.texts("tags"), artifact.rows("tags.by_item")
-            words = tuple(
-                tuple(tags[tag] for tag in by_item.row(place)[0].tolist()) for place in range(first, artifact.n_items)
-            )
+            words = tuple(tuple(tags[tag] for tag in by_item.row(place)[0].tolist()) for place in places)
         emotions = None
         if MOOD_CENTRE in artifact.arrays:
-            moods = np.asarray(artifact.arrays["items.moods"][first:])
+            moods = np.asarray(artifact.arrays["items.moods"][places])
             emotions = np.asarray(moods * artifact.arrays[MOOD_SPREAD] + artifact.arrays[MOOD_CENTRE], np.float32)
-        embeddings = np.asarray(artifact.arrays[EMBEDDINGS][first:]) if EMBEDDINGS in artifact.arrays else None
+        embeddings = np.asarray(artifact.arrays[EMBEDDINGS][places]) if EMBEDDINGS in artifact.arrays else None
         return cls(texts("items"), texts("titles"), texts("artists"), words, embeddings, emotions)
 
 

@@ -51,7 +51,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.model_selection import SelectedEnsemble
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
-from tritone_training.kinds.recommender.refit.added_tracks import AddedTracks, with_added_tracks
+from tritone_training.kinds.recommender.refit.added_tracks import ADDED_ITEMS, AddedTracks, with_added_tracks
 from tritone_training.kinds.recommender.refit.comparison import Comparison, compare
 from tritone_training.kinds.recommender.refit.event_table import (
     EventTable,
@@ -178,6 +178,7 @@ class _Refit:
         check_together(request.checkpoint, self.info, self.before.manifest)
         self.state = RefitState(folder)
         self.seconds: dict[str, float] = {}
+        self.added: list[str] = []
         expected = self.info.get(RUN, {}).get("seconds")
         self.expected: Mapping[str, float] = expected if isinstance(expected, dict) else {}
 
@@ -230,7 +231,8 @@ class _Refit:
         train_request = self._train_request(key_path)
         with self._stage("log"):
             prepared = prepare(train_request)
-            added = AddedTracks.of(served)
+            added = AddedTracks.of(self.before if served is None else served)
+            self.added = [item for item in added.items if item not in prepared.listening.metadata]
             prepared = replace(prepared, **with_added_tracks(prepared.listening.whole(), prepared.sounds, added))
             log, n_forgotten = without_forgotten(prepared.listening.train, key, marks)
             prepared = replace(prepared, listening=replace(prepared.listening, train=log))
@@ -404,7 +406,7 @@ class _Refit:
             request,
             config,
             data,
-            replace(fitted, manifest=with_marks(fitted.manifest, inputs.marks)),
+            replace(fitted, manifest=with_marks({**fitted.manifest, ADDED_ITEMS: self.added}, inputs.marks)),
             chosen,
             moods=self.before.manifest.get(INFERRED_MOOD),
             key_path=inputs.key_path,
