@@ -426,6 +426,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         diversity: float = 0.0,
         novelty: float = 0.0,
         explain: bool | int = False,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -445,6 +446,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             diversity=diversity,
             novelty=novelty,
             explain=explain,
+            resolve=resolve,
         )
         flow = recommend_flow(
             self._models,
@@ -464,11 +466,14 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         audio: Audio | None = None,
         by: str = "both",
         n: int = 10,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         timeout_s: float | None = None,
     ) -> Recommendations:
         """Return tracks that are similar to a track or a recording; see `MusicClient.similar`."""
-        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        flow = similar_flow(
+            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+        )
         return await self._run(flow, self._deadline(timeout_s), in_thread=audio is not None)
 
     async def playlist(

@@ -580,6 +580,7 @@ class MusicClient(BaseClient[Transport]):
         diversity: float = 0.0,
         novelty: float = 0.0,
         explain: bool | int = False,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         user_token: str | None = None,
         timeout_s: float | None = None,
@@ -611,6 +612,8 @@ class MusicClient(BaseClient[Transport]):
             diversity: 0 to 1, how different from each other the tracks should be.
             novelty: 0 to 1, how much less popular tracks are preferred.
             explain: return the reasons of each track, which add up to its score; a number limits them to the largest.
+            resolve: `history`, `skipped` and `exclude` may hold titles too, up to 200 of them; a title that several
+                tracks have is an error that lists them, one that no track has counts as an unknown id.
             model: name of the model.
             user_token: used for this call instead of the `user_token` or `service_key` of the client.
             timeout_s: as for `classify`.
@@ -632,6 +635,7 @@ class MusicClient(BaseClient[Transport]):
             diversity=diversity,
             novelty=novelty,
             explain=explain,
+            resolve=resolve,
         )
         flow = recommend_flow(
             self._models,
@@ -651,6 +655,7 @@ class MusicClient(BaseClient[Transport]):
         audio: Audio | None = None,
         by: str = "both",
         n: int = 10,
+        resolve: bool = False,
         model: str = RECOMMEND_MODEL,
         timeout_s: float | None = None,
     ) -> Recommendations:
@@ -661,6 +666,7 @@ class MusicClient(BaseClient[Transport]):
             audio: a recording instead of a track, as for `recommend`.
             by: `listening` (played by the same people), `sound`, or `both` (as far as either is known).
             n: number of tracks, 1 to 10,000.
+            resolve: `track_id` may be a title; the error for one that no track has lists similar titles.
             model: as for `recommend`.
             timeout_s: as for `classify`.
 
@@ -670,7 +676,9 @@ class MusicClient(BaseClient[Transport]):
         Raises:
             NothingKnownError: the model does not know the track, or not in this respect.
         """
-        flow = similar_flow(self._models, track_id, audio=audio, by=by, n=n, genre_model=self._genre_model, model=model)
+        flow = similar_flow(
+            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def playlist(

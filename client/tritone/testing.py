@@ -389,6 +389,10 @@ class FakeRecommender(FakeModel):
             return self._found(given["query"][0].casefold(), given.get("query_field"), given.get("offset", [0])[0], n)
         if "playlist_from" in given:
             return self._playlist(given, n)
+        if given.get("resolve", [False])[0]:
+            by_title = {title.casefold(): track for track, title, _ in self._tracks.values() if title}
+            for name in {"history", "skipped", "exclude", "similar_to"} & given.keys():
+                given[name] = [by_title.get(text.casefold(), text) for text in given[name]]
         known: dict[str, Any] = {name: self._tracks.keys() for name in ("history", "skipped", "exclude", "similar_to")}
         known |= {name: self._users.keys() for name in ("friends", "user_id")}
         unknown = {name: [each for each in given.get(name, ()) if each not in ids] for name, ids in known.items()}

@@ -29,6 +29,7 @@ _DTYPES = {
     "offset": np.int32,
     "filter_listened": np.bool_,
     "explain": np.bool_,
+    "resolve": np.bool_,
     "mood_strengths": np.float32,
     "artist_gap": np.int32,
     "seed": np.int64,

@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from sybil import Document, Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
-from tests.support import music_models
+from tests.support import music_models, recommender_models
 from tests.support.cache import copy_cached
 
 from tritone_cli import main
@@ -37,7 +37,10 @@ RUN = (
     "README.md",
     "docs/getting-started.md",
     *(f"docs/tutorials/{name}.md" for name in ("index", "classify", "compose", "recommend", "train", "deploy")),
-    *(f"docs/how-to/{name}.md" for name in ("connections", "events", "scores", "search", "serve", "train")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("connections", "events", "playlists", "scores", "search", "serve", "train")
+    ),
 )
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 # These need a server of their own or take long; their own tests run them.
@@ -96,6 +99,8 @@ def workplace(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "plays.csv").write_text(log.replace("user,item,plays", "listener,song,plays"))
     shutil.copytree(served.data / "music", tmp_path / "my_music")
     shutil.copytree(served.data / "midi", tmp_path / "my_midi")
+    shutil.copy(recommender_models.sequences(), tmp_path / "sequences.txt")
+    (tmp_path / "next.txt").write_text("user-0 piece/60\nuser-1 piece/7\n")
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from tests.integration.recommender_calls import Client, metric
 from tests.support import recommender_artifacts as models
 from tritonclient.utils import InferenceServerException
 
-from tritone import InvalidInputError, MusicClient
+from tritone import InvalidInputError, MusicClient, NothingKnownError, RequestRejectedError
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.recommender import TextRequest
 
@@ -122,3 +122,24 @@ def test_the_client_searches(served: TritonServer) -> None:
         assert found[0].title == f"Song {found[0].track_id.removeprefix('track-')}"
         with pytest.raises(InvalidInputError, match="got blanks only"):
             music.search("  ")
+
+
+# --- titles in place of ids ---------------------------------------------------------------------------------
+
+
+def test_titles_stand_for_ids(served: TritonServer) -> None:
+    with MusicClient(served.grpc_url) as music:
+        by_id = music.recommend(history=["track-3", "track-5"], skipped=["track-7"], n=5)
+        by_title = music.recommend(history=["song 3", "track-5"], skipped=["Song 7"], n=5, resolve=True)
+        assert by_title.track_ids == by_id.track_ids
+        assert not by_title.unknown
+        unknown = music.recommend(history=["song 3", "no such title"], n=2, resolve=True).unknown
+        assert unknown.history == ("no such title",)
+        assert music.recommend(history=["song 3", "track-5"], n=2).unknown.history == ("song 3",)
+        assert music.similar("SONG 12", n=3, resolve=True).track_ids == music.similar("track-12", n=3).track_ids
+        with pytest.raises(NothingKnownError, match=r"did you mean .*track-"):
+            music.similar("Sonng 12", resolve=True)
+        with pytest.raises(RequestRejectedError, match="ambiguous title 'the ortchen'"):
+            music.recommend(history=["the ortchen"], resolve=True)
+        with pytest.raises(RequestRejectedError, match="too many titles"):
+            music.recommend(history=[f"title-{number}" for number in range(500)], resolve=True)

@@ -297,7 +297,9 @@ class RecommenderModel:
             RequestRejectedError: the request is invalid.
         """
         try:
-            rows = [self._row(each) for each in self._backend.read_requests(dict(request.inputs), TRUSTED)]
+            titles = self._recommender.title_resolver()
+            read = self._backend.read_requests(dict(request.inputs), TRUSTED, titles=titles)
+            rows = [self._row(each) for each in read]
         except InvalidRequestError as error:
             kind = NothingKnownError if _NOTHING_KNOWN.match(str(error)) else RequestRejectedError
             raise kind(str(error), model=request.model, request_id=request.request_id) from error

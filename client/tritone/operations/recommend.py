@@ -86,6 +86,7 @@ class RecommendOptions:
     diversity: float
     novelty: float
     explain: bool | int
+    resolve: bool = False
 
     @property
     def is_small(self) -> bool:
@@ -135,6 +136,8 @@ class RecommendOptions:
                 inputs[name] = scalar(share, 1, np.float32)
         if not check_bool("filter_listened", self.filter_listened):
             inputs["filter_listened"] = scalar(False, 1, np.bool_)
+        if check_bool("resolve", self.resolve):
+            inputs["resolve"] = scalar(True, 1, np.bool_)
         if _check_explain(self.explain):
             inputs["explain"] = scalar(True, 1, np.bool_)
         self._check_costly()
@@ -201,11 +204,21 @@ def search_flow(query: Id, *, n: int, model: str) -> Flow[Recommendations]:
 
 
 def similar_flow(
-    cache: ModelCache, track_id: Id | None, *, audio: Audio | None, by: str, n: int, genre_model: str, model: str
+    cache: ModelCache,
+    track_id: Id | None,
+    *,
+    audio: Audio | None,
+    by: str,
+    n: int,
+    resolve: bool,
+    genre_model: str,
+    model: str,
 ) -> Flow[Recommendations]:
     """Find similar tracks; see `MusicClient.similar`."""
     check_model_name(model)
     inputs = similar_inputs(track_id, has_audio=audio is not None, by=by, n=n)
+    if check_bool("resolve", resolve):
+        inputs["resolve"] = scalar(True, 1, np.bool_)
     inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
     return (yield from _infer("similar", inputs, (), model))
 

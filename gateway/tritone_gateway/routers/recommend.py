@@ -66,6 +66,7 @@ class RecommendRequest(RequestBody):
     explain: bool | int = Field(
         False, description="Whether to return reasons: true for all, or the maximum number for each track."
     )
+    resolve: bool = Field(False, description="Whether `history`, `skipped` and `exclude` may hold titles.")
     model: str = _MODEL
 
 
@@ -78,6 +79,7 @@ class SimilarRequest(RequestBody):
         "both", description="Basis of the similarity: common listeners, sound, or both."
     )
     n: int = Field(10, ge=1, le=10_000, description="Number of tracks.")
+    resolve: bool = Field(False, description="Whether `track_id` may be a title.")
     model: str = _MODEL
 
 
@@ -149,6 +151,7 @@ async def recommend(
         diversity=options.diversity,
         novelty=options.novelty,
         explain=options.explain,
+        resolve=options.resolve,
         model=options.model,
         user_token=user_token,
     )
@@ -166,7 +169,7 @@ async def similar(gateway: GatewayDependency, options: Annotated[SimilarRequest,
     """Return tracks similar to a track, or to a recording."""
     audio = None if options.file is None else await read_recording(options.file, gateway)
     result = await gateway.client.similar(
-        options.track_id, audio=audio, by=options.by, n=options.n, model=options.model
+        options.track_id, audio=audio, by=options.by, n=options.n, resolve=options.resolve, model=options.model
     )
     return JSONResponse(result.to_dict())
 

@@ -34,7 +34,7 @@ from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, shown
+from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
 from tritone_serving.recommender.moods import UsedMood
 from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import key_check
@@ -62,9 +62,11 @@ from tritone_serving.recommender.scorer import (
 )
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
 from tritone_serving.recommender.text_search import TextSearch
+from tritone_serving.recommender.title_resolution import TitleResolver
 from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
 
 _NEVER: Final = np.float32(-np.inf)
+_LONGEST_NAME: Final = 60  # characters of a title or an artist in an error
 
 
 class Recommender:
@@ -403,6 +405,14 @@ class Recommender:
             InvalidRequestError: as `PlaylistMaker.make`.
         """
         return self.playlist_maker.make(request, recent=recent)
+
+    def title_resolver(self) -> TitleResolver:
+        """Return a new resolver of titles to ids."""
+        return TitleResolver(self.resolver.item, self.track_search, self._name_of)
+
+    def _name_of(self, item: str) -> str:
+        title, artist = self.texts_of(index) if (index := self.resolver.item(item)) is not None else ("", "")
+        return " by ".join(filter(None, (cut(title, _LONGEST_NAME), cut(artist, _LONGEST_NAME))))
 
     # --- similar -------------------------------------------------------------------------------
 

@@ -1586,6 +1586,12 @@ export interface components {
              */
             explain?: boolean | number;
             /**
+             * Resolve
+             * @description Whether `history`, `skipped` and `exclude` may hold titles.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
              * Model
              * @description Name of the model.
              * @default recommender
@@ -1789,6 +1795,12 @@ export interface components {
              */
             n?: number;
             /**
+             * Resolve
+             * @description Whether `track_id` may be a title.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
              * Model
              * @description Name of the model.
              * @default recommender
@@ -1975,6 +1987,12 @@ export interface components {
              */
             explain?: boolean | number;
             /**
+             * Resolve
+             * @description Whether `history`, `skipped` and `exclude` may hold titles.
+             * @default false
+             */
+            resolve?: boolean;
+            /**
              * Model
              * @description Name of the model.
              * @default recommender
@@ -2010,6 +2028,12 @@ export interface components {
              * @default 10
              */
             n?: number;
+            /**
+             * Resolve
+             * @description Whether `track_id` may be a title.
+             * @default false
+             */
+            resolve?: boolean;
             /**
              * Model
              * @description Name of the model.

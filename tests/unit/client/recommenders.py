@@ -48,6 +48,7 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "query_field": (object, 1),
     "offset": (np.int32, 1),
     "text": (object, 1),
+    "resolve": (np.bool_, 1),
     "playlist_from": (object, 1),
     "playlist_to": (object, 1),
     "after": (object, None),

@@ -41,3 +41,13 @@ def test_numbers_of_tracks_out_of_range_are_refused(connect: Any, model: FakeRec
     with pytest.raises(InvalidInputError, match="invalid n"):
         connect()("search", "rock", n)
     assert not model.asked()
+
+
+def test_titles_are_resolved_by_the_server(connect: Any, model: FakeRecommender) -> None:
+    ask = connect()
+    ask("recommend", history=["track-1"], resolve=True)
+    ask("similar", "track-1", resolve=True)
+    ask("recommend", history=["track-1"])
+    assert [said(request).get("resolve") for request in model.asked()] == [True, True, None]
+    with pytest.raises(InvalidInputError, match="invalid resolve: expected True or False"):
+        ask("recommend", history=["track-1"], resolve="yes")

@@ -225,6 +225,7 @@ def test_searches_find_ids_titles_and_artists() -> None:
         page = music.find_tracks("blue", limit=1, offset=1)
         assert [track.score for track in music.search("blue some", n=1)] == [0.5]
         assert music.search("qqq").source == "words"
+        assert "a" not in music.recommend(history=["Blue"], resolve=True).track_ids
     assert (page.track_ids, page.total, page.offset) == (("b",), 2, 1)
 
 

@@ -234,7 +234,11 @@ def _outside(tensor: Tensor) -> list[float]:
     if limits.minimum is not None and tensor.dtype != "UINT8":
         found += [limits.minimum] if limits.exclusive_minimum else [limits.minimum - 1]
     if limits.maximum is not None:
-        found += [limits.maximum] if limits.exclusive_maximum else [limits.maximum + 1]
+        next_single = float(
+            np.nextafter(np.float32(limits.maximum), np.float32(np.inf))
+        )  # above 2**24, + 1 is too little
+        beyond = limits.maximum + 1 if whole else max(limits.maximum + 1, next_single)
+        found += [limits.maximum] if limits.exclusive_maximum else [beyond]
     if limits.n_values_key is not None:
         found.append(float(NUMBERS[limits.n_values_key]))
     if not whole and limits.finite:

@@ -24,6 +24,7 @@ from tritone_training.kinds.taste_sequence.events import SequenceData, load_data
 from tritone_training.kinds.taste_sequence.export import build_encoder, example_inputs
 from tritone_training.kinds.taste_sequence.network import (
     GAP_ENDS_S,
+    MemberLearner,
     SequenceLearner,
     SequenceNetwork,
     gap_ranges,
@@ -41,13 +42,11 @@ def read(tmp_path: Path, text: str, name: str = "log.txt", **files: Path) -> Seq
     return load_data(TrainRequest(out=tmp_path / "run", data=ListeningFiles(interactions=path, **files)))
 
 
-def learner(n_items: int = N_ITEMS, words: sparse.csr_matrix | None = None, unheard: int = 0) -> SequenceLearner:
-    """A learner with random parameters, of which the last `unheard` items have no listeners."""
+def member(n_items: int = N_ITEMS, words: sparse.csr_matrix | None = None, unheard: int = 0) -> MemberLearner:
+    """A member with random parameters, for which the last `unheard` items have no listeners."""
     torch.manual_seed(0)
-    listeners = torch.ones(n_items)
-    listeners[n_items - unheard :] = 0
-    made = SequenceLearner(
-        listeners,
+    made = MemberLearner(
+        listeners(n_items, unheard),
         sparse.csr_matrix((n_items, 0)) if words is None else words,
         encoder=build_encoder(CONFIG),
         size=CONFIG.size,
@@ -61,9 +60,17 @@ def learner(n_items: int = N_ITEMS, words: sparse.csr_matrix | None = None, unhe
     return made.eval()
 
 
+def listeners(n_items: int = N_ITEMS, unheard: int = 0) -> torch.Tensor:
+    return (torch.arange(n_items) < n_items - unheard).float()
+
+
+def served(*members: MemberLearner, unheard: int = 0) -> SequenceNetwork:
+    return SequenceLearner(members, listeners(unheard=unheard)).network().eval()
+
+
 @pytest.fixture
 def network() -> SequenceNetwork:
-    return learner().network().eval()
+    return served(member())
 
 
 def scores(
@@ -191,7 +198,7 @@ def test_logs_that_cannot_be_trained_on_are_refused(tmp_path: Path, name: str, t
 
 
 def test_a_later_event_changes_no_earlier_output() -> None:
-    model = learner()
+    model = member()
     items = torch.randint(0, N_ITEMS, (3, 9))
     gaps = torch.rand(3, 9) * 1e6
     skipped = (torch.rand(3, 9) < 0.3).float()
@@ -210,7 +217,7 @@ def test_a_later_event_changes_no_earlier_output() -> None:
 
 
 def test_hidden_first_events_show_nothing_of_later_ones() -> None:
-    model = learner()
+    model = member()
     items = torch.randint(0, N_ITEMS, (1, 5))
     known = torch.tensor([[False, False, True, True, True]])
     vectors, _ = model.vectors()
@@ -223,7 +230,7 @@ def test_hidden_first_events_show_nothing_of_later_ones() -> None:
 
 
 def test_the_served_network_returns_the_code_of_the_last_event() -> None:
-    model = learner()
+    model = member()
     items = torch.randint(0, N_ITEMS, (2, 7))
     ages = torch.tensor([[9e5, 8e5, 2e4, 1e4, 900.0, 100.0, 10.0]]).expand(2, -1)
     known = torch.ones(2, 7, dtype=torch.bool)
@@ -231,7 +238,7 @@ def test_the_served_network_returns_the_code_of_the_last_event() -> None:
     with torch.no_grad():
         codes = model.encoder(model.history(vectors, items, gaps_of(ages, known), torch.zeros(2, 7), known))
         expected = codes[:, -1] @ directions.T / model.temperature
-        torch.testing.assert_close(model.network()(items, ages, torch.zeros(2, 7))[0], expected)
+        torch.testing.assert_close(served(model)(items, ages, torch.zeros(2, 7))[0], expected)
 
 
 def test_padding_on_either_side_changes_nothing(network: SequenceNetwork) -> None:
@@ -257,9 +264,17 @@ def test_order_times_and_skips_matter(network: SequenceNetwork) -> None:
 
 
 def test_a_row_of_padding_is_ranked_by_popularity() -> None:
-    model = learner(unheard=3)
-    ranked = scores(model.network(), [PADDING, PADDING])
-    torch.testing.assert_close(ranked, model.get_buffer("log_popularity"))
+    ranked = scores(served(member(), unheard=3), [PADDING, PADDING])
+    torch.testing.assert_close(ranked, torch.log1p(listeners(unheard=3)))
+
+
+def test_the_scores_of_members_are_averaged() -> None:
+    first, second = member(), member()
+    with torch.no_grad():
+        second.items.neg_()
+    single = [scores(served(each), [3, 1, 4]) for each in (first, second)]
+    assert not torch.allclose(*single)
+    torch.testing.assert_close(scores(served(first, second), [3, 1, 4]), (single[0] + single[1]) / 2)
 
 
 def test_gaps_lead_to_the_next_event_or_the_request() -> None:
@@ -275,22 +290,22 @@ def test_ranges_of_gaps() -> None:
 
 def test_items_without_listeners_are_ranked_by_their_words() -> None:
     words = sparse.csr_matrix(np.repeat(np.eye(3), 4, axis=0).astype(np.float32))  # four items for each word
-    model = learner(words=words, unheard=1)  # item 11 has the word of items 8 to 10
+    model = member(words=words, unheard=1)  # item 11 has the word of items 8 to 10
     with torch.no_grad():
         model.items.mul_(0.01)
         model.offsets.zero_()
         vectors, _ = model.vectors()
         torch.testing.assert_close(vectors[11], model.words[2])
         model.encoder.attention_weight.zero_()
-        ranked = scores(model.network(), [8, 9, 10])
+        ranked = scores(served(model), [8, 9, 10])
     assert ranked[11] > ranked[:8].max()
-    model = learner(unheard=1)
+    model = member(unheard=1)
     assert not model.vectors()[0][11].any(), "without words it has no vector"
 
 
 def test_dropped_items_keep_their_words_alone() -> None:
     words = sparse.csr_matrix(np.eye(N_ITEMS, 3, dtype=np.float32))  # only the first three items have words
-    model = learner(words=words)
+    model = member(words=words)
     vectors, _ = model.vectors(dropped=1.0)
     torch.testing.assert_close(vectors[:3], model.words)
     torch.testing.assert_close(vectors[3:], model.items[3:])

@@ -82,7 +82,8 @@ class SentenceEncoder(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor]:
         """Return the normalised mean of the last layer over the tokens that are not padding."""
         known = (tokens != 0).to(torch.float32)
-        x = self.tokens(tokens) + self.positions.weight[: tokens.shape[1]] + self.segment
+        # Indexed, because the exporter would name the result of an embedding layer as the declaration's output.
+        x = self.tokens.weight[tokens] + self.positions.weight[: tokens.shape[1]] + self.segment
         x = self.norm(x)
         mask = (1 - known)[:, None, None, :] * _MASKED
         for layer in self.layers:

@@ -166,7 +166,12 @@ class TritonPythonModel:
     def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return read_requests(tensors, caller, embeddings_fit=lambda: self._embeddings.fits)
+            return read_requests(
+                tensors,
+                caller,
+                embeddings_fit=lambda: self._embeddings.fits,
+                titles=self._recommender.title_resolver() if "resolve" in tensors else None,
+            )
         except InvalidRequestError as error:
             return error
         except Exception as error:  # a shape not checked by Triton must not fail the other requests of the call

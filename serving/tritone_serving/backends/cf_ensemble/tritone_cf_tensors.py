@@ -39,12 +39,14 @@ from tritone_serving.recommender.requests import (
     weights_problem,
 )
 from tritone_serving.recommender.similarity import MOST_ANSWERS, open_index
+from tritone_serving.recommender.title_resolution import TitleResolver
 
 Array = np.ndarray[Any, Any]
 
 DEFAULT_K = 10
 NOT_GIVEN = -1  # artist_gap or seed of a row that has none
 _LISTS = ("history", "skipped", "friends", "exclude", "after")
+_ITEM_LISTS = ("history", "skipped", "exclude", "after")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | TextRequest | P
 
 
 def read_requests(
-    tensors: dict[str, Array], caller: Caller = NOBODY, *, embeddings_fit: Callable[[], bool] = lambda: True
+    tensors: dict[str, Array],
+    caller: Caller = NOBODY,
+    *,
+    embeddings_fit: Callable[[], bool] = lambda: True,
+    titles: TitleResolver | None = None,
 ) -> list[AnyRequest]:
     """Return one query for each row of a request.
 
@@ -78,6 +84,7 @@ def read_requests(
         caller: the authenticated caller.
         embeddings_fit: returns whether recordings are embedded by the network that embedded the items; called only if
             the request has an embedding.
+        titles: finds the items that titles name, for rows with `resolve`.
 
     Raises:
         InvalidRequestError: an input is not UTF-8, too long, or of another number of rows than the others.
@@ -94,11 +101,11 @@ def read_requests(
     check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
     fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
-        return [_read_row(tensors, 0, caller, fits)]
+        return [_read_row(tensors, 0, caller, fits, titles)]
     found: list[AnyRequest] = []
     for row in range(n_rows):
         try:
-            found.append(_read_row(tensors, row, caller, fits))
+            found.append(_read_row(tensors, row, caller, fits, titles))
         except InvalidRequestError as error:
             raise InvalidRequestError(f"row {row}: {error}") from None
     check_answers([_n_items(each) for each in found])
@@ -114,8 +121,12 @@ def _n_items(request: AnyRequest) -> tuple[int, bool]:
     return request.k, isinstance(request, RecommendRequest) and request.explain
 
 
-def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -> AnyRequest:
-    similar_to = _text(tensors, "similar_to", row)
+def _read_row(
+    tensors: dict[str, Array], row: int, caller: Caller, fits: bool, titles: TitleResolver | None
+) -> AnyRequest:
+    if "resolve" not in tensors or not tensors["resolve"][row, 0]:
+        titles = None
+    similar_to = _item(tensors, "similar_to", row, titles)
     by = _text(tensors, "by", row)
     embedding = tensors["embedding"][row] if "embedding" in tensors else None
     k = int(tensors["k"][row, 0]) if "k" in tensors else DEFAULT_K
@@ -128,6 +139,8 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
     if similar_to is not None or by is not None:
         return SimilarRequest(similar_to, embedding, by or "both", k, fits)
     given: dict[str, Any] = {name: _texts(tensors[name][row], name) for name in _LISTS if name in tensors}
+    if titles is not None:
+        given.update({name: titles.ids(given[name]) for name in _ITEM_LISTS if name in given})
     after = given.pop("after", [])
     for name, problem in (("weights", weights_problem), ("times", times_problem)):
         if name in tensors:
@@ -144,7 +157,7 @@ def _read_row(tensors: dict[str, Array], row: int, caller: Caller, fits: bool) -
         caller=caller,
         **given,
     )
-    start, end = _text(tensors, "playlist_from", row), _text(tensors, "playlist_to", row)
+    start, end = (_item(tensors, name, row, titles) for name in ("playlist_from", "playlist_to"))
     return request if start is None and end is None else _playlist(tensors, row, request, (start or "", end), after)
 
 
@@ -173,6 +186,12 @@ def _mood(tensors: dict[str, Array], row: int) -> str | Array | None:
     if name is not None:
         raise InvalidRequestError("mood and mood_strengths exclude each other; give one of them")
     return strengths
+
+
+def _item(tensors: dict[str, Array], name: str, row: int, titles: TitleResolver | None) -> str | None:
+    """Return the id of an item, None if it is missing or empty."""
+    text = _text(tensors, name, row)
+    return text if text is None or titles is None else titles.id_of(text)
 
 
 def _text(tensors: dict[str, Array], name: str, row: int) -> str | None:

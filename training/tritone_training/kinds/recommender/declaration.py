@@ -125,6 +125,9 @@ OFFSET: Final = _one(
     Limits(minimum=0, maximum=LARGEST_OFFSET),
 )
 
+RESOLVE: Final = _one(
+    "resolve", "BOOL", "ids of items may be titles, each of which names a single item; false if left out"
+)
 TEXT: Final = _one(
     "text", "BYTES", "a description, such as `calm piano for reading`: search for items by its words and its meaning"
 )
@@ -218,6 +221,7 @@ DECLARATION: Final = Declaration(
         QUERY_FIELD,
         OFFSET,
         TEXT,
+        RESOLVE,
         PLAYLIST_FROM,
         PLAYLIST_TO,
         AFTER,

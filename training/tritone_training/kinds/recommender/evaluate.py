@@ -17,7 +17,15 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_training.data.interactions import Log, columns_of, files_of, held_out_counts, load_listening, load_log
+from tritone_training.data.interactions import (
+    Log,
+    columns_of,
+    files_of,
+    held_out_counts,
+    load_listening,
+    load_log,
+    load_sequences,
+)
 from tritone_training.evaluation import EvaluationResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import EvaluateRequest, TrainRequest
@@ -35,6 +43,13 @@ from tritone_training.kinds.recommender.ensemble.offline import (
     remote_scores,
     score_in_chunks,
 )
+from tritone_training.kinds.recommender.next_item import (
+    ENSEMBLE,
+    evaluate_next,
+    next_item_users,
+    uses_order,
+)
+from tritone_training.kinds.recommender.next_item import tables as next_item_tables
 from tritone_training.progress import progress_bar
 from tritone_training.ranking_metrics import beyond_accuracy, hits_of, means, per_user, top_items
 
@@ -53,7 +68,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     if REFIT in info and files_of(request.data).test is None:  # the fit on all listens has seen the held-out ones
         folder /= SELECTION_FOLDER
         info = load_info(folder)
-    log, held_out, which = _data(request, int(info["seed"]))
+    log, held_out, which, before = _data(request, int(info["seed"]))
     recommender, networks = open_recommender(folder, key)
     check_together(folder, info, recommender.artifact.manifest)
     people = evaluation_users(recommender, log, held_out)
@@ -61,6 +76,13 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         people = _with_stored_histories(recommender, people, request.checkpoint)
     with progress_bar("ranking", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(recommender, networks, people, on_progress=on_progress)
+    following = next_item_users(recommender, before, held_out) if uses_order(recommender) else None
+    tables = []
+    if following is not None:
+        with progress_bar("ranking next items", shown=request.progress) as on_progress:
+            found = evaluate_next(recommender, networks, following, on_progress=on_progress)
+        metrics = {**metrics, **found["next_item"][ENSEMBLE], "order": found}
+        tables = next_item_tables(found)
     return EvaluationResult(
         request.checkpoint,
         log.source,
@@ -73,12 +95,14 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         summary=[
             *([f"evaluated: {FIT_WITHOUT_HELD_OUT}"] if folder != request.checkpoint else []),
             *report.summarize(metrics, split=which),
+            *tables,
         ],
         report=None if request.report is None else report.write(request.report, metrics, data=log.source, split=which),
     )
 
 
-def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
+def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str, Log]:
+    """Return the log of the fit, the held-out listens, their name, and all listens before them."""
     files = files_of(request.data)
     if files.test is not None:
         if files.interactions is None:
@@ -86,12 +110,23 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str]:
         if request.split is not None:
             raise TrainingError("give --test or --split, not both")
         columns = columns_of(files)
-        return load_log(files.interactions, columns), load_log(files.test, columns), files.test.name
+        log = load_log(files.interactions, columns)
+        # Lines `user item` have no header that would tell them from a table.
+        is_sequences = log.sequences is not None and log.time is None
+        held_out = load_sequences(files.test) if is_sequences else load_log(files.test, columns)
+        return log, held_out, files.test.name, log
     listening = load_listening(
         TrainRequest(out=request.checkpoint, data=request.data, seed=seed, progress=request.progress)
     )
     part = request.split or ("test" if listening.test is not None else "valid")
-    return listening.train, listening.part(part), part
+    held_out = listening.part(part)
+    before = listening.train
+    if part == "test" and listening.log is not None:
+        log = listening.log
+        n_items = len(log.items)
+        test = held_out.user * n_items + held_out.item
+        before = log.take(~np.isin(log.user * n_items + log.item, test))
+    return listening.train, held_out, part, before
 
 
 def _with_stored_histories(recommender: Recommender, people: EvaluationUsers, folder: Path) -> EvaluationUsers:

@@ -23,7 +23,14 @@ import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.recommender import Artifact, KeyFileError, read_key
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
+from tritone_serving.recommender.artifact import (
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
+    INFERRED_MOOD,
+    SEQUENCE,
+    SEQUENCE_TIMES,
+    files_of,
+)
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
@@ -36,6 +43,7 @@ from tritone_training.kinds.recommender import text_encoder
 from tritone_training.kinds.recommender.checkpoint_folder import (
     ARTIFACT_FOLDER,
     KEY_FILENAME,
+    SEQUENCE_FOLDER,
     TASTE_FOLDER,
     check_together,
     load_info,
@@ -61,6 +69,7 @@ _SHOWN: Final = (
     "metrics",
     "data",
     "weighting",
+    INFERRED_MOOD,
 )
 
 
@@ -74,8 +83,8 @@ def exportable(folder: Path) -> ArtifactExport:
 
     artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
     check_together(folder, info, artifact.manifest)
-    taste = folder / TASTE_FOLDER
-    companions: list[Exportable | ArtifactExport] = [get_kind("taste_vae").export(taste)] if taste.is_dir() else []
+    networks = (name for name in (TASTE_FOLDER, SEQUENCE_FOLDER) if (folder / name).is_dir())
+    companions: list[Exportable | ArtifactExport] = [get_kind(name).export(folder / name) for name in networks]
     if TEXT_ENCODER in artifact.manifest:
         companions.append(text_encoder.exportable())
     key = folder / KEY_FILENAME
@@ -163,6 +172,12 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
         held.append("which users are friends")
     if any(name.endswith(".own_tags.starts") for name in artifact.arrays):
         held.append("which items they tagged")
+    not_held = "names, raw user ids"
+    if f"{SEQUENCE}.starts" in artifact.arrays:
+        with_times = " and times" if SEQUENCE_TIMES in artifact.arrays else ""
+        held.append(f"the order{with_times} of their latest listens and skips")
+    if SEQUENCE_TIMES not in artifact.arrays:
+        not_held += ", times of listening"
     return {
         "n_users": artifact.n_users,
         "held": held,
@@ -172,7 +187,7 @@ def personal_data(artifact: Artifact) -> dict[str, Any]:
             f"tritone/recommender-keys/{check}.key under XDG_STATE_HOME (~/.local/state), or where {KEY_VARIABLE} or "
             f"the config's parameter key_file says"
         ),
-        "not_held": "names, raw user ids, times of listening",
+        "not_held": not_held,
         "derived": "counts, similarities and network weights that many users' histories went into together",
         "to_remove_a_user": "tritone forget USER",
         "said_at_training": artifact.manifest.get("personal_data"),
@@ -211,6 +226,7 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         "query_field": each(b"", object),
         "offset": each(0, np.int32),
         "text": each(b"", object),
+        "resolve": each(False, np.bool_),
         "playlist_from": each(b"", object),
         "playlist_to": each(b"", object),
         "after": ids(1),

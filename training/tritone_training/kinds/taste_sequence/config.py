@@ -18,6 +18,9 @@ class SequenceConfig(Hyperparameters):
     """Hyper-parameters of a training of `taste_sequence`."""
 
     size: int = Field(128, ge=4, le=4_096, description="Size of item vectors and of the code of a history.")
+    n_members: int = Field(
+        3, ge=1, le=32, description="Networks that are trained together and whose scores are averaged."
+    )
     n_horizons: int = Field(
         1, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
     )
@@ -84,8 +87,8 @@ class SequenceConfig(Hyperparameters):
 
 PRESETS: Final[Mapping[str, SequenceConfig]] = {
     "default": SequenceConfig(),
-    "demo": SequenceConfig(size=64, max_epochs=8),
-    "tiny": SequenceConfig(size=8, n_horizons=2, n_heads=2, max_epochs=2),
+    "demo": SequenceConfig(size=64, n_members=1, max_epochs=8),
+    "tiny": SequenceConfig(size=8, n_members=2, n_horizons=2, n_heads=2, max_epochs=2),
 }
 
 

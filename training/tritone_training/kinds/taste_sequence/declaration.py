@@ -12,6 +12,7 @@ _HISTORY: Final = Axis("history", max_size=MAX_HISTORY, max_total=16_384)
 N_ITEMS: Final = "n_items"  # key in the ONNX file's metadata: number of items that this version knows
 PADDING: Final = -1  # of `items`
 UNKNOWN_AGE: Final = -1.0
+MAX_AGE_S: Final = 1e10  # three centuries
 
 ITEMS: Final = Tensor(
     "items",
@@ -25,7 +26,7 @@ AGES: Final = Tensor(
     "FP32",
     (_HISTORY,),
     "seconds from each event to the request, -1 if unknown; ignored for padding",
-    limits=Limits(minimum=0, also=(UNKNOWN_AGE,)),
+    limits=Limits(minimum=0, maximum=MAX_AGE_S, also=(UNKNOWN_AGE,)),
 )
 SKIPPED: Final = Tensor(
     "skipped",

@@ -1,4 +1,4 @@
-"""Evaluation of `taste_sequence` on the next item of each user, with baselines, and of exports in reduced precisions.
+"""Evaluation of `taste_sequence` on the next item of each user, with baselines.
 
 Leave-one-out: without a test file, the target is the last item of each user in the log, and the network of the
 selection answers, which was not trained on it. With one, the history is the whole log. All items are ranked except
@@ -7,7 +7,7 @@ those that the user has listened to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,6 @@ from tritone_training.kinds.taste_sequence.baselines import BASELINES, MOST_PLAY
 from tritone_training.kinds.taste_sequence.dataset import Queries
 from tritone_training.kinds.taste_sequence.events import NO_TARGET, Events, load_ordered, read_ordered
 from tritone_training.kinds.taste_sequence.export import load_network
-from tritone_training.quality import Arrays, HeldOut, Metric, Quality, Run
 from tritone_training.ranking_metrics import hits_of, means, per_user, top_items
 
 CUTS: Final = (5, 10, 20)
@@ -196,44 +195,3 @@ def _metrics(found: NextItems, scores: Scores, *, masks: bool = True) -> dict[st
 
 def _rounded(values: Mapping[str, float]) -> dict[str, str]:
     return {name: f"{value:.4f}" for name, value in values.items()}
-
-
-class ServedSequenceNetwork(torch.nn.Module):
-    """Wraps an ONNX graph as a module, so that it is evaluated by the same code as the network."""
-
-    def __init__(self, run: Run) -> None:
-        super().__init__()
-        self._run = run
-
-    def forward(self, items: torch.Tensor, ages: torch.Tensor, skipped: torch.Tensor) -> tuple[torch.Tensor]:
-        """Return scores (B, T), as `SequenceNetwork` does."""
-        inputs = {"items": items.numpy(), "ages": ages.numpy(), "skipped": skipped.numpy()}
-        return (torch.from_numpy(self._run(inputs)["scores"]),)
-
-
-def held_out(request: EvaluateRequest) -> HeldOut:
-    """Return the evaluation on the validation items of the log in the request.
-
-    The exported network may have been trained on them, so that only the loss of a precision is meaningful.
-
-    Raises:
-        DataError: no log is given.
-    """
-    _, info = load_network(request.checkpoint)
-    found = next_items(request, info)
-    max_length = int(info["config"]["max_length"])
-
-    def measure(run: Run) -> Mapping[str, float]:
-        network = ServedSequenceNetwork(run)
-        metrics = _metrics(found, network_scores(network, found, max_length))
-        return {"ndcg@10": metrics["ndcg@10"], "n": len(found.users)}
-
-    return HeldOut(found.source, measure, _nothing)
-
-
-def _nothing() -> Iterator[Arrays]:
-    """Return no calibration data, since dynamic quantisation takes ranges from each request."""
-    return iter(())
-
-
-QUALITY: Final = Quality((Metric("ndcg@10", max_loss=0.004),), held_out, int8="dynamic")

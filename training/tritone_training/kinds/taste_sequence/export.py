@@ -14,7 +14,7 @@ from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.taste_sequence.config import SequenceConfig
 from tritone_training.kinds.taste_sequence.declaration import DECLARATION, N_ITEMS, PADDING, UNKNOWN_AGE
-from tritone_training.kinds.taste_sequence.network import HistoryEncoder, SequenceNetwork
+from tritone_training.kinds.taste_sequence.network import HistoryEncoder, HistoryScorer, SequenceNetwork
 
 KIND_NAME: Final = "taste_sequence"
 _LENGTH: Final = 24
@@ -45,7 +45,10 @@ def load_network(folder: Path) -> tuple[SequenceNetwork, Mapping[str, Any]]:
         n_items = len(saved.info["items"])
     except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
-    network = SequenceNetwork(n_items=n_items, encoder=build_encoder(config), size=config.size)
+    members = [
+        HistoryScorer(n_items=n_items, encoder=build_encoder(config), size=config.size) for _ in range(config.n_members)
+    ]
+    network = SequenceNetwork(members, n_items)
     try:
         network.load_state_dict(dict(saved.weights))
     except RuntimeError as error:  # raised by torch for wrong names and shapes

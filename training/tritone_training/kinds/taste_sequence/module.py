@@ -15,7 +15,12 @@ from torch.nn import functional
 
 from tritone_training.kinds.taste_sequence.config import SequenceConfig
 from tritone_training.kinds.taste_sequence.dataset import Query, SequenceBatch
-from tritone_training.kinds.taste_sequence.network import SequenceLearner, SequenceNetwork, next_item_loss
+from tritone_training.kinds.taste_sequence.network import (
+    MemberLearner,
+    SequenceLearner,
+    SequenceNetwork,
+    next_item_loss,
+)
 
 MONITOR: Final = "valid_one_minus_ndcg@10"
 _K: Final = 10
@@ -44,28 +49,33 @@ class SequenceModule(lightning.LightningModule):
         self._served: tuple[SequenceNetwork, ...] = ()
 
     def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
-        """Return the loss of predicting the next item of each event; some events are hidden from later ones."""
-        vectors, directions = self.learner.vectors(self.config.item_dropout)
-        directions = directions / self.learner.temperature
+        """Return the mean over members of the loss of predicting the next item of each event."""
+        own_items = self._own_items(batch)
+        losses = torch.stack([self._loss_of(member, batch, own_items) for member in self.learner.parts])
+        self.log("train_loss", losses.mean(), prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        return losses.sum()  # not the mean: each member is trained as if it were alone
+
+    def _loss_of(self, member: MemberLearner, batch: SequenceBatch, own_items: Tensor) -> Tensor:
+        """Return the loss of a member; some events are hidden from later ones, different ones for each member."""
+        vectors, directions = member.vectors(self.config.item_dropout)
+        directions = directions / member.temperature
         known = (batch.items >= 0) & (torch.rand_like(batch.gaps) >= self.config.hidden)
-        codes = self.learner.encoder(
-            self.learner.history(vectors, batch.items, batch.gaps, batch.skipped * known, known)
+        codes = member.encoder(
+            member.history(vectors, batch.items, batch.gaps, batch.skipped * known, known)
         )  # (B, L, D)
         asked = ((batch.targets >= 0) | (batch.avoided >= 0)) & (known.cumsum(1) > 0)
         code, targets, avoided = codes[asked], batch.targets[asked], batch.avoided[asked]  # (P, D), (P,), (P,)
         rows = torch.arange(len(asked), device=self.device).unsqueeze(1).expand_as(asked)[asked]
         negatives, correction = self._negatives()
         logits = code @ directions[negatives].T - correction  # (P, N)
-        logits = logits.masked_fill(self._own_items(batch)[rows][:, negatives], -math.inf)
-        loss = next_item_loss(
+        logits = logits.masked_fill(own_items[:, negatives][rows], -math.inf)
+        return next_item_loss(
             (code * directions[targets.clamp_min(0)]).sum(1),
             logits,
             (code * directions[avoided.clamp_min(0)]).sum(1).masked_fill(avoided < 0, -math.inf),
             targets >= 0,
             self.config.skip_loss,
         )
-        self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        return loss
 
     def _negatives(self) -> tuple[Tensor, Tensor]:
         """Return the items that the batch's targets are compared with, and the logarithm of their expected counts."""

@@ -15,6 +15,7 @@ W words (tags) of items, G ranges of gaps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ _INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a code
 _INITIAL_DECAY: Final = 0.5  # of a single horizon
 _INITIAL_SKIP_WEIGHT: Final = -0.2  # of a skipped item in the means, of which a listened one has 1
 _INITIAL_FORGETTING: Final = 0.02  # the sum of forgetting is cut at 0, where it has no gradient
-_MASKED: Final = -1e9
+_MASKED: Final = -1e4
 # Upper ends of the ranges of gaps: minutes within a session, hours within a day, days, weeks.
 GAP_ENDS_S: Final = (60.0, 300.0, 900.0, 3_600.0, 4 * 3_600.0, 12 * 3_600.0, 86_400.0, 3 * 86_400.0, 7 * 86_400.0,
                      30 * 86_400.0, 365 * 86_400.0)  # fmt: skip
@@ -87,7 +88,7 @@ class Relation(NamedTuple):
 def gap_ranges(gaps_s: Tensor) -> Tensor:
     """Return the index of the range of each gap in seconds, 0 for negative (unknown) ones; int64 of the same shape."""
     ends = torch.tensor(GAP_ENDS_S, device=gaps_s.device)
-    index = 1 + (gaps_s.unsqueeze(-1) > ends).sum(-1)
+    index = (1 + (gaps_s.unsqueeze(-1) > ends).sum(-1)).clamp_max(len(GAP_ENDS_S))  # longer gaps: the last range
     return torch.where(gaps_s >= 0, index, torch.zeros_like(index))
 
 
@@ -195,16 +196,31 @@ class HistoryEncoder(nn.Module):
         return functional.normalize(self.norm(final(states, asked, queried)), dim=-1)
 
 
-class SequenceNetwork(nn.Module):
-    """Maps a history to scores of the next item; this is the network that is saved and served."""
+class HistoryScorer(nn.Module):
+    """One member of the served network: item vectors and an encoder."""
 
     def __init__(self, *, n_items: int, encoder: HistoryEncoder, size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(n_items, size)
         self.item_weights = nn.Parameter(torch.ones(n_items))
         self.directions = nn.Parameter(torch.zeros(n_items, size))
-        self.log_popularity = nn.Parameter(torch.zeros(n_items))
         self.encoder = encoder
+
+    def forward(self, items: Tensor, known: Tensor, gaps: Tensor, skipped: Tensor) -> Tensor:
+        """Return scores (B, T) after the last event of histories with ranges of gaps (B, L)."""
+        index = items.clamp_min(0)
+        history = History(self.embedding(index), self.item_weights[index], known, gaps, skipped)
+        code: Tensor = self.encoder(history, last_only=True).squeeze(1)
+        return code @ self.directions.T
+
+
+class SequenceNetwork(nn.Module):
+    """Maps a history to scores of the next item, the mean of its members'; this is what is saved and served."""
+
+    def __init__(self, members: Sequence[HistoryScorer], n_items: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.log_popularity = nn.Parameter(torch.zeros(n_items))
 
     def forward(self, items: Tensor, ages: Tensor, skipped: Tensor) -> tuple[Tensor]:
         """Return log-probabilities of the next item (B, T), up to a constant per row.
@@ -215,11 +231,8 @@ class SequenceNetwork(nn.Module):
             skipped: (B, L), 1 for skipped items.
         """
         known = items >= 0
-        index = items.clamp_min(0)
-        history = History(
-            self.embedding(index), self.item_weights[index], known, gap_ranges(gaps_of(ages, known)), skipped * known
-        )
-        scores = self.encoder(history, last_only=True).squeeze(1) @ self.directions.T
+        gaps, skips = gap_ranges(gaps_of(ages, known)), skipped * known
+        scores = torch.stack([member(items, known, gaps, skips) for member in self.members]).mean(0)
         return (torch.where(known.any(1, keepdim=True), scores, self.log_popularity),)
 
 
@@ -231,8 +244,8 @@ def gaps_of(ages: Tensor, known: Tensor) -> Tensor:
     return torch.where((ages >= 0) & (next_age >= 0), (ages - next_age).clamp_min(0), torch.full_like(ages, -1.0))
 
 
-class SequenceLearner(nn.Module):
-    """The trainable model; the vector of an item is its own embedding plus those of its words.
+class MemberLearner(nn.Module):
+    """A trainable member; the vector of an item is its own embedding plus those of its words.
 
     Args:
         listeners: (T,) number of listeners of each item; an item without listeners has the vector of its words.
@@ -261,7 +274,6 @@ class SequenceLearner(nn.Module):
         self.words = nn.Parameter(torch.randn(max(n_words, 1), size) * _INITIAL_STD)
         self.register_buffer("is_learned", (listeners > 0).float().unsqueeze(1), persistent=False)
         self.register_buffer("item_weights", listeners.clamp_min(1).float() ** -rarity, persistent=False)
-        self.register_buffer("log_popularity", torch.log1p(listeners.float()), persistent=False)
         for name, array in (("word", words.indices), ("starts", words.indptr)):
             self.register_buffer(name, torch.from_numpy(array.astype(np.int64)), persistent=False)
         self.register_buffer("amounts", torch.from_numpy(words.data.astype(np.float32)), persistent=False)
@@ -298,14 +310,43 @@ class SequenceLearner(nn.Module):
         return History(functional.embedding(index, vectors), weights, known, gap_ranges(gaps), skipped)
 
     @torch.no_grad()
-    def network(self) -> SequenceNetwork:
-        """Return the network to serve; its item vectors are folded, its encoder is shared with the learner."""
+    def scorer(self) -> HistoryScorer:
+        """Return the member to serve; its item vectors are folded, its encoder is shared with this one."""
         vectors, directions = self.vectors()
-        network = SequenceNetwork(n_items=len(vectors), encoder=self.encoder, size=vectors.shape[1])
-        network.embedding.weight.copy_(vectors)
-        network.item_weights.copy_(self.get_buffer("item_weights"))
-        network.directions.copy_(directions / self.temperature)
-        network.log_popularity.copy_(self.get_buffer("log_popularity"))
+        scorer = HistoryScorer(n_items=len(vectors), encoder=self.encoder, size=vectors.shape[1])
+        scorer.embedding.weight.copy_(vectors)
+        scorer.item_weights.copy_(self.get_buffer("item_weights"))
+        scorer.directions.copy_(directions / self.temperature)
+        return scorer
+
+
+class SequenceLearner(nn.Module):
+    """The trainable model: members of the same form, trained on the same batches.
+
+    They differ in their initial weights and in what is hidden from them. The mean of their scores is better than those
+    of each, because small logs leave much of a network to chance.
+
+    Args:
+        members: at least one.
+        listeners: (T,) number of listeners of each item.
+    """
+
+    def __init__(self, members: Sequence[MemberLearner], listeners: Tensor) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("log_popularity", torch.log1p(listeners.float()), persistent=False)
+
+    @property
+    def parts(self) -> list[MemberLearner]:
+        """The members, typed."""
+        return [member for member in self.members if isinstance(member, MemberLearner)]
+
+    @torch.no_grad()
+    def network(self) -> SequenceNetwork:
+        """Return the network to serve."""
+        popularity = self.get_buffer("log_popularity")
+        network = SequenceNetwork([member.scorer() for member in self.parts], len(popularity))
+        network.log_popularity.copy_(popularity)
         return network
 
 

@@ -26,7 +26,7 @@ from tritone_training.kinds.taste_sequence.dataset import (
 from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
 from tritone_training.kinds.taste_sequence.events import Events, SequenceData, cut_items
 from tritone_training.kinds.taste_sequence.module import MONITOR, SequenceModule
-from tritone_training.kinds.taste_sequence.network import SequenceLearner
+from tritone_training.kinds.taste_sequence.network import MemberLearner, SequenceLearner
 from tritone_training.training_state import Snapshot
 
 _VALID_BATCH: Final = 128
@@ -47,15 +47,7 @@ def train_sequences(request: TrainRequest, config: SequenceConfig, data: Sequenc
     data = cut_items(data, config.n_items)
     if not (data.held_out >= 0).any():
         raise DataError("no user has two items among those that are modelled; raise n_items, or train on a larger log")
-    info: dict[str, Any] = {
-        "command": request.command,
-        "seed": request.seed,
-        "preset": request.preset,
-        "config": config.to_dict(),
-        "items": list(data.items),
-        "learned_from": data.fingerprint(),
-        "data": data.report,
-    }
+    info = _described(request, config, data)
     training = _Training(request, config, data, info)
     selected, learner, loaded = training.run(data.events.until(data.held_out))
     info |= warm_start_info(loaded)
@@ -84,6 +76,40 @@ def train_sequences(request: TrainRequest, config: SequenceConfig, data: Sequenc
     }
 
 
+def train_on_all(
+    request: TrainRequest, config: SequenceConfig, data: SequenceData, *, selected: Mapping[str, Any]
+) -> None:
+    """Train on all events for as many epochs as an earlier selection, and write a checkpoint.
+
+    Args:
+        request: seed, preset and folder.
+        config: hyper-parameters.
+        data: all its events are trained on.
+        selected: content of checkpoint.json of the training that selected the epoch; its metrics are kept.
+
+    Raises:
+        TrainingError: training diverged.
+    """
+    data = cut_items(data, config.n_items)
+    kept = {name: selected[name] for name in ("n_epochs", "best_epoch", "metrics")}
+    info: dict[str, Any] = {**_described(request, config, data), **kept, "metrics_of": METRICS_OF_SELECTION}
+    epochs = Fitted({}, 0.0, int(selected["n_epochs"]), int(selected["best_epoch"]))
+    _, learner, _ = _Training(request, config, data, info).run(data.events, epochs)
+    checkpoint.save(request.out, kind=export.KIND_NAME, info=info, weights=learner.network().state_dict())
+
+
+def _described(request: TrainRequest, config: SequenceConfig, data: SequenceData) -> dict[str, Any]:
+    return {
+        "command": request.command,
+        "seed": request.seed,
+        "preset": request.preset,
+        "config": config.to_dict(),
+        "items": list(data.items),
+        "learned_from": data.fingerprint(),
+        "data": data.report,
+    }
+
+
 class _Training:
     """Both trainings of a request, which differ in their events and in when they end."""
 
@@ -101,14 +127,18 @@ class _Training:
         config, data = self.config, self.data
         fitting.seed_everything(self.request.seed)
         listeners = torch.from_numpy(np.bincount(events.item[events.is_new], minlength=len(data.items)))
-        learner = SequenceLearner(
-            listeners,
-            data.words,
-            encoder=export.build_encoder(config),
-            size=config.size,
-            rarity=config.rarity,
-            temperature=config.temperature,
-        )
+        members = [
+            MemberLearner(
+                listeners,
+                data.words,
+                encoder=export.build_encoder(config),
+                size=config.size,
+                rarity=config.rarity,
+                temperature=config.temperature,
+            )
+            for _ in range(config.n_members)
+        ]
+        learner = SequenceLearner(members, listeners)
         loaded = _start_from(saved_checkpoint(self.request, export.KIND_NAME), learner, data.items)
         histories = TrainingHistories(events, config.max_length)
         batches = LengthBatches(histories.lengths(), config.batch_size)
@@ -138,37 +168,42 @@ class _Training:
 def _start_from(
     saved: checkpoint.Checkpoint | None, learner: SequenceLearner, items: Sequence[str]
 ) -> WarmStart | None:
-    """Warm start: copy the encoder, and the vectors of items in both, matched by id.
+    """Warm start: copy the encoders, and the vectors of items in both, matched by id.
 
     Raises:
-        TrainingError: the encoders or codes differ in size, or no item is in both.
+        TrainingError: the networks differ in members or sizes, or no item is in both.
     """
     if saved is None:
         return None
-    own = {f"encoder.{name}": tensor for name, tensor in learner.encoder.state_dict().items()}
-    differing = [name for name, tensor in own.items() if tuple(saved.weights[name].shape) != tuple(tensor.shape)]
-    embeddings, directions = saved.weights["embedding.weight"], saved.weights["directions"]  # (T', D) each
-    if differing or embeddings.shape[1] != learner.items.shape[1]:
+    own = {name: tensor for name, tensor in learner.network().state_dict().items() if ".encoder." in name}
+    theirs = {name: tensor for name, tensor in saved.weights.items() if ".encoder." in name}
+    if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in theirs.items()}:
         raise TrainingError(
-            f"{saved.folder}: expected an encoder of the same size, got another ({', '.join(differing) or 'size'}); "
-            f"train with the hyper-parameters of that checkpoint, or leave --warm-start out"
+            f"{saved.folder}: expected encoders of the same number and size, got others; train with the "
+            f"hyper-parameters of that checkpoint, or leave --warm-start out"
         )
     old_index = {name: index for index, name in enumerate(saved.info["items"])}
     rows = torch.tensor([row for row, name in enumerate(items) if name in old_index], dtype=torch.int64)
     if not len(rows):
         raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
     old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
-    learner.encoder.load_state_dict({name: saved.weights[f"encoder.{name}"] for name in learner.encoder.state_dict()})
-    side_info = learner.vectors()[0][rows] - learner.items[rows]  # contribution of the items' words, which is kept
-    vectors = embeddings[old]
-    learner.items[rows] = vectors - side_info
-    lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
-    learner.offsets[rows] = functional.normalize(directions[old], dim=1) * lengths - vectors
+    for number, member in enumerate(learner.parts):
+        prefix = f"members.{number}."
+        encoder = f"{prefix}encoder."
+        member.encoder.load_state_dict(
+            {name.removeprefix(encoder): each for name, each in theirs.items() if name.startswith(encoder)}
+        )
+        side_info = member.vectors()[0][rows] - member.items[rows]  # contribution of the items' words, which is kept
+        vectors = saved.weights[f"{prefix}embedding.weight"][old]  # (T', D) of the checkpoint
+        member.items[rows] = vectors - side_info
+        lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
+        directions = functional.normalize(saved.weights[f"{prefix}directions"][old], dim=1)
+        member.offsets[rows] = directions * lengths - vectors
     not_loaded = {
         "words": "not in the checkpoint",
         "items": f"{len(items) - len(rows)} of {len(items)} are not in the checkpoint",
     }
-    return WarmStart(saved.folder, n_loaded=2 + len(own), not_loaded=not_loaded)
+    return WarmStart(saved.folder, n_loaded=2 * len(learner.parts) + len(own), not_loaded=not_loaded)
 
 
 def _served_weights(module: SequenceModule) -> dict[str, torch.Tensor]:

@@ -20,12 +20,19 @@ from scipy import sparse
 from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_serving.recommender.base_models.collaborative import UserKnn
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.ensemble import BIAS, SEGMENTS
+from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.rows import Rows
-from tritone_training.data.interactions import ListeningData, held_out_counts
+from tritone_training.data.interactions import ListeningData, Log, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.ensemble.cross_fitting import at_least_best, cross_fitted, metrics_of
 from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
+from tritone_training.kinds.recommender.ensemble.sessions import (
+    SessionQueries,
+    fit_without_order,
+    left_of,
+    session_queries,
+)
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
     Candidates,
@@ -34,12 +41,13 @@ from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     HiddenItems,
     fit_cold_item_weights,
     fit_weights,
-    problem_of,
+    is_cold,
     ranking_metrics,
     scales_of,
 )
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 
+UNORDERED: Final = "unordered"  # arm without the base models of the order of listening
 METRICS: Final = ("cosine", "pearson", "euclidean")
 _LONGEST_SHORT: Final = 5  # items of a history that is cut
 _METRIC_USERS: Final = 500  # users on whom the metric is selected
@@ -96,85 +104,164 @@ def select_ensemble(
     indices = {name: index for index, name in enumerate(dataset.items)}
     wanted = listening.valid.matrix({dataset.users[user]: row for row, user in enumerate(users.tolist())}, indices)
     consumed = sparse.csr_matrix(dataset.plays[users])
-    requests = [RecommendRequest(user=dataset.users[user]) for user in users.tolist()]
+    asked_s = _first_times(listening.valid)
+    requests = [
+        RecommendRequest(user=name, at_s=asked_s.get(name)) for name in (dataset.users[user] for user in users.tolist())
+    ]
     batches = [recommender.resolver.batch(requests[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
     metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], consumed, wanted, counts[users])
     base_models = recommender.scorer.base_models
     if "user_knn" in base_models:
         base_models = {**base_models, "user_knn": _with_metric(base_models["user_knn"], metric)}
     recommender = Recommender(recommender.artifact, recommender.resolver, base_models)
-    total, done = 3 * len(batches), 0
-    hidden = HiddenItems.draw(recommender, seed)
+    sessions = session_queries(recommender, listening.valid, [dataset.users[user] for user in users.tolist()])
+    total, done = 3 * len(batches) + -(-len(sessions) // AT_ONCE), 0
 
-    def collect(change: Callable[[RequestBatch], RequestBatch]) -> tuple[Candidates, Candidates | None]:
+    def count() -> None:
         nonlocal done
-        collector = Collector(consumed, wanted, counts[users], _is_cold(recommender))
-        of_hidden = None if hidden is None else hidden.collector(consumed, wanted, counts[users])
-        for number, batch in enumerate(batches):
+        done += 1
+        on_progress(done, total)
+
+    evidence = _Evidence(
+        recommender, networks, batches, consumed, wanted, counts[users], HiddenItems.draw(recommender, seed), count
+    )
+    fitted = _fit_segments(evidence, sessions, rng)
+    return SelectedEnsemble(
+        metric,
+        {name: fitted.scales.get(name, 0.0) for name in recommender.scorer.base_models},
+        fitted.ensembles(config.warm_from, tuple(recommender.scorer.base_models)),
+        {
+            **fitted.metrics,
+            "n": len(users),
+            "cold_items": {segment: how for segment, (_, how) in fitted.cold.items()},
+        },
+        "`ensemble` is measured on the listens its weights were fitted on; `cross_fitted` fits them on one half of the "
+        "users and evaluates on the other",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """The users with held-out listens, and what scores their histories.
+
+    Attributes:
+        recommender: with the selected metric.
+        networks: of the remote base models.
+        batches: requests of the users.
+        consumed: (B, I) listens of the training split.
+        wanted: (B, I) held-out listens.
+        n_held_out: (B,) number of held-out listens, including unknown items.
+        hidden: items that are scored as if nobody listened to them.
+        on_batch: called after each batch.
+    """
+
+    recommender: Recommender
+    networks: RemoteNetworks
+    batches: Sequence[RequestBatch]
+    consumed: sparse.csr_matrix
+    wanted: sparse.csr_matrix
+    n_held_out: npt.NDArray[np.int64]
+    hidden: HiddenItems | None
+    on_batch: Callable[[], None]
+
+    def collect(self, change: Callable[[RequestBatch], RequestBatch]) -> tuple[Candidates, Candidates | None]:
+        """Return the candidates for changed requests, and those among which the hidden items are cold."""
+        collector = Collector(self.consumed, self.wanted, self.n_held_out, is_cold(self.recommender))
+        of_hidden = None if self.hidden is None else self.hidden.collector(self.consumed, self.wanted, self.n_held_out)
+        scorer = self.recommender.scorer
+        for number, batch in enumerate(self.batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             changed = change(batch)
-            remote = remote_scores(recommender.scorer.remote_inputs(changed), networks)
-            scores = recommender.scorer.score_base_models(changed, remote)
+            remote = remote_scores(scorer.remote_inputs(changed), self.networks)
+            scores = scorer.score_base_models(changed, remote)
             collector.add(rows, scores)
-            if hidden is not None and of_hidden is not None:
-                of_hidden.add(rows, hidden.scores(scores))
-            done += 1
-            on_progress(done, total)
+            if self.hidden is not None and of_hidden is not None:
+                of_hidden.add(rows, self.hidden.scores(scores))
+            self.on_batch()
         return collector.finish(), None if of_hidden is None else of_hidden.finish()
 
-    warm, of_hidden = collect(lambda batch: batch)
+
+@dataclass(frozen=True, eq=False)
+class _FittedSegments:
+    """Weights by segment.
+
+    Attributes:
+        scales: base model -> unit of its scores.
+        learned: weights of all base models.
+        unordered: weights without the base models of the order of listening; empty if there are none of these.
+        cold: weights for cold items, and a description of the data they were fitted on.
+        metrics: on the validation split.
+    """
+
+    scales: Mapping[str, float]
+    learned: Mapping[str, EnsembleWeights]
+    unordered: Mapping[str, Mapping[str, float]]
+    cold: Mapping[str, tuple[Mapping[str, float], str]]
+    metrics: dict[str, Any]
+
+    def ensembles(self, warm_from: int, base_models: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return the ensembles of the manifest by arm."""
+        weights = {segment: dict(each.listened) for segment, each in self.learned.items()}
+        weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
+        minimum = {
+            segment: {name: weight * share for name, weight in _FIXED_WEIGHTS.items() if name in base_models}
+            for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25), (SESSION, 0.25))
+            if segment in weights
+        }
+        even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
+        cold = {segment: dict(found) for segment, (found, _) in self.cold.items()}
+        common = {"warm_from": warm_from, "minimum_weights": minimum}
+        found = {
+            "a": {**common, "weights": weights, "cold_items": cold, "how": "learned on validation"},
+            "b": {**common, "weights": even, "how": "every base model alike, for comparison"},
+        }
+        if self.unordered:
+            unordered = {segment: dict(each) for segment, each in self.unordered.items()}
+            unordered["cold"]["popularity"] = max(unordered["cold"].get("popularity", 0.0), 0.1)
+            found[UNORDERED] = {
+                **common,
+                "weights": unordered,
+                "cold_items": {
+                    segment: {name: w for name, w in each.items() if name in (*unordered[segment], BIAS)}
+                    for segment, each in cold.items()
+                },
+                "how": "learned on validation without the base models of the order of listening, for comparison",
+            }
+        return found
+
+
+def _fit_segments(evidence: _Evidence, sessions: SessionQueries, rng: np.random.Generator) -> _FittedSegments:
+    """Fit the weights of all segments; `unordered` and sessions only if there are queries of sessions."""
+    recommender, hidden = evidence.recommender, evidence.hidden
+    warm, of_hidden = evidence.collect(lambda batch: batch)
     scales = scales_of(warm)
-    learned = {"warm": fit_weights(warm, tuple(warm.features), scales)}
-    metrics = _metrics(warm, learned["warm"], scales)
-    crossed = _cross_fitted(warm, scales)
+    crossed = cross_fitted(warm, scales)
+    learned = {"warm": at_least_best(warm, fit_weights(warm, tuple(warm.features), scales), crossed)}
+    metrics = {**metrics_of(warm, learned["warm"], scales), "cross_fitted": crossed}
+    unordered = {"warm": fit_without_order(recommender, warm, scales)} if len(sessions) else {}
     least = least_popularity(recommender.artifact.arrays)
-    cold = {"warm": _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)}
+    cold: dict[str, tuple[Mapping[str, float], str]] = {}
+    cold["warm"] = _cold_item_weights(learned["warm"], warm, of_hidden, hidden, scales, least_known=least)
     del warm, of_hidden
     for segment, change, may_be_negative in (
         ("short", lambda batch: _shortened(batch, rng), MAY_BE_NEGATIVE),
         # Users without any history get popular items, so the weight of popularity must be above 0.
         ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
     ):
-        candidates, of_hidden = collect(change)
+        candidates, of_hidden = evidence.collect(change)
         learned[segment] = fit_weights(candidates, tuple(candidates.features), scales, may_be_negative)
+        if segment == "short":
+            learned[segment] = at_least_best(candidates, learned[segment], cross_fitted(candidates, scales))
+        if unordered:
+            unordered[segment] = fit_without_order(recommender, candidates, scales, may_be_negative)
         cold[segment] = _cold_item_weights(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
         del candidates, of_hidden
-    weights = {segment: dict(each.listened) for segment, each in learned.items()}
-    weights["cold"]["popularity"] = max(weights["cold"].get("popularity", 0.0), 0.1)
-    minimum = {
-        segment: {
-            name: weight * share for name, weight in _FIXED_WEIGHTS.items() if name in recommender.scorer.base_models
-        }
-        for segment, share in (("cold", 1.0), ("short", 0.25), ("warm", 0.25))
-    }
-    even = {s: {name: 1.0 if w > 0 else 0.0 for name, w in each.items()} for s, each in weights.items()}
-    return SelectedEnsemble(
-        metric,
-        {name: scales.get(name, 0.0) for name in recommender.scorer.base_models},
-        {
-            "a": {
-                "warm_from": config.warm_from,
-                "weights": weights,
-                "cold_items": {segment: found for segment, (found, _) in cold.items()},
-                "minimum_weights": minimum,
-                "how": "learned on validation",
-            },
-            "b": {
-                "warm_from": config.warm_from,
-                "weights": even,
-                "minimum_weights": minimum,
-                "how": "every base model alike, for comparison",
-            },
-        },
-        {
-            **metrics,
-            "cross_fitted": crossed,
-            "n": len(users),
-            "cold_items": {segment: how for segment, (_, how) in cold.items()},
-        },
-        "`ensemble` is measured on the listens its weights were fitted on; `cross_fitted` fits them on one half of the "
-        "users and evaluates on the other",
-    )
+    if len(sessions):
+        found = sessions.fit(recommender, evidence.networks, scales, rng, on_batch=evidence.on_batch)
+        learned[SESSION], unordered[SESSION] = found.learned, found.unordered
+        cold[SESSION] = (cold["warm"][0], "as warm")
+        metrics["sessions"] = found.metrics
+    return _FittedSegments(scales, learned, unordered, cold, metrics)
 
 
 def with_bounded_bias(
@@ -205,8 +292,13 @@ def _largest_bias(popularity: float, least_known: float) -> float:
     return math.floor(popularity * least_known * 1e4) / 1e4  # weights have four digits
 
 
-def _is_cold(recommender: Recommender) -> npt.NDArray[np.bool_]:
-    return np.arange(recommender.artifact.n_items) >= recommender.scorer.n_listened
+def _first_times(held_out: Log) -> dict[str, float]:
+    """Return the time of each user's first held-out listen, by raw id; empty if the log has no times."""
+    if held_out.time is None:
+        return {}
+    first = np.full(len(held_out.users), np.inf)
+    np.minimum.at(first, held_out.user, held_out.time)
+    return {name: float(at_s) for name, at_s in zip(held_out.users, first, strict=True) if 0 < at_s < np.inf}
 
 
 def least_popularity(arrays: Mapping[str, npt.NDArray[Any]]) -> float:
@@ -255,7 +347,7 @@ def _metric(
     n = sum(batch.n for batch in batches)
     found = {}
     for metric in METRICS:
-        collector = Collector(consumed[:n], wanted[:n], counts[:n], _is_cold(recommender))
+        collector = Collector(consumed[:n], wanted[:n], counts[:n], is_cold(recommender))
         for number, batch in enumerate(batches):
             rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
             collector.add(rows, {"user_knn": _with_metric(base_model, metric).score(batch)})
@@ -281,45 +373,18 @@ def _shortened(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
         columns.append(items[kept])
         values.append(weights[kept])
     rows = Rows.from_lists(columns, values)
-    return replace(batch, history=rows, consumed=rows, memo={})
+    sequences = batch.sequences
+    if sequences is not None:
+        left = [np.isin(sequences.items[row], items) for row, items in enumerate(columns)]
+        sequences = left_of(sequences, np.array(left, np.bool_).reshape(sequences.items.shape))
+    return replace(batch, history=rows, consumed=rows, sequences=sequences, memo={})
 
 
 def _without_history(batch: RequestBatch, recommender: Recommender) -> RequestBatch:
     """Return the batch with empty histories; friends are kept."""
     nothing = Rows.from_lists([np.zeros(0, np.int64)] * batch.n, [np.zeros(0, np.float32)] * batch.n)
     history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
-    return replace(batch, history=history, consumed=nothing, borrowed=borrowed, memo={})
-
-
-def _metrics(candidates: Candidates, learned: EnsembleWeights, scales: Mapping[str, float]) -> dict[str, Any]:
-    problem = problem_of(candidates, tuple(candidates.features), scales)
-    weights = {key: (learned.cold if key[1] else learned.listened).get(key[0], 0.0) for key in problem.columns}
-    return {
-        "ensemble": ranking_metrics(candidates, problem.total(weights)),
-        "base_models": {name: ranking_metrics(candidates, scores) for name, scores in candidates.features.items()},
-    }
-
-
-def _cross_fitted(candidates: Candidates, scales: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of two-fold cross-fitting of the weights, over even and odd users."""
-    found = []
-    n_users = len(candidates.n_held_out)
-    for side in (0, 1):
-        fit, rest = (_only(candidates, np.arange(n_users) % 2 == half) for half in (side, 1 - side))
-        if not fit.wanted.any() or not (rest.n_held_out > 0).any():
-            return {}
-        found.append(_metrics(rest, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
-    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
-
-
-def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
-    kept = users[candidates.users]
-    return Candidates(
-        candidates.users[kept],
-        candidates.items[kept],
-        candidates.wanted[kept],
-        candidates.cold[kept],
-        {name: each[kept] for name, each in candidates.features.items()},
-        candidates.tops,
-        np.where(users, candidates.n_held_out, 0),
-    )
+    sequences = batch.sequences
+    if sequences is not None:
+        sequences = left_of(sequences, np.zeros(sequences.items.shape, np.bool_))
+    return replace(batch, history=history, consumed=nothing, borrowed=borrowed, sequences=sequences, memo={})

@@ -16,6 +16,7 @@ import torch
 
 from tritone_serving.recommender import (
     TASTE,
+    TASTE_SEQUENCE,
     ArtifactError,
     KeyFileError,
     Recommender,
@@ -29,6 +30,7 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.checkpoint_folder import ARTIFACT_FOLDER, KEY_FILENAME
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
+from tritone_training.kinds.taste_sequence.export import load_network as load_sequence_network
 from tritone_training.kinds.taste_vae.export import load_network
 
 AT_ONCE: Final = 64
@@ -47,7 +49,7 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
         recommender = Recommender.open(folder / ARTIFACT_FOLDER, key=read_key(key or folder / KEY_FILENAME))
     except (ArtifactError, KeyFileError) as error:
         raise CheckpointError(str(error)) from error
-    return recommender, {name: network_of(folder / name) for name in (TASTE,) if name in recommender.scorer.base_models}
+    return recommender, {name: network_of(folder / name) for name in _LOADERS if name in recommender.scorer.base_models}
 
 
 def network_of(folder: Path) -> Callable[[RemoteInputs], Floats]:
@@ -67,7 +69,10 @@ def network_of(folder: Path) -> Callable[[RemoteInputs], Floats]:
 
 
 # Folder of a checkpoint -> function that loads its network and checkpoint.json.
-_LOADERS: Final[Mapping[str, Callable[[Path], tuple[torch.nn.Module, Mapping[str, Any]]]]] = {TASTE: load_network}
+_LOADERS: Final[Mapping[str, Callable[[Path], tuple[torch.nn.Module, Mapping[str, Any]]]]] = {
+    TASTE: load_network,
+    TASTE_SEQUENCE: load_sequence_network,
+}
 
 
 def remote_scores(remote_inputs: Mapping[str, RemoteInputs], networks: RemoteNetworks) -> RemoteScores:

@@ -17,6 +17,7 @@ from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.fitting.neighbourhoods import ease_near, graph_near, neighbourhoods
+from tritone_training.kinds.recommender.fitting.order import markov_table, stored_order, transition_table
 from tritone_training.kinds.recommender.fitting.side_info import ease_ratios, item_knn_ratios, side_info_of, tag_ratios
 from tritone_training.kinds.recommender.fitting.tables import (
     MOST_DUAL_USERS,
@@ -77,6 +78,7 @@ def fit_base_models(
         ) from error
     _people(parts, dataset, listening, config)
     _tags(parts, dataset, config)
+    _order(parts, dataset, config)
     _check_finite(parts)
     return parts
 
@@ -158,7 +160,9 @@ def manifest_of(
         "key_check": key_check(key),
         "personal_data": (
             "per user, under a keyed pseudonym: items and how often they were played, which friends are users too, "
-            "which items the user tagged; the key is not in this folder"
+            "which items the user tagged"
+            + (", the order and times of the latest listens and skips" if dataset.sequences is not None else "")
+            + "; the key is not in this folder"
         ),
     }
 
@@ -179,6 +183,23 @@ def _popularity(parts: ArtifactParts, dataset: InteractionDataset) -> None:
     shares = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     parts.arrays["popularity.shares"] = shares.astype(np.float32)
     parts.base_models["popularity"] = {"kind": "popularity"}
+    heard = dataset.plays.astype(np.bool_)
+    means = np.asarray(heard @ shares).ravel() / np.maximum(np.diff(dataset.plays.indptr), 1)
+    parts.base_models["mainstream"] = {"kind": "mainstream", "average": round(float(means.mean()), 6)}
+
+
+def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
+    """Add the order of listening and its base models, if the log has an order."""
+    if dataset.sequences is None or not len(dataset.sequences):
+        return
+    parts.arrays.update(stored_order(dataset.sequences, dataset.n_users))
+    for name, table, decay in (
+        ("transitions", transition_table, config.transition_decay),
+        ("markov", markov_table, 0.0),
+    ):
+        fitted = table(dataset.sequences, dataset.n_items, config)
+        parts.arrays.update(rows_arrays(name, Rows.from_csr(fitted)))
+        parts.base_models[name] = {"kind": "transitions", "decay": decay}
 
 
 def _item_item(parts: ArtifactParts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.pseudonyms import pseudonyms
-from tritone_training.data.interactions import ListeningData, words_of
+from tritone_training.data.interactions import ListeningData, ListenSequences, Log, words_of
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.taste_vae.train import weigh_rows
 
@@ -35,6 +35,7 @@ class InteractionDataset:
         tag_names: (G,).
         given: (A,) each, user, item and tag of the assignments in `tagged`.
         friends: (U, U) 0 or 1, symmetric.
+        sequences: the order of listening; None if the log has none.
     """
 
     users: Sequence[str]
@@ -47,6 +48,7 @@ class InteractionDataset:
     tag_names: Sequence[str]
     given: tuple[Ints, Ints, Ints]
     friends: sparse.csr_matrix
+    sequences: ListenSequences | None = None
 
     @property
     def n_users(self) -> int:
@@ -98,7 +100,25 @@ def build_dataset(
         names,
         given,
         _friends(listening.friends, user_places),
+        renumbered(train, user_places, item_places),
     )
+
+
+def renumbered(log: Log, users: Mapping[str, int], items: Mapping[str, int]) -> ListenSequences | None:
+    """Return the sequences of a log with other indices of users and items; events without a given index are left out.
+
+    Args:
+        log: the log.
+        users: id -> index.
+        items: id -> index.
+    """
+    if log.sequences is None:
+        return None
+    user = np.array([users.get(name, -1) for name in log.users], np.int64)[log.sequences.user]
+    item = np.array([items.get(name, -1) for name in log.items], np.int64)[log.sequences.item]
+    known = (user >= 0) & (item >= 0)
+    time = None if log.sequences.time is None else log.sequences.time[known]
+    return ListenSequences.ordered(user[known], item[known], time, log.sequences.skipped[known])
 
 
 def dataset_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> InteractionDataset:
