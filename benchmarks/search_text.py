@@ -7,6 +7,9 @@ Tags of a listening log are queries whose relevant items are known: the items th
 - hidden pairs: a fifth of the (item, tag) pairs is removed. Relevant are the items of the removed pairs; items that are
   still known to carry the tag are left out of the ranking.
 
+- catalogue (`--catalogue`): the queries of search_queries.tsv over the embedded catalogue, by kind. Of the first
+  results, as many as there are relevant items and at most 5, the share that is relevant.
+
 recall@20 is the number of relevant items among the first 20, divided by the number of relevant items or 20, whichever
 is smaller. Half of the tags (by the hash of their text) are for validation, on which the weights were chosen.
 """
@@ -21,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +46,8 @@ from tritone_training.kinds.recommender.fitting.interaction_dataset import Inter
 from tritone_training.kinds.recommender.fitting.text_index import text_search_arrays
 from tritone_training.pretrained.sentence_encoder import load_sentence_encoder
 
+_QUERIES: Final = Path(__file__).with_name("search_queries.tsv")
+_FIRST: Final = 5  # results that are judged for queries over the catalogue
 _K: Final = 20
 _LEAST_ITEMS: Final = 10  # that carry a tag which becomes a query
 _MOST_ITEMS: Final = 3_000
@@ -106,6 +112,7 @@ def artifact_of(
     arrays = {
         **text_arrays("items", dataset.items),
         **text_arrays("titles", [each.get("title", each.get("name", "")) for each in names]),
+        **text_arrays("artists", [each.get("artist", "") for each in names]),
         "popularity.shares": (np.log1p(listeners) / np.log1p(max(int(listeners.max()), 1))).astype(np.float32),
         **text_search_arrays(tags, dataset.tag_names, n_factors=RecommenderConfig().search_factors, embed=embed),
     }
@@ -251,6 +258,41 @@ def measure(folder: Path, *, n_queries: int, seed: int, choose: bool) -> dict[st
     return report
 
 
+def catalogue_queries() -> list[tuple[str, str, list[str]]]:
+    """Return kind, text and patterns of the relevant ids of each query over the embedded catalogue."""
+    lines = _QUERIES.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
+    return [(kind, text, patterns.split(",")) for kind, text, patterns in rows]
+
+
+def measure_catalogue() -> dict[str, dict[str, float]]:
+    """Return the mean precision of the queries over the embedded catalogue, by kind."""
+    listening = load_listening(TrainRequest(out=Path(), progress=False))
+    dataset = build_dataset(listening, RecommenderConfig(), b"\0" * 32)
+    artifact = artifact_of(dataset, listening.metadata, dataset.tags, None)
+    report = {}
+    for typos in (True, False):
+        search = TextSearch(artifact, typos=typos)
+        scores: dict[str, list[float]] = {}
+        for kind, text, patterns in catalogue_queries():
+            n_relevant = sum(_matches(item, patterns) for item in dataset.items)
+            if not n_relevant:
+                raise ValueError(f"{_QUERIES}: no item of the catalogue answers {text!r}")
+            n = min(_FIRST, n_relevant)
+            found = search.search(TextRequest(text, n)).items
+            scores.setdefault(kind, []).append(sum(_matches(item, patterns) for item in found) / n)
+        report["with typos" if typos else "without typos"] = {
+            **{kind: float(np.mean(each)) for kind, each in scores.items()},
+            "all": float(np.mean([score for each in scores.values() for score in each])),
+        }
+    print("catalogue", report, flush=True)
+    return report
+
+
+def _matches(item: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(item, pattern) for pattern in patterns)
+
+
 def served_latencies(server: str, texts: Sequence[str]) -> dict[str, float]:
     """Return p50 and p99 of `MusicClient.search` with a server, one request after the other."""
     with MusicClient(server) as music:
@@ -294,16 +336,26 @@ def _choose(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print a table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the Last.fm data of HetRec-2011")
+    parser.add_argument("--data", type=Path, help="folder with the Last.fm data of HetRec-2011")
+    parser.add_argument(
+        "--catalogue", action="store_true", help="queries with known answers over the embedded catalogue"
+    )
     parser.add_argument("--queries", type=count, default=400, help="tags in each half")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--choose", action="store_true", help="also compare weights on the validation half")
     parser.add_argument("--server", help="HOST:PORT of a server with a recommender, whose latency is measured too")
     parser.add_argument("--json", type=Path, help="write the measurements to a file")
     given = parser.parse_args(arguments)
-    report = measure(given.data, n_queries=given.queries, seed=given.seed, choose=given.choose)
+    if given.data is None and not given.catalogue:
+        parser.error("expected --data or --catalogue")
+    report: dict[str, Any] = {}
+    if given.data is not None:
+        report |= measure(given.data, n_queries=given.queries, seed=given.seed, choose=given.choose)
+    if given.catalogue:
+        report["catalogue"] = measure_catalogue()
     if given.server is not None:
-        report["served"] = served_latencies(given.server, report["texts"])
+        texts = report.get("texts") or [text for _, text, _ in catalogue_queries()]
+        report["served"] = served_latencies(given.server, texts)
         print("served", report["served"], flush=True)
     if given.json is not None:
         given.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -63,6 +63,7 @@ _COLOURS: Final = {
     "mood": "#f2d16b",
     "tags": "#b5598a",
     "popularity": "#9aa5b1",
+    "mainstream": "#6f7d8c",
     "ensemble": "#444c55",
 }
 _OTHER: Final = "#c7c2b8"

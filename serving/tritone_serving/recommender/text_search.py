@@ -44,68 +44,14 @@ BY_TAG: Final = "search.by_tag"
 
 MOST_WORDS: Final = 64  # of a description; the others are ignored
 _STOP_WORDS: Final = frozenset(
-    [
-        "a",
-        "about",
-        "all",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "but",
-        "by",
-        "for",
-        "from",
-        "has",
-        "have",
-        "i",
-        "in",
-        "is",
-        "it",
-        "its",
-        "like",
-        "me",
-        "music",
-        "my",
-        "of",
-        "on",
-        "or",
-        "our",
-        "please",
-        "play",
-        "recommend",
-        "something",
-        "song",
-        "songs",
-        "that",
-        "the",
-        "their",
-        "them",
-        "these",
-        "this",
-        "those",
-        "to",
-        "track",
-        "tracks",
-        "tune",
-        "tunes",
-        "very",
-        "want",
-        "was",
-        "we",
-        "what",
-        "when",
-        "which",
-        "while",
-        "who",
-        "with",
-        "you",
-        "your",
-    ]
-)
+    {
+        "a", "about", "all", "an", "and", "any", "are", "as", "at", "be", "but", "by", "for", "from", "has", "have",
+        "hear", "i", "in", "is", "it", "its", "like", "listen", "me", "music", "my", "of", "on", "or", "our",
+        "play", "please", "recommend", "something", "song", "songs", "that", "the", "their", "them", "these",
+        "this", "those", "to", "track", "tracks", "tune", "tunes", "very", "want", "was", "we", "what", "when",
+        "which", "while", "who", "with", "you", "your",
+    }
+)  # fmt: skip
 MOOD_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "amazement": ("amazing", "amazement", "wonder", "awe", "epic", "dazzling"),
     "solemnity": ("solemn", "solemnity", "serious", "spiritual", "sacred", "transcendent", "majestic"),
@@ -120,6 +66,7 @@ MOOD_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "sadness": ("sad", "sadness", "sorrow", "sorrowful", "gloomy", "mourning", "depressing", "heartbroken", "crying"),
 }  # fmt: skip
 
+_LONG_WORD: Final = 3  # characters of an ASCII word that counts in full
 _SHORTEST_MISSPELT: Final = 4  # characters; shorter words have too many neighbours
 _LONGEST_MISSPELT: Final = 40
 _LEAST_RATIO: Final = 0.74
@@ -352,8 +299,10 @@ class _WordIndex:
             return total, 0.0
         names = [np.zeros(self._n_items, np.float32) for _ in self._fields]  # parts of each field that are named
         rarity_of_all = 0.0
-        for terms in self._terms(words):
+        for word, terms in zip(words, self._terms(words), strict=True):
             rarity = max((float(self._rarity[index]) for index, _ in terms), default=self._unknown)
+            if word.isascii():  # initials are rare as words, but say little
+                rarity *= min(1.0, len(word) / _LONG_WORD)
             rarity_of_all += rarity
             best = self._tagged(terms)
             for field, lengths, named in zip(self._fields, self._lengths, names, strict=True):

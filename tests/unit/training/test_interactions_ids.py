@@ -339,7 +339,9 @@ def test_missing_ids_of_other_programs(tmp_path: Path) -> None:
 def test_recordings_are_named_by_ids_in_either_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (f"{NFD}.wav", "Jóga.flac", "b .wav"):
         (tmp_path / name).touch()
-    monkeypatch.setattr(recording_embeddings, "embedding_network", lambda _: (lambda _: (np.ones(256), np.ones(9)), {}))
+    analysis = recording_embeddings.RecordingAnalysis(np.ones(256, np.float32), np.ones(9, np.float32))
+    network = recording_embeddings.EmbeddingNetwork(lambda _: analysis, {})
+    monkeypatch.setattr(recording_embeddings, "embedding_network", lambda _: network)
     listening = ListeningFiles(recordings=tmp_path, genre_checkpoint=tmp_path)
     heard = recording_embeddings.embed_recordings(TrainRequest(out=tmp_path, data=listening, progress=False))
     assert heard is not None

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
-from tritone_serving.recommender.base_models.collaborative import ItemItem, Popularity, Social, UserKnn
+from tritone_serving.recommender.base_models.collaborative import ItemItem, Mainstream, Popularity, Social, UserKnn
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
 from tritone_serving.recommender.base_models.order import Transitions
 from tritone_serving.recommender.base_models.remote import REMOTE_KINDS
@@ -16,6 +16,7 @@ from tritone_serving.recommender.exceptions import ArtifactError
 # By the base model's `kind` in the manifest.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {
     "popularity": Popularity.open,
+    "mainstream": Mainstream.open,
     "item_item": ItemItem.open,
     "user_knn": UserKnn.open,
     "social": Social.open,

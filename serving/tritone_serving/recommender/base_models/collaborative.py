@@ -46,6 +46,46 @@ class Popularity:
 
 
 @dataclass(frozen=True, eq=False)
+class Mainstream:
+    """Popularity of each item times how far the popularity of the history is above the average.
+
+    The other base models favour popular items too much for histories of popular items, or too little for others. The
+    weight of this one, which may be negative, corrects that.
+
+    Attributes:
+        shares: (I,) as those of `Popularity`.
+        average: mean over stored users of the mean share of their items.
+    """
+
+    name: str
+    shares: Floats
+    average: float
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Mainstream:
+        return cls(name, artifact.arrays["popularity.shares"], float(described["average"]))
+
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
+        return batch.has_history
+
+    def score(self, batch: RequestBatch) -> Floats:
+        return self._excess(batch)[:, None] * self.shares
+
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
+        return [whole("popularity", self._excess(batch.only(request)) * self.shares[items])]
+
+    def _excess(self, batch: RequestBatch) -> Floats:
+        """Return the mean share of each history's items minus the average (B,), 0 without a history."""
+        history = batch.history
+        liked = history.values > 0
+        rows = history.row_numbers()[liked]
+        counts = np.bincount(rows, minlength=batch.n)
+        totals = np.bincount(rows, self.shares[history.columns[liked]], batch.n)
+        excess: Floats = np.where(counts > 0, totals / np.maximum(counts, 1) - self.average, 0).astype(np.float32)
+        return excess
+
+
+@dataclass(frozen=True, eq=False)
 class ItemItem:
     """score = sum over the history of (weight x table entry) / (length of the history) ** `damping`.
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, KeyFileError, make_key, write_artifact
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, INFERRED_MOOD
 from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
 from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
@@ -37,6 +37,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     staging,
 )
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.ensemble.inferred_moods import inference_of_strength_1, select_mood_inference
 from tritone_training.kinds.recommender.ensemble.model_selection import (
     NOTHING_LEARNED,
     SelectedEnsemble,
@@ -53,7 +54,12 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     embed_recordings,
 )
 from tritone_training.kinds.recommender.fitting.sequence_network import train_sequence_network
-from tritone_training.kinds.recommender.fitting.text_index import encoder_arrays, encoder_entry, text_search_arrays
+from tritone_training.kinds.recommender.fitting.text_index import (
+    encoder_arrays,
+    encoder_entry,
+    text_search_arrays,
+    with_sound_tags,
+)
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
@@ -123,9 +129,11 @@ def _fit(
     selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
     fitted = fit_models(selection, config, prepared, key)
     chosen = _select(selection, config, prepared.listening, fitted, key_path)
+    moods = _select_moods(selection, prepared.listening, fitted, chosen, key_path)
     refit = None
     if refits:
-        write_fit(selection, config, prepared, fitted, chosen, key_path=key_path, seconds=time.monotonic() - began_s)
+        seconds = time.monotonic() - began_s
+        write_fit(selection, config, prepared, fitted, chosen, moods=moods, key_path=key_path, seconds=seconds)
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
@@ -149,6 +157,7 @@ def _fit(
         prepared,
         fitted,
         chosen,
+        moods=moods,
         key_path=key_path,
         seconds=time.monotonic() - began_s,
         refit=refit,
@@ -197,7 +206,7 @@ def fit_models(
         parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
-    text_encoder = _add_text_search(request, config, dataset, parts)
+    text_encoder = _add_text_search(request, config, dataset, parts, prepared.sounds)
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
     sequence = None
     if config.sequence and dataset.sequences is not None and len(dataset.sequences):
@@ -225,6 +234,22 @@ def _select(
         )
 
 
+def _select_moods(
+    request: TrainRequest, listening: ListeningData, fitted: FittedModels, chosen: SelectedEnsemble, key_path: Path
+) -> dict[str, Any] | None:
+    """Return how moods are inferred; None if the recommender has no moods or the log no times."""
+    if "mood" not in fitted.parts.base_models:
+        return None
+    if "user_knn" in fitted.parts.base_models:
+        fitted.parts.base_models["user_knn"]["metric"] = chosen.metric
+    for name, scale in chosen.scales.items():
+        fitted.parts.base_models[name]["scale"] = scale
+    inferring = {"ensembles": chosen.ensembles, INFERRED_MOOD: inference_of_strength_1()}
+    write_artifact(request.out / ARTIFACT_FOLDER, {**fitted.manifest, **inferring}, fitted.parts.arrays)
+    recommender, networks = open_recommender(request.out, key_path)
+    return select_mood_inference(recommender, networks, listening.train, listening.valid, seed=request.seed)
+
+
 def write_fit(
     request: TrainRequest,
     config: RecommenderConfig,
@@ -232,6 +257,7 @@ def write_fit(
     fitted: FittedModels,
     chosen: SelectedEnsemble,
     *,
+    moods: Mapping[str, Any] | None = None,
     key_path: Path,
     seconds: float,
     refit: Mapping[str, Any] | None = None,
@@ -245,6 +271,7 @@ def write_fit(
         prepared: the data of the fit.
         fitted: its base models.
         chosen: metric and weights.
+        moods: how moods are inferred from the last plays; None if they are not.
         key_path: file of the key of the users' pseudonyms.
         seconds: duration of the training.
         refit: description of a fit on all listens, for checkpoint.json; None for a fit on the training split.
@@ -264,6 +291,7 @@ def write_fit(
         "ensembles": chosen.ensembles,
         "ab": {"salt": "", "shares": {"a": 1.0}},
         "metrics": {"valid": chosen.metrics},
+        **({} if moods is None else {INFERRED_MOOD: moods}),
         **({} if refit is None else {REFIT: refit}),
     }
     if not _is_finite(manifest):
@@ -314,17 +342,26 @@ def write_fit(
 
 
 def _add_text_search(
-    request: TrainRequest, config: RecommenderConfig, dataset: InteractionDataset, parts: ArtifactParts
+    request: TrainRequest,
+    config: RecommenderConfig,
+    dataset: InteractionDataset,
+    parts: ArtifactParts,
+    sounds: RecordingEmbeddings | None,
 ) -> dict[str, Any]:
     """Add the arrays of the text search; return the manifest's entry of the sentence encoder, if there is one."""
+    tags, names = dataset.tags, dataset.tag_names
+    if sounds is not None:
+        indices = {name: index for index, name in enumerate(dataset.items)}
+        rows = np.array([indices[item] for item in sounds.items], np.int64)
+        tags, names = with_sound_tags(tags, names, rows, sounds)
     encoder: PretrainedEncoder | None = None
-    if config.text_encoder == "minilm" and dataset.tags.nnz:
+    if config.text_encoder == "minilm" and tags.nnz:
         encoder = load_sentence_encoder(on_download=lambda message: print(message, file=sys.stderr))
     with progress_bar("indexing tags", shown=request.progress) as on_progress:
         parts.arrays.update(
             text_search_arrays(
-                dataset.tags,
-                dataset.tag_names,
+                tags,
+                names,
                 n_factors=config.search_factors,
                 embed=None if encoder is None else partial(encoder.embed, on_progress=on_progress),
             )

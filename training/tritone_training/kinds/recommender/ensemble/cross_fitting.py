@@ -44,7 +44,7 @@ def cross_fitted(
     found = []
     numbers = np.arange(len(candidates.n_held_out)) if users is None else users
     for side in (0, 1):
-        fit, rest = (_only(candidates, numbers % 2 == half) for half in (side, 1 - side))
+        fit, rest = (candidates.of_users(numbers % 2 == half) for half in (side, 1 - side))
         if not fit.wanted.any() or not (rest.n_held_out > 0).any():
             return {}
         found.append(metrics_of(rest, fit_weights(fit, tuple(fit.features), scales), scales)["ensemble"])
@@ -66,16 +66,3 @@ def at_least_best(candidates: Candidates, learned: EnsembleWeights, crossed: Map
     if alone[best] <= objective(crossed):
         return learned
     return EnsembleWeights({name: float(name == best) for name in learned.listened}, learned.cold)
-
-
-def _only(candidates: Candidates, users: npt.NDArray[np.bool_]) -> Candidates:
-    kept = users[candidates.users]
-    return Candidates(
-        candidates.users[kept],
-        candidates.items[kept],
-        candidates.wanted[kept],
-        candidates.cold[kept],
-        {name: each[kept] for name, each in candidates.features.items()},
-        candidates.tops,
-        np.where(users, candidates.n_held_out, 0),
-    )

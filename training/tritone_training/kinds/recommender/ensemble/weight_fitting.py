@@ -2,7 +2,8 @@
 
 The model is a multinomial logit over candidates: the probability that a held-out listen is item i is softmax(sum of
 weight x log(1 + score / scale)). The problem is convex and has one weight per base model, so it hardly overfits. Base
-models whose weight would be negative are left out, except popularity, whose negative weight demotes popular items.
+models whose weight would be negative are left out, except those by popularity, whose negative weight demotes popular
+items.
 
 Weights for cold items are fitted on a fifth of the other items, scored as if they had no listeners: scores by tags and
 sound do not depend on listening, and the scores of all other base models are set to 0.
@@ -26,9 +27,10 @@ from tritone_training.ranking_metrics import per_user
 
 Floats = npt.NDArray[np.float32]
 _COLD_WEIGHT: Final = 0.04  # of the share of found cold items in the objective
+MAINSTREAM: Final = "mainstream"  # scores by popularity, with either sign; adds no candidates
 _CANDIDATES: Final = 120  # per base model and user
 _L2: Final = 1e-3
-MAY_BE_NEGATIVE: Final = ("popularity", BIAS)
+MAY_BE_NEGATIVE: Final = ("popularity", MAINSTREAM, BIAS)
 # Weight of tags and sound for cold items if the fit gives none: orders these items, but is below the usual weight of a
 # collaborative base model.
 PRIOR: Final = 0.1
@@ -56,6 +58,19 @@ class Candidates:
     features: Mapping[str, Floats]
     tops: Mapping[str, Floats]
     n_held_out: npt.NDArray[np.int64]
+
+    def of_users(self, users: npt.NDArray[np.bool_]) -> Candidates:
+        """Return the candidates of the selected users (B,); the others count as users without held-out listens."""
+        kept = users[self.users]
+        return Candidates(
+            self.users[kept],
+            self.items[kept],
+            self.wanted[kept],
+            self.cold[kept],
+            {name: each[kept] for name, each in self.features.items()},
+            self.tops,
+            np.where(users, self.n_held_out, 0),
+        )
 
 
 class Collector:
@@ -95,7 +110,8 @@ class Collector:
                 n = min(_CANDIDATES, len(row) - 1)
                 best = np.argpartition(-row, n)[:n]
                 best = best[row[best] > -np.inf]
-                chosen.append(best)
+                if name != MAINSTREAM:
+                    chosen.append(best)
                 cold = row[self._cold_items]
                 if (cold[cold > -np.inf] != 0).any():
                     m = min(_CANDIDATES // 4, len(cold) - 1)
@@ -201,7 +217,7 @@ def fit_weights(
         may_be_negative: base models (or `BIAS`) whose weights may be negative.
     """
     problem = problem_of(candidates, base_models, scales)
-    weights = polish(problem, _likeliest(problem, may_be_negative))
+    weights = polish(problem, most_likely(problem, may_be_negative))
     return EnsembleWeights(
         {name: weights.get((name, False), 0.0) for name in base_models},
         {name: weights.get((name, True), 0.0) for name in (*base_models, BIAS)},
@@ -233,7 +249,7 @@ def fit_cold_item_weights(
             fixed += consumed.get(name, 0.0) * column
     columns = {key: column for key, column in whole.columns.items() if key[1] and key[0] in (*content, BIAS)}
     problem = WeightProblem(candidates, columns, fixed)
-    weights = polish(problem, _likeliest(problem, (BIAS,)))
+    weights = polish(problem, most_likely(problem, (BIAS,)))
     found = {name: weights.get((name, True), 0.0) for name in (*content, BIAS)}
     if not any(found[name] > 0 for name in content):
         # Cold items have to be ordered even if content does not predict listening.
@@ -241,7 +257,13 @@ def fit_cold_item_weights(
     return found
 
 
-def _likeliest(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+def most_likely(problem: WeightProblem, may_be_negative: Sequence[str]) -> dict[tuple[str, bool], float]:
+    """Return the maximum-likelihood weights of the columns; columns whose weight would be negative are left out.
+
+    Args:
+        problem: the features.
+        may_be_negative: names of columns whose weights may be negative.
+    """
     active = list(problem.columns)
     while True:
         features = np.stack([problem.columns[key] for key in active], 1).astype(np.float64)
@@ -316,19 +338,30 @@ def objective(metrics: Mapping[str, float]) -> float:
 
 def ranking_metrics(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> dict[str, float]:
     """Return the means over users with held-out listens of the metrics of scores (Q,)."""
-    order = np.lexsort((candidates.items, -scores, candidates.users))
-    users = candidates.users[order]
-    starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
-    index = np.arange(len(users)) - starts[users]
-    near = index < 40
-    hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
-    hits[users[near], index[near]] = candidates.wanted[order][near]
+    hits = hits_of_users(candidates, ranks := ranks_of(candidates, scores))
     evaluated = candidates.n_held_out > 0
     values = per_user(hits[evaluated], candidates.n_held_out[evaluated], (10, 40))
     cold = candidates.wanted & candidates.cold
-    n_found = int(cold[order][near].sum())
-    share = n_found / max(int(cold.sum()), 1)
+    share = int((cold & (ranks < hits.shape[1])).sum()) / max(int(cold.sum()), 1)
     return {**{name: float(each.mean()) for name, each in values.items()}, "cold_items_share@40": share}
+
+
+def ranks_of(candidates: Candidates, scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    """Return the rank of each candidate among those of its user, from 0 (Q,); ties go to the lower index."""
+    order = np.lexsort((candidates.items, -scores, candidates.users))
+    users = candidates.users[order]
+    starts = np.searchsorted(users, np.arange(len(candidates.n_held_out)))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - starts[users]
+    return ranks
+
+
+def hits_of_users(candidates: Candidates, ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return whether each user's 40 best candidates were held out (B, 40)."""
+    hits = np.zeros((len(candidates.n_held_out), 40), np.bool_)
+    near = ranks < hits.shape[1]
+    hits[candidates.users[near], ranks[near]] = candidates.wanted[near]
+    return hits
 
 
 _HIDDEN_SHARE: Final = 0.2  # of the items with tags or sound

@@ -183,6 +183,9 @@ def _popularity(parts: ArtifactParts, dataset: InteractionDataset) -> None:
     shares = np.log1p(counts) / max(np.log1p(counts.max(initial=0)), 1e-9)
     parts.arrays["popularity.shares"] = shares.astype(np.float32)
     parts.base_models["popularity"] = {"kind": "popularity"}
+    heard = dataset.plays.astype(np.bool_)
+    means = np.asarray(heard @ shares).ravel() / np.maximum(np.diff(dataset.plays.indptr), 1)
+    parts.base_models["mainstream"] = {"kind": "mainstream", "average": round(float(means.mean()), 6)}
 
 
 def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:

@@ -42,6 +42,8 @@ class RecordingEmbeddings:
         emotions: (n, 9), or None if the network was not trained on emotions.
         problems: files that could not be used, with the reason.
         embedding_model: kind of the network and SHA-256 of its weights, as in its model card.
+        tags: (n, tags) probabilities of the tags that a pretrained backbone knows; None if it knows none.
+        tag_names: names of these tags.
     """
 
     items: Sequence[str]
@@ -49,6 +51,37 @@ class RecordingEmbeddings:
     emotions: Floats | None
     problems: Sequence[str]
     embedding_model: Mapping[str, str]
+    tags: Floats | None = None
+    tag_names: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RecordingAnalysis:
+    """What a network says about one recording.
+
+    Attributes:
+        embedding: (256,) of norm 1.
+        emotions: (9,), -1 if the network was not trained on emotions.
+        tags: (tags,) probabilities of the backbone's own tags; None if it has none.
+    """
+
+    embedding: Floats
+    emotions: Floats
+    tags: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingNetwork:
+    """A network that analyses recordings.
+
+    Attributes:
+        model: kind of the network and SHA-256 of its weights, as in its model card.
+        tag_names: names of the backbone's own tags.
+    """
+
+    analyse: Callable[[Recording], RecordingAnalysis]
+    model: Mapping[str, str]
+    tag_names: Sequence[str] = ()
 
 
 def embed_recordings(request: TrainRequest) -> RecordingEmbeddings | None:
@@ -87,8 +120,8 @@ def _bundled_recordings(progress: bool) -> list[tuple[str, Recording]]:
 
 
 def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progress: bool) -> RecordingEmbeddings:
-    network, embedding_model = embedding_network(checkpoint)
-    items, embeddings, emotions, problems = [], [], [], []
+    network = embedding_network(checkpoint)
+    items, analyses, problems = [], [], []
     seen: set[str] = set()
     with progress_bar("embedding recordings", shown=progress) as on_progress:
         for number, (item, recording) in enumerate(recordings, start=1):
@@ -97,43 +130,53 @@ def _embed(recordings: Sequence[tuple[str, Recording]], checkpoint: Path, progre
                 continue
             seen.add(item)
             try:
-                embedding, emotion = network(recording)
+                analysis = network.analyse(recording)
             except InvalidAudioError as error:
                 problems.append(str(error))
             else:
                 items.append(item)
-                embeddings.append(embedding)
-                emotions.append(emotion)
+                analyses.append(analysis)
             on_progress(number, len(recordings))
     if not items:
         raise DataError(f"none of {len(recordings)} recordings can be read" + "".join(f"; {p}" for p in problems[:1]))
-    values = np.stack(emotions)
-    known = values if (values >= 0).all() else None  # -1 if the network was not trained on emotions
-    return RecordingEmbeddings(items, np.stack(embeddings), known, problems, embedding_model)
+    emotions = np.stack([each.emotions for each in analyses])
+    tags = [each.tags for each in analyses if each.tags is not None]
+    return RecordingEmbeddings(
+        items,
+        np.stack([each.embedding for each in analyses]),
+        emotions if (emotions >= 0).all() else None,  # -1 if the network was not trained on emotions
+        problems,
+        network.model,
+        np.stack(tags) if len(tags) == len(items) else None,
+        network.tag_names,
+    )
 
 
-def embedding_network(checkpoint: Path) -> tuple[Callable[[Recording], tuple[Floats, Floats]], Mapping[str, str]]:
-    """Return a function from a recording to its embedding and emotions, and the network as named in model cards."""
-    from tritone_training.kinds.genre_cnn.declaration import KIND_NAME
+def embedding_network(checkpoint: Path) -> EmbeddingNetwork:
+    """Return the network of a checkpoint of `genre_cnn`."""
+    from tritone_training.kinds.genre_cnn.declaration import KIND_NAME, TAG_FILE
     from tritone_training.kinds.genre_cnn.export import exportable
 
     made = exportable(checkpoint)
     names = [tensor.name for tensor in made.declaration.outputs]
 
-    def run(recording: Recording) -> tuple[Floats, Floats]:
+    def analyse(recording: Recording) -> RecordingAnalysis:
         parts: list[dict[str, torch.Tensor]] = []
         windows = recording.windows()
         with torch.inference_mode():
             while batch := [window.samples for window in islice(windows, _WINDOWS_AT_ONCE)]:
                 outputs = made.network(torch.from_numpy(np.stack(batch)))
                 parts.append(dict(zip(names, outputs, strict=True)))
-        embedding, emotions = (
-            np.asarray(torch.cat([part[name] for part in parts]).mean(0).numpy(), np.float32)
-            for name in ("embedding", "emotions")
-        )
-        return embedding / max(float(np.linalg.norm(embedding)), 1e-9), emotions
+        means = {
+            name: np.asarray(torch.cat([part[name] for part in parts]).mean(0).numpy(), np.float32)
+            for name in ("embedding", "emotions", "tags")
+            if name in names
+        }
+        embedding = means["embedding"] / max(float(np.linalg.norm(means["embedding"])), 1e-9)
+        return RecordingAnalysis(embedding, means["emotions"], means.get("tags"))
 
-    return run, {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
+    model = {"kind": KIND_NAME, "weights_sha256": str(made.card["weights_sha256"])}
+    return EmbeddingNetwork(analyse, model, made.label_files.get(TAG_FILE, ()))
 
 
 def add_sounds(parts: ArtifactParts, dataset: InteractionDataset, sounds: RecordingEmbeddings) -> None:

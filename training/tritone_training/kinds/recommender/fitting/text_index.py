@@ -24,6 +24,7 @@ from tritone_serving.recommender.text_search import (
     VOCABULARY,
     tag_text,
 )
+from tritone_training.kinds.recommender.fitting.recording_embeddings import RecordingEmbeddings
 from tritone_training.pretrained.sentence_encoder import MINILM, N_FEATURES, PretrainedEncoder
 
 # Sentence encoders know sentences better than single words.
@@ -33,6 +34,8 @@ ENCODER_MODEL: Final = "sentence_encoder"  # its name on the server
 
 _MOST_TAGS: Final = 20_000  # most frequent ones
 _MOST_FACTORED_ITEMS: Final = 200_000  # the factors of more items would take too much memory and time at each search
+_LEAST_SOUND_TAG: Final = 0.1  # probability of a tag that is used
+_SOUND_TAG_COUNT: Final = 5  # a certain tag of a recording counts as much as one given by so many users
 _IN_OTHER_FIELDS: Final = ("title: ", "artist: ")  # words of these are found in titles and artists
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
@@ -64,6 +67,27 @@ def text_search_arrays(
     if embed is not None and n_factors > 0 and strengths.shape[0] <= _MOST_FACTORED_ITEMS:
         arrays[ITEM_FACTORS], arrays[TAG_FACTORS] = _factors(strengths, n_factors)
     return arrays
+
+
+def with_sound_tags(
+    tags: sparse.csr_matrix, names: Sequence[str], rows: npt.NDArray[np.int64], sounds: RecordingEmbeddings
+) -> tuple[sparse.csr_matrix, list[str]]:
+    """Return tags and names with those that a pretrained backbone gives to the recordings.
+
+    Args:
+        tags: (I, T) how often each tag was given to each item.
+        names: (T,) of the tags.
+        rows: row of each recording's item.
+        sounds: the recordings.
+    """
+    if sounds.tags is None:
+        return tags, list(names)
+    strengths = np.where(sounds.tags >= _LEAST_SOUND_TAG, sounds.tags * _SOUND_TAG_COUNT, 0)
+    given = sparse.csr_matrix(strengths.astype(np.float32))
+    place = sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (rows, np.arange(len(rows)))), shape=(tags.shape[0], len(rows))
+    )
+    return sparse.csr_matrix(sparse.hstack([tags, place @ given]), dtype=np.float32), [*names, *sounds.tag_names]
 
 
 def encoder_arrays(encoder: PretrainedEncoder) -> dict[str, npt.NDArray[Any]]:
