@@ -7,6 +7,7 @@ Four types of request:
     recent      the same for users with 20 recorded events each: the events are read, and all base models compute scores
     scored      a known user and one new listen: all base models compute scores, including friends and taste_vae
     cold start  a history of 40 items without a user: scored as well
+With --kinds, also playlists of 20 tracks between two items (path) or from one (mix), which are counted like requests.
 Without --repository it serves an artifact of simulated listeners (2,000 x 17,000; the scores have no meaning, but the
 same cost), with a small network in place of `taste_vae`. With one, it sends the ids in --user-ids, one per line.
 There are no bounds. perf_analyzer comes with `pip install 'tritonclient[all]'`.
@@ -49,6 +50,8 @@ N_HISTORY = 40
 N_LISTED = 100
 N_EVENTS = 20
 KINDS = ("listed", "recent", "scored", "cold")
+PLAYLISTS = ("path", "mix", "mix for a user")
+N_PLAYLIST = 20
 
 
 def main() -> None:
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="length of each measurement window of perf_analyzer (5)"
     )
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=(*KINDS, *PLAYLISTS), default=list(KINDS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if (arguments.repository is None) != (arguments.user_ids is None):
@@ -173,6 +176,8 @@ def requests_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str
     items = open_artifact(version).texts("items")
     rng = np.random.default_rng(1)
     odds = 1 / np.arange(1, len(items) + 1) ** 0.8
+    if kind in PLAYLISTS:
+        return playlists(kind, users, items)
     n = {"listed": 0, "recent": 0, "scored": 1, "cold": min(N_HISTORY, len(items))}[kind]
     # Other users than those of `listed`, whose answers stay lists.
     first = N_PERF_REQUESTS if kind == "recent" and len(users) >= 2 * N_PERF_REQUESTS else 0
@@ -185,6 +190,21 @@ def requests_of(kind: str, users: Sequence[str], version: Path) -> list[dict[str
             drawn = rng.choice(len(items), n, replace=False, p=odds / odds.sum())
             request["history"] = [items[item] for item in drawn.tolist()]
         requests.append({**request, "k": [K]})
+    return requests
+
+
+def playlists(kind: str, users: Sequence[str], items: Sequence[str]) -> list[dict[str, list[Any]]]:
+    """Return requests for playlists by input name, between items drawn at random."""
+    rng = np.random.default_rng(1)
+    requests = []
+    for number in range(N_PERF_REQUESTS):
+        start, end = (items[item] for item in rng.choice(len(items), 2, replace=False).tolist())
+        request: dict[str, list[Any]] = {"playlist_from": [start], "k": [N_PLAYLIST]}
+        if kind == "path":
+            request["playlist_to"] = [end]
+        elif kind == "mix for a user":
+            request["user_id"] = [users[number % len(users)]]
+        requests.append(request)
     return requests
 
 

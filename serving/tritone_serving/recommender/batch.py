@@ -98,12 +98,13 @@ class RequestBatch:
 
     @property
     def brought(self) -> dict[str, Floats]:
-        """Base model -> (B,) how much of its input the request has: 1 for a recording, the strength of a mood."""
+        """Base model -> (B,) how much of its input the request has: 1 for a recording, the weight of a mood."""
         none = np.zeros(self.n, np.float32)
         sound = none if self.embeddings is None else self.embeddings.any(1).astype(np.float32)
         if all(mood.source == "none" for mood in self.moods):
             return {"sound": sound, "mood": none}
-        return {"sound": sound, "mood": np.linalg.norm(self.mood_vectors, axis=1)}
+        weights = np.array([mood.weight for mood in self.moods], np.float32)
+        return {"sound": sound, "mood": weights * np.linalg.norm(self.mood_vectors, axis=1)}
 
 
 def weigh(plays: npt.NDArray[np.floating[Any]], weighting: Mapping[str, Any]) -> Floats:

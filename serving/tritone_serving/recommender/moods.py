@@ -1,6 +1,6 @@
 """Moods of requests as vectors over the nine emotions, given by a caller or inferred from the last plays.
 
-The direction of a vector says which emotions are wanted, its length (0..1) how much the mood counts against the taste.
+The direction of a vector says which emotions are wanted, its length (0..1) how strongly.
 Shapes: I items, L plays, nine emotions in the order of `MOODS`.
 """
 
@@ -33,6 +33,7 @@ MOODS: Final = (
 # An emotion, or the strength (0..1) of some of them, by name or for all nine in order.
 GivenMood: TypeAlias = str | Mapping[str, float] | npt.NDArray[np.floating[Any]]
 MoodSource = Literal["given", "inferred", "none"]
+LARGEST_STRENGTH: Final = 8.0  # of inferred moods, relative to a given one
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,17 @@ class UsedMood:
         source: whether the mood was given, inferred from the last plays, or none.
         values: strength of each emotion, 0 where there is no mood. Those of inferred moods may be negative: emotions
             that the last plays had less of than the catalogue.
+        weight: how much the mood counts in a ranking, relative to a given mood of the same values.
     """
 
     source: MoodSource = "none"
     values: tuple[float, ...] = (0.0,) * len(MOODS)
+    weight: float = 1.0
 
     @classmethod
-    def of(cls, source: MoodSource, vector: Floats) -> UsedMood:
+    def of(cls, source: MoodSource, vector: Floats, weight: float = 1.0) -> UsedMood:
         """Return the mood of a vector (9,)."""
-        return cls(source, tuple(vector.tolist()))
+        return cls(source, tuple(vector.tolist()), weight)
 
     @property
     def vector(self) -> Floats:
@@ -94,7 +97,7 @@ class MoodInference:
     """How a mood is inferred from the last plays; chosen on validation, see the manifest entry `inferred_mood`.
 
     Attributes:
-        strength: length of an inferred mood, 0..1, which is its weight relative to that of a given one; 0 infers none.
+        strength: weight of an inferred mood relative to that of a given one, 0..8; 0 infers none.
         half_life: number of plays after which a play counts half.
         most: largest number of plays that count.
         within_s: largest age of a play that counts, in seconds, where its time is known.
@@ -132,8 +135,7 @@ class MoodInference:
             return UsedMood()
         mean = weights @ moods[last] / weights.sum()
         # Plays that agree on a mood have a longer mean than plays of all moods, so agreement shows in the strength.
-        vector = mean / max(float(np.linalg.norm(mean)), 1.0) * np.float32(self.strength)
-        return UsedMood.of("inferred", vector)
+        return UsedMood.of("inferred", mean / max(float(np.linalg.norm(mean)), 1.0), self.strength)
 
 
 def _at_most_1(vector: Floats) -> Floats:

@@ -243,9 +243,9 @@ class PlaylistMaker:
             values += _TASTE * _share_of_range(recommender.score(resolved).ensemble[0])
         if mood.source != "none":
             vector = mood.vector
-            strength = np.float32(np.linalg.norm(vector))
-            fits = recommender.artifact.arrays["items.moods"] @ (vector / strength)
-            values += _MOOD * strength * np.clip(fits, -2, 2) / 2
+            length = np.float32(np.linalg.norm(vector))
+            fits = recommender.artifact.arrays["items.moods"] @ (vector / length)
+            values += _MOOD * np.float32(min(float(length) * mood.weight, 1.0) / 2) * np.clip(fits, -2, 2)
         history, weights = batch.history.row(0)
         values[history[weights < 0]] = -np.inf
         values[recommender.resolver.items(listener.exclude)[0]] = -np.inf

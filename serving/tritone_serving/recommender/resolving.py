@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender.artifact import EMBEDDINGS, SEQUENCE, SEQUENCE_TIMES, Artifact
+from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, SEQUENCE, SEQUENCE_TIMES, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
@@ -145,7 +145,7 @@ class Resolver:
         self._neighbourhood = SocialNeighbourhood.open(self._friends, parameters)
         self._listening = artifact.rows("listening") if "listening.starts" in artifact.arrays else self._history
         self._moods = artifact.arrays.get("items.moods")
-        self._mood_inference = MoodInference.from_manifest(artifact.manifest.get("inferred_mood") or {})
+        self._mood_inference = MoodInference.from_manifest(artifact.manifest.get(INFERRED_MOOD) or {})
         self._has_embeddings = EMBEDDINGS in artifact.arrays
         self._weighting: Mapping[str, Any] = artifact.manifest["weighting"]
         self._order = StoredOrder.open(artifact)

@@ -147,14 +147,15 @@ def test_the_last_plays_count_most() -> None:
     mood = INFERENCE.infer(events(1, 1, 0), MOODS_OF_ITEMS, NOW_S)
     assert mood.source == "inferred"
     assert mood.strengths["calmness"] > mood.strengths["power"] > 0
-    assert np.linalg.norm(mood.vector) == pytest.approx(0.5)
+    assert np.linalg.norm(mood.vector) == pytest.approx(1)
+    assert mood.weight == 0.5
 
 
 def test_plays_of_all_moods_give_a_weak_mood() -> None:
     balanced = MOODS_OF_ITEMS.copy()
     balanced[1] = -balanced[0]
     weak = MoodInference(strength=0.5, half_life=1e6).infer(events(0, 1, 0, 1, 0), balanced, NOW_S)
-    assert 0 < np.linalg.norm(weak.vector) < 0.25
+    assert 0 < np.linalg.norm(weak.vector) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -173,9 +174,9 @@ def test_no_mood_is_inferred_without_recent_plays_of_known_mood(plays: OrderedEv
 
 def test_only_the_latest_plays_count() -> None:
     mood = INFERENCE.infer(events(0, 0, 0, 1, 2, 1), MOODS_OF_ITEMS, NOW_S)
-    assert mood.strengths == {"power": 0.5}
+    assert mood.strengths == {"power": 1.0}
     older = events(0, 1, times=[NOW_S - 4_000, NOW_S - 60])
-    assert INFERENCE.infer(older, MOODS_OF_ITEMS, NOW_S).strengths == {"power": 0.5}
+    assert INFERENCE.infer(older, MOODS_OF_ITEMS, NOW_S).strengths == {"power": 1.0}
 
 
 def test_the_history_of_a_request_gives_a_mood_that_a_given_one_replaces(
@@ -200,7 +201,7 @@ def test_the_history_of_a_request_gives_a_mood_that_a_given_one_replaces(
 @pytest.mark.parametrize(
     "described",
     [
-        {"strength": 2.0, "half_life": 3, "most": 10, "within_s": 60},
+        {"strength": 9.0, "half_life": 3, "most": 10, "within_s": 60},
         {"strength": -0.5, "half_life": 3, "most": 10, "within_s": 60},
         {"strength": 0.5, "half_life": 0, "most": 10, "within_s": 60},
         {"strength": 0.5},

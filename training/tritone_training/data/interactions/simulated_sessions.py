@@ -39,6 +39,7 @@ _SUCCESSORS: Final = 3  # usual successors of a style
 _STAY: Final = 0.25  # probability of staying in the style
 _JUMP: Final = 0.1  # probability of a jump to any style
 _REPEAT_PENALTY: Final = 2.5  # on the logarithm of the odds of a piece that was played before
+_MOOD_WEIGHT: Final = 0.8  # of the fit to the mood, on the logarithm of the odds of a piece
 _DRIFT: Final = 0.35  # standard deviation of the weekly change of taste, in the unit of taste itself
 # How much each word raises each emotion; words that are not listed raise none.
 _EMOTIONS_OF_WORDS: Final[Mapping[str, Mapping[str, float]]] = {
@@ -70,6 +71,7 @@ class SimulatedSessions:
         session: (N,) number of the session of each event in `world.log.sequences`.
         mood: (N,) index in `EMOTIONS` of the listener's mood at each event.
         styles: (I,) style of each item.
+        has_moods: (U,) whether a listener's choices follow moods.
     """
 
     world: SimulatedWorld
@@ -77,17 +79,25 @@ class SimulatedSessions:
     session: Ints
     mood: Ints
     styles: Ints
+    has_moods: npt.NDArray[np.bool_]
 
 
 def simulated_sessions(
-    *, seed: int, n_listeners: int = N_SESSION_LISTENERS, progress: bool = True
+    *, seed: int, n_listeners: int = N_SESSION_LISTENERS, mood_share: float = 1.0, progress: bool = True
 ) -> SimulatedSessions:
     """Return simulated sessions over the embedded corpus; equal seeds give equal results."""
-    return simulate_sessions(corpus_items(progress=progress), seed=seed, n_listeners=n_listeners)
+    items = corpus_items(progress=progress)
+    return simulate_sessions(items, seed=seed, n_listeners=n_listeners, mood_share=mood_share)
 
 
 def simulate_sessions(
-    items: Sequence[SimulatedItem], *, seed: int, n_listeners: int, mean_sessions: float = 12, mean_events: float = 6
+    items: Sequence[SimulatedItem],
+    *,
+    seed: int,
+    n_listeners: int,
+    mean_sessions: float = 12,
+    mean_events: float = 6,
+    mood_share: float = 1.0,
 ) -> SimulatedSessions:
     """Return simulated sessions over the given pieces.
 
@@ -97,7 +107,9 @@ def simulate_sessions(
         n_listeners: U.
         mean_sessions: mean number of sessions of a listener, at least 2 each.
         mean_events: mean number of plays and skips in a session, at least 2 each.
+        mood_share: share of listeners whose choices follow moods; the first of them.
     """
+    has_moods = np.arange(n_listeners) < mood_share * n_listeners
     rng = np.random.default_rng(seed)
     styles = _styles(rng, items)
     walk = _Walk.draw(rng, items, styles)
@@ -116,9 +128,15 @@ def simulate_sessions(
             begin_s = max(planned_s, end_s + _BREAK_S)
             week = min(int((begin_s - BEGIN_S) // _WEEK_S), len(drift) - 1)
             mood = _mood(rng, int((begin_s % 86_400) // 3_600))
+            weight = _MOOD_WEIGHT if has_moods[user] else 0.0
             n_events = 2 + int(rng.poisson(max(mean_events - 2, 0)))
             walked = walk.session(
-                rng, taste + drift[week], mood=mood, played=played, begin_s=begin_s, n_events=n_events
+                rng,
+                taste + drift[week],
+                fit=weight * walk.fits[:, mood],
+                played=played,
+                begin_s=begin_s,
+                n_events=n_events,
             )
             end_s = walked[-1][1]
             events += [(user, item, at_s, skipped, n_sessions, mood) for item, at_s, skipped in walked]
@@ -130,7 +148,7 @@ def simulate_sessions(
     tags = assigned_tags(rng, items, log, source=SIMULATED_SESSIONS)
     friends = friend_pairs(rng, group, names)
     world = SimulatedWorld(log, friends, tags, {each.id: dict(each.metadata) for each in items})
-    return SimulatedSessions(world, walk.moods, sessions, moods, styles)
+    return SimulatedSessions(world, walk.moods, sessions, moods, styles, has_moods)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +191,7 @@ class _Walk:
         rng: np.random.Generator,
         taste: Floats,
         *,
-        mood: int,
+        fit: Floats,
         played: npt.NDArray[np.bool_],
         begin_s: float,
         n_events: int,
@@ -183,12 +201,11 @@ class _Walk:
         Args:
             rng: source of randomness.
             taste: (S,) for styles.
-            mood: index in `EMOTIONS`.
+            fit: (I,) how well each item fits the mood of the session.
             played: (I,) items of earlier sessions.
             begin_s: seconds since 1970.
             n_events: number of plays and skips.
         """
-        fit = 0.8 * self.fits[:, mood]
         base = self.fame + fit - _REPEAT_PENALTY * played
         style = int(np.argmax(taste + rng.gumbel(0, 1, self.n_styles)))  # of the first piece
         weights = taste * 0.5

@@ -23,7 +23,14 @@ import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
 from tritone_serving.recommender import Artifact, KeyFileError, read_key
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, SEQUENCE, SEQUENCE_TIMES, files_of
+from tritone_serving.recommender.artifact import (
+    EMBEDDING_MODEL,
+    EMBEDDINGS,
+    INFERRED_MOOD,
+    SEQUENCE,
+    SEQUENCE_TIMES,
+    files_of,
+)
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
@@ -62,6 +69,7 @@ _SHOWN: Final = (
     "metrics",
     "data",
     "weighting",
+    INFERRED_MOOD,
 )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, KeyFileError, make_key, write_artifact
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, INFERRED_MOOD
 from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
 from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
@@ -37,6 +37,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     staging,
 )
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.ensemble.inferred_moods import inference_of_strength_1, select_mood_inference
 from tritone_training.kinds.recommender.ensemble.model_selection import (
     NOTHING_LEARNED,
     SelectedEnsemble,
@@ -128,9 +129,11 @@ def _fit(
     selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
     fitted = fit_models(selection, config, prepared, key)
     chosen = _select(selection, config, prepared.listening, fitted, key_path)
+    moods = _select_moods(selection, prepared.listening, fitted, chosen, key_path)
     refit = None
     if refits:
-        write_fit(selection, config, prepared, fitted, chosen, key_path=key_path, seconds=time.monotonic() - began_s)
+        seconds = time.monotonic() - began_s
+        write_fit(selection, config, prepared, fitted, chosen, moods=moods, key_path=key_path, seconds=seconds)
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
@@ -154,6 +157,7 @@ def _fit(
         prepared,
         fitted,
         chosen,
+        moods=moods,
         key_path=key_path,
         seconds=time.monotonic() - began_s,
         refit=refit,
@@ -230,6 +234,22 @@ def _select(
         )
 
 
+def _select_moods(
+    request: TrainRequest, listening: ListeningData, fitted: FittedModels, chosen: SelectedEnsemble, key_path: Path
+) -> dict[str, Any] | None:
+    """Return how moods are inferred; None if the recommender has no moods or the log no times."""
+    if "mood" not in fitted.parts.base_models:
+        return None
+    if "user_knn" in fitted.parts.base_models:
+        fitted.parts.base_models["user_knn"]["metric"] = chosen.metric
+    for name, scale in chosen.scales.items():
+        fitted.parts.base_models[name]["scale"] = scale
+    inferring = {"ensembles": chosen.ensembles, INFERRED_MOOD: inference_of_strength_1()}
+    write_artifact(request.out / ARTIFACT_FOLDER, {**fitted.manifest, **inferring}, fitted.parts.arrays)
+    recommender, networks = open_recommender(request.out, key_path)
+    return select_mood_inference(recommender, networks, listening.train, listening.valid, seed=request.seed)
+
+
 def write_fit(
     request: TrainRequest,
     config: RecommenderConfig,
@@ -237,6 +257,7 @@ def write_fit(
     fitted: FittedModels,
     chosen: SelectedEnsemble,
     *,
+    moods: Mapping[str, Any] | None = None,
     key_path: Path,
     seconds: float,
     refit: Mapping[str, Any] | None = None,
@@ -250,6 +271,7 @@ def write_fit(
         prepared: the data of the fit.
         fitted: its base models.
         chosen: metric and weights.
+        moods: how moods are inferred from the last plays; None if they are not.
         key_path: file of the key of the users' pseudonyms.
         seconds: duration of the training.
         refit: description of a fit on all listens, for checkpoint.json; None for a fit on the training split.
@@ -269,6 +291,7 @@ def write_fit(
         "ensembles": chosen.ensembles,
         "ab": {"salt": "", "shares": {"a": 1.0}},
         "metrics": {"valid": chosen.metrics},
+        **({} if moods is None else {INFERRED_MOOD: moods}),
         **({} if refit is None else {REFIT: refit}),
     }
     if not _is_finite(manifest):
