@@ -156,7 +156,9 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     inferred_mood = manifest.get("inferred_mood")
     if inferred_mood is not None:
         _check_numbers(
-            "inferred_mood", inferred_mood, {"strength": 1.0, "half_life": 1e6, "most": 1e6, "within_s": 1e12}
+            "inferred_mood",
+            inferred_mood,
+            {"strength": LARGEST_STRENGTH, "half_life": 1e6, "most": 1e6, "within_s": 1e12},
         )
         if not inferred_mood["half_life"]:
             raise ValueError("inferred_mood has the half_life 0; expected a number above 0")
