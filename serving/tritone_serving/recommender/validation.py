@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.exceptions import shown
-from tritone_serving.recommender.moods import MOODS
+from tritone_serving.recommender.moods import LARGEST_STRENGTH, MOODS
 from tritone_serving.recommender.requests import EMBEDDING_SIZE
 
 MOST: Final = 1e6  # maximum of weights and shares; scores stay far within the range of float32
