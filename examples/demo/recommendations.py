@@ -53,6 +53,7 @@ _COLOURS: Final = {
     "item_knn": "#7fb8dc",
     "ease": "#35b779",
     "graph": "#1f7a4d",
+    "factorization": "#4f9d92",
     "taste_vae": "#8e6bbf",
     "social": "#e07b39",
     "sound": "#d8a31a",
