@@ -16,7 +16,8 @@ RUN bash /src/docker/install-server-gpu.sh application /src && rm -rf /src
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
-    XDG_STATE_HOME=/tmp/state
+    XDG_STATE_HOME=/tmp/state \
+    TRITONE_EVENTS=off
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000 8001 8002 8003

@@ -212,7 +212,7 @@ def models_page() -> str:
     ]
     seen: set[str] = set()
     for kind in kinds():
-        for declaration in (*kind.declarations, *kind.ensembles):
+        for declaration in (*kind.declarations, *kind.data_models, *kind.ensembles):
             if declaration.name not in seen:
                 seen.add(declaration.name)
                 page += _model(declaration, kind.name)

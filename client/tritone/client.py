@@ -825,20 +825,20 @@ class MusicClient(BaseClient[Transport]):
         user_token: str | None = None,
         timeout_s: float | None = None,
     ) -> RecordedEvent:
-        """Record what a user did with a track, which `recommend` follows at once.
+        """Record what a user did with a track; the user's next recommendations take it into account.
 
-        The call may be repeated with the same `event_id`: the server recognises an event that it has. It is also sent
-        again by itself after lost connections, as any request.
+        An event id is stored only once, so that a call with the same `event_id` may be repeated after an error. After a
+        lost connection the client repeats the request by itself.
 
         Args:
             user_id: the user; the caller needs the service key, or a token of this user.
             track_id: the track, as in the listening log; it need not be known yet.
             kind: `play`, `skip`, `like` or `dislike`.
             played_s: how long the track was played, in seconds.
-            at: when, as a datetime with a time zone or in seconds since 1970; None for now, by the server's clock. It
-                may be in any order, and at most 5 minutes ahead of the server's clock.
+            at: when, as a datetime with a time zone or in seconds since 1970; None for now, by the server's clock.
+                Events may be recorded in any order of time. At most 5 minutes ahead of the server's clock.
             context: circumstances, up to 8 short texts such as `{"device": "car"}`.
-            event_id: up to 128 printable ASCII characters; None makes a random one.
+            event_id: up to 128 printable ASCII characters, for calls that may be repeated; None for a random one.
             model: name of the model that stores events.
             user_token: used for this call instead of the `user_token` or `service_key` of the client.
             timeout_s: as for `classify`.
@@ -849,7 +849,7 @@ class MusicClient(BaseClient[Transport]):
         Raises:
             AccessDeniedError: the caller may not write events of this user.
             RequestRejectedError: the server refused the event as invalid.
-            ServerBusyError: the event store is down; the event is not stored.
+            ServerBusyError: the event store is unavailable; whether the event was stored is not known.
         """
         event = ListeningEvent(user_id, track_id, kind, played_s, at, context)
         if event_id is not None:
@@ -868,7 +868,7 @@ class MusicClient(BaseClient[Transport]):
         """Record events, in requests of up to 256.
 
         If the call fails, any part of the events may be stored. Call it again with the same objects, whose ids the
-        server recognises.
+        server stores only once.
 
         Args:
             events: of any users, in any order.

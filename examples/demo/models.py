@@ -32,9 +32,10 @@ GENERATORS: Final = (COMPOSER, "music_vae", "polyphony_rnn", "music_gan")
 KINDS: Final = (CLASSIFIER, *GENERATORS, RECOMMENDER)
 SMALL: Final = "small_"  # prefix of a small model's name where starter weights have the kind's own name
 _TASTE: Final = "taste_vae"
+_SEQUENCE: Final = "taste_sequence"
 _NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "music_gan": ("music_vae",),  # whose checkpoint is in the same folder
-    RECOMMENDER: (CLASSIFIER, _TASTE),  # embeds the recordings; is trained as a part of it
+    RECOMMENDER: (CLASSIFIER, _TASTE, _SEQUENCE),  # embeds the recordings; are trained as a part of it
 }
 # The main metric of each kind on held-out data: its text, and its keys in the checkpoint's metrics.
 _HEADLINES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -217,10 +218,16 @@ class ModelBuilder:
         def folder(declared: str) -> Path:
             return self.repository / companion_name(kind.name, declared, trained.name)
 
-        infos = {_TASTE: read_info(trained.checkpoint / _TASTE, _TASTE)} if trained.kind == RECOMMENDER else {}
+        infos: dict[str, Mapping[str, Any]] = {}
+        absent: set[str] = set()  # companions that this checkpoint does not have
+        if trained.kind == RECOMMENDER:
+            networks = [name for name in (_TASTE, _SEQUENCE) if (trained.checkpoint / name).is_dir()]
+            infos = {name: read_info(trained.checkpoint / name, name) for name in networks}
+            absent = {companion.declaration.name for companion in kind.companions} - set(networks)
         found = [
             newest_version(folder(declaration.name), infos.get(declaration.name, trained.info))
             for declaration in kind.declarations
+            if declaration.name not in absent
         ]
         found += [newest_ensemble(folder(ensemble.name), trained.info) for ensemble in kind.ensembles]
         versions = tuple(version for version in found if version is not None)

@@ -32,6 +32,7 @@ _NAMED: Final[Mapping[str, str]] = {
 _UNNAMED: Final[Mapping[tuple[str, str], str]] = {
     ("taste_vae", "history"): "fits the listening history as a whole",
     ("taste_vae", "friends_listening"): "fits the friends' listening as a whole",
+    ("taste_sequence", "history"): "fits the order of the listening history",
     ("sound", "history"): "sounds like the listening history",
     ("sound", "friends_listening"): "sounds like the friends' listening",
 }
@@ -55,6 +56,9 @@ _COLOURS: Final = {
     "graph": "#1f7a4d",
     "factorization": "#4f9d92",
     "taste_vae": "#8e6bbf",
+    "taste_sequence": "#5b3f91",
+    "transitions": "#4a8c8c",
+    "markov": "#8cc0bd",
     "social": "#e07b39",
     "sound": "#d8a31a",
     "mood": "#f2d16b",

@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 
 _DTYPES = {
     "weights": np.float32,
+    "times": np.int64,
     "embedding": np.float32,
     "audio": np.float32,
     "diversity": np.float32,

@@ -37,7 +37,10 @@ RUN = (
     "README.md",
     "docs/getting-started.md",
     *(f"docs/tutorials/{name}.md" for name in ("index", "classify", "compose", "recommend", "train", "deploy")),
-    *(f"docs/how-to/{name}.md" for name in ("connections", "playlists", "scores", "search", "serve", "train")),
+    *(
+        f"docs/how-to/{name}.md"
+        for name in ("connections", "events", "playlists", "scores", "search", "serve", "train")
+    ),
 )
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 # These need a server of their own or take long; their own tests run them.

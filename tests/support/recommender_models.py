@@ -15,7 +15,7 @@ import pytest
 
 from tritone_export import ExportResult, export_kind
 from tritone_training.artifact_export import ArtifactExport
-from tritone_training.data.interactions import ListeningFiles
+from tritone_training.data.interactions import ListeningFiles, SimulatedSessions, simulate_sessions
 from tritone_training.data.interactions.simulated import SimulatedItem, SimulatedWorld, simulate
 from tritone_training.kind import Exportable, TrainRequest
 from tritone_training.registry import get_kind
@@ -23,6 +23,7 @@ from tritone_training.registry import get_kind
 KINDS = ("recommender", "taste_vae", "taste_sequence")
 N_USERS = 80
 N_ITEMS = 90
+N_ORDERED = 120  # pieces of the sessions
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,44 @@ def served(name: str) -> ServedRecommender:
         patch.setenv("XDG_STATE_HOME", str(state_folder()))
         results = export_kind(exportable, kind, repository=repository)
     return ServedRecommender(exportable, repository, results)
+
+
+@functools.cache
+def sessions() -> SimulatedSessions:
+    """Sessions of listeners of invented pieces."""
+    rng = np.random.default_rng(5)
+    words = (("jig", "mass", "reel", "chorale"), ("major", "minor"), ("slow", "fast"))
+    items = [
+        SimulatedItem(f"i{n}", tuple(str(rng.choice(each)) for each in words), {"title": f"No. {n}"})
+        for n in range(N_ORDERED)
+    ]
+    return simulate_sessions(items, seed=1, n_listeners=90, mean_sessions=5)
+
+
+@functools.cache
+def sequence_files() -> tuple[Path, Path]:
+    """A log with each listener's new items in order, one a line, and a file with the next one of most of them."""
+    log = sessions().world.log
+    assert log.sequences is not None
+    lines, test = [], []
+    for row, items in enumerate(log.sequences.items_of(len(log.users))):
+        names = list(dict.fromkeys(log.items[item] for item in items.tolist()))
+        lines.append(" ".join([log.users[row], *names[:-1]]))
+        test.append(f"{log.users[row]} {names[-1]}")
+    path = folder() / "sequences"
+    path.mkdir(exist_ok=True)
+    (path / "train.txt").write_text("\n".join(lines) + "\n")
+    (path / "test.txt").write_text("\n".join([*test[:-2], "nobody i1", f"{log.users[-1]} unknown-item"]) + "\n")
+    return path / "train.txt", path / "test.txt"
+
+
+@functools.cache
+def ordered_checkpoint() -> Path:
+    """A tiny recommender with base models of the order of listening, trained once."""
+    path = folder() / "ordered"
+    data = ListeningFiles(interactions=sequence_files()[0])
+    get_kind("recommender").train(TrainRequest(out=path, preset="tiny", progress=False, data=data))
+    return path
 
 
 def _write(

@@ -41,6 +41,7 @@ from tritone.constants import GENRE_MODEL
 from tritone_serving.recommender import (
     TRUSTED,
     InvalidRequestError,
+    PlaylistRequest,
     Recommender,
     SearchRequest,
     TextRequest,
@@ -305,25 +306,27 @@ class RecommenderModel:
             raise kind(str(error), model=request.model, request_id=request.request_id) from error
         return {name: _decoded(self._tensors.make(name, rows)) for name in request.outputs}
 
-    def _row(self, question: Any) -> Any:
-        if isinstance(question, self._backend.SimilarRequest):
-            found = self._recommender.similar(question.item, embedding=question.embedding, by=question.by, n=question.k)
+    def _row(self, request: Any) -> Any:
+        if isinstance(request, self._backend.SimilarRequest):
+            found = self._recommender.similar(request.item, embedding=request.embedding, by=request.by, n=request.k)
             return self._backend.row_of_similar(found)
-        if isinstance(question, TextRequest):
-            return self._backend.row_of_text(self._described(question))
-        if isinstance(question, SearchRequest):
-            return self._backend.row_of_search(self._recommender.search(question))
-        resolved = self._recommender.resolve([question])
+        if isinstance(request, PlaylistRequest):
+            return self._backend.row_of_playlist(self._recommender.playlist(request))
+        if isinstance(request, TextRequest):
+            return self._backend.row_of_text(self._described(request))
+        if isinstance(request, SearchRequest):
+            return self._backend.row_of_search(self._recommender.search(request))
+        resolved = self._recommender.resolve([request])
         remote = remote_scores(resolved.remote_inputs, self._networks)
         (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer
         return self._backend.row_of(answer)
 
-    def _described(self, question: TextRequest) -> TextResponse:
-        question.check()
+    def _described(self, request: TextRequest) -> TextResponse:
+        request.check()
         search = self._recommender.text_search
-        return search.search(question, _encoder().embed([question.text])[0] if search.knows_meaning else None)
+        return search.search(request, _encoder().embed([request.text])[0] if search.knows_meaning else None)
 
 
 @cache

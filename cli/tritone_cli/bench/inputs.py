@@ -101,6 +101,7 @@ def _draws(model: str, repository: Path | None) -> Iterator[Draw]:
             yield companion.example_inputs
     yield _window_embeddings
     yield _frames_to_render
+    yield _events
 
 
 def _kind_on_card(folder: Path) -> str | None:
@@ -127,6 +128,12 @@ def _frames_to_render(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]
     beats = np.arange(0, 16 * n, 4)
     frames[0, beats, np.random.default_rng(seed).integers(20, 60, beats.size)] = 2
     return {"frames": frames, "frame_s": np.full((1, 1), 0.125, np.float32)}
+
+
+def _events(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
+    """Draw inputs of `recommender_events`; without the service key they are denied, and nothing is stored."""
+    texts = [json.dumps({"id": f"bench-{seed}-{row}", "user": f"bench-{row}", "track": "bench"}) for row in range(n)]
+    return {"event": np.array([[text.encode()] for text in texts], np.object_)}
 
 
 def _on_the_wire(row: npt.NDArray[Any], dims: Sequence[int | str]) -> Array:

@@ -236,12 +236,12 @@ class ValkeyEventStore:
                 persistence = self._client.info("persistence")
                 policy = self._client.info("memory").get("maxmemory_policy", "noeviction")
             except self._errors.ResponseError:
-                return []  # this user may not ask
+                return []  # the account lacks the permission for INFO
         found = []
         if not persistence.get("aof_enabled"):
-            found.append(f"{self._name} forgets the latest events when it stops: set appendonly yes")
+            found.append(f"{self._name} loses the latest events when it stops; set appendonly yes")
         if policy != "noeviction":
-            found.append(f"{self._name} may drop events when its memory is full: set maxmemory-policy noeviction")
+            found.append(f"{self._name} may drop events when its memory is full; set maxmemory-policy noeviction")
         return found
 
     def close(self) -> None:
@@ -261,8 +261,14 @@ class ValkeyEventStore:
         errors = self._errors
         try:
             yield
-        except (errors.OutOfMemoryError, errors.ReadOnlyError) as error:
-            raise EventStoreFullError(f"{self._name}: it does not accept events ({error})") from error
+        except errors.OutOfMemoryError as error:
+            raise EventStoreFullError(
+                f"{self._name}: its memory is full ({error}); raise maxmemory, or run `tritone events prune`"
+            ) from error
+        except errors.ReadOnlyError as error:
+            raise EventStoreUnavailableError(
+                f"{self._name}: it is a read-only replica; use the address of the primary"
+            ) from error
         except (errors.AuthenticationError, errors.NoPermissionError) as error:
             self._pause()
             raise EventStoreUnavailableError(
@@ -274,13 +280,14 @@ class ValkeyEventStore:
                     f"{self._name}: keys that begin with {self._address.prefix} belong to another program; choose "
                     f"another prefix"
                 ) from error
-            raise self._unavailable(error) from error
+            if str(error).startswith("MISCONF"):  # snapshots cannot be written
+                raise EventStoreFullError(f"{self._name}: it cannot write to its disk ({error}); free space") from error
+            raise EventStoreUnavailableError(f"{self._name}: it reported an error ({error}); see its log") from error
         except (errors.ValkeyError, OSError) as error:
             self._pause()
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: Exception) -> EventStoreUnavailableError:
-        return EventStoreUnavailableError(f"{self._name}: it does not answer ({error}); start it, or try again")
+            raise EventStoreUnavailableError(
+                f"{self._name}: it does not answer ({error}); start it, or try again"
+            ) from error
 
     def _pause(self) -> None:
         with self._lock:

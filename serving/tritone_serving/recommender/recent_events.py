@@ -8,8 +8,8 @@ like     2 * (1 + boost * d)
 skip     -skip * (1 + boost) * d
 dislike  -skip * (1 + boost)    at any age
 ```
-The 1 of plays and likes is left out for events that the artifact was fitted on, because its history holds them. Of the
-likes and dislikes of one item, the newest counts. The weights of one item add up, within `LARGEST_WEIGHT`.
+For events up to `through`, which the fit has used, the 1 of plays and likes is left out. Of the likes and dislikes of
+one item, the newest counts. The weights of one item add up, within `LARGEST_WEIGHT`.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class FoldedEvents:
         n_events: number of events, including those of unknown items.
         is_session: whether the last event of a known item is younger than `SESSION_S`.
         order: (m,) index of the item of each event, oldest first; unknown items are left out.
-        times: (m,) when, in seconds since the epoch.
+        times: (m,) when, in seconds since 1970.
         is_rejection: (m,) whether the event is a skip or a dislike.
         items: (n,) indices, ascending.
         weights: (n,) positive for items listened to or liked, negative for rejected ones.
         is_consumed: (n,) whether the item was played or liked.
-        is_disliked: (n,) whether the user's last verdict on the item is a dislike, which outweighs all listening.
+        is_disliked: (n,) whether the latest like or dislike of the item is a dislike; its plays do not count then.
     """
 
     n_events: int
@@ -109,14 +109,14 @@ class EventWeighting:
 
     Attributes:
         half_life_s: age in seconds at which the effect of recency is halved.
-        boost: weight of a new event relative to one that is long past.
+        boost: additional weight of a new event; an old play weighs 1, a new one 1 + boost.
         skip: weight of a rejected item, as of `skipped` in a request.
-        through: time in seconds since the epoch up to which stored events were used in the fit; 0 if none were.
+        through: time in seconds since 1970 up to which stored events were used in the fit; 0 if none were.
     """
 
     half_life_s: float = 2 * 86_400.0
     boost: float = 4.0
-    skip: float = 1.0
+    skip: float = 0.5
     through: float = 0.0
 
     @classmethod
@@ -136,7 +136,7 @@ class EventWeighting:
         Args:
             events: of one user, oldest first.
             index_of: returns the index of an item, None for items that the artifact does not have; these are ignored.
-            now: current time in seconds since the epoch.
+            now: current time in seconds since 1970.
         """
         if not events:
             return NOTHING_RECORDED
@@ -154,7 +154,7 @@ class EventWeighting:
             elif event.kind == "like":
                 verdicts[item] = _LIKE * recent
             else:
-                verdicts[item] = -self.skip * (1 + self.boost)
+                verdicts[item] = -max(self.skip * (1 + self.boost), SMALLEST_WEIGHT)  # always below 0
         disliked = {item for item, verdict in verdicts.items() if verdict < 0}
         for item, verdict in verdicts.items():
             weights[item] = verdict + (0.0 if item in disliked else weights.get(item, 0.0))

@@ -8,12 +8,12 @@ recommender = Recommender.open(Path("model_repository/recommender/1"), key=read_
 [answer] = recommender.recommend([RecommendRequest(user="42", k=10)])
 print(answer.items, answer.scores, answer.source)
 ```
-`recommend` leaves out base models that run elsewhere (`taste_vae`). To include them, run them on the inputs of the
-resolved requests and pass their outputs on:
+`recommend` leaves out the remote base models (`taste_vae`, `taste_sequence`). To include them, run them on the inputs
+of the resolved requests and pass their outputs on:
 
 ```python
 resolved = recommender.resolve(requests)
-remote_scores = {name: run(name, inputs.items, inputs.weights) for name, inputs in resolved.remote_inputs.items()}
+remote_scores = {name: run(name, inputs.tensors) for name, inputs in resolved.remote_inputs.items()}
 answers = recommender.respond(resolved, remote_scores=remote_scores)
 ```
 Shapes: B requests, I items.

@@ -129,6 +129,9 @@ def _plain(name: str) -> str:
 _MOST: Final = 2**31 - 1  # items or users, because column indices are 32-bit integers
 
 
+_EVENTS: Final = {"half_life_s": 1e12, "boost": 1e6, "through": 1e12}  # largest values
+
+
 def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Validate the entries of a manifest.
 
@@ -143,6 +146,13 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     _check_arrays(manifest["arrays"])
     _check_base_models(manifest["base_models"], manifest["n_items"])
     _check_numbers("weighting", manifest["weighting"], {"power": 1.0, "skip": 1e6})
+    events = manifest.get("events")
+    if events is not None:
+        if not isinstance(events, dict):
+            raise ValueError(f"events is {shown(events)}; expected an object")
+        _check_numbers("events", {"half_life_s": 1.0, "boost": 0.0, "through": 0.0, **events}, _EVENTS)
+        if events.get("half_life_s", 1.0) <= 0:
+            raise ValueError(f"events: half_life_s is {shown(events['half_life_s'])}; expected a number above 0")
     check_ensembles(manifest["ensembles"])
     social_neighbourhood = manifest.get("social_neighbourhood")
     if social_neighbourhood is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
 from tritone_serving.events import Event, EventKind
-from tritone_serving.recommender import NOBODY, Recommender, RecommendRequest, RecommendResponse
+from tritone_serving.recommender import NOBODY, ArtifactError, Recommender, RecommendRequest, RecommendResponse
 from tritone_serving.recommender.recent_events import LARGEST_WEIGHT, SESSION_S, EventWeighting, RecentEvents
 
 NOW = 1_800_000_000.0
@@ -168,3 +169,22 @@ def test_events_are_looked_up_only_for_callers_who_may_use_the_data(recommender:
     assert resolver.pseudonym_of(USER) is not None
     assert resolver.pseudonym_of(replace(USER, caller=NOBODY)) is None
     assert resolver.pseudonym_of(RecommendRequest()) is None
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [1],
+        {"half_life_s": 0},
+        {"half_life_s": -1.0},
+        {"half_life_s": float("nan")},
+        {"boost": -1},
+        {"boost": "4"},
+        {"through": 1e13},
+    ],
+)
+def test_parameters_of_a_damaged_manifest_are_refused(tmp_path: Path, events: object):
+    version = models.make_artifact(tmp_path / "a", tmp_path / "key")
+    models.spoil_manifest(version, events=events)
+    with pytest.raises(ArtifactError, match="events"):
+        models.opened(version, tmp_path / "key")

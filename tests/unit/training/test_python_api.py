@@ -151,6 +151,12 @@ def test_tracks_are_found_in_a_checkpoint(runs: dict[str, TrainedCheckpoint]) ->
     assert page[0].match == "exact"
 
 
+def test_a_checkpoint_makes_playlists(runs: dict[str, TrainedCheckpoint]) -> None:
+    model = load(runs["recommender"])
+    (first, second) = [each.track_id for each in model.recommend(n=2)]
+    assert model.playlist(first, second, n=4).track_ids[0] == first
+
+
 def test_a_recommender_refuses_a_network_that_did_not_embed_its_items(
     runs: dict[str, TrainedCheckpoint], tmp_path: Path
 ) -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.support import recommender_models
+from tests.support.recommender_models import N_ORDERED, ordered_checkpoint, sequence_files, sessions
 
 from tritone_serving.recommender import Recommender, RecommendRequest, open_artifact
 from tritone_serving.recommender.sequences import ListeningSequences
 from tritone_training.data.interactions import (
     ListeningFiles,
     ListenSequences,
-    SimulatedSessions,
     load_sequences,
-    simulate_sessions,
 )
-from tritone_training.data.interactions.simulated import SimulatedItem
 from tritone_training.evaluation import EvaluationResult
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender.config import RecommenderConfig
@@ -33,7 +30,6 @@ from tritone_training.kinds.recommender.next_item import ENSEMBLE, LAST_ITEM, MO
 from tritone_training.registry import get_kind
 
 KIND = get_kind("recommender")
-N_ITEMS = 120
 ORDERED = ("transitions", "markov", "taste_sequence")
 
 
@@ -137,49 +133,13 @@ def test_events_are_left_out_without_gaps() -> None:
 # --- a log of sequences, one user a line ------------------------------------------------------------------------------
 
 
-@functools.cache
-def sessions() -> SimulatedSessions:
-    rng = np.random.default_rng(5)
-    words = (("jig", "mass", "reel", "chorale"), ("major", "minor"), ("slow", "fast"))
-    items = [
-        SimulatedItem(f"i{n}", tuple(str(rng.choice(each)) for each in words), {"title": f"No. {n}"})
-        for n in range(N_ITEMS)
-    ]
-    return simulate_sessions(items, seed=1, n_listeners=90, mean_sessions=5)
-
-
-@functools.cache
-def sequence_files() -> tuple[Path, Path]:
-    """A log with each listener's new items in order, and a file with the next one of most of them."""
-    log = sessions().world.log
-    assert log.sequences is not None
-    lines, test = [], []
-    for row, items in enumerate(log.sequences.items_of(len(log.users))):
-        names = list(dict.fromkeys(log.items[item] for item in items.tolist()))
-        lines.append(" ".join([log.users[row], *names[:-1]]))
-        test.append(f"{log.users[row]} {names[-1]}")
-    folder = recommender_models.folder() / "sequences"
-    folder.mkdir(exist_ok=True)
-    (folder / "train.txt").write_text("\n".join(lines) + "\n")
-    (folder / "test.txt").write_text("\n".join([*test[:-2], "nobody i1", f"{log.users[-1]} unknown-item"]) + "\n")
-    return folder / "train.txt", folder / "test.txt"
-
-
-@functools.cache
-def checkpoint() -> Path:
-    out = recommender_models.folder() / "ordered"
-    data = ListeningFiles(interactions=sequence_files()[0])
-    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=data))
-    return out
-
-
 def opened() -> Recommender:
-    return open_recommender(checkpoint())[0]
+    return open_recommender(ordered_checkpoint())[0]
 
 
 @pytest.mark.slow
 def test_training_on_sequences_stores_the_order_and_learns_weights_for_sessions() -> None:
-    out = checkpoint()
+    out = ordered_checkpoint()
     artifact = open_artifact(out / "artifact")
     assert set(ORDERED) <= artifact.manifest["base_models"].keys()
     assert "sequence.times" not in artifact.arrays
@@ -198,7 +158,7 @@ def test_training_on_sequences_stores_the_order_and_learns_weights_for_sessions(
 
 @pytest.mark.slow
 def test_the_order_of_a_history_matters() -> None:
-    recommender, networks = open_recommender(checkpoint())
+    recommender, networks = open_recommender(ordered_checkpoint())
     history = list(recommender.item_ids[:6])
     resolved = recommender.resolve([RecommendRequest(history=history), RecommendRequest(history=history[::-1])])
     tensors = resolved.remote_inputs["taste_sequence"].tensors
@@ -210,7 +170,7 @@ def test_the_order_of_a_history_matters() -> None:
 
 
 def evaluated(**files: Path) -> EvaluationResult:
-    request = EvaluateRequest(checkpoint(), data=ListeningFiles(**files), progress=False)  # type: ignore[arg-type]
+    request = EvaluateRequest(ordered_checkpoint(), data=ListeningFiles(**files), progress=False)  # type: ignore[arg-type]
     return KIND.evaluate(request)
 
 
@@ -244,7 +204,7 @@ def test_queries_of_sessions_are_in_order_and_repeat_what_came_before() -> None:
     log = load_sequences(sequence_files()[0])
     users = [*log.users[:3], "nobody"]
     found = session_queries(recommender, log, users)
-    assert found.users.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert found.users.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     assert log.sequences is not None
     first = [log.items[item] for item in log.sequences.items_of(len(log.users))[0][:3].tolist()]
     assert [list(request.history) for request in found.requests[:3]] == [[], first[:1], first[:2]]
@@ -272,9 +232,11 @@ def test_logs_with_times_are_evaluated_on_the_next_item_and_the_next_day(tmp_pat
     assert not (out / "selection").exists()
     order = KIND.evaluate(EvaluateRequest(out, data=data, progress=False)).metrics["order"]
     assert order["n_users"] > 20
+    assert order["n_queries"] > 2 * order["n_users"]
     assert order["next_day"].keys() == order["next_item"].keys()
     assert order["next_day"][ENSEMBLE].keys() == {f"{name}@{k}" for name in ("ndcg", "recall") for k in (5, 10, 20)}
-    assert order["next_item"][ENSEMBLE]["hr@20"] > 1.3 * 20 / N_ITEMS  # at random: a sixth
+    assert order["next_item"][ENSEMBLE]["hr@20"] > 1.3 * 20 / N_ORDERED  # at random: a sixth
+    assert order["next_item"][ENSEMBLE]["ndcg@10"] > 1.15 * order["next_item"][WITHOUT_ORDER]["ndcg@10"]
 
 
 @pytest.mark.slow

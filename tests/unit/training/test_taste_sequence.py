@@ -285,7 +285,7 @@ def test_gaps_lead_to_the_next_event_or_the_request() -> None:
 
 def test_ranges_of_gaps() -> None:
     gaps = torch.tensor([-1.0, 0.0, 60.0, 61.0, 1e12])
-    assert gap_ranges(gaps).tolist() == [0, 1, 1, 2, len(GAP_ENDS_S) + 1]
+    assert gap_ranges(gaps).tolist() == [0, 1, 1, 2, len(GAP_ENDS_S)]
 
 
 def test_items_without_listeners_are_ranked_by_their_words() -> None:

@@ -27,7 +27,7 @@ tritone_cf_package.make_importable()
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
-from tritone_cf_events import reader_of
+from tritone_cf_events import make_event_reader
 from tritone_cf_loading import LoadError, load, remote_encoder_of, remote_models_of
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
 from tritone_cf_remote import fetch_scores
@@ -100,7 +100,7 @@ class TritonPythonModel:
             self._encoder = remote_encoder_of(self._recommender, config, pb_utils)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
-        self._events = reader_of(pb_utils, args["model_name"])
+        self._events = make_event_reader(pb_utils, args["model_name"])
         self._tensors = OutputTensors(self._recommender)
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tritone_cf_breaker import CircuitBreaker
 from tritone_cf_remote import PAUSE_S, RemoteModelError
 
 from tritone_serving.recommender.wordpiece import WordPieceTokenizer
@@ -49,17 +50,16 @@ class RemoteEncoder:
         self._tokenizer = WordPieceTokenizer(vocabulary)
         self._n_features = n_features
         self._most_tokens = most_tokens
-        self._clock = clock
-        self._open_until_s = clock()
+        self._breaker = CircuitBreaker(PAUSE_S, clock)
 
     def embed(self, texts: Sequence[str]) -> Array | None:
         """Return the embeddings (B, D); None if the model failed, or failed less than `PAUSE_S` ago."""
-        if self._clock() < self._open_until_s:
+        if self._breaker.is_open:
             return None
         try:
             parts = [self._call(texts[start : start + _MOST_TEXTS]) for start in range(0, len(texts), _MOST_TEXTS)]
         except RemoteModelError as error:
-            self._open_until_s = self._clock() + PAUSE_S
+            self._breaker.record_failure()
             self._pb_utils.Logger.log_warn(
                 f"cf_ensemble: searching without {self.model} for {PAUSE_S:g} s, because it failed: {error}"
             )

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tritone_cf_breaker import CircuitBreaker
+
 from tritone_serving.events import (
     Event,
     EventStore,
@@ -18,18 +20,18 @@ from tritone_serving.events import (
 from tritone_serving.events.address import SqliteAddress
 from tritone_serving.recommender.recent_events import MOST_EVENTS, RecentEvents
 
-PAUSE_S = 1.0  # how long the store is not asked after a failure, so that a store that hangs delays few answers
+PAUSE_S = 1.0  # time without reads after a failure, so that a hanging store delays few responses
 
 
 class RecentEventReader:
     """Reads the latest events of users from the event store of the server.
 
-    While the store cannot be read, recommendations go on without recorded events and say so.
+    While the store cannot be read, recommendations are computed without recorded events, with `unknown.events` set.
     """
 
     def __init__(
         self,
-        store: Callable[[], EventStore | None],
+        open_store: Callable[[], EventStore | None],
         *,
         warn: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -37,15 +39,15 @@ class RecentEventReader:
         """Open nothing yet.
 
         Args:
-            store: opens the store; called again after a failure, and if it returns None: nothing was recorded yet.
+            open_store: returns the store, or None if it does not exist yet because nothing was recorded; called again
+                in that case, and after it raised an exception.
             warn: called with a line for the server's log, once for each failure.
             clock: monotonic time in seconds.
         """
-        self._open_store = store
+        self._open_store = open_store
         self._store: EventStore | None = None
         self._warn = warn
-        self._clock = clock
-        self._closed_until_s = clock()
+        self._breaker = CircuitBreaker(PAUSE_S, clock)
 
     @classmethod
     def from_environment(cls, warn: Callable[[str], None]) -> RecentEventReader | None:
@@ -67,7 +69,7 @@ class RecentEventReader:
         nothing: Sequence[Event] = ()
         if not users:
             return RecentEvents([nothing] * len(pseudonyms))
-        if self._clock() < self._closed_until_s:
+        if self._breaker.is_open:
             return RecentEvents([nothing] * len(pseudonyms), is_available=False)
         try:
             if self._store is None:
@@ -76,7 +78,7 @@ class RecentEventReader:
                 return RecentEvents([nothing] * len(pseudonyms))
             found = dict(zip(users, self._store.latest(users, MOST_EVENTS), strict=True))
         except EventStoreError as error:
-            self._closed_until_s = self._clock() + PAUSE_S
+            self._breaker.record_failure()
             self._warn(f"recommending without recorded events for {PAUSE_S:g} s, because the store failed: {error}")
             return RecentEvents([nothing] * len(pseudonyms), is_available=False)
         return RecentEvents([nothing if each is None else found[each.hex()] for each in pseudonyms])
@@ -95,6 +97,6 @@ def _opened(url: str) -> EventStore | None:
     return open_store(url, must_exist=True)
 
 
-def reader_of(pb_utils: Any, model: str) -> RecentEventReader | None:
+def make_event_reader(pb_utils: Any, model: str) -> RecentEventReader | None:
     """Return the reader for a model, which logs its failures; None if the server has no event store."""
     return RecentEventReader.from_environment(lambda text: pb_utils.Logger.log_warn(f"cf_ensemble: {model}: {text}"))

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tritone_cf_breaker import CircuitBreaker
 
 from tritone_serving.recommender import LocalScores, RemoteInputs
 
 Array = np.ndarray[Any, Any]
 
-PAUSE_S = 2.0  # how long the circuit breaker stays open after a failure, since errors take as long as responses
+PAUSE_S = 2.0  # how long a model is not called after a failure
 TIMEOUT_S = 1.0  # of one call, if the config does not say otherwise
 _HANDOVER_S = 0.002  # longest wait until the calls are sent, before this thread takes the GIL for the local base models
 
@@ -67,8 +68,7 @@ class RemoteModel:
         self.timeout_s = timeout_s
         self._pb_utils = pb_utils
         self._n_known = n_known
-        self._clock = clock
-        self._open_until_s = clock()
+        self._breaker = CircuitBreaker(PAUSE_S, clock)
         self._late: Future[tuple[Array, float]] | None = None  # a call whose response did not arrive in time
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=base_model)
 
@@ -78,7 +78,7 @@ class RemoteModel:
         Args:
             inputs: inputs of the base model.
         """
-        if self._clock() < self._open_until_s or (self._late is not None and not self._late.done()):
+        if self._breaker.is_open or (self._late is not None and not self._late.done()):
             return None
         sent = threading.Event()
         return PendingScores(self._pool.submit(self._call, inputs, sent), sent, time.perf_counter() + self.timeout_s)
@@ -97,7 +97,7 @@ class RemoteModel:
             problem = f"no response within {self.timeout_s:g} s"
         except RemoteModelError as error:
             problem = str(error)
-        self._open_until_s = self._clock() + PAUSE_S
+        self._breaker.record_failure()
         self._pb_utils.Logger.log_warn(
             f"cf_ensemble: recommending without {self.model} for {PAUSE_S:g} s, because it failed: {problem}"
         )

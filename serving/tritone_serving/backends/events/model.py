@@ -128,8 +128,9 @@ class TritonPythonModel:
                 batch.events.append((index, read_event(text, caller, self._key, now)))
                 batch.outcomes.append(None)
             except InvalidEventError as error:
-                name = "denied" if isinstance(error, NotAllowedError) else "refused"
-                batch.outcomes.append(Outcome(name, str(error)[:_LONGEST_REASON]))
+                reason = str(error)[:_LONGEST_REASON]
+                is_denied = isinstance(error, NotAllowedError)
+                batch.outcomes.append(Outcome("denied", reason) if is_denied else Outcome("refused", reason))
         return batch
 
     def _append(self, batches: Sequence[_Batch]) -> EventStoreError | None:
@@ -168,7 +169,10 @@ class TritonPythonModel:
         with self._lock:
             if self._store is None:
                 if self._url is None:
-                    raise EventStoreUrlError("this server stores no events: it was started with --events off")
+                    raise EventStoreUrlError(
+                        "this server stores no events: expected the address of a store, got off; start it with "
+                        "--events URL, or set TRITONE_EVENTS"
+                    )
                 self._store = open_store(self._url)
             return self._store
 

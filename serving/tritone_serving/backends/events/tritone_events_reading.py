@@ -47,7 +47,9 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
     """
     given = _object(text)
     if unknown := sorted(given.keys() - _FIELDS):
-        raise InvalidEventError(f"invalid event: unknown field {unknown[0][:40]!r}; expected {', '.join(_FIELDS)}")
+        raise InvalidEventError(
+            f"invalid event: unknown field {unknown[0][:40]!r}; expected only {', '.join(sorted(_FIELDS))}"
+        )
     user, sent = given.pop("user", None), given.pop("id", None)
     if not isinstance(user, str) or not (name := normalize_id(user)):
         raise InvalidEventError("invalid user: expected an id as text, got something else or an empty id")
@@ -61,7 +63,7 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
     except UnicodeEncodeError:
         raise InvalidEventError("invalid user: expected text that UTF-8 can encode, got lone surrogates") from None
     if not isinstance(sent, str):
-        raise InvalidEventError("invalid event id: expected text, such as a UUID; it makes repetitions harmless")
+        raise InvalidEventError("invalid event id: expected text, such as a UUID, so that a retry is not stored twice")
     if "track" not in given:
         raise InvalidEventError("invalid event: expected a track, got none")
     hashed = pseudonym(key, name).hex()

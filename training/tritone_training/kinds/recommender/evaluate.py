@@ -46,7 +46,7 @@ from tritone_training.kinds.recommender.ensemble.offline import (
 from tritone_training.kinds.recommender.next_item import (
     ENSEMBLE,
     evaluate_next,
-    next_item_users,
+    next_item_queries,
     uses_order,
 )
 from tritone_training.kinds.recommender.next_item import tables as next_item_tables
@@ -76,7 +76,7 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
         people = _with_stored_histories(recommender, people, request.checkpoint)
     with progress_bar("ranking", shown=request.progress) as on_progress:
         metrics = evaluate_ranking(recommender, networks, people, on_progress=on_progress)
-    following = next_item_users(recommender, before, held_out) if uses_order(recommender) else None
+    following = next_item_queries(recommender, before, held_out) if uses_order(recommender) else None
     tables = []
     if following is not None:
         with progress_bar("ranking next items", shown=request.progress) as on_progress:

@@ -1,9 +1,11 @@
 """Evaluation on what listeners listened to next: the next item, and the items of the next day.
 
 Protocol: each request is the ordered history of a listener, with times where they are known, and no user id. All items
-are ranked except those of the history. The target is the next item that is new to the listener, or, for the next day,
-all new items within 24 hours of it. Held-out items outside the catalogue count as missed.
-Shapes: B users, I items, K largest cutoff.
+are ranked except those of the history. The target is the next item that is new to the listener. If several items of a
+listener are held out, each of the first 10 new ones is a target, with all that the listener played before it as the
+history. For the next day, the targets are all new items within 24 hours of the first one. Held-out items outside the
+catalogue count as missed.
+Shapes: B requests, I items, K largest cutoff.
 """
 
 from __future__ import annotations
@@ -31,17 +33,19 @@ DAY_S: Final = 86_400.0
 ENSEMBLE: Final = "ensemble"
 WITHOUT_ORDER: Final = "ensemble without order"
 LAST_ITEM: Final = "item_knn (last item)"
+_MOST_TARGETS: Final = 10  # of one listener
 MOST_PLAYED: Final = "most played"
 _NAMES: Final = {"hr": "hit_rate", "ndcg": "ndcg"}
 OnProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class NextItemUsers:
-    """Listeners with an ordered history and held-out listens.
+class NextItemQueries:
+    """Ordered histories of listeners and what followed.
 
     Attributes:
-        requests: (B,) their histories.
+        requests: (B,) the histories.
+        is_first: (B,) whether the request is the first one of a listener.
         consumed: (B, I) number of plays of each item in the history.
         next_item: (B, I) 1 at the next new item; empty rows if it is unknown.
         next_day: (B, I) 1 at the new items of the next day; None if the held-out listens have no times.
@@ -49,6 +53,7 @@ class NextItemUsers:
     """
 
     requests: Sequence[RecommendRequest]
+    is_first: npt.NDArray[np.bool_]
     consumed: sparse.csr_matrix
     next_item: sparse.csr_matrix
     next_day: sparse.csr_matrix | None
@@ -60,8 +65,8 @@ def uses_order(recommender: Recommender) -> bool:
     return any(each.get("kind") in ORDERED_KINDS for each in recommender.artifact.manifest["base_models"].values())
 
 
-def next_item_users(recommender: Recommender, history: Log, held_out: Log) -> NextItemUsers | None:
-    """Return the listeners with a history and a new held-out item; None if a log has no order or there are none.
+def next_item_queries(recommender: Recommender, history: Log, held_out: Log) -> NextItemQueries | None:
+    """Return the histories of listeners with a new held-out item; None if a log has no order or there are none.
 
     Args:
         recommender: its items are ranked.
@@ -79,29 +84,38 @@ def next_item_users(recommender: Recommender, history: Log, held_out: Log) -> Ne
     requests: list[RecommendRequest] = []
     targets: list[list[str]] = []
     days: list[list[str]] = []
+    is_first: list[bool] = []
     for name, following in _ordered(held_out):
         new = [(item, at_s) for item, at_s in following if item not in pairs[name]]
         if name not in rows or not new:
             continue
-        first, at_s = new[0]
+        at_s = new[0][1]
         before = _before(history, rows[name], at_s)
         if not before:
             continue
-        requests.append(
-            RecommendRequest(
-                history=[item for item, _ in before],
-                times=[each_s for _, each_s in before],
-                at_s=at_s if at_s > 0 else None,
-            )
-        )
-        targets.append([first])
-        days.append(list({item: None for item, each_s in new if each_s < at_s + DAY_S}))
+        day = list({item: None for item, each_s in new if each_s < at_s + DAY_S})
+        n_before = len(requests)
+        for item, each_s in following:
+            if item not in pairs[name] and len(requests) - n_before < _MOST_TARGETS:
+                requests.append(
+                    RecommendRequest(
+                        history=[each for each, _ in before],
+                        times=[at for _, at in before],
+                        at_s=each_s if each_s > 0 else None,
+                    )
+                )
+                targets.append([item])
+                days.append(day)
+                is_first.append(len(requests) == n_before + 1)
+            pairs[name].add(item)
+            before = [*before, (item, each_s)]
     if not requests:
         return None
     names = [[*request.history] for request in requests]
     has_times = held_out.sequences.time is not None
-    return NextItemUsers(
+    return NextItemQueries(
         requests,
+        np.array(is_first, np.bool_),
         _matrix(names, items),
         _matrix(targets, items),
         _matrix(days, items) if has_times else None,
@@ -139,7 +153,7 @@ def _matrix(names: Sequence[Sequence[str]], items: Mapping[str, int]) -> sparse.
 
 
 def evaluate_next(
-    recommender: Recommender, networks: RemoteNetworks, people: NextItemUsers, *, on_progress: OnProgress
+    recommender: Recommender, networks: RemoteNetworks, people: NextItemQueries, *, on_progress: OnProgress
 ) -> dict[str, Any]:
     """Return hr@k and ndcg@k of the next item, and ndcg@k and recall@k of the next day, by model.
 
@@ -157,13 +171,14 @@ def evaluate_next(
     ones = np.ones(len(people.requests), np.int64)
     found: dict[str, Any] = {
         "next_item": {name: _next_item(hits_of(each, people.next_item), ones) for name, each in tops.items()},
-        "n_users": len(people.requests),
+        "n_users": int(people.is_first.sum()),
+        "n_queries": len(people.requests),
         "n_unknown_items": int((np.diff(people.next_item.indptr) == 0).sum()),
     }
     if people.next_day is not None:
         found["next_day"] = {}
         for name, each in tops.items():
-            values = means(per_user(hits_of(each, people.next_day), people.n_next_day, CUTS))
+            values = means(per_user(hits_of(each, people.next_day), people.n_next_day, CUTS), people.is_first)
             found["next_day"][name] = {f"{m}@{k}": values[f"{m}@{k}"] for m in ("ndcg", "recall") for k in CUTS}
     return found
 
@@ -174,7 +189,7 @@ def _next_item(hits: npt.NDArray[np.bool_], ones: npt.NDArray[np.int64]) -> dict
 
 
 def _scores(
-    recommender: Recommender, networks: RemoteNetworks, people: NextItemUsers
+    recommender: Recommender, networks: RemoteNetworks, people: NextItemQueries
 ) -> Iterator[tuple[slice, str, npt.NDArray[np.float32]]]:
     """Yield the rows of users, the name of a model, and its scores (b, I)."""
     item_knn = recommender.scorer.base_models.get("item_knn")
@@ -206,7 +221,8 @@ def tables(found: Mapping[str, Any]) -> list[SummaryTable]:
     for key, title, order in (("next_item", "next item", "ndcg@10"), ("next_day", "next day", "ndcg@10")):
         if key in found:
             rows = sorted(found[key].items(), key=lambda entry: -entry[1][order])
-            heading = f"{title} of {found['n_users']} listeners"
+            n_queries = f", {found['n_queries']} in all" if key == "next_item" else ""
+            heading = f"{title} of {found['n_users']} listeners{n_queries}"
             made.append(
                 SummaryTable(
                     heading, [{"model": name, **{k: f"{v:.4f}" for k, v in row.items()}} for name, row in rows]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from tritone_serving.recommender.ensemble import SEGMENTS
+from tritone_serving.recommender.ensemble import SEGMENTS, SESSION
 from tritone_training.evaluation import SummaryTable
 from tritone_training.plots import saved_figure
 from tritone_training.ranking_metrics import MAIN_METRICS
@@ -26,7 +26,7 @@ _BEYOND: Final = {
     "novelty@10": "novelty@10 (bits)",
     "diversity@10": "diversity@10 (cosine distance)",
 }
-_SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history"}
+_SEGMENT_WORDS: Final = {"cold": "no history", "short": "short history", "warm": "long history", SESSION: "session"}
 
 
 def summarize(metrics: Mapping[str, Any], *, split: str) -> list[str | SummaryTable]:
@@ -115,9 +115,10 @@ def _draw_weights(path: Path, metrics: Mapping[str, Any]) -> str:
     names = list(reversed([name for name in _all(metrics) if name != "ensemble"]))
     with saved_figure(path, (2.2 + 3.6 * len(ensembles), 0.36 * len(names) + 1.6), 1, len(ensembles)) as axes:
         for axis, (arm, described) in zip(axes[0], ensembles.items(), strict=True):
-            tables = [described["weights"][segment] for segment in SEGMENTS]
+            segments = [segment for segment in (*SEGMENTS, SESSION) if segment in described["weights"]]
+            tables = [described["weights"][segment] for segment in segments]
             values = np.array([[table.get(name, 0.0) for table in tables] for name in names])
-            _draw_table(axis, values, names, [_SEGMENT_WORDS[segment].replace(" ", "\n") for segment in SEGMENTS])
+            _draw_table(axis, values, names, [_SEGMENT_WORDS[segment].replace(" ", "\n") for segment in segments])
             axis.set_title(f"weights of ensemble {arm}\n({described.get('how', 'given')})", fontsize=10)
     return str(path)
 

@@ -30,7 +30,8 @@ from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     is_cold,
 )
 
-_MOST_QUERIES: Final = 3  # of one user
+_MOST_QUERIES: Final = 10  # of one user
+_MOST_IN_ALL: Final = 8_000
 _LONGEST_SESSION: Final = 20  # listens of a history that is cut
 
 
@@ -123,7 +124,9 @@ def fit_without_order(
 
 
 def session_queries(recommender: Recommender, held_out: Log, users: Sequence[str]) -> SessionQueries:
-    """Return up to three queries for each user, in order of time; held-out items that are not known are left out.
+    """Return up to 10 queries for each user, fewer if there are over 800 users, in order of time.
+
+    Held-out items that are not known are left out.
 
     Args:
         recommender: without base models of the order of listening there are no queries.
@@ -133,6 +136,7 @@ def session_queries(recommender: Recommender, held_out: Log, users: Sequence[str
     items = {name: index for index, name in enumerate(recommender.item_ids)}
     if not any(each.get("kind") in ORDERED_KINDS for each in recommender.artifact.manifest["base_models"].values()):
         users = ()
+    most = max(1, min(_MOST_QUERIES, _MOST_IN_ALL // max(len(users), 1)))
     requests: list[RecommendRequest] = []
     numbers: list[int] = []
     targets: list[int] = []
@@ -151,7 +155,7 @@ def session_queries(recommender: Recommender, held_out: Log, users: Sequence[str
             for item, at_s in zip(names, times, strict=True):
                 if item in seen or item not in items:
                     continue
-                if len(seen) == _MOST_QUERIES:
+                if len(seen) == most:
                     break
                 requests.append(
                     RecommendRequest(
