@@ -218,6 +218,17 @@ OtlpUrl = Annotated[
 ]
 
 # --- changing a server or its repository ----------------------------------------------------------
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        envvar="TRITONE_SERVER",
+        show_envvar=False,
+        help="Address of a running server to publish to: host:port (gRPC) or http://host:port; repeat the option "
+        "for replicas that share the repository. Environment variable: TRITONE_SERVER.",
+        show_default=False,
+    ),
+]
 Repository = Annotated[Path, typer.Option(help="Folder of the model repository.")]
 AdminTokenFile = Annotated[
     Path | None,

@@ -33,6 +33,7 @@ from tritone_serving.events.address import SqliteAddress
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
+from tritone_serving.recommender.forgotten import mark_of, with_marks
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path, pseudonym
 from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
@@ -314,6 +315,9 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
         arrays[name] = np.asarray(arrays[name])[kept]
     _check_removable(artifact, arrays)
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("arrays", "format")}
+    pair = [int(half) for half in artifact.arrays["users"][row]]
+    mark = mark_of(key, b"".join(half.to_bytes(8, "big") for half in pair))
+    manifest = with_marks(manifest, [mark])
     return {**manifest, "n_users": artifact.n_users - 1, "n_forgotten": manifest.get("n_forgotten", 0) + 1}, arrays
 
 

@@ -122,9 +122,10 @@ def make_inputs(config: Any, *, zeros: bool = False) -> dict[str, Array]:
         CanaryError: an input has a type that requests cannot carry.
     """
     wanted = [tensor for tensor in config.input if not tensor.optional]
-    if not wanted:  # Triton refuses a request without any input; an integer restricts the request least
-        plain = [tensor for tensor in config.input if _type(tensor).startswith(("TYPE_INT", "TYPE_UINT"))]
-        wanted = [*plain, *config.input][:1]
+    if not wanted:  # Triton refuses a request without any input; a single integer restricts the request least
+        integers = [tensor for tensor in config.input if _type(tensor).startswith(("TYPE_INT", "TYPE_UINT"))]
+        single = [tensor for tensor in integers if -1 not in tensor.dims]  # a list may belong to another input
+        wanted = [*single, *integers, *config.input][:1]
     return {tensor.name: _values(config, tensor, zeros=zeros) for tensor in wanted}
 
 

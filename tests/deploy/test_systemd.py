@@ -106,3 +106,33 @@ def test_the_units_command_serves_and_reports_its_state(tmp_path: Path) -> None:
                 assert process.wait(STOP_TIMEOUT_S) == 0
             finally:
                 process.kill()
+
+
+REFIT = UNIT.with_name("tritone-refit.service")
+
+
+@needs_systemd
+def test_the_timer_and_the_unit_of_refits_are_valid_and_hardened(tmp_path: Path) -> None:
+    command = tmp_path / "tritone"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    for source in (REFIT, REFIT.with_suffix(".timer")):
+        (tmp_path / source.name).write_text(source.read_text().replace(COMMAND, str(command)))
+    units = [tmp_path / REFIT.name, tmp_path / REFIT.with_suffix(".timer").name]
+    checked = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    security = ["systemd-analyze", "security", "--offline=true", f"--threshold={MAX_EXPOSURE}", "--no-pager", units[0]]
+    assert subprocess.run(security, capture_output=True, text=True, check=False).returncode == 0
+
+
+def test_the_unit_of_refits_runs_a_command_that_exists() -> None:
+    from typer.main import get_command
+
+    from tritone_cli.main import build_app
+
+    line = re.findall(r"^ExecStart=(.*)$", REFIT.read_text(), re.M)[0]
+    words = shlex.split(line)
+    assert words[:2] == [COMMAND, "refit"]
+    command: object = get_command(build_app()).commands["refit"]  # type: ignore[attr-defined]
+    known = {name for param in command.params for name in param.opts}  # type: ignore[attr-defined]
+    assert {word for word in words if word.startswith("--")} <= known

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritone import MusicClient, TritoneError
 from tritone.credentials import default_key_file
 from tritone_serving import TritonServer
 
@@ -146,3 +148,33 @@ def metric(server: TritonServer, name: str, **labels: str) -> float:
         if all(f'{label}="{wanted}"' in found for label, wanted in labels.items()):
             total += float(value)
     return total
+
+
+class Listeners:
+    """Clients that ask each replica for recommendations all the time."""
+
+    def __init__(self, replicas: list[TritonServer], history: list[str]) -> None:
+        self.errors: list[str] = []
+        self.n_answers: Counter[str] = Counter()
+        self._history = history
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(each.grpc_url,), daemon=True) for each in replicas]
+
+    def __enter__(self) -> Listeners:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _ask(self, url: str) -> None:
+        with MusicClient(url, retries=0) as music:
+            while not self._stop.is_set():
+                try:
+                    assert music.recommend(history=self._history, n=10)
+                    self.n_answers[url] += 1
+                except TritoneError as error:
+                    self.errors.append(repr(error))

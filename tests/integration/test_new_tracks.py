@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.recommender_calls import Listeners
 from tests.support import recommender_models
 
-from tritone import MusicClient, TritoneError
+from tritone import MusicClient
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -36,36 +35,6 @@ def replicas(repository: Path) -> Iterator[list[TritonServer]]:
         patch.setenv("TRITONE_RECOMMENDER_KEY", str(recommender_models.checkpoint() / "recommender.key"))
         with TritonServer.start(options) as one, TritonServer.start(options) as two:
             yield [one, two]
-
-
-class Listeners:
-    """Clients that ask each replica for recommendations all the time."""
-
-    def __init__(self, replicas: list[TritonServer], history: list[str]) -> None:
-        self.errors: list[str] = []
-        self.n_answers: Counter[str] = Counter()
-        self._history = history
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(each.grpc_url,), daemon=True) for each in replicas]
-
-    def __enter__(self) -> Listeners:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(20)
-
-    def _ask(self, url: str) -> None:
-        with MusicClient(url, retries=0) as music:
-            while not self._stop.is_set():
-                try:
-                    assert music.recommend(history=self._history, n=10)
-                    self.n_answers[url] += 1
-                except TritoneError as error:
-                    self.errors.append(repr(error))
 
 
 def test_new_tracks_are_recommended_at_once_and_no_request_is_lost(

@@ -68,7 +68,7 @@ def publish(
             repository, server, admin_token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
         ) as live,
         console.people.status("loading") as status,
-        _exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
+        exported(models, checkpoint, source, name, repository, status.update) as (folder, names),
     ):
         published = publish_live(folder, names, live, force=force, on_step=status.update)
     warnings = print_embedding_warnings(repository, [each.model for each in published])
@@ -117,7 +117,7 @@ def rollback(
 
 
 @contextmanager
-def _exported(
+def exported(
     models: list[str], checkpoint: Path | None, source: Path | None, name: str | None, repository: Path, on_step: Any
 ) -> Iterator[tuple[Path, list[str]]]:
     """Yield the repository to publish from and its models, in the order of publication."""

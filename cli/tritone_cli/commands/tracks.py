@@ -55,16 +55,7 @@ def add(
         typer.Option(help="Folder with recordings of the tracks, named by their ids.", show_default=False),
     ] = None,
     item_column: options.ItemColumn = None,
-    server: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="TRITONE_SERVER",
-            show_envvar=False,
-            help="Address of a running server to publish to: host:port (gRPC) or http://host:port; repeat the option "
-            "for replicas that share the repository. Environment variable: TRITONE_SERVER.",
-            show_default=False,
-        ),
-    ] = None,
+    server: options.Servers = None,
     admin_token_file: options.AdminTokenFile = None,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
@@ -83,12 +74,21 @@ def add(
     with console.people.status("reading the tracks") as status:
         embed = None if recordings is None else recording_embedder(repository, model=model)
         items, problems = _items(tracks, recordings, embed, status.update)
-        with _live(server or (), repository, admin_token_file, api_key_file, ca_file) as live:
+        with live_or_none(
+            server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
+        ) as live:
             done = add_tracks(items, repository, model=model, live=live, dry_run=dry_run, on_step=status.update)
             if done.version is not None:
                 for each in (server or ())[1:]:
                     status.update(f"{each}: loading version {done.version}")
-                    _load_on(each, done.version, repository, model, admin_token_file, api_key_file)
+                    load_on(
+                        each,
+                        done.version,
+                        repository,
+                        model,
+                        admin_token_file=admin_token_file,
+                        api_key_file=api_key_file,
+                    )
     problems = [*tracks.problems, *problems]
     if as_json:
         console.print_json(_to_dict(done, problems, tracks.notes, dry_run=dry_run))
@@ -130,10 +130,16 @@ def _recordings(folder: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def _live(
-    servers: Sequence[str], repository: Path, token_file: Path | None, api_key_file: Path | None, ca_file: Path | None
+def live_or_none(
+    servers: Sequence[str],
+    repository: Path | None,
+    token_file: Path | None,
+    *,
+    api_key_file: Path | None,
+    ca_file: Path | None,
 ) -> Iterator[Live | None]:
-    if not servers:
+    """Connect to the first of the servers, as `connections.live_server`; yield None without servers."""
+    if not servers or repository is None:
         yield None
         return
     with connections.live_server(
@@ -142,8 +148,14 @@ def _live(
         yield live
 
 
-def _load_on(
-    server: str, version: int, repository: Path, model: str, token_file: Path | None, api_key_file: Path | None
+def load_on(
+    server: str,
+    version: int,
+    repository: Path,
+    model: str,
+    *,
+    admin_token_file: Path | None,
+    api_key_file: Path | None,
 ) -> None:
     """Load the newest version on a further replica.
 
@@ -153,7 +165,7 @@ def _load_on(
     from tritone_serving import AdminApiError
 
     addresses = connections.both_addresses(server)
-    admin = connections.admin_api(addresses, token_file, api_key=connections.api_key_from(api_key_file))
+    admin = connections.admin_api(addresses, admin_token_file, api_key=connections.api_key_from(api_key_file))
     admin.load(model)
     ready = [each for each in admin.index() if each.get("state") == "READY" and each.get("name") == model]
     found = int(ready[0].get("version") or 0) if ready else None

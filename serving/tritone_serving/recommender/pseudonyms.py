@@ -32,8 +32,19 @@ _KEY_BYTES: Final = 32
 _LEAST_KEY_BYTES: Final = 16
 
 
+class Pseudonym(str):
+    """A user's pseudonym as 32 hexadecimal digits, in place of an id that is not known, as in stores of events.
+
+    Only programs that hold the key can make one: ids in requests and logs are plain strings.
+    """
+
+    __slots__ = ()
+
+
 def pseudonym(key: bytes, user: str) -> bytes:
     """Return the first 16 bytes of the HMAC-SHA256 of a user id in UTF-8."""
+    if isinstance(user, Pseudonym):
+        return bytes.fromhex(user)
     return hmac.digest(key, user.encode("utf-8", "surrogatepass"), hashlib.sha256)[:PSEUDONYM_BYTES]
 
 

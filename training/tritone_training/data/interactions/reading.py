@@ -23,6 +23,7 @@ from tritone_training.data.interactions.columns import (
     usual_names,
 )
 from tritone_training.data.interactions.log import CleaningRules, Log, MetadataTable, TagTable, clean, is_text
+from tritone_training.data.interactions.media_files import names_text_file, read_covers, read_lyrics
 from tritone_training.data.interactions.parsing import flags_of, id_column, numbers_of, times_of, whole_numbers
 from tritone_training.data.interactions.sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
@@ -245,6 +246,7 @@ def load_metadata(path: Path, *, item: str | None = None, words_of_few: bool = F
     rows: dict[str, dict[str, str]] = {name: {} for name in frame[key]}
     ignored = {name: "images or other bytes" for name in table.names if name in table.binary and name != key}
     texts: list[str] = []
+    notes: list[str] = []
     n_cells = n_long = 0
     for name in names:
         if name == key:
@@ -255,6 +257,7 @@ def load_metadata(path: Path, *, item: str | None = None, words_of_few: bool = F
         n_cells += int((~ok).sum())
         values = dict(zip(cells[key][ok], _values(cells[name][ok]), strict=True))
         kind = "values" if shown in _NAMES else column_kind(values.values())
+        kind, values = _of_files(name, kind, values, path.parent, notes)
         if kind in _IGNORED:
             ignored[name] = kind
             continue
@@ -263,13 +266,13 @@ def load_metadata(path: Path, *, item: str | None = None, words_of_few: bool = F
             values = words_of_texts(values, n_least=1 if words_of_few else 2)
         elif shown in _NAMES:
             values = {each: " ".join(value.split()) for each, value in values.items()}
-        else:
+        elif kind == "values":
             n_long += sum(map(is_long, values.values()))
             values = {each: value for each, value in values.items() if not is_long(value)}
         for each, text in values.items():
             if text:
                 rows[each][shown] = text
-    notes = [f"column {name!r} holds {what} and is not read" for name, what in ignored.items()]
+    notes += [f"column {name!r} holds {what} and is not read" for name, what in ignored.items()]
     notes += [f"column {name!r} holds texts: only their words are kept" for name in texts]
     report: dict[str, Any] = {
         "source": printable(path.name),
@@ -283,6 +286,28 @@ def load_metadata(path: Path, *, item: str | None = None, words_of_few: bool = F
         "ids": {"item": counts.to_dict()} if counts.to_dict() else {},
     }
     return MetadataTable(rows, {name: value for name, value in report.items() if value or name.endswith("utf8")})
+
+
+def _of_files(
+    name: str, kind: str, values: dict[str, str], folder: Path, notes: list[str]
+) -> tuple[str, dict[str, str]]:
+    """Return kind and values of a column; those of the files that it names, if there are any.
+
+    Args:
+        notes: a note about the files is added.
+    """
+    if kind not in ("images", "text files"):
+        return kind, values
+    paths = {item: value for item, value in values.items() if not _LINK.fullmatch(value) and value[:5] != "data:"}
+    files = (read_covers if kind == "images" else read_lyrics)(paths, folder)
+    if not files.contents:
+        return ("images" if kind == "images" else "values"), values
+    if files.note:
+        notes.append(f"column {name!r} names files that are not used: {files.note}")
+    if kind == "text files":
+        return "texts", dict(files.contents)
+    notes.append(f"column {name!r} holds images: words for their colours and texture are kept")
+    return "covers", dict(files.contents)
 
 
 def _values(column: pd.Series[Any]) -> list[str]:
@@ -303,10 +328,10 @@ def is_long(value: str) -> bool:
 
 
 def column_kind(values: Iterable[str]) -> str:
-    """Return what a column of metadata holds: "images", "links", "bytes", "texts" or "values"."""
+    """Return what a column of metadata holds: "images", "text files", "links", "bytes", "texts" or "values"."""
     kinds = Counter(map(_kind, values))
     n_values = kinds.total()
-    for kind in ("images", "links", "bytes"):
+    for kind in ("images", "text files", "links", "bytes"):
         if 2 * kinds[kind] > n_values:
             return kind
     # A single long album name does not make a column of texts, nor do short lyrics make one of values.
@@ -317,6 +342,8 @@ def _kind(value: str) -> str:
     for kind, pattern in (("images", _IMAGE), ("links", _LINK), ("bytes", _BYTES)):
         if pattern.fullmatch(value):
             return kind
+    if names_text_file(value):
+        return "text files"
     return "texts" if is_long(value) else "values"
 
 

@@ -137,7 +137,7 @@ def _fit(
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
-        taste = selection.out / TASTE if config.taste else None
+        taste = checkpoint.read_info(selection.out / TASTE) if config.taste else None
         sequence = selection.out / TASTE_SEQUENCE
         fitted = fit_models(
             request,
@@ -181,7 +181,7 @@ def fit_models(
     prepared: TrainingData,
     key: bytes,
     *,
-    selected_taste: Path | None = None,
+    selected_taste: Mapping[str, Any] | None = None,
     selected_sequence: Path | None = None,
 ) -> FittedModels:
     """Fit all base models on the training split.
@@ -191,9 +191,9 @@ def fit_models(
         config: hyper-parameters.
         prepared: the data.
         key: key of the users' pseudonyms.
-        selected_taste: checkpoint of the `taste_vae` whose number of epochs and metrics are used, if the training split
-            holds the held-out listens too.
-        selected_sequence: the same for `taste_sequence`.
+        selected_taste: checkpoint.json of the `taste_vae` whose number of epochs and metrics are used, if the training
+            split holds the held-out listens too.
+        selected_sequence: checkpoint of the `taste_sequence`, for the same.
     """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
@@ -210,7 +210,8 @@ def fit_models(
     taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
     sequence = None
     if config.sequence and dataset.sequences is not None and len(dataset.sequences):
-        sequence = train_sequence_network(request, config, listening, dataset, parts, selected=selected_sequence)
+        asked = replace(request, warm_start=None)  # that of `taste_vae`
+        sequence = train_sequence_network(asked, config, listening, dataset, parts, selected=selected_sequence)
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
     manifest = {
         **manifest_of(parts, dataset, config, key),
@@ -385,7 +386,7 @@ def _train_taste(
     dataset: InteractionDataset,
     parts: ArtifactParts,
     *,
-    selected: Path | None,
+    selected: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
     if config.taste_epochs:
@@ -412,7 +413,7 @@ def _train_taste(
             out=folder,
             request=replace(request, preset=config.taste_preset),
             report=listening.report,
-            selected=None if selected is None else checkpoint.read_info(selected),
+            selected=selected,
         )
     trained = checkpoint.load(folder, kind=TASTE)
     parts.base_models[TASTE] = {
