@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.event_sequences import SequenceBatch
 from tritone_serving.recommender.moods import MOODS, AppliedMood
 from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import ListeningSequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class RequestBatch:
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
     is_known: npt.NDArray[np.bool_]
-    sequences: ListeningSequences | None = None
+    sequences: SequenceBatch | None = None
     is_session: npt.NDArray[np.bool_] | None = None
     memo: dict[str, Floats] = field(default_factory=dict)
 

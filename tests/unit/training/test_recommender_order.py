@@ -11,10 +11,10 @@ from tests.support import recommender_models
 from tests.support.recommender_models import N_ORDERED, ordered_checkpoint, sequence_files, sessions
 
 from tritone_serving.recommender import Recommender, RecommendRequest, open_artifact
-from tritone_serving.recommender.sequences import ListeningSequences
+from tritone_serving.recommender.event_sequences import SequenceBatch
 from tritone_training.data.interactions import (
     ListeningFiles,
-    ListenSequences,
+    UserSequences,
     load_sequences,
 )
 from tritone_training.evaluation import EvaluationResult
@@ -33,9 +33,9 @@ KIND = get_kind("recommender")
 ORDERED = ("transitions", "markov", "taste_sequence")
 
 
-def sequences(*events: tuple[int, int, bool]) -> ListenSequences:
+def sequences(*events: tuple[int, int, bool]) -> UserSequences:
     user, item, skipped = (np.array(each) for each in zip(*events, strict=True))
-    return ListenSequences(user, item, None, skipped.astype(np.bool_))
+    return UserSequences(user, item, None, skipped.astype(np.bool_))
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def test_tables_are_cut_to_their_largest_entries() -> None:
 
 def test_only_the_latest_events_are_stored() -> None:
     n = 130
-    log = ListenSequences(
+    log = UserSequences(
         np.zeros(n, np.int64), np.arange(n) % 7, np.arange(n, dtype=np.float64) - 5, np.arange(n) % 2 == 0
     )
     arrays = stored_order(log, 2)
@@ -89,9 +89,7 @@ def test_only_the_latest_events_are_stored() -> None:
     assert arrays["sequence.columns"].tolist() == (np.arange(30, n) % 7).tolist()
     assert arrays["sequence.values"].tolist() == [float(each % 2 == 0) for each in range(30, n)]
     assert arrays["sequence.times"].tolist() == list(range(25, n - 5))
-    assert (
-        stored_order(ListenSequences(log.user, log.item, log.time - 200, log.skipped), 1)["sequence.times"].min() == 0
-    )  # type: ignore[operator]
+    assert stored_order(UserSequences(log.user, log.item, log.time - 200, log.skipped), 1)["sequence.times"].min() == 0  # type: ignore[operator]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -119,7 +117,7 @@ def test_an_ensemble_below_its_best_member_is_replaced_by_it() -> None:
 
 
 def test_events_are_left_out_without_gaps() -> None:
-    before = ListeningSequences(
+    before = SequenceBatch(
         np.array([[1, 2, 3], [4, -1, -1]]),
         np.array([[9, 8, 7], [5, -1, -1]], np.float32),
         np.array([[0, 1, 0]] * 2) > 0,

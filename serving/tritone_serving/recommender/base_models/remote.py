@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.event_sequences import PADDING, UNKNOWN_AGE
 from tritone_serving.recommender.rows import Floats
-from tritone_serving.recommender.sequences import PADDING, UNKNOWN_AGE
 
 TASTE: Final = "taste_vae"
 TASTE_SEQUENCE: Final = "taste_sequence"

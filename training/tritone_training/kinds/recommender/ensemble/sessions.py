@@ -15,9 +15,9 @@ from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.event_sequences import PADDING, UNKNOWN_AGE, SequenceBatch
 from tritone_serving.recommender.resolving import ORDERED_KINDS
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import PADDING, UNKNOWN_AGE, ListeningSequences
 from tritone_training.data.interactions import Log
 from tritone_training.kinds.recommender.ensemble.cross_fitting import at_least_best, cross_fitted, metrics_of
 from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
@@ -212,7 +212,7 @@ def only_events(batch: RequestBatch, kept: npt.NDArray[np.bool_], cut: npt.NDArr
     )
 
 
-def left_of(sequences: ListeningSequences, kept: npt.NDArray[np.bool_]) -> ListeningSequences:
+def left_of(sequences: SequenceBatch, kept: npt.NDArray[np.bool_]) -> SequenceBatch:
     """Return sequences without some of their events (B, L)."""
     kept = np.logical_and(kept, sequences.items != PADDING)
     order = np.argsort(~kept, axis=1, kind="stable")
@@ -220,6 +220,6 @@ def left_of(sequences: ListeningSequences, kept: npt.NDArray[np.bool_]) -> Liste
     items, ages, skipped = (
         np.take_along_axis(each, order, 1) for each in (sequences.items, sequences.ages, sequences.skipped)
     )
-    return ListeningSequences(
+    return SequenceBatch(
         np.where(left, items, PADDING), np.where(left, ages, np.float32(UNKNOWN_AGE)), np.logical_and(skipped, left)
     )
