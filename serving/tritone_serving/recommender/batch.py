@@ -37,7 +37,8 @@ class RequestBatch:
         is_known: (B,) whether the user is stored or has recorded events.
         sequences: the order of listening: stored order and the history of the request; None if no base model of the
             artifact uses it.
-        is_session: (B,) whether the request brings an ordered history, see `RecommendRequest.is_session`.
+        is_session: (B,) whether the weights for sessions apply: the request has an ordered history, or the user's last
+            event is recent.
         memo: results shared by base models, such as similarities between users.
     """
 

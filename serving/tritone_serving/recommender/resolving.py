@@ -22,12 +22,11 @@ from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
+from tritone_serving.recommender.remote_kinds import ORDERED_KINDS
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
 from tritone_serving.recommender.social_neighbourhood import SocialNeighbourhood
 from tritone_serving.recommender.stored_order import StoredOrder
-
-ORDERED_KINDS: Final = ("taste_sequence", "transitions")  # of base models that use the order of listening
 
 Ints = npt.NDArray[np.int64]
 
@@ -222,18 +221,18 @@ class Resolver:
             return EventSequence.none()
         times = np.zeros(len(request.history)) if request.times is None else np.asarray(request.times, np.float64)
         weights = None if request.weights is None else np.asarray(request.weights, np.float64)
-        places, items = [], []
-        for place, name in enumerate(request.history):
+        positions, items = [], []
+        for position, name in enumerate(request.history):
             index = self.item(name)
-            if index is not None and (weights is None or weights[place] > 0):
-                places.append(place)
+            if index is not None and (weights is None or weights[position] > 0):
+                positions.append(position)
                 items.append(index)
         rejected, _ = self.items(request.skipped)
         # Between the history, which may have times, and the rejected items there is no order but that of the request.
-        latest = float(times[places].max(initial=0))
+        latest = float(times[positions].max(initial=0))
         return join_events(
             [
-                EventSequence(np.array(items, np.int64), times[places], np.zeros(len(items), np.bool_)),
+                EventSequence(np.array(items, np.int64), times[positions], np.zeros(len(items), np.bool_)),
                 EventSequence(
                     np.array(rejected, np.int64), np.full(len(rejected), latest), np.ones(len(rejected), np.bool_)
                 ),
@@ -348,7 +347,7 @@ class Resolver:
             friend_ids=friend_ids,
             mood=self._mood_of(request, ordered),
             events=ordered,
-            is_session=request.is_session or events.is_session,
+            is_session=request.has_ordered_history or events.is_session,
             is_known=is_known,
         )
 

@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_events import make_event_reader
-from tritone_cf_loading import LoadError, load, remote_encoder_of, remote_models_of
+from tritone_cf_loading import LoadError, load, make_remote_encoder, make_remote_models
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
 from tritone_cf_remote import fetch_scores
 from tritone_cf_tensors import (
@@ -95,9 +95,9 @@ class TritonPythonModel:
                 f"cf_ensemble: {args['model_name']}: recordings are ignored: the genre_cnn of this repository did not "
                 f"embed the recommender's items; see `tritone lint`"
             )
-        self._remotes = remote_models_of(self._recommender, config, pb_utils)
+        self._remotes = make_remote_models(self._recommender, config, pb_utils)
         try:
-            self._encoder = remote_encoder_of(self._recommender, config, pb_utils)
+            self._encoder = make_remote_encoder(self._recommender, config, pb_utils)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._events = make_event_reader(pb_utils, args["model_name"])

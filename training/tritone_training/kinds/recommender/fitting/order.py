@@ -43,13 +43,13 @@ def transition_table(sequences: UserSequences, n_items: int, config: Recommender
     window = max(1, min(config.transition_window, _MOST_STEPS // max(len(listens), 1)))
     counts = _steps(listens, n_items, window, config.transition_gap_decay)
     counts = sparse.csr_matrix(counts + config.transition_backward * counts.T)
-    return _shares(counts, config.transition_shrink, config.n_neighbours, config.transition_damping)
+    return _shares(counts, config.transition_shrinkage, config.n_neighbours, config.transition_damping)
 
 
 def markov_table(sequences: UserSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
     """Return the probability of each next item, shrunk for rare items (I, I)."""
     listens = sequences.take(~sequences.skipped)
-    return _shares(_steps(listens, n_items, 1, 1.0), config.transition_shrink, config.n_neighbours)
+    return _shares(_steps(listens, n_items, 1, 1.0), config.transition_shrinkage, config.n_neighbours)
 
 
 def _steps(listens: UserSequences, n_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:

@@ -51,10 +51,10 @@ def train_sequence_network(
     data = sequence_data(listening, dataset, is_whole=selected is not None)
     if not (data.held_out >= 0).any():
         return None
-    overrides = {"max_epochs": config.sequence_epochs} if config.sequence_epochs else {}
-    sequence_config = from_preset(PRESETS, config.sequence_preset, overrides)
+    overrides = {"max_epochs": config.taste_sequence_epochs} if config.taste_sequence_epochs else {}
+    sequence_config = from_preset(PRESETS, config.taste_sequence_preset, overrides)
     folder = request.out / TASTE_SEQUENCE
-    sequence_request = replace(request, out=folder, preset=config.sequence_preset, refit_on_all=False)
+    sequence_request = replace(request, out=folder, preset=config.taste_sequence_preset, refit_on_all=False)
     if request.resume and (folder / checkpoint.INFO).is_file():  # finished before the interruption
         if checkpoint.read_info(folder).get("learned_from") != data.fingerprint():
             raise TrainingError(

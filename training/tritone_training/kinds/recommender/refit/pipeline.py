@@ -392,9 +392,9 @@ class _Refit:
         """Fit on the training split of the data and write the checkpoint `request.out`, with the previous weights."""
         began_s = time.monotonic()
         config = inputs.config
-        fit_config = config.model_copy(update={"taste_epochs": _warm_epochs(config)})
+        fit_config = config.model_copy(update={"taste_vae_epochs": _warm_epochs(config)})
         previous = self.asked.checkpoint / TASTE
-        warm = replace(request, warm_start=previous if config.taste and previous.is_dir() else None)
+        warm = replace(request, warm_start=previous if config.taste_vae and previous.is_dir() else None)
         fitted = fit_models(
             warm, fit_config, data, inputs.key, selected_taste=selected, selected_sequence=selected_sequence
         )
@@ -452,7 +452,7 @@ class _Refit:
             data = replace(inputs.prepared, listening=replace(split, train=log, report=report))
             taste = (self.folder / SELECTION_FOLDER if with_selection else self.asked.checkpoint) / TASTE
             selected = None
-            if inputs.config.taste and (taste / checkpoint.INFO).is_file():
+            if inputs.config.taste_vae and (taste / checkpoint.INFO).is_file():
                 selected = checkpoint.read_info(taste)
                 if not with_selection:
                     selected = {**selected, "best_epoch": _warm_epochs(inputs.config)}
@@ -560,7 +560,7 @@ def _put_in_place(folder: Path, staged: Path) -> None:
 
 def _warm_epochs(config: RecommenderConfig) -> int:
     """Return the number of epochs of `taste_vae` in a refit."""
-    most = config.taste_epochs or from_preset(TASTE_PRESETS, config.taste_preset, {}).max_epochs
+    most = config.taste_vae_epochs or from_preset(TASTE_PRESETS, config.taste_vae_preset, {}).max_epochs
     return max(1, round(most * _WARM_SHARE))
 
 
