@@ -28,23 +28,21 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_events import make_event_reader
+from tritone_cf_inputs import AnyRequest, read_requests
 from tritone_cf_loading import LoadError, load, make_remote_encoder, make_remote_models
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
-from tritone_cf_remote import fetch_scores
-from tritone_cf_tensors import (
+from tritone_cf_outputs import (
     NOT_RECOMMENDED,
-    AnyRequest,
     OutputRow,
     OutputTensors,
-    SimilarItemFinder,
-    SimilarRequest,
-    read_requests,
     row_of,
     row_of_playlist,
     row_of_search,
     row_of_similar,
     row_of_text,
 )
+from tritone_cf_remote import fetch_scores
+from tritone_cf_similar import SimilarItemFinder, SimilarRequest
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
