@@ -240,6 +240,7 @@ _DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
     "*.rarity": ("I",),
     "*.means": ("U",),
     "vectors": ("I", "any"),
+    "*.factors": ("I", "any"),
     "items.embeddings": ("I", EMBEDDING_SIZE),
     "items.moods": ("I", len(MOODS)),
     "items.mood_centre": (len(MOODS),),
