@@ -152,6 +152,7 @@ class Recorders:
         self.acknowledged: list[tuple[str, str]] = []  # user and event id
         self.n_sent = 0
         self.errors: list[str] = []
+        self.failed_s: list[float] = []  # when calls failed
         self.succeeded: list[tuple[float, float]] = []  # begin and end of calls
         self._url, self._server = url, server
         self._stop = threading.Event()
@@ -166,6 +167,14 @@ class Recorders:
         self._stop.set()
         for each in self._threads:
             each.join()
+
+    def works(self, *, since_s: float) -> bool:
+        """Return whether calls have succeeded for a second without an error; never before a second after `since_s`."""
+        now_s = time.monotonic()
+        with self._lock:
+            last_error_s = self.failed_s[-1] if self.failed_s else 0.0
+            last_s = self.succeeded[-1][1] if self.succeeded else 0.0
+        return now_s - max(last_error_s, since_s) > 1 and now_s - last_s < 0.5
 
     def _run(self, number: int) -> None:
         n_calls = 0
@@ -186,6 +195,7 @@ class Recorders:
             recorded = music.record_many(events)
         except ClientError as error:
             with self._lock:
+                self.failed_s.append(time.monotonic())
                 self.errors.append(shortened(f"{type(error).__name__}: {error}"))
             return False
         with self._lock:
@@ -223,7 +233,7 @@ def run_fault(fault: EventFault, folder: Path, *, seconds: float = 6.0) -> Fault
             fault_s = time.monotonic()
             fault.act(Scene(replica, valkey))
             deadline_s = time.monotonic() + RECOVER_S
-            while _again_s(recorders, fault_s) is None and time.monotonic() < deadline_s:
+            while not recorders.works(since_s=fault_s) and time.monotonic() < deadline_s:
                 time.sleep(0.1)
             time.sleep(seconds)
             again_s = _again_s(recorders, fault_s)

@@ -1,7 +1,7 @@
 """Collaborative models that the recommender does not have, for comparison.
 
 Each takes the listening weights of all users (U, I) and the rows of the users to score, and returns scores (B, I).
-Shapes: U users, I items, B users to score, D factors.
+Shapes: U users, I items, B users to score.
 """
 
 from __future__ import annotations
@@ -15,40 +15,10 @@ from scipy import sparse
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
-_FACTORS = 64
-_SWEEPS = 10
-_UNOBSERVED = 0.1  # weight of a pair that was not listened to
-_FACTORS_L2 = 0.003
 _DENOISING = 0.3
 _EASE_L2 = 60.0
-_PASSED = 256  # frequencies
+_PASSED = 256  # frequencies, but at most a quarter of all
 _DAMPING = 0.35
-
-
-def matrix_factorization(weights: sparse.csr_matrix, rows: Rows) -> Floats:
-    """Return scores by implicit ALS (Hu et al. 2008), regularised as in Rendle et al. 2022 (arXiv:2110.14037)."""
-    seen = sparse.csr_matrix((np.ones_like(weights.data), weights.indices, weights.indptr), weights.shape)
-    by_item = sparse.csr_matrix(seen.T)
-    random = np.random.default_rng(0)
-    items = random.standard_normal((seen.shape[1], _FACTORS)) * 0.1 / _FACTORS**0.5
-    for _ in range(_SWEEPS):
-        items = _factors_of(by_item, _factors_of(seen, items))
-    return np.asarray(_factors_of(sparse.csr_matrix(seen[rows]), items) @ items.T, np.float32)
-
-
-def _factors_of(seen: sparse.csr_matrix, others: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the factors (R, D) of rows of 0 and 1, given those of the columns; rows of equal length at a time."""
-    counts = np.diff(seen.indptr)
-    found = np.zeros((len(counts), others.shape[1]))
-    gram = _UNOBSERVED * others.T @ others
-    for n in np.unique(counts[counts > 0]).tolist():
-        prior = gram + _FACTORS_L2 * (n + _UNOBSERVED * len(others)) * np.eye(len(gram))
-        alike = np.flatnonzero(counts == n)
-        for some in np.array_split(alike, -(-len(alike) * n // 50_000)):
-            vectors = others[seen.indices[seen.indptr[some][:, None] + np.arange(n)]]  # (r, n, D)
-            systems = prior + vectors.transpose(0, 2, 1) @ vectors
-            found[some] = np.linalg.solve(systems, vectors.sum(1)[..., None])[..., 0]
-    return found
 
 
 def denoising_ease(weights: sparse.csr_matrix, rows: Rows) -> Floats:
@@ -68,7 +38,7 @@ def low_pass(weights: sparse.csr_matrix, rows: Rows) -> Floats:
     of_users, of_items = (np.maximum(np.asarray(weights.sum(axis)).ravel(), 1e-9) ** 0.5 for axis in (1, 0))
     edges = sparse.csr_matrix(sparse.diags_array(1 / of_users) @ weights @ sparse.diags_array(1 / of_items))
     _, vectors = np.linalg.eigh(np.asarray((edges @ edges.T).todense(), np.float64))
-    passed = vectors[:, -_PASSED:]
+    passed = vectors[:, -min(_PASSED, len(vectors) // 4) :]
     return np.asarray(((passed[rows] @ passed.T) @ edges) * of_items, np.float32)
 
 
@@ -82,7 +52,6 @@ def random_walk(weights: sparse.csr_matrix, rows: Rows) -> Floats:
 
 
 MEMBERS: dict[str, Callable[[sparse.csr_matrix, Rows], Floats]] = {
-    "matrix factorization": matrix_factorization,
     "denoising EASE": denoising_ease,
     "low-pass filter": low_pass,
     "random walk": random_walk,

@@ -123,6 +123,7 @@ class Replica:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+        self._close_pipes()
 
     def stop(self) -> None:
         """Terminate the replica; kill it if it does not end in time."""
@@ -131,6 +132,14 @@ class Replica:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.kill()
+        else:
+            self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        self._reader.join(5)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None and not self._reader.is_alive():
+                pipe.close()
 
     def answers(self, timeout_s: float = 1.0) -> bool:
         """Return whether every model answers a canary."""

@@ -73,7 +73,7 @@ if TYPE_CHECKING:
     from tritone.results.playlist import Playlist, PlaylistTrack
     from tritone.results.prediction import Prediction
     from tritone.results.recommendations import (
-        MoodUse,
+        AppliedMood,
         Reason,
         Recommendation,
         Recommendations,
@@ -100,7 +100,7 @@ _LAZY = {
     "ModelRequest": "messages",
     "ModelResponse": "messages",
     "ModelStatistics": "messages",
-    "MoodUse": "results.recommendations",
+    "AppliedMood": "results.recommendations",
     "MusicClient": "client",
     "Piece": "music.piece",
     "PieceChunk": "results.piece_chunk",
@@ -131,6 +131,7 @@ _LAZY = {
 
 __all__ = [
     "AccessDeniedError",
+    "AppliedMood",
     "AsyncMusicClient",
     "AsyncPieceStream",
     "AsyncTransport",
@@ -154,7 +155,6 @@ __all__ = [
     "ModelRequest",
     "ModelResponse",
     "ModelStatistics",
-    "MoodUse",
     "MusicClient",
     "NothingKnownError",
     "Piece",

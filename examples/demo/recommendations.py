@@ -54,6 +54,7 @@ _COLOURS: Final = {
     "item_knn": "#7fb8dc",
     "ease": "#35b779",
     "graph": "#1f7a4d",
+    "factorization": "#4f9d92",
     "taste_vae": "#8e6bbf",
     "taste_sequence": "#5b3f91",
     "transitions": "#4a8c8c",

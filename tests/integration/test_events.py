@@ -149,13 +149,14 @@ def test_each_invalid_event_is_refused_and_the_others_are_stored(served: TritonS
         event(11, "a", kind="listen"),
         event(12, "a", at=time.time() + 400),
         event(13, "a", at=time.time() * 1_000),
+        event(13, "a", at=time.time() - 181 * 86_400),
         event(14, "a", volume=11),
         event(15, "a" * 5_000),
         event(16, "a", context={"x": "y" * 9_000}),
         event(17, "\ud800"),
         event(18, "a"),
     )
-    assert [outcome for outcome, _ in outcomes] == ["new", *["refused"] * 17, "new"]
+    assert [outcome for outcome, _ in outcomes] == ["new", *["refused"] * 18, "new"]
     assert all(reason for _, reason in outcomes[1:-1])
     assert store.count() == before + 2
 

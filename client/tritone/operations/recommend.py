@@ -51,7 +51,7 @@ from tritone.model_cache import ModelCache
 from tritone.operations.classify import embed_flow
 from tritone.operations.track_outputs import check_finite, n_tracks_of, parse_reasons, parse_unknown, parsed, row_of
 from tritone.results.recommendations import (
-    MoodUse,
+    AppliedMood,
     Reason,
     Recommendation,
     Recommendations,
@@ -332,7 +332,7 @@ def recommendations_of(
     if "reasons" in outputs:
         reasons = parsed(response, "reasons", parse_reasons, row_of(response, "reasons", n_tracks))
     source, arm = (str(row_of(response, name, 1)[0]) if name in outputs else "" for name in ("source", "arm"))
-    unknown, mood = UnknownIds(), MoodUse()
+    unknown, mood = UnknownIds(), AppliedMood()
     if "unknown" in outputs:
         ((unknown, mood),) = parsed(response, "unknown", parse_unknown, row_of(response, "unknown", 1))
     return Recommendations(

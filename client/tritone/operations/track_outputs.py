@@ -13,7 +13,7 @@ import numpy as np
 
 from tritone.exceptions import ServerError
 from tritone.messages import Array, InferResponse
-from tritone.results.recommendations import MoodUse, Reason, UnknownIds
+from tritone.results.recommendations import AppliedMood, Reason, UnknownIds
 
 T = TypeVar("T")
 _NUMBERS: Final = ("scores", "total")  # all other outputs are text
@@ -97,12 +97,12 @@ def parse_reasons(text: str) -> tuple[Reason, ...]:
     )
 
 
-def parse_unknown(text: str) -> tuple[UnknownIds, MoodUse]:
+def parse_unknown(text: str) -> tuple[UnknownIds, AppliedMood]:
     """Parse `{"user": true, "history": ["x"], ..., "mood_used": {...}}`, or ""."""
     found = json.loads(text) if text else {}
     used = found.get("mood_used") or {}
     strengths = {str(name): float(strength) for name, strength in used.get("strengths", {}).items()}
-    mood = MoodUse(str(used.get("source", "none")), strengths)
+    mood = AppliedMood(str(used.get("source", "none")), strengths)
     lists = {name: tuple(map(str, found.get(name, ()))) for name in ("history", "skipped", "friends", "exclude")}
     user, no_mood, audio, events = (bool(found.get(name, False)) for name in ("user", "mood", "audio", "events"))
     return UnknownIds(user=user, mood=no_mood, audio=audio, events=events, **lists), mood

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, overload
 from tritone.results.frames import require_pandas
 from tritone.results.html import table
 from tritone.results.json_result import BOOLEAN, INTEGER, NUMBER, STRING, JsonResult, array_of, object_of, optional
-from tritone.results.recommendations import MoodUse, UnknownIds
+from tritone.results.recommendations import AppliedMood, UnknownIds
 
 JsonProperties = Mapping[str, Mapping[str, Any]]
 
@@ -63,7 +63,7 @@ class Playlist(JsonResult, Sequence[PlaylistTrack]):
     relaxed: tuple[str, ...] = ()
     compared_by: tuple[str, ...] = ()
     by_taste: bool = False
-    mood: MoodUse = field(default_factory=MoodUse)
+    mood: AppliedMood = field(default_factory=AppliedMood)
     unknown: UnknownIds = field(default_factory=UnknownIds)
     model: str = ""
     model_version: str = ""
@@ -76,7 +76,7 @@ class Playlist(JsonResult, Sequence[PlaylistTrack]):
         "relaxed": array_of(STRING),
         "compared_by": array_of(STRING),
         "by_taste": BOOLEAN,
-        "mood": object_of(MoodUse),
+        "mood": object_of(AppliedMood),
         "unknown": object_of(UnknownIds),
         "model": STRING,
         "model_version": STRING,
@@ -88,7 +88,7 @@ class Playlist(JsonResult, Sequence[PlaylistTrack]):
         """Return the playlist whose `to_dict` gave the values."""
         parsed = {
             "tracks": list(map(PlaylistTrack.from_dict, values["tracks"])),
-            "mood": MoodUse.from_dict(values["mood"]),
+            "mood": AppliedMood.from_dict(values["mood"]),
             "unknown": UnknownIds.from_dict(values["unknown"]),
         }
         return super().from_dict({**values, **parsed})

@@ -125,7 +125,7 @@ class UnknownIds(JsonResult):
 
 
 @dataclass(frozen=True)
-class MoodUse(JsonResult):
+class AppliedMood(JsonResult):
     """The mood that a response took into account.
 
     Attributes:
@@ -164,7 +164,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
     source: str | None = None
     arm: str | None = None
     unknown: UnknownIds = field(default_factory=UnknownIds)
-    mood: MoodUse = field(default_factory=MoodUse)
+    mood: AppliedMood = field(default_factory=AppliedMood)
     model: str = ""
     model_version: str = ""
     request_id: str = ""
@@ -174,7 +174,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
         "source": optional(STRING),
         "arm": optional(STRING),
         "unknown": object_of(UnknownIds),
-        "mood": object_of(MoodUse),
+        "mood": object_of(AppliedMood),
         "model": STRING,
         "model_version": STRING,
         "request_id": STRING,
@@ -185,7 +185,7 @@ class Recommendations(JsonResult, Sequence[Recommendation]):
         """Return the recommendations whose `to_dict` gave the values."""
         tracks = list(map(Recommendation.from_dict, values["recommendations"]))
         unknown = UnknownIds.from_dict(values["unknown"])
-        mood = MoodUse.from_dict(values["mood"])
+        mood = AppliedMood.from_dict(values["mood"])
         return super().from_dict({**values, "recommendations": tracks, "unknown": unknown, "mood": mood})
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ dependencies.
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
 from tritone_serving.recommender.base_models.remote import TASTE, TASTE_SEQUENCE, RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
-from tritone_serving.recommender.moods import MOODS, UsedMood
+from tritone_serving.recommender.moods import MOODS, AppliedMood
 from tritone_serving.recommender.playlists import PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
@@ -33,6 +33,7 @@ __all__ = [
     "TASTE",
     "TASTE_SEQUENCE",
     "TRUSTED",
+    "AppliedMood",
     "Artifact",
     "ArtifactError",
     "Caller",
@@ -58,7 +59,6 @@ __all__ = [
     "TextRequest",
     "TextResponse",
     "UnknownInputs",
-    "UsedMood",
     "make_key",
     "open_artifact",
     "pseudonym",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.moods import MOODS, UsedMood
+from tritone_serving.recommender.moods import MOODS, AppliedMood
 from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.sequences import ListeningSequences
@@ -47,7 +47,7 @@ class RequestBatch:
     friends: Rows
     social_neighbourhood: Rows
     embeddings: Floats | None
-    moods: Sequence[UsedMood]
+    moods: Sequence[AppliedMood]
     unknown: Sequence[UnknownInputs]
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]

@@ -37,7 +37,7 @@ LARGEST_STRENGTH: Final = 8.0  # of inferred moods, relative to a given one
 
 
 @dataclass(frozen=True)
-class UsedMood:
+class AppliedMood:
     """The mood that a response took into account.
 
     Attributes:
@@ -52,7 +52,7 @@ class UsedMood:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, source: MoodSource, vector: Floats, weight: float = 1.0) -> UsedMood:
+    def of(cls, source: MoodSource, vector: Floats, weight: float = 1.0) -> AppliedMood:
         """Return the mood of a vector (9,)."""
         return cls(source, tuple(vector.tolist()), weight)
 
@@ -118,7 +118,7 @@ class MoodInference:
             float(described.get("within_s", cls.within_s)),
         )
 
-    def infer(self, events: OrderedEvents, moods: Floats, now_s: float) -> UsedMood:
+    def infer(self, events: OrderedEvents, moods: Floats, now_s: float) -> AppliedMood:
         """Return the mood of the last plays.
 
         Args:
@@ -127,15 +127,15 @@ class MoodInference:
             now_s: time of the request in seconds since 1970.
         """
         if not self.strength:
-            return UsedMood()
+            return AppliedMood()
         is_recent = (events.times <= 0) | (events.times >= now_s - self.within_s)
         last = events.items[~events.skipped & is_recent][-self.most :][::-1]
         weights = (0.5 ** (np.arange(len(last)) / self.half_life)).astype(np.float32) * moods[last].any(1)
         if not weights.any():
-            return UsedMood()
+            return AppliedMood()
         mean = weights @ moods[last] / weights.sum()
         # Plays that agree on a mood have a longer mean than plays of all moods, so agreement shows in the strength.
-        return UsedMood.of("inferred", mean / max(float(np.linalg.norm(mean)), 1.0), self.strength)
+        return AppliedMood.of("inferred", mean / max(float(np.linalg.norm(mean)), 1.0), self.strength)
 
 
 def _at_most_1(vector: Floats) -> Floats:

@@ -19,7 +19,7 @@ from tritone_serving.recommender.artifact import EMBEDDINGS, Array, Artifact, ro
 from tritone_serving.recommender.base_models import open_base_models
 from tritone_serving.recommender.batch import RequestBatch, weigh
 from tritone_serving.recommender.exceptions import ArtifactError
-from tritone_serving.recommender.moods import UsedMood
+from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import EnsembleScorer
@@ -300,7 +300,7 @@ def _stored_batch(artifact: Artifact, history: Rows, users: npt.NDArray[np.int64
         friends=nobody,
         social_neighbourhood=nobody,
         embeddings=None,
-        moods=[UsedMood()] * n,
+        moods=[AppliedMood()] * n,
         unknown=[UnknownInputs()] * n,
         friend_ids=[{}] * n,
         borrowed=np.zeros(n, np.bool_),

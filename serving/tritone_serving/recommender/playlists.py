@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
-from tritone_serving.recommender.moods import UsedMood
+from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.playlist_vectors import TrackVectors
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.requests import MOST_HISTORY, RecommendRequest, UnknownInputs
@@ -139,7 +139,7 @@ class PlaylistResponse:
     relaxed: tuple[str, ...]
     compared_by: tuple[str, ...]
     by_taste: bool
-    mood: UsedMood
+    mood: AppliedMood
     unknown: UnknownInputs
 
 
@@ -153,7 +153,7 @@ class _Preferences:
 
     values: Floats
     by_taste: bool
-    mood: UsedMood
+    mood: AppliedMood
     unknown: UnknownInputs
 
 

@@ -35,7 +35,7 @@ from tritone_serving.recommender.base_models import LocalBaseModel, open_base_mo
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
-from tritone_serving.recommender.moods import UsedMood
+from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
@@ -199,7 +199,7 @@ class Recommender:
             friends=rows,
             social_neighbourhood=social_neighbourhood,
             embeddings=None,
-            moods=[UsedMood()] * n,
+            moods=[AppliedMood()] * n,
             unknown=[UnknownInputs()] * n,
             friend_ids=[{}] * n,
             borrowed=borrowed,

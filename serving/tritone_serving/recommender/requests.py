@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import InvalidRequestError
-from tritone_serving.recommender.moods import GivenMood, UsedMood, mood_vector
+from tritone_serving.recommender.moods import AppliedMood, GivenMood, mood_vector
 from tritone_serving.security.callers import TRUSTED, Caller
 
 Floats = npt.NDArray[np.float32]
@@ -337,4 +337,4 @@ class RecommendResponse:
     unknown: UnknownInputs
     arm: str
     n_consumed: int = 0
-    mood: UsedMood = field(default_factory=UsedMood)
+    mood: AppliedMood = field(default_factory=AppliedMood)

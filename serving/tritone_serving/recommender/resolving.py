@@ -18,7 +18,7 @@ from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, SEQUENCE, SEQUENCE_TIMES, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
-from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
+from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
@@ -118,7 +118,7 @@ class _Resolved:
     friends: npt.NDArray[np.int64]
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
-    mood: UsedMood
+    mood: AppliedMood
     events: OrderedEvents
     is_session: bool
     is_known: bool
@@ -425,13 +425,13 @@ class Resolver:
             is_known=is_known,
         )
 
-    def given_mood(self, request: RecommendRequest) -> UsedMood:
+    def given_mood(self, request: RecommendRequest) -> AppliedMood:
         """Return the mood that a request gives; none if the artifact has no moods."""
         if self._moods is None or request.mood is None:
-            return UsedMood()
-        return UsedMood.of("given", mood_vector(request.mood))
+            return AppliedMood()
+        return AppliedMood.of("given", mood_vector(request.mood))
 
-    def _mood_of(self, request: RecommendRequest, events: OrderedEvents) -> UsedMood:
+    def _mood_of(self, request: RecommendRequest, events: OrderedEvents) -> AppliedMood:
         """Return the mood of a request: the given one, else that of the last plays."""
         if self._moods is None or request.mood is not None or not self._mood_inference.strength:
             return self.given_mood(request)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.exceptions import shown
-from tritone_serving.recommender.moods import MOODS
+from tritone_serving.recommender.moods import LARGEST_STRENGTH, MOODS
 from tritone_serving.recommender.requests import EMBEDDING_SIZE
 
 MOST: Final = 1e6  # maximum of weights and shares; scores stay far within the range of float32
@@ -166,7 +166,9 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
     inferred_mood = manifest.get("inferred_mood")
     if inferred_mood is not None:
         _check_numbers(
-            "inferred_mood", inferred_mood, {"strength": 1.0, "half_life": 1e6, "most": 1e6, "within_s": 1e12}
+            "inferred_mood",
+            inferred_mood,
+            {"strength": LARGEST_STRENGTH, "half_life": 1e6, "most": 1e6, "within_s": 1e12},
         )
         if not inferred_mood["half_life"]:
             raise ValueError("inferred_mood has the half_life 0; expected a number above 0")
@@ -238,6 +240,7 @@ _DENSE: Final[Mapping[str, tuple[str | int, ...]]] = {
     "*.rarity": ("I",),
     "*.means": ("U",),
     "vectors": ("I", "any"),
+    "*.factors": ("I", "any"),
     "items.embeddings": ("I", EMBEDDING_SIZE),
     "items.moods": ("I", len(MOODS)),
     "items.mood_centre": (len(MOODS),),

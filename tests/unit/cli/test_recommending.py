@@ -82,6 +82,7 @@ def test_json_is_one_object_and_nothing_else(run_tritone: Any, model: FakeRecomm
 
 def test_options_reach_the_model(run_tritone: Any, model: FakeRecommender) -> None:
     lists = ("--history", "a", "--history", "track-1", "--weight", 2, "--weight", 0.5, "--skipped", "track-2")
+    lists += ("--time", "2024-01-01T00:00+00:00", "--time", "-")
     people = ("--user", "Björk", "--friend", "42", "--friend", "x")
     shares = ("--mood", "calmness", "--diversity", 0.5, "--novelty", 0.25, "--with-listened", "--explain")
     ended = run_tritone("recommend", *lists, *people, *shares, "--exclude", "track-0", "--audio", "song.wav")
@@ -94,6 +95,7 @@ def test_options_reach_the_model(run_tritone: Any, model: FakeRecommender) -> No
         "user_id": "Björk",
         "history": ["a", "track-1"],
         "weights": [2, 0.5],
+        "times": [1_704_067_200, 0],
         "skipped": ["track-2"],
         "friends": ["42", "x"],
         "mood": "calmness",
@@ -229,6 +231,7 @@ def test_options_reach_the_constructor_of_the_client(
         ["recommend", "42"],
         ["recommend", "--n", "many"],
         ["recommend", "--weight", "much"],
+        ["recommend", "--history", "a", "--time", "yesterday"],
         ["recommend", "--api-key-file", "/nowhere"],
         ["recommend", "--api-key-file", "/dev/zero"],
         ["similar"],
@@ -254,6 +257,8 @@ def test_usage_errors_exit_2(run_tritone: Any, model: FakeRecommender, words: li
         (["recommend", "--history", "a", "--weight", "nan"], "invalid weights[0]: expected "),
         (["recommend", "--history", "a", "--weight", "-1"], "invalid weights[0]: expected "),
         (["recommend", "--weight", "1"], "got 1 for 0 ids"),
+        (["recommend", "--time", "1"], "got 1 for 0 ids"),
+        (["recommend", "--history", "a", "--time", "nan"], "invalid times[0]: expected "),
         (["recommend", "--mood", "glum"], "expected one of amazement, solemnity"),
         (["recommend", "--mood", "power=2"], "expected a strength of power from 0 to 1, got 2"),
         (["recommend", "--mood", "power=nan"], "expected a strength of power from 0 to 1, got nan"),

@@ -34,6 +34,7 @@ TAKES: Final[dict[str, tuple[Any, int | None]]] = {
     "user_id": (object, 1),
     **dict.fromkeys(LISTS, (object, None)),
     "weights": (np.float32, None),
+    "times": (np.int64, None),
     "embedding": (np.float32, 256),
     "mood": (object, 1),
     "mood_strengths": (np.float32, 9),

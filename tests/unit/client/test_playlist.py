@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tritone import (
+    AppliedMood,
     AsyncMusicClient,
     InferRequest,
     InvalidInputError,
-    MoodUse,
     MusicClient,
     NothingKnownError,
     Playlist,
@@ -61,7 +61,7 @@ def test_a_path(ask: Callable[..., Any], requests: list[InferRequest]) -> None:
     assert found[0] == PlaylistTrack("track-1", None, "Title 1", "Someone")
     assert found[1] == PlaylistTrack("track-0", 0.5, "Title 0", "Someone")
     assert (found.seed, found.compared_by, found.relaxed, found.by_taste) == (7, ("tags",), (), False)
-    assert found.mood == MoodUse("none", {})
+    assert found.mood == AppliedMood("none", {})
     inputs = {name: array.tolist() for name, array in requests[0].inputs.items()}
     assert inputs == {
         "playlist_from": [[b"track-1"]],
@@ -79,7 +79,7 @@ def test_a_path(ask: Callable[..., Any], requests: list[InferRequest]) -> None:
 def test_a_mix_goes_on(ask: Callable[..., Any]) -> None:
     mix = ask("playlist", "track-1", n=3, user_id="42", mood={"calmness": 1.0, "sadness": 0.25})
     assert (mix.track_ids, mix.by_taste) == (("track-1", "track-0", "track-2"), True)
-    assert mix.mood == MoodUse("given", {"calmness": 1.0, "sadness": 0.25})
+    assert mix.mood == AppliedMood("given", {"calmness": 1.0, "sadness": 0.25})
     more = ask("playlist", "track-1", n=5, after=mix.track_ids)
     assert (more.track_ids, more.relaxed) == (("track-3", "track-4", "track-5"), ("n",))
     assert more[0].similarity == 0.5  # to the last of the earlier tracks
@@ -154,7 +154,7 @@ def test_a_mood_by_name_or_strengths_reaches_the_model(ask: Callable[..., Any], 
     by_name = ask("recommend", mood="power")
     by_strength = ask("recommend", mood={"tension": 0.5, "amazement": 0.0})
     assert (by_name.source, by_strength.source) == ("mood", "mood")
-    assert (by_name.mood.source, by_strength.mood) == ("given", MoodUse("given", {"tension": 0.5}))
+    assert (by_name.mood.source, by_strength.mood) == ("given", AppliedMood("given", {"tension": 0.5}))
     assert requests[0].inputs["mood"].tolist() == [[b"power"]]
     assert "mood_strengths" not in requests[0].inputs
     strengths = requests[1].inputs["mood_strengths"]

@@ -9,6 +9,7 @@ import json
 import pickle
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ def test_all_arguments_reach_the_model(connect: Any, model: FakeRecommender) -> 
         "Björk",
         history=["track-3", "track-3", "track-5"],
         weights=[2, 0.5, np.float32(0)],
+        times=[1_700_000_000.7, None, datetime(2024, 1, 1, tzinfo=UTC)],
         skipped=("track-0",),
         friends={"42"},
         mood="calmness",
@@ -111,6 +113,7 @@ def test_all_arguments_reach_the_model(connect: Any, model: FakeRecommender) -> 
         "user_id": "Björk",
         "history": ["track-3", "track-3", "track-5"],
         "weights": [2, 0.5, 0],
+        "times": [1_700_000_000, 0, 1_704_067_200],
         "skipped": ["track-0"],
         "friends": ["42"],
         "mood": "calmness",
@@ -127,7 +130,16 @@ def test_all_arguments_reach_the_model(connect: Any, model: FakeRecommender) -> 
 def test_empty_arguments_are_not_sent(connect: Any, model: FakeRecommender) -> None:
     nothing: list[str] = []
     ask = connect()
-    ask("recommend", None, history=[], weights=[], skipped=(), friends=iter(nothing), exclude=np.array(nothing))
+    ask(
+        "recommend",
+        None,
+        history=[],
+        weights=[],
+        times=[],
+        skipped=(),
+        friends=iter(nothing),
+        exclude=np.array(nothing),
+    )
     ask("recommend", filter_listened=np.True_, explain=np.False_, diversity=0, novelty=np.float64(0))
     assert [said(request) for request in model.asked()] == [{"k": 10}, {"k": 10}]
 
@@ -360,6 +372,15 @@ def test_invalid_arguments_of_similar(
         {"history": ["a"], "weights": ["1"]},
         {"history": ["a"], "weights": [True]},
         {"history": ["a"], "weights": np.ones((1, 2))},
+        {"times": [1.0]},
+        {"history": ["a", "b"], "times": [1]},
+        {"history": ["a"], "times": 1},
+        {"history": ["a"], "times": [float("nan")]},
+        {"history": ["a"], "times": [-1]},
+        {"history": ["a"], "times": ["2024-01-01"]},
+        {"history": ["a"], "times": [True]},
+        {"history": ["a"], "times": [1_700_000_000_000]},
+        {"history": ["a"], "times": [datetime(2024, 1, 1)]},
         {"mood": "happy"},
         {"mood": ""},
         {"mood": b"calmness"},
@@ -396,6 +417,7 @@ def test_invalid_arguments_of_recommend(connect: Any, model: FakeRecommender, wr
         ({"skipped": ["a", "b", ""]}, "skipped[2]"),
         ({"friends": [False]}, "friends[0]"),
         ({"history": ["a", "b"], "weights": [1, float("nan")]}, "weights[1]"),
+        ({"history": ["a", "b"], "times": [None, float("inf")]}, "times[1]"),
     ],
 )
 def test_errors_name_the_invalid_element_of_a_list(connect: Any, wrong: dict[str, Any], element: str) -> None:
@@ -408,6 +430,13 @@ def test_errors_name_the_invalid_element_of_a_list(connect: Any, wrong: dict[str
 def test_errors_say_how_to_convert_a_float_to_an_id(connect: Any, value: Any) -> None:
     with pytest.raises(InvalidInputError, match="convert it first, as in '42'"):
         connect()("recommend", user_id=value)
+
+
+def test_errors_say_what_is_wrong_with_a_time(connect: Any) -> None:
+    with pytest.raises(InvalidInputError, match="add its zone"):
+        connect()("recommend", history=["a"], times=[datetime(2024, 1, 1)])
+    with pytest.raises(InvalidInputError, match="divide milliseconds by 1,000"):
+        connect()("recommend", history=["a"], times=[1_700_000_000_000])
 
 
 def test_errors_say_where_rejected_tracks_belong(connect: Any) -> None:

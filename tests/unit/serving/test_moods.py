@@ -21,7 +21,7 @@ from tritone_serving.recommender import (
     open_artifact,
 )
 from tritone_serving.recommender.ensemble import SEGMENTS
-from tritone_serving.recommender.moods import MoodInference, UsedMood, mood_vector
+from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.sequences import OrderedEvents
 
 NOW_S = 1_700_000_000.0
@@ -63,7 +63,7 @@ def test_a_name_is_the_mood_of_one_emotion(artifact: Path, key_file: Path) -> No
     by_name, by_strength = (ask(recommender, mood=mood, k=20) for mood in ("power", {"power": 1.0}))
     assert by_name.items == by_strength.items
     np.testing.assert_array_equal(by_name.scores, by_strength.scores)
-    assert by_name.mood == UsedMood("given", tuple(float(name == "power") for name in MOODS))
+    assert by_name.mood == AppliedMood("given", tuple(float(name == "power") for name in MOODS))
     moods = open_artifact(artifact).arrays["items.moods"]
     best = [recommender.resolver.item(item) for item in by_name.items[:5]]
     assert moods[best, MOODS.index("power")].mean() > 0.8
@@ -168,8 +168,8 @@ def test_plays_of_all_moods_give_a_weak_mood() -> None:
     ],
 )
 def test_no_mood_is_inferred_without_recent_plays_of_known_mood(plays: OrderedEvents) -> None:
-    assert INFERENCE.infer(plays, MOODS_OF_ITEMS, NOW_S) == UsedMood()
-    assert MoodInference().infer(events(0), MOODS_OF_ITEMS, NOW_S) == UsedMood()  # strength 0
+    assert INFERENCE.infer(plays, MOODS_OF_ITEMS, NOW_S) == AppliedMood()
+    assert MoodInference().infer(events(0), MOODS_OF_ITEMS, NOW_S) == AppliedMood()  # strength 0
 
 
 def test_only_the_latest_plays_count() -> None:
@@ -189,9 +189,9 @@ def test_the_history_of_a_request_gives_a_mood_that_a_given_one_replaces(
     assert inferred.source == "history"
     assert inferred.unknown == ask(models.opened(artifact, key_file), history=history).unknown
     assert ask(recommender, history=history, mood="power").mood.source == "given"
-    assert ask(recommender).mood == UsedMood()
+    assert ask(recommender).mood == AppliedMood()
     plain = ask(models.opened(artifact, key_file), history=history)
-    assert plain.mood == UsedMood()  # without the entry of the manifest nothing is inferred
+    assert plain.mood == AppliedMood()  # without the entry of the manifest nothing is inferred
     assert not np.array_equal(plain.scores, inferred.scores)
     reasons = ask(recommender, history=history, explain=True, k=3)
     for score, summands in zip(reasons.scores, reasons.reasons, strict=True):

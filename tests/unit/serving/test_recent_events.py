@@ -31,61 +31,61 @@ def weights_of(*events: Event, weighting: EventWeighting = WEIGHTING) -> dict[in
     return dict(zip(folded.items.tolist(), np.round(folded.weights, 6).tolist(), strict=True))
 
 
-def test_a_new_play_weighs_more_than_an_old_one():
+def test_a_new_play_weighs_more_than_an_old_one() -> None:
     assert weights_of(event("a")) == {0: 3.0}
     assert weights_of(event("a", at=NOW - DAY_S)) == {0: 2.0}
     assert weights_of(event("a", at=NOW - 100 * DAY_S)) == {0: 1.0}
 
 
-def test_a_short_play_counts_in_part():
+def test_a_short_play_counts_in_part() -> None:
     assert weights_of(event("a", played_s=15)) == {0: 1.5}
     assert weights_of(event("a", played_s=200)) == {0: 3.0}
 
 
-def test_a_skip_is_negative_and_fades():
+def test_a_skip_is_negative_and_fades() -> None:
     assert weights_of(event("b", "skip")) == {1: -1.5}
     assert weights_of(event("b", "skip", at=NOW - DAY_S)) == {1: -0.75}
     assert weights_of(event("b", "skip", at=NOW - 30 * DAY_S)) == {}
 
 
-def test_a_dislike_outweighs_plays_and_does_not_fade():
+def test_a_dislike_outweighs_plays_and_does_not_fade() -> None:
     assert weights_of(event("a"), event("a", "dislike", at=NOW - 90 * DAY_S)) == {0: -1.5}
 
 
-def test_the_newest_verdict_counts():
+def test_the_newest_verdict_counts() -> None:
     like, dislike = event("c", "like"), event("c", "dislike")
     assert weights_of(dislike, like) == {2: 6.0}
     assert weights_of(like, dislike) == {2: -1.5}
 
 
-def test_weights_are_bounded():
+def test_weights_are_bounded() -> None:
     assert weights_of(*[event("a")] * 50) == {0: LARGEST_WEIGHT}
     assert weights_of(*[event("a", "skip")] * 50) == {0: -LARGEST_WEIGHT}
 
 
-def test_events_of_the_fit_count_by_their_recency_only():
+def test_events_of_the_fit_count_by_their_recency_only() -> None:
     fitted = replace(WEIGHTING, through=NOW)
     assert weights_of(event("a"), weighting=fitted) == {0: 2.0}
     assert weights_of(event("a", at=NOW - 100 * DAY_S), weighting=fitted) == {}
     assert weights_of(event("b", "dislike", at=NOW - 100 * DAY_S), weighting=fitted) == {1: -1.5}
 
 
-def test_unknown_items_are_left_out():
+def test_unknown_items_are_left_out() -> None:
     folded = WEIGHTING.fold([event("z"), event("a", "skip")], INDEX.get, now=NOW)
     assert (folded.n_events, folded.order.tolist(), folded.is_rejection.tolist()) == (2, [0], [True])
 
 
-def test_an_event_from_the_future_counts_as_new():
+def test_an_event_from_the_future_counts_as_new() -> None:
     assert weights_of(event("a", at=NOW + 60)) == {0: 3.0}
 
 
-def test_events_are_added_to_a_history_in_order_of_items():
+def test_events_are_added_to_a_history_in_order_of_items() -> None:
     folded = WEIGHTING.fold([event("c"), event("b", "dislike")], INDEX.get, now=NOW)
     items, weights = folded.add_to(np.array([1, 2]), np.array([4.0, 1.0], np.float32))
     assert (items.tolist(), weights.tolist()) == ([1, 2], [-1.5, 4.0])
 
 
-def test_a_user_is_in_a_session_while_the_last_event_is_young():
+def test_a_user_is_in_a_session_while_the_last_event_is_young() -> None:
     assert WEIGHTING.fold([event("a", at=NOW - 2 * SESSION_S), event("b", at=NOW - 60)], INDEX.get, now=NOW).is_session
     assert not WEIGHTING.fold([event("a", at=NOW - SESSION_S)], INDEX.get, now=NOW).is_session
     assert not WEIGHTING.fold([event("unknown")], INDEX.get, now=NOW).is_session
@@ -115,12 +115,12 @@ def new(kind: EventKind, track: str) -> Event:
 USER = RecommendRequest(user=models.user_id(3), k=10)
 
 
-def test_without_events_the_list_of_training_is_the_answer(recommender: Recommender):
+def test_without_events_the_list_of_training_is_the_answer(recommender: Recommender) -> None:
     [listed] = recommender.recommend([USER])
     assert answer(recommender, USER).items == listed.items
 
 
-def test_a_play_changes_the_answer_and_is_not_recommended(recommender: Recommender):
+def test_a_play_changes_the_answer_and_is_not_recommended(recommender: Recommender) -> None:
     before = answer(recommender, USER)
     after = answer(recommender, USER, new("play", before.items[4]))
     assert before.items[4] not in after.items
@@ -129,7 +129,7 @@ def test_a_play_changes_the_answer_and_is_not_recommended(recommender: Recommend
     assert after.n_consumed == before.n_consumed + 1
 
 
-def test_a_play_raises_what_is_like_the_item(recommender: Recommender):
+def test_a_play_raises_what_is_like_the_item(recommender: Recommender) -> None:
     every = replace(USER, k=110)
     before = answer(recommender, every, new("play", "track-unknown"))
     after = answer(recommender, every, new("play", before.items[2]))
@@ -139,7 +139,7 @@ def test_a_play_raises_what_is_like_the_item(recommender: Recommender):
 
 
 @pytest.mark.parametrize("kind", ["skip", "dislike"])
-def test_rejections_lower_what_is_like_the_item(recommender: Recommender, kind: EventKind):
+def test_rejections_lower_what_is_like_the_item(recommender: Recommender, kind: EventKind) -> None:
     every = replace(USER, k=110)
     rejected = answer(recommender, every).items[0]
     after = answer(recommender, every, new(kind, rejected))
@@ -151,20 +151,20 @@ def test_rejections_lower_what_is_like_the_item(recommender: Recommender, kind: 
     assert np.mean([score_after[item] - score_played[item] for item in like_it]) < 0
 
 
-def test_a_new_user_with_events_is_known_by_them(recommender: Recommender):
+def test_a_new_user_with_events_is_known_by_them(recommender: Recommender) -> None:
     request = RecommendRequest(user="nobody-yet", k=5)
     assert answer(recommender, request).unknown.user
     after = answer(recommender, request, new("play", models.item_id(7)))
     assert (after.source, after.unknown.user, after.n_consumed) == ("user", False, 1)
 
 
-def test_an_unavailable_store_is_reported_and_changes_nothing(recommender: Recommender):
+def test_an_unavailable_store_is_reported_and_changes_nothing(recommender: Recommender) -> None:
     down = answer(recommender, USER, is_available=False)
     assert down.unknown.events
     assert down.items == answer(recommender, USER).items
 
 
-def test_events_are_looked_up_only_for_callers_who_may_use_the_data(recommender: Recommender):
+def test_events_are_looked_up_only_for_callers_who_may_use_the_data(recommender: Recommender) -> None:
     resolver = recommender.resolver
     assert resolver.pseudonym_of(USER) is not None
     assert resolver.pseudonym_of(replace(USER, caller=NOBODY)) is None
@@ -183,7 +183,7 @@ def test_events_are_looked_up_only_for_callers_who_may_use_the_data(recommender:
         {"through": 1e13},
     ],
 )
-def test_parameters_of_a_damaged_manifest_are_refused(tmp_path: Path, events: object):
+def test_parameters_of_a_damaged_manifest_are_refused(tmp_path: Path, events: object) -> None:
     version = models.make_artifact(tmp_path / "a", tmp_path / "key")
     models.spoil_manifest(version, events=events)
     with pytest.raises(ArtifactError, match="events"):

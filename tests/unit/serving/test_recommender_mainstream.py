@@ -7,7 +7,7 @@ import pytest
 
 from tritone_serving.recommender.base_models.collaborative import Mainstream
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.moods import UsedMood
+from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.requests import UnknownInputs
 from tritone_serving.recommender.rows import Rows
 
@@ -30,7 +30,7 @@ def batch_of(*histories: dict[int, float]) -> RequestBatch:
         friends=nobody,
         social_neighbourhood=nobody,
         embeddings=None,
-        moods=[UsedMood()] * n,
+        moods=[AppliedMood()] * n,
         unknown=[UnknownInputs()] * n,
         friend_ids=[{}] * n,
         borrowed=np.zeros(n, np.bool_),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from tritone_serving.recommender import Recommender, write_artifact
 from tritone_serving.recommender.artifact import INFERRED_MOOD
 from tritone_serving.recommender.moods import MoodInference
+from tritone_training import train
 from tritone_training.data.interactions import ListeningData, SimulatedSessions, simulate_sessions
 from tritone_training.data.interactions.listening import of_world
 from tritone_training.data.interactions.simulated import SimulatedItem
@@ -26,6 +28,7 @@ from tritone_training.kinds.recommender.ensemble.inferred_moods import (
 )
 from tritone_training.kinds.recommender.fitting.base_models import fit_base_models, manifest_of
 from tritone_training.kinds.recommender.fitting.interaction_dataset import build_dataset
+from tritone_training.kinds.recommender.fitting.recording_embeddings import RecordingEmbeddings
 
 KEY = b"a key for simulated listeners"
 
@@ -136,3 +139,37 @@ def test_the_first_listeners_have_moods() -> None:
     followed = made.has_moods[events.user] & ~events.skipped
     others = ~made.has_moods[events.user] & ~events.skipped
     assert fit[followed].mean() > fit[others].mean() + 0.3
+
+
+@pytest.mark.slow
+def test_training_with_recordings_and_times_chooses_how_moods_are_inferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sessions()
+    log, events = made.world.log, made.world.log.sequences
+    assert events is not None
+    assert events.time is not None
+    rows = zip(events.user.tolist(), events.item.tolist(), events.time.tolist(), events.skipped.tolist(), strict=True)
+    lines = [f"{log.users[u]},{log.items[i]},{int(t)}" for u, i, t, skipped in rows if not skipped]
+    (tmp_path / "plays.csv").write_text("\n".join(["user,item,timestamp", *lines]))
+    heard = RecordingEmbeddings(
+        items=tuple(log.items),
+        embeddings=np.random.default_rng(0).standard_normal((len(log.items), 256)).astype(np.float32),
+        emotions=made.item_moods.astype(np.float32),
+        problems=(),
+        embedding_model={"kind": "genre_cnn", "weights_sha256": "ab" * 32},
+    )
+    monkeypatch.setattr("tritone_training.kinds.recommender.train.embed_recordings", lambda request: heard)
+    train(
+        "recommender",
+        out=tmp_path / "out",
+        interactions=tmp_path / "plays.csv",
+        preset="tiny",
+        settings={"taste": False},
+        progress=False,
+    )
+    manifest = json.loads((tmp_path / "out" / "artifact" / "recommender.json").read_text())
+    chosen = manifest[INFERRED_MOOD]
+    assert chosen["strength"] in STRENGTHS
+    assert chosen["n_queries"] > 100
+    assert chosen["ndcg@10"].keys() == {f"{each:g}" for each in STRENGTHS}

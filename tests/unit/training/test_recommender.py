@@ -241,7 +241,7 @@ def test_the_ensemble_is_worth_its_members(figures: dict[str, object]) -> None:
     assert isinstance(base_models, dict)
     assert isinstance(ensemble, dict)
     by_listening = {"popularity", "mainstream", "item_knn", "ease", "graph", "user_knn", "social", "taste_vae"}
-    assert set(base_models) == by_listening | {"tags"}
+    assert set(base_models) == by_listening | {"tags", "factorization"}
     for each in (*base_models.values(), ensemble):
         for name in ("recall", "precision", "f1", "ndcg", "map", "hit_rate", "mrr"):
             for k in (10, 20, 40):

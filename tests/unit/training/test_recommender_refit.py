@@ -70,6 +70,7 @@ def events_of(rows: list[tuple[str, str, str]], start: float = NOW) -> EventTabl
         np.array([track for _, track, _ in rows], object),
         np.array([KINDS.index(kind) for _, _, kind in rows], np.int8),
         start + np.arange(len(rows), dtype=np.float64),
+        np.full(len(rows), start),
     )
 
 
@@ -232,6 +233,9 @@ def test_log_and_events_become_a_new_checkpoint(run: Path, store: str) -> None:
     assert disliked not in artifact.rows("history").row(users.user(log.users[log.user[0]]))[0]
     after = info(run)
     assert after["ensembles"]["a"]["weights"] == before["ensembles"]["a"]["weights"]
+    with closing(open_store(store)) as opened:
+        received = [event.received for event in opened.scan(limit=10_000)]
+    assert artifact.manifest["events"]["through"] == max(received)
     assert after["asked"] == before["asked"]
     assert after["refit_run"]["events"]["like"] > 0
     assert set(after["refit_run"]["seconds"]) >= {"fit", "compare", "fit_on_all"}

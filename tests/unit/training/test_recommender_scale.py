@@ -144,8 +144,9 @@ def test_beyond_the_limit_the_answers_are_the_same_where_neighbours_are_all(
     listening: sparse.csr_matrix, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base_models, "MOST_DUAL_USERS", 10)
-    dense = fitted(tmp_path / "dense", listening)
+    dense = fitted(tmp_path / "dense", listening, factorization_size=0)
     near = fitted(tmp_path / "near", listening, ease_most_items=N_ITEMS - 1)
+    assert "factorization" not in near.artifact.manifest["base_models"]
     assert "among" not in dense.artifact.manifest["base_models"]["ease"]
     assert near.artifact.manifest["base_models"]["ease"]["among"] == N_ITEMS
     for user in ("user-0", "user-41"):

@@ -231,6 +231,22 @@ def test_the_best_epoch_so_far_of_every_kind_can_be_exported(
     assert "best epoch so far" in made.card["unfinished"]
 
 
+def test_an_interrupted_final_training_of_a_taste_sequence_is_resumed(
+    request_for: Callable[..., TrainRequest], interrupt_after: Callable[..., None], tmp_path: Path
+) -> None:
+    kind = get_kind("taste_sequence")
+    whole = kind.train(request_for("taste_sequence", tmp_path / "whole")).to_dict()
+    request = request_for("taste_sequence", tmp_path / "parts")
+    interrupt_after(1, stage="refit")
+    with pytest.raises(InterruptedTraining):
+        kind.train(request)
+    assert not (tmp_path / "parts" / "checkpoint.json").exists()
+    assert (tmp_path / "parts" / "selection" / "checkpoint.json").is_file()
+    assert kind.train(replace(request, resume=True)).metrics == whole["metrics"]
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts", "taste_sequence")
+    assert_equal_weights(tmp_path / "whole" / "selection", tmp_path / "parts" / "selection", "taste_sequence")
+
+
 def test_changed_data_at_the_same_place_are_refused(
     request_for: Callable[..., TrainRequest], interrupt_after: Callable[..., None], scores: Path, tmp_path: Path
 ) -> None:

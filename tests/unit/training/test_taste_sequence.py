@@ -355,3 +355,12 @@ def test_queries_of_unknown_histories_are_padding(tmp_path: Path) -> None:
     query = Queries(data.events, targets, data.events.starts[:-1], np.full(2, np.nan), max_length=4, batch_size=4)[0]
     assert (query.items == PADDING).all()
     assert query.items.shape == (2, 1)
+
+
+def test_a_request_of_unknown_time_follows_the_last_event_at_once(tmp_path: Path) -> None:
+    data = read(tmp_path, "user,item,time\nu,a,100\nu,b,160\nu,c,200\nv,a,5\nv,b,9\n", "log.csv")
+    targets, ends = np.array([0, 0]), data.events.starts[1:]
+    query = Queries(data.events, targets, ends, np.full(2, np.nan), max_length=4, batch_size=4)[0]
+    rows = {user: row for row, user in enumerate(query.users.tolist())}
+    assert query.ages[rows[0]].tolist() == [100, 40, 0]
+    assert query.ages[rows[1]].tolist() == [4, 0, UNKNOWN_AGE]

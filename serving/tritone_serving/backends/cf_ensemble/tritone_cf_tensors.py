@@ -15,6 +15,7 @@ import numpy as np
 
 from tritone_serving.recommender import (
     NOBODY,
+    AppliedMood,
     Caller,
     InvalidRequestError,
     PlaylistRequest,
@@ -29,7 +30,6 @@ from tritone_serving.recommender import (
     TextRequest,
     TextResponse,
     UnknownInputs,
-    UsedMood,
 )
 from tritone_serving.recommender.requests import (
     check_answers,
@@ -355,7 +355,7 @@ def _reason(reason: ScoreReason) -> dict[str, Any]:
     return {name: value for name, value in vars(reason).items() if value or name not in ("title", "artist")}
 
 
-def _unknown(unknown: UnknownInputs, mood: UsedMood) -> bytes:
+def _unknown(unknown: UnknownInputs, mood: AppliedMood) -> bytes:
     if mood.source == "none":
         return _NOTHING_UNKNOWN if unknown == _KNOWN else _json(vars(unknown))
     return _json({**vars(unknown), "mood_used": {"source": mood.source, "strengths": mood.strengths}})

@@ -36,6 +36,7 @@ from tritone_ort_marks import is_health_check
 
 from tritone_serving.events import (
     Event,
+    EventRetention,
     EventStore,
     EventStoreDamagedError,
     EventStoreError,
@@ -43,6 +44,7 @@ from tritone_serving.events import (
     InvalidEventError,
     check_store_url,
     open_store,
+    parse_address,
     store_url,
 )
 from tritone_serving.security.callers import CallerCheck, RequestParameters, read_parameters
@@ -72,6 +74,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the key, and open the store; a store that is down does not keep the model from loading."""
         config = json.loads(args["model_config"])
+        self._retention = EventRetention()
         self._name = args["model_name"]
         self._callers = CallerCheck.from_environment(self._warn)
         try:
@@ -79,6 +82,7 @@ class TritonPythonModel:
             self._url = store_url()
             if self._url is not None:
                 check_store_url(self._url)
+                self._retention = parse_address(self._url).retention
         except (LoadError, EventStoreUrlError) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._store: EventStore | None = None
@@ -125,7 +129,7 @@ class TritonPythonModel:
         batch = _Batch([], [], is_counted=not parameters.is_canary)
         for index, text in enumerate(_texts(request)):
             try:
-                batch.events.append((index, read_event(text, caller, self._key, now)))
+                batch.events.append((index, read_event(text, caller, self._key, now, self._retention)))
                 batch.outcomes.append(None)
             except InvalidEventError as error:
                 reason = str(error)[:_LONGEST_REASON]

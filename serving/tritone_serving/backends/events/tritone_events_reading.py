@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
-from tritone_serving.events import Event, InvalidEventError, checked_event, event_id
+from tritone_serving.events import Event, EventRetention, InvalidEventError, checked_event, event_id
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.security.callers import Caller
@@ -32,7 +32,7 @@ class NotAllowedError(InvalidEventError):
     """Raised when a caller may not write events of a user."""
 
 
-def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
+def read_event(text: bytes, caller: Caller, key: bytes, now: float, retention: EventRetention) -> Event:
     """Return the event of a JSON object.
 
     Args:
@@ -40,6 +40,7 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
         caller: who sent it.
         key: the key of the users' pseudonyms.
         now: in seconds since 1970.
+        retention: of the store; older events would be removed at once.
 
     Raises:
         InvalidEventError: it is invalid; the message contains no user id.
@@ -67,7 +68,13 @@ def read_event(text: bytes, caller: Caller, key: bytes, now: float) -> Event:
     if "track" not in given:
         raise InvalidEventError("invalid event: expected a track, got none")
     hashed = pseudonym(key, name).hex()
-    return checked_event(id=event_id(key, hashed, sent), user=hashed, now=now, **given)
+    event = checked_event(id=event_id(key, hashed, sent), user=hashed, now=now, **given)
+    if event.at < retention.cutoff(now):
+        raise InvalidEventError(
+            f"invalid at: expected a time within the store's retention of {retention.days:g} days, got one "
+            f"{(now - event.at) / 86_400:,.0f} days ago; leave older events to the listening log"
+        )
+    return event
 
 
 def _object(text: bytes) -> dict[str, object]:

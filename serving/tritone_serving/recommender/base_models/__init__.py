@@ -9,6 +9,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
 from tritone_serving.recommender.base_models.collaborative import ItemItem, Mainstream, Popularity, Social, UserKnn
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
+from tritone_serving.recommender.base_models.factorization import MatrixFactorization
 from tritone_serving.recommender.base_models.order import Transitions
 from tritone_serving.recommender.base_models.remote import REMOTE_KINDS
 from tritone_serving.recommender.exceptions import ArtifactError
@@ -18,6 +19,7 @@ _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBas
     "popularity": Popularity.open,
     "mainstream": Mainstream.open,
     "item_item": ItemItem.open,
+    "factorization": MatrixFactorization.open,
     "user_knn": UserKnn.open,
     "social": Social.open,
     "tags": Tags.open,

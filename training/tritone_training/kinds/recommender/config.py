@@ -54,6 +54,15 @@ class RecommenderConfig(Hyperparameters):
     graph_l2: float = Field(
         0.1, gt=0, le=_MOST, description="L2 regularisation of the graph filter; larger is smoother."
     )
+    factorization_size: int = Field(
+        64, ge=0, le=4_096, description="Number of factors of the matrix factorization; 0 leaves it out."
+    )
+    factorization_l2: float = Field(
+        0.003, gt=0, lt=_MOST, description="L2 regularisation of the matrix factorization, per listen."
+    )
+    factorization_unobserved: float = Field(
+        0.1, gt=0, lt=_MOST, description="Weight of items not listened to in the matrix factorization."
+    )
     n_factors: int = Field(
         64, ge=1, le=_MOST_COUNT, description="Size of the item vectors behind diversity and `similar`."
     )
@@ -132,6 +141,7 @@ PRESETS: Final[Mapping[str, RecommenderConfig]] = {
     "tiny": RecommenderConfig(
         n_neighbours=30,
         n_factors=8,
+        factorization_size=8,
         user_knn_neighbours=50,
         taste_preset="tiny",
         sequence_preset="tiny",

@@ -147,7 +147,7 @@ class Queries(Dataset[Query]):
         events: histories; those at and after the target are not used.
         targets: (U,) item to predict, -1 for none.
         ends: (U,) index of the event at which each history ends.
-        times: (U,) time of the request, NaN if unknown.
+        times: (U,) time of the request, NaN if unknown; then that of the last event is used.
         max_length: latest events of a history that are used.
         batch_size: histories in a batch.
     """
@@ -176,7 +176,8 @@ class Queries(Dataset[Query]):
             span = slice(int(self._starts[user]), int(self._ends[user]))
             n = span.stop - span.start
             items[row, :n] = self._events.item[span]
-            age = np.maximum(self._times[user] - self._events.time[span], 0)
+            now = self._times[user] if n == 0 or np.isfinite(self._times[user]) else self._events.time[span.stop - 1]
+            age = np.maximum(now - self._events.time[span], 0)
             ages[row, :n] = np.nan_to_num(age, nan=UNKNOWN_AGE)
             skipped[row, :n] = self._events.skipped[span]
         return Query(

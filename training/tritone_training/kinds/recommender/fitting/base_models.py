@@ -15,6 +15,7 @@ from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.fitting.factorization import item_factors
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.fitting.neighbourhoods import ease_near, graph_near, neighbourhoods
 from tritone_training.kinds.recommender.fitting.order import markov_table, stored_order, transition_table
@@ -113,6 +114,7 @@ def _items_among_all(
     table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
     _item_item(parts, "graph", table, config)
     parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
+    _factorization(parts, dataset, config, on_step("matrix factorization"))
 
 
 def _items_among_neighbours(
@@ -205,6 +207,21 @@ def _order(parts: ArtifactParts, dataset: InteractionDataset, config: Recommende
 def _item_item(parts: ArtifactParts, name: str, table: sparse.csr_matrix, config: RecommenderConfig) -> None:
     parts.arrays.update(rows_arrays(name, Rows.from_csr(table)))
     parts.base_models[name] = {"kind": "item_item", "damping": config.damping}
+
+
+def _factorization(
+    parts: ArtifactParts,
+    dataset: InteractionDataset,
+    config: RecommenderConfig,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    if not config.factorization_size:
+        return
+    settings = {"unobserved": config.factorization_unobserved, "l2": config.factorization_l2}
+    listened = sparse.csr_matrix(dataset.plays > 0, dtype=np.float32)
+    factors = item_factors(listened, size=config.factorization_size, on_progress=on_progress, **settings)
+    parts.arrays["factorization.factors"] = factors
+    parts.base_models["factorization"] = {"kind": "factorization", **settings}
 
 
 def _people(

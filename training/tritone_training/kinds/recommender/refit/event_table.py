@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -40,19 +40,21 @@ class EventTable:
         tracks: (N,) ids.
         kinds: (N,) index in `EVENT_KINDS`.
         at: (N,) seconds since 1970.
+        received: (N,) when the server stored them, in seconds since 1970.
     """
 
     users: npt.NDArray[np.object_]
     tracks: npt.NDArray[np.object_]
     kinds: npt.NDArray[np.int8]
     at: npt.NDArray[np.float64]
+    received: npt.NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.at)
 
     def take(self, kept: npt.NDArray[np.bool_]) -> EventTable:
         """Return the selected events (N,)."""
-        return EventTable(self.users[kept], self.tracks[kept], self.kinds[kept], self.at[kept])
+        return EventTable(*(getattr(self, each.name)[kept] for each in fields(self)))
 
     def counts(self) -> dict[str, int]:
         """Return the number of events of each kind."""
@@ -68,6 +70,7 @@ class EventTable:
             tracks=self.tracks.astype(np.str_),
             kinds=self.kinds,
             at=self.at,
+            received=self.received,
         )
         with replacing_private(path) as file:
             file.write(content.getvalue())
@@ -78,22 +81,26 @@ class EventTable:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 users, tracks = (found[name].astype(object) for name in ("users", "tracks"))
-                return cls(users, tracks, found["kinds"], found["at"])
+                return cls(users, tracks, found["kinds"], found["at"], found["received"])
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
     @classmethod
     def empty(cls) -> EventTable:
         """Return a table without events."""
-        return cls(np.zeros(0, object), np.zeros(0, object), np.zeros(0, np.int8), np.zeros(0))
+        return cls(np.zeros(0, object), np.zeros(0, object), np.zeros(0, np.int8), np.zeros(0), np.zeros(0))
 
     @classmethod
-    def of_store(cls, store: EventStore, *, after: float | None = None) -> EventTable:
-        """Read all events of a store.
+    def of_store(cls, store: EventStore, *, after: float | None = None, received_by: float) -> EventTable:
+        """Read the events of a store.
+
+        The scan is in order of users, and events that arrive while it runs are read for some users only: `received_by`
+        leaves them to the next refit.
 
         Args:
             store: the open store.
             after: only events that happened later, in seconds since 1970.
+            received_by: only events that were stored until then, in seconds since 1970.
 
         Raises:
             EventStoreError: the store is down or damaged.
@@ -102,17 +109,23 @@ class EventTable:
         tracks: list[str] = []
         kinds: list[int] = []
         times: list[float] = []
+        received: list[float] = []
         cursor = ""
         while events := store.scan(cursor, _AT_ONCE):
             for event in events:
-                if after is None or event.at > after:
+                if event.received <= received_by and (after is None or event.at > after):
                     users.append(event.user)
                     tracks.append(event.track)
                     kinds.append(EVENT_KINDS.index(event.kind))
                     times.append(event.at)
+                    received.append(event.received)
             cursor = events[-1].cursor
         return cls(
-            np.array(users, object), np.array(tracks, object), np.array(kinds, np.int8), np.array(times, np.float64)
+            np.array(users, object),
+            np.array(tracks, object),
+            np.array(kinds, np.int8),
+            np.array(times, np.float64),
+            np.array(received, np.float64),
         )
 
 

@@ -319,7 +319,7 @@ class _Refit:
         if self.asked.events is None:
             return EventTable.empty()
         with closing(open_store(self.asked.events, must_exist=True)) as store:
-            return EventTable.of_store(store, after=self.asked.events_after)
+            return EventTable.of_store(store, after=self.asked.events_after, received_by=time.time())
 
     def _has_nothing_new(self, inputs: _Inputs) -> bool:
         """Return whether log, tags, metadata and events are those of the last refit, or of the training."""
@@ -408,7 +408,7 @@ class _Refit:
             request,
             config,
             data,
-            replace(fitted, manifest=with_marks({**fitted.manifest, ADDED_ITEMS: self.added}, inputs.marks)),
+            replace(fitted, manifest=self._manifest(fitted.manifest, inputs)),
             chosen,
             moods=self.before.manifest.get(INFERRED_MOOD),
             key_path=inputs.key_path,
@@ -416,6 +416,13 @@ class _Refit:
             refit=refit,
             ranks=request.out == self.folder,
         )
+
+    def _manifest(self, fitted: Mapping[str, Any], inputs: _Inputs) -> dict[str, Any]:
+        """Return the manifest of a fit with what it took from the events, the added tracks and the removed users."""
+        manifest = {**fitted, ADDED_ITEMS: self.added}
+        if len(inputs.events):
+            manifest["events"] = {"through": float(inputs.events.received.max())}
+        return with_marks(manifest, inputs.marks)
 
     def _chosen(self, base_models: dict[str, dict[str, Any]]) -> SelectedEnsemble:
         """Return the previous ensemble, and remove base models for which it has no weights.

@@ -1,0 +1,136 @@
+"""Matrix factorization of implicit feedback, in which a history is folded in at request time.
+
+The model is that of Hu et al. 2008 (doi:10.1109/ICDM.2008.22) with the regularisation of Rendle et al. 2022
+(arXiv:2110.14037). The score of an item is the product of its factors and those of the history. The factors of a
+history are the solution of a linear system, so new users and new listens need no training, and each score is an exact
+sum over the items of the history.
+Shapes: B requests, I items, D factors, K columns of a matrix of interactions (items or users), R of its rows, n items
+to explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.base_models.base import ScoreParts
+from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.rows import Floats, Rows
+
+_MOST_AT_ONCE: Final = 4 << 20  # numbers gathered at a time
+_MOST: Final = 1e12  # largest regularisation and weight
+
+
+@dataclass(frozen=True, eq=False)
+class FactorSolver:
+    """Solves for the factors of rows of interactions, given the factors of the other side.
+
+    The factors x of a row minimise `sum of |weight| (sign(weight) - x v)^2` over its columns, plus
+    `unobserved x (x v)^2` over all columns, plus `l2 (n + unobserved K) |x|^2` for n columns.
+
+    Attributes:
+        factors: (K, D) of the columns.
+        unobserved: weight of each column, whether it is in the row or not.
+        l2: regularisation.
+    """
+
+    factors: Floats
+    unobserved: float
+    l2: float
+    gram: Floats
+
+    @classmethod
+    def of(cls, factors: Floats, *, unobserved: float, l2: float) -> FactorSolver:
+        """Return the solver for given factors of the columns."""
+        return cls(factors, unobserved, l2, np.asarray(unobserved * (factors.T @ factors), np.float32))
+
+    def prior(self, n: int) -> Floats:
+        """Return the matrix (D, D) of the system without the n columns of a row."""
+        ridge = self.l2 * (n + self.unobserved * len(self.factors))
+        return np.asarray(self.gram + np.float32(ridge) * np.eye(len(self.gram), dtype=np.float32), np.float32)
+
+    def solve(self, rows: Rows) -> Floats:
+        """Return the factors of sparse rows (R, K), dense (R, D); 0 for empty rows."""
+        size = self.factors.shape[1]
+        found = np.zeros((rows.n_rows, size), np.float32)
+        counts = rows.counts
+        for n in np.unique(counts[counts > 0]).tolist():
+            alike = np.flatnonzero(counts == n)
+            prior = self.prior(n)
+            inverse = np.linalg.inv(prior) if n < size else None
+            step = max(1, _MOST_AT_ONCE // (n * size))
+            for start in range(0, len(alike), step):
+                some = alike[start : start + step]
+                taken = rows.take(some)
+                vectors = self.factors[taken.columns].reshape(len(some), n, size)
+                weights = taken.values.reshape(len(some), n)
+                found[some] = _solved(prior, inverse, vectors, weights)
+        return found
+
+
+def _solved(prior: Floats, inverse: Floats | None, vectors: Floats, weights: Floats) -> Floats:
+    """Solve `(prior + sum |w| v v') x = sum w v` for R rows of n columns: vectors (R, n, D), weights (R, n).
+
+    Args:
+        inverse: of the prior, if n < D: the system of n unknowns is then smaller (Woodbury identity).
+    """
+    amounts = np.abs(weights)
+    if inverse is None:
+        scaled = vectors * amounts[..., None]
+        wanted = (vectors * weights[..., None]).sum(1)
+        return np.asarray(np.linalg.solve(prior + scaled.transpose(0, 2, 1) @ vectors, wanted[..., None])[..., 0])
+    through = vectors @ inverse  # (R, n, D)
+    inner = through @ vectors.transpose(0, 2, 1)
+    index = np.arange(weights.shape[1])
+    inner[:, index, index] += 1 / np.maximum(amounts, 1e-6)
+    shares = np.linalg.solve(inner, np.sign(weights)[..., None])  # (R, n, 1)
+    return np.asarray((through * shares).sum(1))
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixFactorization:
+    """score = factors of the item x factors of the history, in which all items listened to weigh 1.
+
+    Attributes:
+        solver: holds the factors of the items (I, D), 0 for items without listeners.
+    """
+
+    name: str
+    solver: FactorSolver
+
+    @classmethod
+    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> MatrixFactorization:
+        unobserved, l2 = float(described["unobserved"]), float(described["l2"])
+        if not (0 <= unobserved < _MOST and 0 < l2 < _MOST):
+            raise ValueError(f"unobserved {unobserved} or l2 {l2}, which are out of range")
+        factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
+        return cls(name, FactorSolver.of(factors, unobserved=unobserved, l2=l2))
+
+    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
+        return batch.has_history
+
+    def score(self, batch: RequestBatch) -> Floats:
+        scores: Floats = self.solver.solve(_listened(batch.history)) @ self.solver.factors.T
+        return scores
+
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
+        columns, weights = _listened(batch.only(request).history).row(0)
+        vectors = self.solver.factors[columns]
+        system = self.solver.prior(len(columns)) + (vectors * np.abs(weights)[:, None]).T @ vectors
+        amounts = self.solver.factors[items] @ np.linalg.solve(system, vectors.T * weights)
+        return [ScoreParts("history", columns.astype(np.int64), np.asarray(amounts, np.float32))]
+
+
+def _listened(history: Rows) -> Rows:
+    """Return the history with weights of 1 for items listened to, and without weights of 0; skips keep theirs."""
+    weights = np.where(history.values > 0, np.float32(1), np.maximum(history.values, np.float32(-1)))
+    kept = weights != 0
+    if kept.all():
+        return Rows(history.starts, history.columns, weights)
+    counts = np.bincount(history.row_numbers()[kept], minlength=history.n_rows)
+    return Rows(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), history.columns[kept], weights[kept])
