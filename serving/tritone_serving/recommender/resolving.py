@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.ids import normalize_id
-from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, SEQUENCE, SEQUENCE_TIMES, Artifact
+from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
@@ -24,83 +24,12 @@ from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWei
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
 from tritone_serving.recommender.sequences import ListeningSequences, OrderedEvents, join_events
+from tritone_serving.recommender.social_neighbourhood import SocialNeighbourhood
+from tritone_serving.recommender.stored_order import StoredOrder
 
 ORDERED_KINDS: Final = ("taste_sequence", "transitions")  # of base models that use the order of listening
-_MOST_NEIGHBOURS: Final = 300  # closest users that are kept
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class SocialNeighbourhood:
-    """The graph of friends and the weights of its walks.
-
-    Attributes:
-        friends: (U, U) sparse adjacency.
-        step_weights: (U,) weight of a step to each user, degree ** -damping.
-        second: weight of walks of two steps relative to those of one; 0 ignores friends of friends.
-    """
-
-    friends: Rows
-    step_weights: Floats
-    second: float
-
-    @classmethod
-    def open(cls, friends: Rows, described: Mapping[str, Any]) -> SocialNeighbourhood:
-        """Read the parameters from a manifest; by default all friends count the same and their friends not at all."""
-        damping = float(described.get("damping", 0.0))
-        step_weights = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
-        return cls(friends, step_weights, float(described.get("second", 0.0)))
-
-    def around(self, direct: Ints, *, exclude: int) -> tuple[Ints, Floats]:
-        """Return the rows of the users around a user, ascending, and their closeness.
-
-        Args:
-            direct: rows of the user's friends, without duplicates.
-            exclude: row of the user, -1 if not stored.
-        """
-        closeness = self.step_weights[direct]
-        if not self.second or not len(direct):
-            return direct, closeness
-        second = self.friends.take(direct)
-        walks = np.float32(self.second) * np.repeat(closeness, second.counts) * self.step_weights[second.columns]
-        people, index = np.unique(np.concatenate([direct, second.columns]), return_inverse=True)
-        total = np.bincount(index, np.concatenate([closeness, walks]), len(people)).astype(np.float32)
-        kept = people != exclude
-        people, total = people[kept], total[kept]
-        if len(people) > _MOST_NEIGHBOURS:
-            best = np.sort(np.argpartition(-total, _MOST_NEIGHBOURS - 1)[:_MOST_NEIGHBOURS])
-            people, total = people[best], total[best]
-        return people.astype(np.int64), total
-
-
-@dataclass(frozen=True, eq=False)
-class StoredOrder:
-    """The latest listens and skips of stored users in order.
-
-    Attributes:
-        events: (U, I) sparse, items in order of time, oldest first; 1 for skips, 0 for listens. None if the artifact
-            has no order.
-        times: (number of events,) seconds since 1970, 0 where unknown; None if no time is known.
-    """
-
-    events: Rows | None
-    times: npt.NDArray[np.float64] | None
-
-    @classmethod
-    def open(cls, artifact: Artifact) -> StoredOrder:
-        if f"{SEQUENCE}.starts" not in artifact.arrays:
-            return cls(None, None)
-        return cls(artifact.rows(SEQUENCE), artifact.arrays.get(SEQUENCE_TIMES))
-
-    def of(self, user: int) -> OrderedEvents:
-        """Return the events of a stored user."""
-        if self.events is None:
-            return OrderedEvents.none()
-        span = slice(int(self.events.starts[user]), int(self.events.starts[user + 1]))
-        items = self.events.columns[span].astype(np.int64)
-        times = np.zeros(len(items)) if self.times is None else np.array(self.times[span], np.float64)
-        return OrderedEvents(items, times, self.events.values[span] > 0)
 
 
 _NOBODY: Final = -1

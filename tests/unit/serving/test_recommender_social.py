@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from tritone_serving.recommender.resolving import SocialNeighbourhood
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.social_neighbourhood import SocialNeighbourhood
 
 # 0 knows 1 and 2; 1 and 2 know 3; 3 knows 4.
 PAIRS = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)]

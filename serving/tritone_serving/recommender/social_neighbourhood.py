@@ -1,0 +1,60 @@
+"""The graph of friends, and the users around a user in it.
+
+Shapes: U stored users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from tritone_serving.recommender.requests import Ints
+from tritone_serving.recommender.rows import Floats, Rows
+
+_MOST_NEIGHBOURS: Final = 300  # closest users that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class SocialNeighbourhood:
+    """The graph of friends and the weights of its walks.
+
+    Attributes:
+        friends: (U, U) sparse adjacency.
+        step_weights: (U,) weight of a step to each user, degree ** -damping.
+        second: weight of walks of two steps relative to those of one; 0 ignores friends of friends.
+    """
+
+    friends: Rows
+    step_weights: Floats
+    second: float
+
+    @classmethod
+    def open(cls, friends: Rows, described: Mapping[str, Any]) -> SocialNeighbourhood:
+        """Read the parameters from a manifest; by default all friends count the same and their friends not at all."""
+        damping = float(described.get("damping", 0.0))
+        step_weights = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
+        return cls(friends, step_weights, float(described.get("second", 0.0)))
+
+    def around(self, direct: Ints, *, exclude: int) -> tuple[Ints, Floats]:
+        """Return the rows of the users around a user, ascending, and their closeness.
+
+        Args:
+            direct: rows of the user's friends, without duplicates.
+            exclude: row of the user, -1 if not stored.
+        """
+        closeness = self.step_weights[direct]
+        if not self.second or not len(direct):
+            return direct, closeness
+        second = self.friends.take(direct)
+        walks = np.float32(self.second) * np.repeat(closeness, second.counts) * self.step_weights[second.columns]
+        people, index = np.unique(np.concatenate([direct, second.columns]), return_inverse=True)
+        total = np.bincount(index, np.concatenate([closeness, walks]), len(people)).astype(np.float32)
+        kept = people != exclude
+        people, total = people[kept], total[kept]
+        if len(people) > _MOST_NEIGHBOURS:
+            best = np.sort(np.argpartition(-total, _MOST_NEIGHBOURS - 1)[:_MOST_NEIGHBOURS])
+            people, total = people[best], total[best]
+        return people.astype(np.int64), total
