@@ -198,7 +198,7 @@ class TritonPythonModel:
         if not queries:
             return []
         resolved = self._recommender.resolve(queries, recent=self._recent_events(queries))
-        inputs = resolved.remote_inputs
+        inputs = self._recommender.needed_remote_inputs(resolved)
         calls = [(remote, inputs[remote.base_model]) for remote in self._remotes if remote.base_model in inputs]
         if not calls:
             return self._recommender.respond(resolved)
