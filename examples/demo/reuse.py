@@ -85,16 +85,16 @@ def read_info(folder: Path, kind: str) -> Mapping[str, Any]:
 
     if kind != RECOMMENDER:
         return checkpoint.load(folder, kind=kind).info
+    from tritone_serving.recommender import TASTE
     from tritone_serving.recommender.artifact import files_of
     from tritone_training.kinds.recommender.checkpoint_folder import (
         ARTIFACT_FOLDER,
-        TASTE_FOLDER,
         load_info,
         read_artifact,
     )
 
     info = load_info(folder)
-    checkpoint.load(folder / TASTE_FOLDER, kind=TASTE_FOLDER)
+    checkpoint.load(folder / TASTE, kind=TASTE)
     files = files_of(read_artifact(folder / ARTIFACT_FOLDER))
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {**info, "weights_sha256": _digest_of(digests)}

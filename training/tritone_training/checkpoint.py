@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 INFO: Final = "checkpoint.json"
 UNFINISHED: Final = "unfinished"  # folder with the state of an interrupted training, see `runs`
+SELECTION_FOLDER: Final = "selection"  # the training without the held-out data, of a checkpoint fitted on all data
+# The value of `metrics_of` in checkpoint.json of a checkpoint fitted on all data.
+METRICS_OF_SELECTION: Final = (
+    "a training with the same settings without the held-out data, which this one was fitted on too"
+)
 BEST: Final = "best"  # in it, a checkpoint of the best epoch so far
 STORED_DTYPE: Final = "weights_dtype"  # in checkpoint.json, if weights are stored in another type than they are used in
 

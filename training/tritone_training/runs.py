@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tritone import TritoneError
 from tritone.atomic import replacing
 from tritone_training import checkpoint, training_logs
+from tritone_training.checkpoint import SELECTION_FOLDER
 from tritone_training.data.interactions.files import ListeningFiles
 from tritone_training.exceptions import TrainingError
 from tritone_training.trained_checkpoint import TrainedCheckpoint
@@ -36,7 +37,7 @@ _RUN: Final = "run.json"
 _ASKED: Final = "asked"
 # Allowed in the folder of a new training: logs of one that failed, the key for pseudonyms, the autoencoder of a
 # `music_gan`, the network of a selection, and what file systems put there.
-_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", "selection", "lost+found"})
+_IGNORED: Final = frozenset({"logs", "refit", "recommender.key", "music_vae", SELECTION_FOLDER, "lost+found"})
 _EMBEDDED: Final = "embedded corpus"
 _NOT_COMPARED: Final = ("key",)  # the key's file may move
 

@@ -57,7 +57,7 @@ def import_events(
     server recognises events that it has.
     """
     from tritone_training.data.interactions.columns import Columns
-    from tritone_training.data.interactions.event_table import batches, load_events
+    from tritone_training.data.interactions.event_file import batches, load_events
 
     columns = Columns(user=user_column, item=item_column, time=time_column, skipped=skipped_column)
     with console.people.status(f"reading {file.name}"):

@@ -31,16 +31,16 @@ from tritone_training import TrainingError
 from tritone_training.data.interactions import Log
 from tritone_training.kinds.recommender.refit import pipeline
 from tritone_training.kinds.recommender.refit.comparison import Comparison
-from tritone_training.kinds.recommender.refit.event_table import (
-    EventTable,
+from tritone_training.kinds.recommender.refit.pipeline import STAGES, run_refit
+from tritone_training.kinds.recommender.refit.state import RefitRefusedError, RefitRequest
+from tritone_training.kinds.recommender.refit.stored_events import (
+    StoredEvents,
     known_events,
     merged_log,
     new_listens,
     user_names,
     without_forgotten,
 )
-from tritone_training.kinds.recommender.refit.pipeline import STAGES, run_refit
-from tritone_training.kinds.recommender.refit.state import RefitRefusedError, RefitRequest
 from tritone_training.kinds.recommender.train import write_fit
 
 KEY = b"k" * 32
@@ -63,9 +63,9 @@ def log_of(pairs: list[tuple[str, str, float]]) -> Log:
     )
 
 
-def events_of(rows: list[tuple[str, str, str]], start: float = NOW) -> EventTable:
+def events_of(rows: list[tuple[str, str, str]], start: float = NOW) -> StoredEvents:
     """Return events (raw user, track, kind), a second apart."""
-    return EventTable(
+    return StoredEvents(
         np.array([pseudonym(KEY, user).hex() for user, _, _ in rows], object),
         np.array([track for _, track, _ in rows], object),
         np.array([KINDS.index(kind) for _, _, kind in rows], np.int8),
@@ -127,7 +127,7 @@ def test_the_latest_day_is_split_off_if_it_has_enough_new_listens() -> None:
     log = log_of([("ann", "x", 1.0)])
     old = events_of([("ann", f"old{n}", "play") for n in range(50)], NOW)
     new = events_of([("ann", f"new{n}", "play") for n in range(20)], NOW + 200_000)
-    both = EventTable(*(np.concatenate(parts) for parts in zip(vars(old).values(), vars(new).values(), strict=True)))
+    both = StoredEvents(*(np.concatenate(parts) for parts in zip(vars(old).values(), vars(new).values(), strict=True)))
     names = user_names(log, KEY)
     assert new_listens(both, log, names, last_s=86_400, least=10)[1] == 20
     until, n = new_listens(both, log, names, last_s=86_400, least=40)
@@ -141,13 +141,13 @@ def test_a_table_of_events_is_private_and_a_damaged_one_is_not_used(tmp_path: Pa
     events = events_of([("ann", "x", "play"), ("bob", "\u00e9\U0001f3b5", "skip")])
     events.save(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    again = EventTable.load(path)
+    again = StoredEvents.load(path)
     assert again is not None
     assert again.tracks.tolist() == events.tracks.tolist()
     assert again.kinds.tolist() == events.kinds.tolist()
     path.write_bytes(path.read_bytes()[:40])
-    assert EventTable.load(path) is None
-    assert EventTable.load(tmp_path / "missing") is None
+    assert StoredEvents.load(path) is None
+    assert StoredEvents.load(tmp_path / "missing") is None
 
 
 @pytest.mark.parametrize(

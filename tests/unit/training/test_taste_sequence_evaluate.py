@@ -21,8 +21,8 @@ from tritone_training import (
     checkpoint,
     train,
 )
+from tritone_training.checkpoint import SELECTION_FOLDER
 from tritone_training.kinds.taste_sequence.baselines import BASELINES, MOST_ITEMS, check_size
-from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
 from tritone_training.kinds.taste_sequence.export import load_network
 from tritone_training.kinds.taste_sequence.loading import load_data
 from tritone_training.kinds.taste_sequence.sequence_data import EventArrays

@@ -30,22 +30,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender import Artifact, RecommenderError, open_artifact
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact, RecommenderError, open_artifact
 from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 from tritone_training import checkpoint
-from tritone_training.checkpoint import UNFINISHED
+from tritone_training.checkpoint import SELECTION_FOLDER, UNFINISHED
 from tritone_training.exceptions import CheckpointError, TrainingError
 
 KIND_NAME: Final = "recommender"
 ARTIFACT_FOLDER: Final = "artifact"
-TASTE_FOLDER: Final = "taste_vae"
-SEQUENCE_FOLDER: Final = "taste_sequence"
 KEY_FILENAME: Final = "recommender.key"
 FIT: Final = "fit"  # in checkpoint.json and in the manifest
 REFIT: Final = "refit"  # in checkpoint.json and in the manifest of a fit on all listens
-SELECTION_FOLDER: Final = "selection"
 # In the order in which they are put in place.
-PARTS: Final = (ARTIFACT_FOLDER, TASTE_FOLDER, SEQUENCE_FOLDER, SELECTION_FOLDER, checkpoint.INFO)
+PARTS: Final = (ARTIFACT_FOLDER, TASTE, TASTE_SEQUENCE, SELECTION_FOLDER, checkpoint.INFO)
 _STAGED: Final = f"{UNFINISHED}/recommender"
 _REPLACED: Final = ".replaced"
 _PRIVATE_MODE: Final = 0o700

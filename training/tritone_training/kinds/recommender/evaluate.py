@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
+from tritone_training.checkpoint import SELECTION_FOLDER
 from tritone_training.data.interactions import (
     Log,
     columns_of,
@@ -33,7 +34,6 @@ from tritone_training.kinds.recommender import report
 from tritone_training.kinds.recommender.checkpoint_folder import (
     KEY_FILENAME,
     REFIT,
-    SELECTION_FOLDER,
     check_together,
     load_info,
 )

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.constants import EMBEDDING_SIZE, EMOTIONS
-from tritone_serving.recommender import Artifact, KeyFileError, read_key
+from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact, KeyFileError, read_key
 from tritone_serving.recommender.artifact import (
     EMBEDDING_MODEL,
     EMBEDDINGS,
@@ -43,8 +43,6 @@ from tritone_training.kinds.recommender import text_encoder
 from tritone_training.kinds.recommender.checkpoint_folder import (
     ARTIFACT_FOLDER,
     KEY_FILENAME,
-    SEQUENCE_FOLDER,
-    TASTE_FOLDER,
     check_together,
     load_info,
     read_artifact,
@@ -83,7 +81,7 @@ def exportable(folder: Path) -> ArtifactExport:
 
     artifact, info = read_artifact(folder / ARTIFACT_FOLDER), load_info(folder)
     check_together(folder, info, artifact.manifest)
-    networks = (name for name in (TASTE_FOLDER, SEQUENCE_FOLDER) if (folder / name).is_dir())
+    networks = (name for name in (TASTE, TASTE_SEQUENCE) if (folder / name).is_dir())
     companions: list[Exportable | ArtifactExport] = [get_kind(name).export(folder / name) for name in networks]
     if TEXT_ENCODER in artifact.manifest:
         companions.append(text_encoder.exportable())

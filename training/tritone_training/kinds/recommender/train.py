@@ -20,6 +20,7 @@ from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, KeyFileError, mak
 from tritone_serving.recommender.artifact import EMBEDDING_MODEL, INFERRED_MOOD
 from tritone_serving.recommender.text_search import TAG_EMBEDDINGS, TEXT_ENCODER
 from tritone_training import checkpoint
+from tritone_training.checkpoint import METRICS_OF_SELECTION, SELECTION_FOLDER
 from tritone_training.data.interactions import ListeningData, files_of, load_listening, words_matrix
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
@@ -31,7 +32,6 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     KIND_NAME,
     PARTS,
     REFIT,
-    SELECTION_FOLDER,
     new_fit,
     put_in_place,
     staging,
@@ -62,7 +62,7 @@ from tritone_training.kinds.recommender.fitting.text_index import (
 )
 from tritone_training.kinds.recommender.report import base_models_table
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
-from tritone_training.kinds.taste_vae.train import METRICS_OF_SELECTION, TasteData, check_learned_from, train_taste
+from tritone_training.kinds.taste_vae.train import TasteData, check_learned_from, train_taste
 from tritone_training.pretrained.sentence_encoder import PretrainedEncoder, load_sentence_encoder
 from tritone_training.progress import progress_bar
 

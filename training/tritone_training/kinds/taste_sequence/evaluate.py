@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from tritone_training.checkpoint import INFO
+from tritone_training.checkpoint import INFO, SELECTION_FOLDER
 from tritone_training.data.interactions import Log, files_of
 from tritone_training.evaluation import EvaluationResult, SummaryTable
 from tritone_training.exceptions import DataError
@@ -30,7 +30,6 @@ from tritone_training.kinds.taste_sequence.sequence_data import NO_TARGET, Event
 from tritone_training.ranking_metrics import hits_of, means, per_user, top_items
 
 CUTS: Final = (5, 10, 20)
-SELECTION_FOLDER: Final = "selection"  # in a checkpoint: the network that was not trained on the validation items
 _AT_ONCE: Final = 128
 _NAMES: Final = {"hr": "hit_rate", "ndcg": "ndcg"}
 

@@ -11,7 +11,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from tritone_training import checkpoint, fitting
-from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
+from tritone_training.checkpoint import (
+    METRICS_OF_SELECTION,
+    SELECTION_FOLDER,
+    WarmStart,
+    saved_checkpoint,
+    warm_start_info,
+)
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.fitting import Fitted
 from tritone_training.kind import TrainRequest
@@ -23,14 +29,12 @@ from tritone_training.kinds.taste_sequence.dataset import (
     collate,
     validation_batches,
 )
-from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
 from tritone_training.kinds.taste_sequence.module import MONITOR, SequenceModule
 from tritone_training.kinds.taste_sequence.network import EnsembleMember, SequenceLearner
 from tritone_training.kinds.taste_sequence.sequence_data import EventArrays, SequenceData, cut_items
 from tritone_training.training_state import Snapshot
 
 _VALID_BATCH: Final = 128
-METRICS_OF_SELECTION: Final = "the network of the selection, which was not trained on the validation items"
 
 
 def train_sequences(request: TrainRequest, config: SequenceConfig, data: SequenceData) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from tritone_serving.recommender.batch import weigh
 from tritone_training import checkpoint, fitting
-from tritone_training.checkpoint import WarmStart, saved_checkpoint, warm_start_info
+from tritone_training.checkpoint import METRICS_OF_SELECTION, WarmStart, saved_checkpoint, warm_start_info
 from tritone_training.data.interactions import ListeningData, words_matrix
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import TrainRequest
@@ -29,9 +29,6 @@ from tritone_training.kinds.taste_vae.network import TasteLearner
 from tritone_training.training_state import Snapshot
 
 _VALID_BATCH = 256
-METRICS_OF_SELECTION: Final = (
-    "a training with the same settings without the held-out data, which this one was fitted on too"
-)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,7 +35,7 @@ _KINDS: Final[dict[str, EventKind]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class EventTable:
+class ImportedEvents:
     """The events of a table, in its order.
 
     Attributes:
@@ -51,7 +51,7 @@ class EventTable:
     problems: dict[int, str] = field(repr=False)
 
 
-def load_events(path: Path, columns: Columns | None = None) -> EventTable:
+def load_events(path: Path, columns: Columns | None = None) -> ImportedEvents:
     """Read events from a table with columns of users, tracks and times, as a listening log.
 
     A row without an id of its own gets one from its content, so that reading a table again gives the same ids. Columns
@@ -85,7 +85,7 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
     kinds = _texts(frame, chosen["kind"])
     played = _played(frame, chosen)
     ids = _texts(frame, chosen["event_id"])
-    made = EventTable(shown, [], [], {})
+    made = ImportedEvents(shown, [], [], {})
     seen: Counter[str] = Counter()
     for index, (user_id, track_id) in enumerate(zip(users, items, strict=True)):
         row = index + 1
@@ -122,7 +122,9 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
     return made
 
 
-def batches(table: EventTable, size: int, *, after_row: int = 0) -> Iterator[tuple[list[int], list[ListeningEvent]]]:
+def batches(
+    table: ImportedEvents, size: int, *, after_row: int = 0
+) -> Iterator[tuple[list[int], list[ListeningEvent]]]:
     """Yield up to `size` events with the numbers of their rows, from the row after `after_row`."""
     first = int(np.searchsorted(table.rows, after_row, side="right"))
     for start in range(first, len(table.events), size):

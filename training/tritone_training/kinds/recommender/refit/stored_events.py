@@ -32,7 +32,7 @@ _PLAY, _SKIP, _LIKE, _DISLIKE = (EVENT_KINDS.index(kind) for kind in ("play", "s
 
 
 @dataclass(frozen=True, eq=False)
-class EventTable:
+class StoredEvents:
     """Events of a store.
 
     Attributes:
@@ -52,9 +52,9 @@ class EventTable:
     def __len__(self) -> int:
         return len(self.at)
 
-    def take(self, kept: npt.NDArray[np.bool_]) -> EventTable:
+    def take(self, kept: npt.NDArray[np.bool_]) -> StoredEvents:
         """Return the selected events (N,)."""
-        return EventTable(*(getattr(self, each.name)[kept] for each in fields(self)))
+        return StoredEvents(*(getattr(self, each.name)[kept] for each in fields(self)))
 
     def counts(self) -> dict[str, int]:
         """Return the number of events of each kind."""
@@ -76,7 +76,7 @@ class EventTable:
             file.write(content.getvalue())
 
     @classmethod
-    def load(cls, path: Path) -> EventTable | None:
+    def load(cls, path: Path) -> StoredEvents | None:
         """Read a saved table; None if there is none, or it is damaged."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
@@ -86,12 +86,12 @@ class EventTable:
             return None
 
     @classmethod
-    def empty(cls) -> EventTable:
+    def empty(cls) -> StoredEvents:
         """Return a table without events."""
         return cls(np.zeros(0, object), np.zeros(0, object), np.zeros(0, np.int8), np.zeros(0), np.zeros(0))
 
     @classmethod
-    def of_store(cls, store: EventStore, *, after: float | None = None, received_by: float) -> EventTable:
+    def of_store(cls, store: EventStore, *, after: float | None = None, received_by: float) -> StoredEvents:
         """Read the events of a store.
 
         The scan is in order of users, and events that arrive while it runs are read for some users only: `received_by`
@@ -155,8 +155,8 @@ def without_forgotten(log: Log, key: bytes, marks: Collection[str]) -> tuple[Log
 
 
 def known_events(
-    events: EventTable, tracks: Collection[str], key: bytes, marks: Collection[str]
-) -> tuple[EventTable, dict[str, int]]:
+    events: StoredEvents, tracks: Collection[str], key: bytes, marks: Collection[str]
+) -> tuple[StoredEvents, dict[str, int]]:
     """Return the events of known tracks and users who were not removed, and the numbers of the others."""
     is_known = np.fromiter((track in tracks for track in events.tracks), np.bool_, len(events))
     gone = (
@@ -169,7 +169,7 @@ def known_events(
     }
 
 
-def merged_log(log: Log, events: EventTable, names: Mapping[str, str]) -> Log:
+def merged_log(log: Log, events: StoredEvents, names: Mapping[str, str]) -> Log:
     """Return a log with the events added.
 
     Args:
@@ -252,7 +252,7 @@ def _without_rejected(log: Log, frame: pd.DataFrame) -> Log:
 
 
 def new_listens(
-    events: EventTable, log: Log, names: Mapping[str, str], *, last_s: float, least: int
+    events: StoredEvents, log: Log, names: Mapping[str, str], *, last_s: float, least: int
 ) -> tuple[float, int]:
     """Return the time that splits off the latest new listens for validation, and their number.
 
@@ -288,7 +288,7 @@ def new_listens(
 
 
 def split_by_time(
-    listening: ListeningData, log: Log, events: EventTable, names: Mapping[str, str], until: float
+    listening: ListeningData, log: Log, events: StoredEvents, names: Mapping[str, str], until: float
 ) -> ListeningData:
     """Return data split at a time: the log and the events up to then, and the new listens after it.
 
@@ -315,7 +315,7 @@ def _pairs(log: Log) -> set[tuple[str, str]]:
     return set(_pair_list(log))
 
 
-def describe(events: EventTable, left_out: Mapping[str, int]) -> dict[str, Any]:
+def describe(events: StoredEvents, left_out: Mapping[str, int]) -> dict[str, Any]:
     """Return a description of the events for reports."""
     return {
         "n": len(events),
