@@ -1,6 +1,7 @@
-"""Recording of what listeners do.
+"""Recording of plays, skips, likes and dislikes.
 
-An event has an id, which is made once, so that events may be sent again: the server recognises those that it has.
+Each event has an id that is generated once. The server stores an event id only once, so a request can be repeated
+safely.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def record_many_flow(
     """
     check_model_name(model)
     texts = [
-        _encoded(event, "" if first is None else f"events[{first + index}].") for index, event in enumerate(events)
+        encode_event(event, "" if first is None else f"events[{first + index}].") for index, event in enumerate(events)
     ]
     tensor = np.empty((len(texts), 1), np.object_)
     tensor[:, 0] = texts
@@ -111,7 +112,7 @@ def record_many_flow(
 
 
 def chunks(events: Iterable[ListeningEvent]) -> Iterator[list[ListeningEvent]]:
-    """Yield as many events as one request may have, again and again.
+    """Yield the events in lists of at most 256, the limit of one request.
 
     Raises:
         InvalidInputError: an element is no event.
@@ -127,8 +128,16 @@ def chunks(events: Iterable[ListeningEvent]) -> Iterator[list[ListeningEvent]]:
         yield chunk
 
 
-def _encoded(event: ListeningEvent, prefix: str) -> bytes:
-    """Check an event and return it as JSON."""
+def encode_event(event: ListeningEvent, prefix: str = "") -> bytes:
+    """Check an event and return it as the JSON of `recommender_events`.
+
+    Args:
+        event: the event.
+        prefix: of the names of its fields in errors, such as `events[3].`.
+
+    Raises:
+        InvalidInputError: a field is invalid.
+    """
     user = check_id(f"{prefix}user_id", event.user_id).decode()
     track = check_id(f"{prefix}track_id", event.track_id)
     if len(track) > N_EVENT_TRACK_BYTES_MAX:

@@ -17,7 +17,7 @@ from tests.support.event_stores import hashed
 import tritone
 from tritone.exceptions import ServerBusyError
 from tritone.testing import FakeEvents, MockTransport
-from tritone_serving.events import checked_event, event_id, open_store
+from tritone_serving.events import EventStoreUrlError, checked_event, event_id, existing_store_url, open_store
 from tritone_serving.recommender import pseudonym, read_key
 
 NOW = time.time()
@@ -64,6 +64,24 @@ def test_events_of_a_log_are_imported_once(run_tritone: Any, fake: FakeEvents, t
     assert {each["at"] for each in fake.events} == {1_767_261_600.0}
     again = json.loads(run_tritone("events", "import", "log.csv", "--json").stdout)
     assert (again["n_new"], again["n_duplicates"]) == (0, 3)
+
+
+def test_rows_with_ids_that_no_request_may_have_are_left_out(
+    run_tritone: Any, fake: FakeEvents, tmp_path: Path
+) -> None:
+    rows = [("a 1", "t1"), ("a-2", "t2"), ("a" * 129, "t3"), ("a-4", "t" * 1_025), ("", "t5")]
+    table = "".join(f"{event},ann,{track},2026-01-01T10:00:00Z\n" for event, track in rows)
+    (tmp_path / "log.csv").write_text(f"event_id,user_id,track_id,time\n{table}")
+    ended = run_tritone("events", "import", "log.csv", "--json")
+    assert ended.status == 1
+    result = json.loads(ended.stdout)
+    assert (result["n_new"], result["n_refused"], result["error"]) == (2, 3, None)
+    assert {row: text.partition(":")[0] for row, text in result["problems"].items()} == {
+        "1": "invalid event_id",
+        "3": "invalid event_id",
+        "4": "invalid track_id",
+    }
+    assert [each["track"] for each in fake.events] == ["t2", "t5"]
 
 
 @pytest.mark.parametrize("suffix", ["tsv", "jsonl", "parquet"])
@@ -120,7 +138,7 @@ def test_an_import_that_failed_goes_on_after_the_last_row(
     [
         ("user,track\nann,t1\n", "time"),
         ("track,time\nt1,1\n", "user"),
-        ("user,track,time,ms_played\nann,t1,1600000000,long\n", "expected numbers"),
+        ("user,track,time,ms_played\nann,t1,1600000000,long\n", "expected numbers, got 'long' in row 1"),
         ("", "empty"),
     ],
 )
@@ -149,6 +167,26 @@ def filled(tmp_path: Path) -> tuple[str, Path]:
             sent = event_id(content, user, str(number))
             store.append([checked_event(id=sent, user=user, track=f"t{number}", at=NOW - age_s, now=NOW)])
     return url, key
+
+
+def test_an_existing_store_is_given_or_that_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: tuple[str, Path]
+) -> None:
+    monkeypatch.delenv("TRITONE_EVENTS", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert existing_store_url() is None  # the server has written no event yet
+    file = tmp_path / "state" / "tritone" / "events.db"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert existing_store_url() == f"sqlite://{file}"
+    assert existing_store_url("off") is None
+    monkeypatch.setenv("TRITONE_EVENTS", "off")
+    assert existing_store_url() is None
+    assert existing_store_url(filled[0]) == filled[0]
+    missing = f"sqlite://{tmp_path / 'missing.db'}"
+    assert existing_store_url(missing) == missing  # a named store has to exist
+    with pytest.raises(EventStoreUrlError, match="expected sqlite"):
+        existing_store_url("mysql://host")
 
 
 def test_count_prune_and_forget(run_tritone: Any, filled: tuple[str, Path]) -> None:

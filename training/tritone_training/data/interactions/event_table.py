@@ -12,8 +12,9 @@ from typing import Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from tritone import ListeningEvent
+from tritone import InvalidInputError, ListeningEvent
 from tritone.constants import EVENT_KINDS, LONGEST_PLAY_S, EventKind
+from tritone.operations.events import encode_event
 from tritone_training.data.interactions.columns import Columns, distinct, item_of_log, optional, required, shown_columns
 from tritone_training.data.interactions.parsing import flags_of, id_column, times_of
 from tritone_training.data.recordings import printable
@@ -83,7 +84,7 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
     at = times_of(printable(path.name), frame[chosen["time"]]).seconds
     skipped = flags_of(path, frame[name], option="--skipped-column") if (name := chosen["skipped"]) else None
     kinds = _texts(frame, chosen["kind"])
-    played = _played(frame, chosen)
+    played = _played(path, frame, chosen)
     ids = _texts(frame, chosen["event_id"])
     made = EventTable(shown, [], [], {})
     seen: Counter[str] = Counter()
@@ -108,17 +109,21 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
         seconds = float(at[index])
         content = f"{user_id}\0{track_id}\0{kind}\0{seconds!r}"
         seen[content] += 1
-        made.rows.append(row)
-        made.events.append(
-            ListeningEvent(
-                str(user_id),
-                str(track_id),
-                cast(EventKind, kind),
-                None if played is None or np.isnan(played[index]) else float(played[index]),
-                seconds,
-                event_id=(ids[index] if ids is not None else "") or _id_of(content, seen[content]),
-            )
+        event = ListeningEvent(
+            str(user_id),
+            str(track_id),
+            cast(EventKind, kind),
+            None if played is None or np.isnan(played[index]) else float(played[index]),
+            seconds,
+            event_id=(ids[index] if ids is not None else "") or _id_of(content, seen[content]),
         )
+        try:
+            encode_event(event)
+        except InvalidInputError as error:  # `record_many` would refuse the whole request
+            made.problems[row] = str(error)
+            continue
+        made.rows.append(row)
+        made.events.append(event)
     return made
 
 
@@ -140,14 +145,19 @@ def _texts(frame: pd.DataFrame, name: str | None) -> list[str] | None:
     return ["" if pd.isna(cell) else str(cell).strip() for cell in frame[name]]
 
 
-def _played(frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _played(path: Path, frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     name = chosen["played_s"] or chosen["played_ms"]
     if name is None:
         return None
     texts = _texts(frame, name) or []
     numbers = np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), np.float64)
-    if wrong := next((text for text, number in zip(texts, numbers, strict=True) if text and np.isnan(number)), None):
-        raise DataError(f"column {name!r}: expected numbers, got {wrong[:40]!r}")
+    wrong = np.flatnonzero(np.isnan(numbers) & np.array([bool(text) for text in texts], np.bool_))
+    if len(wrong):
+        unit = "seconds" if chosen["played_s"] else "milliseconds"
+        raise DataError(
+            f"{printable(path.name)}: column {name!r} ({unit} played): expected numbers, got "
+            f"{texts[wrong[0]][:40]!r} in row {wrong[0] + 1}; correct it, or rename the column"
+        )
     return numbers if chosen["played_s"] else numbers / 1_000
 
 

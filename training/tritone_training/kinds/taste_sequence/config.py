@@ -30,7 +30,7 @@ class SequenceConfig(Hyperparameters):
         le=16,
         description="Initial decay of the shortest of several horizons; an event weighs 1 / distance ** decay.",
     )
-    n_layers: int = Field(1, ge=0, le=12, description="Layers of causal attention; 0 leaves the horizons alone.")
+    n_layers: int = Field(1, ge=0, le=12, description="Transformer layers; 0 uses the recency-weighted means only.")
     n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout in the attention layers.")
     input_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the item vectors before the first layer.")
