@@ -125,19 +125,6 @@ def refit(
         _print_report(done)
 
 
-def _event_store(given: str | None, *, as_json: bool) -> str | None:
-    """Return the address of the event store; None if there is none."""
-    from tritone_serving.events import EventStoreError, existing_store_url
-
-    try:
-        found = existing_store_url(given)
-    except EventStoreError as error:
-        raise TritoneError(str(error)) from error
-    if found is None and not as_json:
-        console.say("no event store: only the log is read")
-    return found
-
-
 def _served(repository: Path | None) -> Artifact | None:
     """Return the recommender that is in the repository; None if there is none yet."""
     from tritone_export.new_tracks import open_newest
@@ -203,3 +190,16 @@ def _print_report(done: RefitResult) -> None:
         console.say(f"{model}: version {version}")
     if done.status == "fitted":
         console.say("the checkpoint is refitted; next: tritone publish recommender")
+
+
+def _event_store(given: str | None, *, as_json: bool) -> str | None:
+    """Return the address of the event store; None if there is none, or nothing was recorded in the default one."""
+    from tritone_serving.events import EventStoreError, existing_store_url
+
+    try:
+        found = existing_store_url(given)
+    except EventStoreError as error:
+        raise TritoneError(str(error)) from error
+    if found is None and not as_json:
+        console.say("no event store: only the log is read")
+    return found

@@ -96,7 +96,7 @@ def record_many_flow(
     """
     check_model_name(model)
     texts = [
-        encode_event(event, "" if first is None else f"events[{first + index}].") for index, event in enumerate(events)
+        _encoded(event, "" if first is None else f"events[{first + index}].") for index, event in enumerate(events)
     ]
     tensor = np.empty((len(texts), 1), np.object_)
     tensor[:, 0] = texts
@@ -128,16 +128,8 @@ def chunks(events: Iterable[ListeningEvent]) -> Iterator[list[ListeningEvent]]:
         yield chunk
 
 
-def encode_event(event: ListeningEvent, prefix: str = "") -> bytes:
-    """Check an event and return it as the JSON of `recommender_events`.
-
-    Args:
-        event: the event.
-        prefix: of the names of its fields in errors, such as `events[3].`.
-
-    Raises:
-        InvalidInputError: a field is invalid.
-    """
+def _encoded(event: ListeningEvent, prefix: str) -> bytes:
+    """Check an event and return it as JSON."""
     user = check_id(f"{prefix}user_id", event.user_id).decode()
     track = check_id(f"{prefix}track_id", event.track_id)
     if len(track) > N_EVENT_TRACK_BYTES_MAX:

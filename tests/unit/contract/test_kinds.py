@@ -118,7 +118,7 @@ def test_the_committed_configs_are_current(kind: ModelKind, file: str) -> None:
         declaration.name: config_files(
             declaration, label_files=read_label_files(declaration, COMMITTED / declaration.name)
         )
-        for declaration in kind.declarations
+        for declaration in (*kind.declarations, *kind.data_models)
     }
     for ensemble in kind.ensembles:
         served[ensemble.name] = ensemble_configs(ensemble)

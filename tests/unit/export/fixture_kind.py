@@ -110,6 +110,7 @@ def kind(
         "example_inputs": inputs,
         "quality": quality,
         "companions": (),
+        "data_models": (),
         "ensembles": (),
     }
     return ModelKind(**{field.name: values.get(field.name, unused) for field in fields(ModelKind)})

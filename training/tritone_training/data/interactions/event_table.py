@@ -12,9 +12,8 @@ from typing import Any, Final, cast
 import numpy as np
 import pandas as pd
 
-from tritone import InvalidInputError, ListeningEvent
+from tritone import ListeningEvent
 from tritone.constants import EVENT_KINDS, LONGEST_PLAY_S, EventKind
-from tritone.operations.events import encode_event
 from tritone_training.data.interactions.columns import Columns, distinct, item_of_log, optional, required, shown_columns
 from tritone_training.data.interactions.parsing import flags_of, id_column, times_of
 from tritone_training.data.recordings import printable
@@ -109,21 +108,17 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
         seconds = float(at[index])
         content = f"{user_id}\0{track_id}\0{kind}\0{seconds!r}"
         seen[content] += 1
-        event = ListeningEvent(
-            str(user_id),
-            str(track_id),
-            cast(EventKind, kind),
-            None if played is None or np.isnan(played[index]) else float(played[index]),
-            seconds,
-            event_id=(ids[index] if ids is not None else "") or _id_of(content, seen[content]),
-        )
-        try:
-            encode_event(event)
-        except InvalidInputError as error:  # `record_many` would refuse the whole request
-            made.problems[row] = str(error)
-            continue
         made.rows.append(row)
-        made.events.append(event)
+        made.events.append(
+            ListeningEvent(
+                str(user_id),
+                str(track_id),
+                cast(EventKind, kind),
+                None if played is None or np.isnan(played[index]) else float(played[index]),
+                seconds,
+                event_id=(ids[index] if ids is not None else "") or _id_of(content, seen[content]),
+            )
+        )
     return made
 
 
