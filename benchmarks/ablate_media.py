@@ -80,7 +80,7 @@ def measure(folder: Path, test: Sequence[tuple[str, set[str]]], columns: Sequenc
         preset="tiny",
         interactions=folder / "train.csv",
         listening=ListeningFiles(valid=folder / "valid.csv", metadata=metadata),
-        settings={"taste": False, "n_listed": 0},
+        settings={"taste_vae": False, "n_listed": 0},
         seed=seed,
         progress=False,
     )

@@ -55,7 +55,7 @@ def measure(sessions: SimulatedSessions, seed: int) -> dict[str, Any]:
     """Fit on the training split, choose on validation, and return NDCG@10 on the test split by way and segment."""
     listening = of_world(sessions.world, seed=seed)
     assert listening.test is not None
-    config = from_preset(PRESETS, "default", {"taste": False})
+    config = from_preset(PRESETS, "default", {"taste_vae": False})
     dataset = build_dataset(listening, config, KEY)
     parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=lambda step: lambda done, total: None)
     parts.arrays["items.moods"] = noisy_moods(sessions, dataset.items, seed)
@@ -78,8 +78,8 @@ def measure(sessions: SimulatedSessions, seed: int) -> dict[str, Any]:
         queries = mood_queries(recommender, before, listening.test, WITHIN_S)
         gains = gains_by_strength(recommender, {}, queries)
         given = gains_by_strength(recommender, {}, with_true_moods(queries, sessions))
-    place = STRENGTHS.index(selected["strength"])
-    ways = {"none": gains[:, 0], "inferred": gains[:, place], "given": given[:, STRENGTHS.index(1.0)]}
+    column = STRENGTHS.index(selected["strength"])
+    ways = {"none": gains[:, 0], "inferred": gains[:, column], "given": given[:, STRENGTHS.index(1.0)]}
     numbers = {name: number for number, name in enumerate(sessions.world.log.users)}
     names = listening.test.users
     mooded = np.array([sessions.has_moods[numbers[names[user]]] for user in queries.users.tolist()])
@@ -102,8 +102,8 @@ def measure(sessions: SimulatedSessions, seed: int) -> dict[str, Any]:
 def noisy_moods(sessions: SimulatedSessions, items: list[str] | tuple[str, ...], seed: int) -> npt.NDArray[np.float32]:
     """Return the standardised moods of the items with noise (I, 9), as a network would predict them."""
     truth = sessions.item_moods
-    places = {name: index for index, name in enumerate(sessions.world.log.items)}
-    known = np.array([places[name] for name in items])
+    indices = {name: index for index, name in enumerate(sessions.world.log.items)}
+    known = np.array([indices[name] for name in items])
     fits = ((truth - truth.mean(0)) / truth.std(0))[known]
     noisy = fits + np.random.default_rng(seed + 1_000).normal(0, NOISE, fits.shape)
     moods: npt.NDArray[np.float32] = ((noisy - noisy.mean(0)) / noisy.std(0)).astype(np.float32)

@@ -8,7 +8,7 @@ listeners, so smoothness is not measured by what a method optimises. Without --d
 embedded corpus. Start and end are drawn among the tracks with enough listeners in both halves.
 
     playlist                 `Recommender.playlist`, without an artist gap and with the default one
-    linear interpolation     at each place the unused track nearest to the line from start to end
+    linear interpolation     at each position the unused track nearest to the line from start to end
     shortest path            in the graph of 10 nearest neighbours, by (1 - similarity) ** 2; of any length
     random walk              on the same graph, from start
     similar                  the tracks most similar to start, best first (mixes only)
@@ -16,7 +16,7 @@ embedded corpus. Start and end are drawn among the tracks with enough listeners 
 
 smoothness: mean and smallest similarity of neighbours, by held-out listening and by the method's own vectors.
 variety: 1 - mean similarity of all pairs by held-out listening, and the number of different artists and tags per track.
-progress: rank correlation of the place with (similarity to end - similarity to start), by held-out listening.
+progress: rank correlation of the position with (similarity to end - similarity to start), by held-out listening.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Rivals:
         self.graph = graph.maximum(graph.T)
 
     def interpolate(self, start: int, end: int | None, n: int) -> list[int]:
-        """Return the unused item nearest to the line, at each place."""
+        """Return the unused item nearest to the line, at each position."""
         assert end is not None
         used, items = {start, end}, [start]
         for share in np.arange(1, n - 1) / (n - 1):

@@ -94,7 +94,7 @@ def measure(folder: Path, *, n_listeners: int, seed: int) -> dict[str, object]:
         listening=listening,
         out=checkpoint,
         preset="demo",
-        settings={"taste": False, "n_listed": 0},
+        settings={"taste_vae": False, "n_listed": 0},
         seed=seed,
         refit_on_all=True,
         progress=False,

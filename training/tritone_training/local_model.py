@@ -287,8 +287,10 @@ class RecommenderModel:
         self.parameters = declaration.parameters
         self._recommender = recommender
         self._networks = networks
-        self._backend = _backend("tritone_cf_tensors")
-        self._tensors = self._backend.OutputTensors(recommender)
+        self._inputs, self._outputs, self._similar = (
+            _backend(f"tritone_cf_{name}") for name in ("inputs", "outputs", "similar")
+        )
+        self._tensors = self._outputs.OutputTensors(recommender)
 
     def infer(self, request: InferRequest) -> Mapping[str, Any]:
         """Serve one request with the code of the backend `cf_ensemble`.
@@ -299,7 +301,7 @@ class RecommenderModel:
         """
         try:
             titles = self._recommender.title_resolver()
-            read = self._backend.read_requests(dict(request.inputs), TRUSTED, titles=titles)
+            read = self._inputs.read_requests(dict(request.inputs), TRUSTED, titles=titles)
             rows = [self._row(each) for each in read]
         except InvalidRequestError as error:
             kind = NothingKnownError if _NOTHING_KNOWN.match(str(error)) else RequestRejectedError
@@ -307,21 +309,21 @@ class RecommenderModel:
         return {name: _decoded(self._tensors.make(name, rows)) for name in request.outputs}
 
     def _row(self, request: Any) -> Any:
-        if isinstance(request, self._backend.SimilarRequest):
+        if isinstance(request, self._similar.SimilarRequest):
             found = self._recommender.similar(request.item, embedding=request.embedding, by=request.by, n=request.k)
-            return self._backend.row_of_similar(found)
+            return self._outputs.row_of_similar(found)
         if isinstance(request, PlaylistRequest):
-            return self._backend.row_of_playlist(self._recommender.playlist(request))
+            return self._outputs.row_of_playlist(self._recommender.playlist(request))
         if isinstance(request, TextRequest):
-            return self._backend.row_of_text(self._described(request))
+            return self._outputs.row_of_text(self._described(request))
         if isinstance(request, SearchRequest):
-            return self._backend.row_of_search(self._recommender.search(request))
+            return self._outputs.row_of_search(self._recommender.search(request))
         resolved = self._recommender.resolve([request])
         remote = remote_scores(resolved.remote_inputs, self._networks)
         (answer,) = self._recommender.respond(resolved, remote_scores=remote)
         if isinstance(answer, InvalidRequestError):
             raise answer
-        return self._backend.row_of(answer)
+        return self._outputs.row_of(answer)
 
     def _described(self, request: TextRequest) -> TextResponse:
         request.check()

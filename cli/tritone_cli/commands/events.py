@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tritone import ClientError, TritoneError
+from tritone import ClientError, InvalidInputError, TritoneError
 from tritone_cli import connections, console, options
 
 if TYPE_CHECKING:
+    from tritone import ListeningEvent, MusicClient
     from tritone_serving.events import EventStore
 
 _N_SHOWN: Final = 10  # problems that are printed
@@ -73,15 +74,14 @@ def import_events(
     ):
         for rows, events in batches(table, 256, after_row=after_row):
             try:
-                recorded = music.record_many(events, model=model)
+                for row, outcome, reason in _recorded(music, rows, events, model=model):
+                    if outcome in counts:
+                        counts[outcome] += 1
+                    else:
+                        problems[row] = reason
             except ClientError as error:
                 failure = error
                 break
-            for row, each in zip(rows, recorded, strict=True):
-                if each.is_stored:
-                    counts[each.outcome] += 1
-                else:
-                    problems[row] = each.reason
             done_row = rows[-1]
             advance(len(rows))
     if as_json:
@@ -106,6 +106,24 @@ def import_events(
         raise TritoneError(f"{failure}; to go on, repeat the command with --after-row {done_row}") from failure
     if problems:
         raise typer.Exit(1)
+
+
+def _recorded(
+    music: MusicClient, rows: Sequence[int], events: Sequence[ListeningEvent], *, model: str
+) -> Iterator[tuple[int, str, str]]:
+    """Record events and yield the row, the outcome and the reason of each; invalid ones do not prevent the others."""
+    try:
+        recorded = music.record_many(events, model=model)
+    except InvalidInputError as error:
+        if len(events) == 1:
+            yield rows[0], "invalid", str(error).removeprefix("invalid events[0].")
+            return
+        half = len(events) // 2
+        yield from _recorded(music, rows[:half], events[:half], model=model)
+        yield from _recorded(music, rows[half:], events[half:], model=model)
+        return
+    for row, each in zip(rows, recorded, strict=True):
+        yield row, each.outcome, each.reason
 
 
 def count(*, events: StoreUrl = None, as_json: options.Json = False) -> None:

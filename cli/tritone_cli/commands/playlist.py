@@ -102,12 +102,12 @@ def _print_playlist(found: Playlist) -> None:
     console.say(f"based on {', '.join(based_on)}; seed {found.seed}; {found.model} v{found.model_version}")
     rows = [
         (
-            str(place),
+            str(position),
             "" if track.similarity is None else f"{track.similarity:.2f}",
             track.track_id,
             recommendations.name_of(track.title, track.artist),
         )
-        for place, track in enumerate(found, 1)
+        for position, track in enumerate(found, 1)
     ]
     console.people.print(plain_table(("", "similarity", "track", "title"), rows, n_numbers=2))
     if "artist_gap" in found.relaxed:

@@ -41,7 +41,8 @@ def refit(
         typer.Option(
             envvar="TRITONE_EVENTS",
             show_envvar=False,
-            help="Address of the event store, as of `tritone serve --events`. Environment variable: TRITONE_EVENTS.",
+            help="Event store, as for `tritone serve`; off for none. Default: TRITONE_EVENTS, or a file in the state "
+            "folder.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +96,7 @@ def refit(
         raise typer.BadParameter("--server: expected --repository too, the server's model repository")
     request = RefitRequest(
         checkpoint=checkpoint,
-        events=events,
+        events=_event_store(events),
         key=key,
         interactions=interactions,
         events_after=None if events_after is None else events_after.replace(tzinfo=UTC).timestamp(),
@@ -191,3 +192,20 @@ def _print_report(done: RefitResult) -> None:
         console.say(f"{model}: version {version}")
     if done.status == "fitted":
         console.say("the checkpoint is refitted; next: tritone publish recommender")
+
+
+def _event_store(named: str | None) -> str | None:
+    """Return the address of the event store; None if there is none, or nothing was recorded in the default one."""
+    from tritone_serving.events import NO_EVENTS, EventStoreError, parse_address, store_url
+    from tritone_serving.events.address import SqliteAddress
+
+    if named is not None:
+        return None if named == NO_EVENTS else named
+    try:
+        url = store_url()
+    except EventStoreError:
+        return None
+    address = None if url is None else parse_address(url)
+    if isinstance(address, SqliteAddress) and not address.path.exists():
+        return None
+    return url

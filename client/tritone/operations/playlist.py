@@ -111,8 +111,8 @@ def playlist_flow(
     has_step_first = "after" in inputs
     return Playlist(
         tuple(
-            PlaylistTrack(track_id, score if place or has_step_first else None, title or None, artist or None)
-            for place, (track_id, score, title, artist) in enumerate(zip(*columns, strict=True))
+            PlaylistTrack(track_id, score if position or has_step_first else None, title or None, artist or None)
+            for position, (track_id, score, title, artist) in enumerate(zip(*columns, strict=True))
         ),
         seed=options.seed,
         mood=mood,

@@ -6,12 +6,13 @@ dependencies.
 """
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
-from tritone_serving.recommender.base_models.remote import TASTE, TASTE_SEQUENCE, RemoteInputs
+from tritone_serving.recommender.base_models.remote import RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.moods import MOODS, AppliedMood
 from tritone_serving.recommender.playlists import PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import make_key, pseudonym, read_key
 from tritone_serving.recommender.recommender import Recommender
+from tritone_serving.recommender.remote_kinds import TASTE, TASTE_SEQUENCE
 from tritone_serving.recommender.requests import (
     SOURCES,
     RecommendRequest,

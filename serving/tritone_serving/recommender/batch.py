@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.event_sequences import SequenceBatch
 from tritone_serving.recommender.moods import MOODS, AppliedMood
 from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import ListeningSequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,8 @@ class RequestBatch:
         is_known: (B,) whether the user is stored or has recorded events.
         sequences: the order of listening: stored order and the history of the request; None if no base model of the
             artifact uses it.
-        is_session: (B,) whether the request brings an ordered history, see `RecommendRequest.is_session`.
+        is_session: (B,) whether the weights for sessions apply: the request has an ordered history, or the user's last
+            event is recent.
         memo: results shared by base models, such as similarities between users.
     """
 
@@ -52,7 +53,7 @@ class RequestBatch:
     friend_ids: Sequence[Mapping[int, str]]
     borrowed: npt.NDArray[np.bool_]
     is_known: npt.NDArray[np.bool_]
-    sequences: ListeningSequences | None = None
+    sequences: SequenceBatch | None = None
     is_session: npt.NDArray[np.bool_] | None = None
     memo: dict[str, Floats] = field(default_factory=dict)
 

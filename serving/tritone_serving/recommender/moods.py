@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.event_sequences import EventSequence
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
-from tritone_serving.recommender.sequences import OrderedEvents
 
 Floats = npt.NDArray[np.float32]
 
@@ -118,7 +118,7 @@ class MoodInference:
             float(described.get("within_s", cls.within_s)),
         )
 
-    def infer(self, events: OrderedEvents, moods: Floats, now_s: float) -> AppliedMood:
+    def infer(self, events: EventSequence, moods: Floats, now_s: float) -> AppliedMood:
         """Return the mood of the last plays.
 
         Args:

@@ -106,20 +106,22 @@ def with_items(
     """
     n_before = artifact.n_items
     n_fitted = int(artifact.manifest.get(N_FITTED, n_before))
-    index = {name: place for place, name in enumerate(artifact.texts("items"))}
+    index = {name: number for number, name in enumerate(artifact.texts("items"))}
     added = [item for item in items if item.id not in index]
-    index.update({item.id: n_before + place for place, item in enumerate(added)})
+    index.update({item.id: n_before + number for number, item in enumerate(added)})
     manifest = {name: value for name, value in artifact.manifest.items() if name not in ("arrays", "format")}
     draft = _Draft({**manifest, "n_items": n_before + len(added), N_FITTED: n_fitted}, dict(artifact.arrays))
     if added:
         _extend(artifact, draft, len(added))
-    places = {index[item.id]: item for item in items}
-    _put_texts(artifact, draft, places, added)
-    n_words, n_known = _put_words(artifact, draft, places, n_fitted)
-    _put_sounds(draft, places)
-    updated = [item.id for place, item in places.items() if place < n_before and place in draft.changed]
+    items_by_index = {index[item.id]: item for item in items}
+    _put_texts(artifact, draft, items_by_index, added)
+    n_words, n_known = _put_words(artifact, draft, items_by_index, n_fitted)
+    _put_sounds(draft, items_by_index)
+    updated = [
+        item.id for item_index, item in items_by_index.items() if item_index < n_before and item_index in draft.changed
+    ]
     n_lists = 0
-    if added or any(place >= n_fitted for place in draft.changed):
+    if added or any(item_index >= n_fitted for item_index in draft.changed):
         n_lists = _update_lists(Artifact(artifact.folder, draft.manifest, draft.arrays), draft, n_fitted, on_progress)
     return (
         draft.manifest,
@@ -128,9 +130,11 @@ def with_items(
             added=tuple(item.id for item in added),
             updated=tuple(updated),
             unchanged=tuple(
-                item.id for place, item in places.items() if place < n_before and place not in draft.changed
+                item.id
+                for item_index, item in items_by_index.items()
+                if item_index < n_before and item_index not in draft.changed
             ),
-            texts_only=tuple(item.id for place, item in places.items() if place < n_fitted),
+            texts_only=tuple(item.id for item_index, item in items_by_index.items() if item_index < n_fitted),
             n_words_known=n_known,
             n_words=n_words,
             n_lists_changed=n_lists,
@@ -162,29 +166,33 @@ def _extend(artifact: Artifact, draft: _Draft, n_added: int) -> None:
             draft.arrays[name] = np.concatenate([array, np.full((n_added, *array.shape[1:]), value, array.dtype)])
 
 
-def _put_texts(artifact: Artifact, draft: _Draft, places: Mapping[int, NewItem], added: Sequence[NewItem]) -> None:
+def _put_texts(
+    artifact: Artifact, draft: _Draft, items_by_index: Mapping[int, NewItem], added: Sequence[NewItem]
+) -> None:
     draft.arrays.update(text_arrays("items", [*artifact.texts("items"), *(item.id for item in added)]))
     for name, attribute in (("titles", "title"), ("artists", "artist")):
         known = f"{name}.ends" in artifact.arrays
-        if not known and not any(getattr(item, attribute) for item in places.values()):
+        if not known and not any(getattr(item, attribute) for item in items_by_index.values()):
             continue
         before = artifact.texts(name) if known else [""] * artifact.n_items
         texts = [*before, *[""] * len(added)]
-        for place, item in places.items():
+        for item_index, item in items_by_index.items():
             text = getattr(item, attribute)
-            is_added = place >= artifact.manifest.get(N_FITTED, artifact.n_items)
-            if texts[place] != text and (text or is_added):
-                texts[place] = text
-                draft.changed.add(place)
+            is_added = item_index >= artifact.manifest.get(N_FITTED, artifact.n_items)
+            if texts[item_index] != text and (text or is_added):
+                texts[item_index] = text
+                draft.changed.add(item_index)
         draft.arrays.update(text_arrays(name, texts))
 
 
-def _put_words(artifact: Artifact, draft: _Draft, places: Mapping[int, NewItem], n_fitted: int) -> tuple[int, int]:
+def _put_words(
+    artifact: Artifact, draft: _Draft, items_by_index: Mapping[int, NewItem], n_fitted: int
+) -> tuple[int, int]:
     """Replace the tags of items that were added after the fit; return the numbers of words, and of known ones."""
-    n_words = sum(len(item.words) for item in places.values())
+    n_words = sum(len(item.words) for item in items_by_index.values())
     if "tags.ends" not in artifact.arrays:
         return n_words, 0
-    vocabulary = {name: place for place, name in enumerate(artifact.texts("tags"))}
+    vocabulary = {name: number for number, name in enumerate(artifact.texts("tags"))}
     by_item = artifact.rows("tags.by_item")
     fitted = by_item.columns[: by_item.starts[n_fitted]]
     idf = np.log(n_fitted / np.maximum(np.bincount(fitted, minlength=len(vocabulary)), 1)).astype(np.float32)
@@ -192,19 +200,23 @@ def _put_words(artifact: Artifact, draft: _Draft, places: Mapping[int, NewItem],
     table = Rows(starts, by_item.columns, by_item.values)
     columns, values = [], []
     n_known = 0
-    for place in range(n_fitted, table.n_rows):
-        tags, weights = table.row(place)
-        if place in places:
-            found = np.array(sorted(vocabulary[word] for word in places[place].words if word in vocabulary), np.int32)
+    for item_index in range(n_fitted, table.n_rows):
+        tags, weights = table.row(item_index)
+        if item_index in items_by_index:
+            found = np.array(
+                sorted(vocabulary[word] for word in items_by_index[item_index].words if word in vocabulary), np.int32
+            )
             n_known += len(found)
             length = float(np.linalg.norm(idf[found]))
             given = idf[found] / max(length, 1e-9)
             if not np.array_equal(found, tags) or not np.array_equal(given, weights):
-                draft.changed.add(place)
+                draft.changed.add(item_index)
             tags, weights = found, given
         columns.append(tags)
         values.append(weights)
-    n_known += sum(len(item.words & vocabulary.keys()) for place, item in places.items() if place < n_fitted)
+    n_known += sum(
+        len(item.words & vocabulary.keys()) for item_index, item in items_by_index.items() if item_index < n_fitted
+    )
     more = Rows.from_lists(columns, values)
     kept = slice(int(by_item.starts[n_fitted]))
     whole = Rows(
@@ -218,20 +230,20 @@ def _put_words(artifact: Artifact, draft: _Draft, places: Mapping[int, NewItem],
     return n_words, n_known
 
 
-def _put_sounds(draft: _Draft, places: Mapping[int, NewItem]) -> None:
+def _put_sounds(draft: _Draft, items_by_index: Mapping[int, NewItem]) -> None:
     if EMBEDDINGS not in draft.arrays:
         return
     embeddings = np.array(draft.arrays[EMBEDDINGS])
     has_moods = _MOODS in draft.arrays and MOOD_CENTRE in draft.arrays
     moods = np.array(draft.arrays[_MOODS]) if has_moods else np.zeros(0)
-    for place, item in places.items():
+    for item_index, item in items_by_index.items():
         if item.embedding is None:
             continue
-        if not np.allclose(embeddings[place], item.embedding, atol=1e-6):
-            embeddings[place] = item.embedding
-            draft.changed.add(place)
+        if not np.allclose(embeddings[item_index], item.embedding, atol=1e-6):
+            embeddings[item_index] = item.embedding
+            draft.changed.add(item_index)
         if has_moods and item.emotions is not None:
-            moods[place] = (item.emotions - draft.arrays[MOOD_CENTRE]) / draft.arrays[MOOD_SPREAD]
+            moods[item_index] = (item.emotions - draft.arrays[MOOD_CENTRE]) / draft.arrays[MOOD_SPREAD]
     draft.arrays[EMBEDDINGS] = embeddings
     if has_moods:
         draft.arrays[_MOODS] = moods

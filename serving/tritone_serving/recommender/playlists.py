@@ -257,7 +257,7 @@ class PlaylistMaker:
     # --- candidates ----------------------------------------------------------------------------
 
     def _candidates(self, start: int, end: int | None, n: int, values: Floats) -> tuple[Ints, Floats]:
-        """Return the candidates (P,) and how well each suits each place of the playlist (M, P)."""
+        """Return the candidates (P,) and how well each suits each position of the playlist (M, P)."""
         if not n:
             return np.zeros(0, np.int64), np.zeros((0, 0), np.float32)
         vectors = self._vectors.vectors
@@ -281,7 +281,7 @@ class PlaylistMaker:
         n_stages = min(n, _N_STAGES)
         stages = lines(((np.arange(n_stages) + 0.5) / n_stages).astype(np.float32))
         chosen = [self._varied(stage, _N_EACH, near) for stage in stages]
-        # The stages may share candidates, so that there are fewer than places.
+        # The stages may share candidates, so that there are fewer than positions.
         best = top(stages.max(0), _POOL_PER_TRACK * n)
         pool = np.unique(np.concatenate([best, *chosen]))
         shares = ((np.arange(n) + 1) / (n + 1)).astype(np.float32)
@@ -332,10 +332,10 @@ class PlaylistMaker:
     def _kept_gap(self, items: Sequence[int], gap: int) -> int:
         """Return the smallest number of tracks between two of the same artist, at most `gap`."""
         last: dict[int, int] = {}
-        for place, artist in enumerate(self._artists[list(items)].tolist()):
+        for position, artist in enumerate(self._artists[list(items)].tolist()):
             if artist in last:
-                gap = min(gap, place - last[artist] - 1)
-            last[artist] = place
+                gap = min(gap, position - last[artist] - 1)
+            last[artist] = position
         return gap
 
     def _steps(self, items: Sequence[int], n: int) -> Floats:
@@ -353,7 +353,7 @@ class PlaylistMaker:
 
         Args:
             pool: (P,) candidates.
-            lines: (M, P) how well each suits each place.
+            lines: (M, P) how well each suits each position.
             before: earlier tracks, the last of which is followed.
             end: the track that follows the last one.
             gap: number of tracks between two of the same artist.
@@ -374,20 +374,20 @@ class PlaylistMaker:
         start_gap = self._artists[list(before[-gap:])] if gap else np.zeros(0, np.int64)
         recent = np.full((1, gap), -1, np.int64)
         recent[0, gap - len(start_gap) :] = start_gap
-        places = np.zeros((1, 0), np.int64)
+        paths = np.zeros((1, 0), np.int64)
         costs = np.zeros(1, np.float32)
         used = np.zeros((1, len(pool)), np.bool_)
         # Similarity to the most similar earlier track; the latest one is added when it is followed by another.
         nearest = np.maximum(earlier[:-1].max(0, initial=0.0), 0)[None]
-        for place in range(n):
-            step = (first if place == 0 else step_costs[places[:, -1]]) - _OFF_LINE * lines[place]
+        for position in range(n):
+            step = (first if position == 0 else step_costs[paths[:, -1]]) - _OFF_LINE * lines[position]
             if unlike:
                 step = step + unlike * nearest**2
-            if last is not None and place == n - 1:
+            if last is not None and position == n - 1:
                 step = step + last
             if gap:
                 repeats = (recent[:, :, None] == artists).any(1)
-                if end is not None and n - place <= gap:
+                if end is not None and n - position <= gap:
                     repeats |= artists == self._artists[end]
                 step = step + _SAME_ARTIST * repeats
             total = np.where(used, np.float32(np.inf), costs[:, None] + step).ravel()
@@ -396,14 +396,14 @@ class PlaylistMaker:
             chosen = chosen[np.lexsort((chosen, total[chosen]))][:n_kept]
             parents, children = np.divmod(chosen, len(pool))
             costs = total[chosen]
-            seen = earlier[-1:] if place == 0 else similar[places[parents, -1]]
+            seen = earlier[-1:] if position == 0 else similar[paths[parents, -1]]
             nearest = np.maximum(nearest[parents], seen)
-            places = np.concatenate([places[parents], children[:, None]], axis=1)
+            paths = np.concatenate([paths[parents], children[:, None]], axis=1)
             used = used[parents]
             used[np.arange(n_kept), children] = True
             if gap:
                 recent = np.concatenate([recent[parents, 1:], artists[children][:, None]], axis=1)
-        found: list[int] = pool[places[0]].tolist()
+        found: list[int] = pool[paths[0]].tolist()
         return found
 
 

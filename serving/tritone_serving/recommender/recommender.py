@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
-from tritone_serving.recommender.base_models.remote import RemoteBaseModel, open_remote_base_models
+from tritone_serving.recommender.base_models.remote import RemoteBaseModel, RemoteInputs, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
 from tritone_serving.recommender.moods import AppliedMood
@@ -210,8 +210,16 @@ class Recommender:
         return ResolvedRequests(requests, batch, arms, self.scorer.remote_inputs(batch), [None] * n)
 
     def score_local(self, resolved: ResolvedRequests) -> LocalScores:
-        """Return the scores of the local base models, which can be computed while remote ones run elsewhere."""
+        """Return the scores of the local base models, which can be computed while remote ones run elsewhere.
+
+        Base models without a weight for any of the requests are left out.
+        """
         return self.scorer.score_local(resolved.batch, resolved.arms)
+
+    def needed_remote_inputs(self, resolved: ResolvedRequests) -> dict[str, RemoteInputs]:
+        """Return those of `resolved.remote_inputs` whose base models have a weight for at least one request."""
+        names = self.scorer.weighted(resolved.batch, resolved.arms, tuple(resolved.remote_inputs))
+        return {name: resolved.remote_inputs[name] for name in names}
 
     def score(
         self,
@@ -235,7 +243,8 @@ class Recommender:
         for response in resolved.responses:
             if isinstance(response, InvalidRequestError):
                 raise response
-        return self._score(resolved, remote_scores, local)
+        every = self.scorer.score_local(resolved.batch, resolved.arms, every=True) if local is None else local
+        return self._score(resolved, remote_scores, every)
 
     def respond(
         self,

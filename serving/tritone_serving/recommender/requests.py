@@ -48,7 +48,7 @@ class RecommendRequest:
         user: raw user id; the stored history and friends are used if the user is known.
         history: item ids in order of listening, oldest first; weights of duplicates are summed.
         weights: play counts of the items in `history`; all 1 if None. Counts describe a taste rather than an order, see
-            `is_session`.
+            `has_ordered_history`.
         times: when each item in `history` was listened to, in seconds since 1970, 0 where unknown; None if no time is
             known. Known times decide the order.
         skipped: ids of rejected items; they are never recommended and count against similar items.
@@ -87,7 +87,7 @@ class RecommendRequest:
     at_s: float | None = None
 
     @property
-    def is_session(self) -> bool:
+    def has_ordered_history(self) -> bool:
         """Whether the history is what was just listened to, in order: it has times, or no play counts."""
         return len(self.history) > 0 and (self.times is not None or self.weights is None)
 

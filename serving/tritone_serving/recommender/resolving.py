@@ -17,17 +17,16 @@ import numpy.typing as npt
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, Artifact
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
+from tritone_serving.recommender.event_sequences import EventSequence, SequenceBatch, join_events
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
+from tritone_serving.recommender.remote_kinds import ORDERED_KINDS
 from tritone_serving.recommender.requests import MIN_FRIENDS, RecommendRequest, UnknownInputs
 from tritone_serving.recommender.rows import Floats, Rows
-from tritone_serving.recommender.sequences import ListeningSequences, OrderedEvents, join_events
 from tritone_serving.recommender.social_neighbourhood import SocialNeighbourhood
 from tritone_serving.recommender.stored_order import StoredOrder
-
-ORDERED_KINDS: Final = ("taste_sequence", "transitions")  # of base models that use the order of listening
 
 Ints = npt.NDArray[np.int64]
 
@@ -48,7 +47,7 @@ class _Resolved:
     unknown: UnknownInputs
     friend_ids: Mapping[int, str]
     mood: AppliedMood
-    events: OrderedEvents
+    events: EventSequence
     is_session: bool
     is_known: bool
 
@@ -197,46 +196,44 @@ class Resolver:
         )
         return batch, errors
 
-    def _sequences(
-        self, requests: Sequence[RecommendRequest], resolved: Sequence[_Resolved]
-    ) -> ListeningSequences | None:
+    def _sequences(self, requests: Sequence[RecommendRequest], resolved: Sequence[_Resolved]) -> SequenceBatch | None:
         """Return the order of listening of each request; None if no base model uses it."""
         if not self._uses_order:
             return None
-        return ListeningSequences.of([each.events for each in resolved], _times_of(requests))
+        return SequenceBatch.of([each.events for each in resolved], _times_of(requests))
 
     def ordered_events(
         self, request: RecommendRequest, user: int, recorded: FoldedEvents = NOTHING_RECORDED
-    ) -> OrderedEvents:
+    ) -> EventSequence:
         """Return what a user listened to and skipped, oldest first: stored order, recorded events and the request.
 
         Rejected items of the request are the latest events. Items of weight 0 and unknown ids are left out.
         """
         if not self._uses_order and not self._mood_inference.strength:
-            return OrderedEvents.none()
-        stored = OrderedEvents.none() if user == _NOBODY else self._order.of(user)
-        later = OrderedEvents(recorded.order, recorded.times, recorded.is_rejection)
+            return EventSequence.none()
+        stored = EventSequence.none() if user == _NOBODY else self._order.of(user)
+        later = EventSequence(recorded.order, recorded.times, recorded.is_rejection)
         return join_events([stored, later, self._events_of(request)])
 
-    def _events_of(self, request: RecommendRequest) -> OrderedEvents:
+    def _events_of(self, request: RecommendRequest) -> EventSequence:
         """Return the history and the rejected items of a request as events."""
         if not len(request.history) and not len(request.skipped):
-            return OrderedEvents.none()
+            return EventSequence.none()
         times = np.zeros(len(request.history)) if request.times is None else np.asarray(request.times, np.float64)
         weights = None if request.weights is None else np.asarray(request.weights, np.float64)
-        places, items = [], []
-        for place, name in enumerate(request.history):
+        positions, items = [], []
+        for position, name in enumerate(request.history):
             index = self.item(name)
-            if index is not None and (weights is None or weights[place] > 0):
-                places.append(place)
+            if index is not None and (weights is None or weights[position] > 0):
+                positions.append(position)
                 items.append(index)
         rejected, _ = self.items(request.skipped)
         # Between the history, which may have times, and the rejected items there is no order but that of the request.
-        latest = float(times[places].max(initial=0))
+        latest = float(times[positions].max(initial=0))
         return join_events(
             [
-                OrderedEvents(np.array(items, np.int64), times[places], np.zeros(len(items), np.bool_)),
-                OrderedEvents(
+                EventSequence(np.array(items, np.int64), times[positions], np.zeros(len(items), np.bool_)),
+                EventSequence(
                     np.array(rejected, np.int64), np.full(len(rejected), latest), np.ones(len(rejected), np.bool_)
                 ),
             ]
@@ -350,7 +347,7 @@ class Resolver:
             friend_ids=friend_ids,
             mood=self._mood_of(request, ordered),
             events=ordered,
-            is_session=request.is_session or events.is_session,
+            is_session=request.has_ordered_history or events.is_session,
             is_known=is_known,
         )
 
@@ -360,7 +357,7 @@ class Resolver:
             return AppliedMood()
         return AppliedMood.of("given", mood_vector(request.mood))
 
-    def _mood_of(self, request: RecommendRequest, events: OrderedEvents) -> AppliedMood:
+    def _mood_of(self, request: RecommendRequest, events: EventSequence) -> AppliedMood:
         """Return the mood of a request: the given one, else that of the last plays."""
         if self._moods is None or request.mood is not None or not self._mood_inference.strength:
             return self.given_mood(request)

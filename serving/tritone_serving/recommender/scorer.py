@@ -140,17 +140,30 @@ class EnsembleScorer:
 
     def score_base_models(self, batch: RequestBatch, remote_scores: RemoteScores) -> dict[str, Floats]:
         """Return the raw scores of all base models, name -> (B, I); without remote ones that did not answer."""
-        return {**dict(self._score_local(batch)), **self._score_remote(batch, remote_scores)}
+        return {**dict(self._score_local(batch, tuple(self._local))), **self._score_remote(batch, remote_scores)}
 
-    def score_local(self, batch: RequestBatch, arms: Sequence[str]) -> LocalScores:
+    def weighted(self, batch: RequestBatch, arms: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+        """Return the base models that have a weight other than 0 for at least one request.
+
+        Args:
+            arms: (B,) arm of each request.
+            names: base models.
+        """
+        weights = self._weights(batch, arms, tuple(names))
+        counts = weights.listened.any(0) | weights.cold.any(0)
+        return tuple(name for name, does_count in zip(names, counts.tolist(), strict=True) if does_count)
+
+    def score_local(self, batch: RequestBatch, arms: Sequence[str], *, every: bool = False) -> LocalScores:
         """Score a batch by the local base models, which takes most of the time; see `combine`.
 
         Args:
             arms: (B,) arm of each request.
+            every: score by all base models, also by those that have no weight for any request.
         """
-        weights = self._weights(batch, arms, tuple(self._local))
+        names = tuple(self._local) if every else self.weighted(batch, arms, tuple(self._local))
+        weights = self._weights(batch, arms, names)
         found = LocalScores({}, Blend(batch.n, self.n_listened, self._n_items))
-        for column, (name, scores) in enumerate(self._score_local(batch)):
+        for column, (name, scores) in enumerate(self._score_local(batch, names)):
             found.base_models[name] = scores
             found.blend.add(log_scaled(scores, self.scales[name]), weights, column)
         return found
@@ -192,10 +205,10 @@ class EnsembleScorer:
                 total += weights.cold[:, column, None] * scores
         return total
 
-    def _score_local(self, batch: RequestBatch) -> Iterator[tuple[str, Floats]]:
-        for name, base_model in self._local.items():
+    def _score_local(self, batch: RequestBatch, names: Sequence[str]) -> Iterator[tuple[str, Floats]]:
+        for name in names:
             start_s = time.perf_counter()
-            scores = base_model.score(batch)
+            scores = self._local[name].score(batch)
             if self._on_base_model is not None:
                 self._on_base_model(name, time.perf_counter() - start_s)
             yield name, scores

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import SEQUENCE, SEQUENCE_TIMES, Artifact
+from tritone_serving.recommender.event_sequences import EventSequence
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import OrderedEvents
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class StoredOrder:
             return cls(None, None)
         return cls(artifact.rows(SEQUENCE), artifact.arrays.get(SEQUENCE_TIMES))
 
-    def of(self, user: int) -> OrderedEvents:
+    def of(self, user: int) -> EventSequence:
         """Return the events of a stored user."""
         if self.events is None:
-            return OrderedEvents.none()
+            return EventSequence.none()
         span = slice(int(self.events.starts[user]), int(self.events.starts[user + 1]))
         items = self.events.columns[span].astype(np.int64)
         times = np.zeros(len(items)) if self.times is None else np.array(self.times[span], np.float64)
-        return OrderedEvents(items, times, self.events.values[span] > 0)
+        return EventSequence(items, times, self.events.values[span] > 0)

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.moods import LARGEST_STRENGTH, MOODS
+from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 from tritone_serving.recommender.requests import EMBEDDING_SIZE
 
 MOST: Final = 1e6  # maximum of weights and shares; scores stay far within the range of float32
@@ -197,7 +198,7 @@ def _check_base_models(base_models: Any, n_items: int) -> None:
         scale = described.get("scale", 0.0)
         if not is_number(scale, 1e30) or scale < 0:
             raise ValueError(f"base model {shown(name)} has the scale {shown(scale)}; expected a finite number from 0")
-        if described.get("kind") in ("taste", "taste_sequence"):
+        if described.get("kind") in REMOTE_KINDS:
             n_known = described.get("n_known")
             if not _is_count(n_known) or n_known > n_items:
                 raise ValueError(f"base model {shown(name)} has n_known {shown(n_known)}; expected 0 to {n_items}")

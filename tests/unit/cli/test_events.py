@@ -66,6 +66,22 @@ def test_events_of_a_log_are_imported_once(run_tritone: Any, fake: FakeEvents, t
     assert (again["n_new"], again["n_duplicates"]) == (0, 3)
 
 
+def test_rows_that_the_client_refuses_are_left_out(run_tritone: Any, fake: FakeEvents, tmp_path: Path) -> None:
+    long = "t" * 2_000
+    lines = [f"ann,t{number},2026-01-01T10:00:00Z,e{number}" for number in range(300)]
+    lines[7], lines[200], lines[290] = (
+        f"ann,{long},2026-01-01T10:00:00Z,x",
+        "ann,t,2026-01-01T10:00:00Z,a b",
+        lines[290],
+    )
+    (tmp_path / "log.csv").write_text("user_id,track_id,timestamp,event_id\n" + "\n".join(lines) + "\n")
+    ended = run_tritone("events", "import", "log.csv", "--json")
+    result = json.loads(ended.stdout)
+    assert (ended.status, result["n_new"], result["n_refused"], result["last_row"]) == (1, 298, 2, 300)
+    assert set(result["problems"]) == {"8", "201"}
+    assert "event_id" in result["problems"]["201"]
+
+
 @pytest.mark.parametrize("suffix", ["tsv", "jsonl", "parquet"])
 def test_tables_of_all_formats_are_read(run_tritone: Any, fake: FakeEvents, tmp_path: Path, suffix: str) -> None:
     kinds = ["play", "skip", "love", "dislike", ""]

@@ -352,7 +352,7 @@ ASKED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("sdk", "served"), ASKED)
 def test_the_recommender_refuses_in_the_words_of_the_sdk(sdk: dict[str, Any], served: dict[str, Any]) -> None:
     fields: dict[str, Any] = {
-        **dict.fromkeys(("user_id", "history", "weights", "skipped", "friends", "mood", "exclude")),
+        **dict.fromkeys(("user_id", "history", "weights", "times", "skipped", "friends", "mood", "exclude")),
         "n": 10,
         "filter_listened": True,
         "diversity": 0.0,

@@ -33,7 +33,9 @@ def composer(backend: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def cf_ensemble() -> Iterator[Any]:
     """The modules of the `cf_ensemble` backend."""
-    yield from _imported("tritone_cf", ("events", "loading", "metrics", "remote", "tensors"), "cf_ensemble")
+    yield from _imported(
+        "tritone_cf", ("events", "inputs", "loading", "metrics", "outputs", "remote", "similar"), "cf_ensemble"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -48,15 +48,15 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
         "diversity": np.array([[0.5]], np.float32),
         "novelty": np.array([[0.25]], np.float32),
     }
-    [question] = cf_ensemble.tensors.read_requests(tensors)
-    assert question.weights.tolist() == [1, 2]
-    assert question.times.tolist() == [30, 0]
-    assert vars(question) == vars(
+    [request] = cf_ensemble.inputs.read_requests(tensors)
+    assert request.weights.tolist() == [1, 2]
+    assert request.times.tolist() == [30, 0]
+    assert vars(request) == vars(
         RecommendRequest(
             user="Zoë",
             history=["a", "b"],
-            weights=question.weights,
-            times=question.times,
+            weights=request.weights,
+            times=request.times,
             skipped=["c"],
             friends=["f"],
             exclude=["d"],
@@ -72,8 +72,8 @@ def test_a_question_is_what_its_tensors_say(cf_ensemble: Any) -> None:
 
 
 def test_what_is_left_out_has_the_librarys_defaults(cf_ensemble: Any) -> None:
-    [question] = cf_ensemble.tensors.read_requests({"user_id": texts([b""])})
-    assert vars(question) == vars(RecommendRequest(caller=NOBODY))
+    [request] = cf_ensemble.inputs.read_requests({"user_id": texts([b""])})
+    assert vars(request) == vars(RecommendRequest(caller=NOBODY))
 
 
 def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
@@ -82,14 +82,14 @@ def test_filled_up_lists_lose_what_fills_them(cf_ensemble: Any) -> None:
         "weights": np.array([[1, 9, 2], [9, 9, 9]], np.float32),
         "times": np.array([[10, 99, 20], [9, 9, 9]], np.int64),
     }
-    first, second = cf_ensemble.tensors.read_requests(tensors)
+    first, second = cf_ensemble.inputs.read_requests(tensors)
     assert (first.history, first.weights.tolist(), first.times.tolist()) == (["a", "b"], [1, 2], [10, 20])
     assert (second.history, second.weights.tolist(), second.times.tolist()) == ([], [], [])
 
 
 def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
-    similarity = cf_ensemble.tensors.SimilarRequest
-    read = cf_ensemble.tensors.read_requests
+    similarity = cf_ensemble.similar.SimilarRequest
+    read = cf_ensemble.inputs.read_requests
     assert read({"similar_to": texts([b"a"])}) == [similarity("a", None, "both", 10)]
     [by_sound] = read({"by": texts([b"sound"]), "embedding": np.ones((1, 256), np.float32)})
     assert (by_sound.item, by_sound.by, by_sound.embedding.shape) == (None, "sound", (256,))
@@ -110,7 +110,7 @@ def test_what_is_alike_is_another_question(cf_ensemble: Any) -> None:
 )
 def test_what_cannot_be_read(cf_ensemble: Any, tensors: dict[str, Array], says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says):
-        cf_ensemble.tensors.read_requests(tensors)
+        cf_ensemble.inputs.read_requests(tensors)
 
 
 # --- answers ------------------------------------------------------------------------------------------------
@@ -124,12 +124,12 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
         "offset": np.array([[1], [0]], np.int32),
         "k": np.array([[3], [2]], np.int32),
     }
-    search, question = cf_ensemble.tensors.read_requests(tensors)
+    search, request = cf_ensemble.inputs.read_requests(tensors)
     assert search == SearchRequest("Örtchen", "artist", 3, 1)
-    assert isinstance(question, RecommendRequest)
-    rows = [cf_ensemble.tensors.row_of_search(recommender.search(search))]
-    rows += [cf_ensemble.tensors.row_of(answer) for answer in recommender.recommend([question])]
-    made = cf_ensemble.tensors.OutputTensors(recommender)
+    assert isinstance(request, RecommendRequest)
+    rows = [cf_ensemble.outputs.row_of_search(recommender.search(search))]
+    rows += [cf_ensemble.outputs.row_of(answer) for answer in recommender.recommend([request])]
+    made = cf_ensemble.outputs.OutputTensors(recommender)
     assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]
     assert made.make("match", rows).tolist() == [[b"words"] * 3, [b"", b"", b""]]
     assert made.make("match_field", rows).tolist()[0] == [b"artist"] * 3
@@ -142,7 +142,7 @@ def test_the_total_of_all_rows_bounds_searches_too(cf_ensemble: Any) -> None:
     with pytest.raises(
         InvalidRequestError, match=r"expected at most 100,000 items in all rows of a request, .*; send fewer rows"
     ):
-        cf_ensemble.tensors.read_requests(tensors)
+        cf_ensemble.inputs.read_requests(tensors)
 
 
 def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf_ensemble: Any) -> None:
@@ -152,7 +152,7 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
         asked.append(True)
         return False
 
-    read = cf_ensemble.tensors.read_requests
+    read = cf_ensemble.inputs.read_requests
     assert read({"k": np.array([[1]], np.int32)}, embeddings_fit=fits)[0].embedding_fits
     assert not asked
     embedding = {"embedding": np.ones((1, 256), np.float32)}
@@ -162,11 +162,11 @@ def test_embeddings_are_held_against_the_served_network_only_if_there_are_any(cf
 
 def test_rows_of_different_lengths_are_filled_up(cf_ensemble: Any, tmp_path: Path) -> None:
     recommender = models.opened(models.make_artifact(tmp_path / "a", tmp_path / "k"), tmp_path / "k")
-    tensors = cf_ensemble.tensors.OutputTensors(recommender)
+    tensors = cf_ensemble.outputs.OutputTensors(recommender)
     [answer] = recommender.recommend([RecommendRequest(k=3, explain=True, friends=["?", models.user_id(1)])])
     rows = [
-        cf_ensemble.tensors.row_of(answer),
-        cf_ensemble.tensors.row_of_similar([SimilarItem("track-5", 0.5)]),
+        cf_ensemble.outputs.row_of(answer),
+        cf_ensemble.outputs.row_of_similar([SimilarItem("track-5", 0.5)]),
     ]
     assert tensors.make("item_ids", rows).tolist()[1] == [b"track-5", b"", b""]
     assert tensors.make("scores", rows).tolist()[1] == [0.5, 0, 0]

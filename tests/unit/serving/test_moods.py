@@ -21,8 +21,8 @@ from tritone_serving.recommender import (
     open_artifact,
 )
 from tritone_serving.recommender.ensemble import SEGMENTS
+from tritone_serving.recommender.event_sequences import EventSequence
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
-from tritone_serving.recommender.sequences import OrderedEvents
 
 NOW_S = 1_700_000_000.0
 
@@ -127,9 +127,9 @@ def test_vectors_are_at_most_of_length_1() -> None:
 # --- inferred ---------------------------------------------------------------------------------------------
 
 
-def events(*items: int, times: list[float] | None = None, skipped: list[bool] | None = None) -> OrderedEvents:
+def events(*items: int, times: list[float] | None = None, skipped: list[bool] | None = None) -> EventSequence:
     n = len(items)
-    return OrderedEvents(
+    return EventSequence(
         np.array(items, np.int64),
         np.zeros(n) if times is None else np.array(times),
         np.zeros(n, np.bool_) if skipped is None else np.array(skipped),
@@ -167,7 +167,7 @@ def test_plays_of_all_moods_give_a_weak_mood() -> None:
         events(0, times=[NOW_S - 7_200]),
     ],
 )
-def test_no_mood_is_inferred_without_recent_plays_of_known_mood(plays: OrderedEvents) -> None:
+def test_no_mood_is_inferred_without_recent_plays_of_known_mood(plays: EventSequence) -> None:
     assert INFERENCE.infer(plays, MOODS_OF_ITEMS, NOW_S) == AppliedMood()
     assert MoodInference().infer(events(0), MOODS_OF_ITEMS, NOW_S) == AppliedMood()  # strength 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support import recommender_artifacts as models
 from tests.support import recommender_models
 
 from tritone.constants import EMBEDDING_SIZE
@@ -238,7 +239,7 @@ def test_remote_scores_of_another_shape_are_refused(alike: Recommender) -> None:
 def test_members_times_are_told(folder: Path, key: bytes) -> None:
     told: list[tuple[str, float]] = []
     recommender = Recommender.open(folder, key=key, on_base_model=lambda name, seconds: told.append((name, seconds)))
-    ask(recommender, RecommendRequest(history=recommender.item_ids[:2]))
+    recommender.score(recommender.resolve([RecommendRequest(history=recommender.item_ids[:2])]))
     assert {name for name, _ in told} == set(recommender.scorer.base_models) - {"taste_vae"}
     assert all(0 < seconds < 5 for _, seconds in told)
 
@@ -582,3 +583,21 @@ def test_a_mood_without_trained_emotions_is_told(recommender: Recommender) -> No
     assert isinstance(refused, InvalidRequestError)
     assert str(refused).startswith("nothing is known by mood: ")
     assert not ask(recommender, RecommendRequest(history=song)).unknown.mood
+
+
+def test_base_models_without_weight_are_left_out_of_answers_only(tmp_path: Path) -> None:
+    version = models.make_artifact(tmp_path / "a", tmp_path / "k", n_taste=models.N_TASTE)
+    manifest = json.loads((version / "recommender.json").read_text())
+    weights = manifest["ensembles"]["a"]["weights"]
+    for segment in weights.values():
+        segment.update({"user_knn": 0.0, "taste_vae": 0.0})
+    models.spoil_manifest(version, ensembles=manifest["ensembles"])
+    recommender = models.opened(version, tmp_path / "k")
+    resolved = recommender.resolve([RecommendRequest(history=["track-1", "track-2"], k=5, explain=True)])
+    assert "user_knn" not in recommender.score_local(resolved).base_models
+    assert (list(resolved.remote_inputs), list(recommender.needed_remote_inputs(resolved))) == (["taste_vae"], [])
+    assert "user_knn" in recommender.score(resolved).base_models
+    [answer] = recommender.respond(resolved)
+    scored = recommender.score(recommender.resolve([RecommendRequest(history=["track-1", "track-2"])]))
+    indices = [recommender.resolver.item(item) for item in answer.items]
+    assert answer.scores == pytest.approx(scored.ensemble[0, indices], abs=1e-6)

@@ -12,8 +12,9 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.kinds.recommender.fitting.factorization import item_factors
 
 N_ITEMS, SIZE = 30, 6
-FACTORS = np.random.default_rng(0).standard_normal((N_ITEMS, SIZE)).astype(np.float32)
-SOLVER = FactorSolver.of(FACTORS, unobserved=0.1, l2=0.02)
+GIVEN = np.random.default_rng(0).standard_normal((N_ITEMS, SIZE)).astype(np.float32)
+SOLVER = FactorSolver.of(GIVEN, unobserved=0.1, l2=0.02)
+FACTORS = SOLVER.factors
 MODEL = MatrixFactorization("factorization", SOLVER)
 
 
@@ -29,6 +30,11 @@ def test_the_solution_minimises_the_loss(n: int) -> None:
         return -FACTORS[columns].T @ (np.abs(weights) * rest) + 0.1 * FACTORS.T @ (FACTORS @ x) + ridge * x
 
     assert gradient(found) == pytest.approx(np.zeros(SIZE), abs=1e-4)
+
+
+def test_rotation_keeps_products_and_makes_the_gram_matrix_diagonal() -> None:
+    np.testing.assert_allclose(FACTORS @ FACTORS.T, GIVEN @ GIVEN.T, atol=1e-4)
+    np.testing.assert_allclose(np.diag(SOLVER.spectrum), 0.1 * FACTORS.T @ FACTORS, atol=1e-4)
 
 
 def test_rows_of_all_lengths_are_solved_each_as_if_alone() -> None:

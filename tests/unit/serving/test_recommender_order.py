@@ -19,16 +19,16 @@ from tritone_serving.recommender import (
 )
 from tritone_serving.recommender.artifact import MANIFEST, Artifact, rows_arrays
 from tritone_serving.recommender.base_models.remote import RemoteSequenceModel
+from tritone_serving.recommender.event_sequences import MOST_SEQUENCE, EventSequence, SequenceBatch, join_events
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.recent_events import RecentEvents
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import MOST_SEQUENCE, ListeningSequences, OrderedEvents, join_events
 
 NOW_S = 1_000_000.0
 
 
-def events(items: list[int], times: list[float] | None = None, skipped: list[bool] | None = None) -> OrderedEvents:
-    return OrderedEvents(
+def events(items: list[int], times: list[float] | None = None, skipped: list[bool] | None = None) -> EventSequence:
+    return EventSequence(
         np.array(items, np.int64),
         np.array(times or [0] * len(items), np.float64),
         np.array(skipped or [False] * len(items), np.bool_),
@@ -51,7 +51,7 @@ def events(items: list[int], times: list[float] | None = None, skipped: list[boo
         ([events([1, 1]), events([1])], [1, 1, 1]),
     ],
 )
-def test_events_are_joined_in_order_of_time(parts: list[OrderedEvents], expected: list[int]) -> None:
+def test_events_are_joined_in_order_of_time(parts: list[EventSequence], expected: list[int]) -> None:
     assert join_events(parts).items.tolist() == expected
 
 
@@ -63,7 +63,7 @@ def test_only_the_latest_events_are_used() -> None:
 
 
 def test_sequences_are_padded_and_have_ages() -> None:
-    found = ListeningSequences.of(
+    found = SequenceBatch.of(
         [events([4, 5], [NOW_S - 60, NOW_S + 5]), events([]), events([1, 2, 3], None, [False, True, False])],
         [NOW_S] * 3,
     )

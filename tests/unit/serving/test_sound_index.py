@@ -66,8 +66,8 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         item_ids=[str(place) for place in range(N_ITEMS)],
         similar=similar,
     )
-    alike = cf_ensemble.tensors.SimilarItemFinder(recommender)
-    similarity = cf_ensemble.tensors.SimilarRequest
+    alike = cf_ensemble.similar.SimilarItemFinder(recommender)
+    similarity = cf_ensemble.similar.SimilarRequest
     found = alike.similar(similarity("3", None, "sound", 5))
     cosines = sounds @ sounds[3]
     cosines[3] = -1

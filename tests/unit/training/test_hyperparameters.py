@@ -59,8 +59,8 @@ INVALID: list[tuple[str, dict[str, Any]]] = [
     ("recommender", {"power": 9.0}),
     ("recommender", {"n_neighbours": 2.5}),
     ("recommender", {"user_knn_people": 0}),
-    ("recommender", {"taste": 2}),
-    ("recommender", {"taste_preset": 3}),
+    ("recommender", {"taste_vae": 2}),
+    ("recommender", {"taste_vae_preset": 3}),
     ("recommender", {"width": 3}),
 ]
 

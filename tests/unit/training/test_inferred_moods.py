@@ -50,7 +50,7 @@ def listening() -> ListeningData:
 
 def fitted(folder: Path, *, shuffled: bool = False, moods: bool = True) -> Recommender:
     """A recommender of item-item models, popularity and moods; the moods of items may be those of others."""
-    config = from_preset(PRESETS, "tiny", {"taste": False})
+    config = from_preset(PRESETS, "tiny", {"taste_vae": False})
     dataset = build_dataset(listening(), config, KEY)
     parts = fit_base_models(dataset, config, metadata={}, on_step=lambda step: lambda done, total: None)
     weights = {"popularity": 0.2, "item_knn": 1.0}
@@ -165,7 +165,7 @@ def test_training_with_recordings_and_times_chooses_how_moods_are_inferred(
         out=tmp_path / "out",
         interactions=tmp_path / "plays.csv",
         preset="tiny",
-        settings={"taste": False},
+        settings={"taste_vae": False},
         progress=False,
     )
     manifest = json.loads((tmp_path / "out" / "artifact" / "recommender.json").read_text())

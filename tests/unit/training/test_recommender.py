@@ -400,7 +400,7 @@ def test_checkpoint_artifact_and_card_name_the_embedding_model(trained: Trained,
         sounds.write(tmp_path / "audio" / "piece" / f"{number}.wav", sounds.hum(number))
     listening = replace(recommender_models.files(), recordings=tmp_path / "audio", genre_checkpoint=trained.folder)
     out = tmp_path / "run"
-    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=listening, overrides={"taste": 0}))
+    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=listening, overrides={"taste_vae": 0}))
     weights = json.loads((trained.folder / "checkpoint.json").read_text())["weights_sha256"]
     assert get_kind("genre_cnn").export(trained.folder).card["weights_sha256"] == weights
     expected = {"kind": "genre_cnn", "weights_sha256": weights}

@@ -58,7 +58,7 @@ def test_a_new_checkpoint_keeps_the_key_and_nothing_else_of_the_old(run: Path) -
     key = (run / "recommender.key").read_bytes()
     (run / "unfinished" / "recommender").mkdir(parents=True)  # a training was killed
     (run / "unfinished" / "recommender" / "users.npy").write_bytes(b"half")
-    KIND.train(request(run, overrides={"taste": 0}))
+    KIND.train(request(run, overrides={"taste_vae": 0}))
     assert {path.name for path in run.iterdir()} == {"artifact", "checkpoint.json", "logs", "recommender.key"}
     assert (run / "recommender.key").read_bytes() == key
     assert not (run / "artifact" / "social.values.npy").exists()
@@ -85,7 +85,7 @@ def test_a_key_that_lies_elsewhere_is_remembered_and_none_other_is_taken_for_it(
     elsewhere = tmp_path / "elsewhere.key"
     elsewhere.write_text("f" * 64)
     files = replace(recommender_models.files(), key=elsewhere)
-    KIND.train(replace(request(run, overrides={"taste": 0}), data=files))
+    KIND.train(replace(request(run, overrides={"taste_vae": 0}), data=files))
     exported = KIND.export(run)
     assert isinstance(exported, ArtifactExport)
     assert exported.key is None  # run/recommender.key is of the training before

@@ -11,19 +11,19 @@ from tests.support import recommender_models
 from tests.support.recommender_models import N_ORDERED, ordered_checkpoint, sequence_files, sessions
 
 from tritone_serving.recommender import Recommender, RecommendRequest, open_artifact
-from tritone_serving.recommender.sequences import ListeningSequences
+from tritone_serving.recommender.event_sequences import SequenceBatch
 from tritone_training.data.interactions import (
     ListeningFiles,
-    ListenSequences,
+    UserSequences,
     load_sequences,
 )
 from tritone_training.evaluation import EvaluationResult
 from tritone_training.kind import EvaluateRequest, TrainRequest
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.cross_fitting import at_least_best
+from tritone_training.kinds.recommender.ensemble.cross_fitting import ensemble_or_best_base_model
 from tritone_training.kinds.recommender.ensemble.model_selection import UNORDERED
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
-from tritone_training.kinds.recommender.ensemble.sessions import left_of, session_queries
+from tritone_training.kinds.recommender.ensemble.sessions import session_queries, without_events
 from tritone_training.kinds.recommender.ensemble.weight_fitting import Candidates, EnsembleWeights
 from tritone_training.kinds.recommender.fitting.order import markov_table, stored_order, transition_table
 from tritone_training.kinds.recommender.next_item import ENSEMBLE, LAST_ITEM, MOST_PLAYED, WITHOUT_ORDER
@@ -33,9 +33,9 @@ KIND = get_kind("recommender")
 ORDERED = ("transitions", "markov", "taste_sequence")
 
 
-def sequences(*events: tuple[int, int, bool]) -> ListenSequences:
+def sequences(*events: tuple[int, int, bool]) -> UserSequences:
     user, item, skipped = (np.array(each) for each in zip(*events, strict=True))
-    return ListenSequences(user, item, None, skipped.astype(np.bool_))
+    return UserSequences(user, item, None, skipped.astype(np.bool_))
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_the_markov_chain_counts_what_follows() -> None:
             (0, 0, False), (0, 1, False), (0, 2, True), (0, 0, False), (0, 1, False), (1, 0, False), (1, 3, False)
         ),
         4,
-        RecommenderConfig(transition_shrink=0.0),
+        RecommenderConfig(transition_shrinkage=0.0),
     ).toarray()
     np.testing.assert_allclose(found[0], [0, 2 / 3, 0, 1 / 3], rtol=1e-6)
     np.testing.assert_allclose(found[1], [1, 0, 0, 0], rtol=1e-6)  # the skipped item is no step
@@ -56,7 +56,7 @@ def test_the_markov_chain_counts_what_follows() -> None:
 
 def test_transitions_fall_with_the_distance_and_count_backwards_too() -> None:
     config = RecommenderConfig(
-        transition_shrink=0.0, transition_damping=0.0, transition_gap_decay=0.5, transition_backward=0.25
+        transition_shrinkage=0.0, transition_damping=0.0, transition_gap_decay=0.5, transition_backward=0.25
     )
     found = transition_table(sequences(*((0, item, False) for item in range(3))), 3, config).toarray()
     np.testing.assert_allclose(found[0], np.array([0, 1, 0.5]) / 1.5, rtol=1e-6)
@@ -67,7 +67,7 @@ def test_transitions_fall_with_the_distance_and_count_backwards_too() -> None:
 def test_damping_lowers_popular_items() -> None:
     steps = sequences((0, 0, False), (0, 1, False), *((user, item, False) for user in range(1, 9) for item in (2, 1)))
     plain, damped = (
-        transition_table(steps, 3, RecommenderConfig(transition_shrink=1.0, transition_damping=damping)).toarray()
+        transition_table(steps, 3, RecommenderConfig(transition_shrinkage=1.0, transition_damping=damping)).toarray()
         for damping in (0.0, 0.5)
     )
     assert damped[0, 1] < plain[0, 1]
@@ -81,7 +81,7 @@ def test_tables_are_cut_to_their_largest_entries() -> None:
 
 def test_only_the_latest_events_are_stored() -> None:
     n = 130
-    log = ListenSequences(
+    log = UserSequences(
         np.zeros(n, np.int64), np.arange(n) % 7, np.arange(n, dtype=np.float64) - 5, np.arange(n) % 2 == 0
     )
     arrays = stored_order(log, 2)
@@ -89,9 +89,7 @@ def test_only_the_latest_events_are_stored() -> None:
     assert arrays["sequence.columns"].tolist() == (np.arange(30, n) % 7).tolist()
     assert arrays["sequence.values"].tolist() == [float(each % 2 == 0) for each in range(30, n)]
     assert arrays["sequence.times"].tolist() == list(range(25, n - 5))
-    assert (
-        stored_order(ListenSequences(log.user, log.item, log.time - 200, log.skipped), 1)["sequence.times"].min() == 0
-    )  # type: ignore[operator]
+    assert stored_order(UserSequences(log.user, log.item, log.time - 200, log.skipped), 1)["sequence.times"].min() == 0  # type: ignore[operator]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -111,20 +109,20 @@ def test_an_ensemble_below_its_best_member_is_replaced_by_it() -> None:
     )
     learned = EnsembleWeights({"good": 0.2, "bad": 0.8}, {"bias": 0.5})
     worse = {"ndcg@10": 0.6, "recall@40": 1.0, "cold_items_share@40": 0.0}
-    replaced = at_least_best(candidates, learned, worse)
+    replaced = ensemble_or_best_base_model(candidates, learned, worse)
     assert (replaced.listened, replaced.cold) == ({"good": 1.0, "bad": 0.0}, {"bias": 0.5})
     as_good = {"ndcg@10": 1.0, "recall@40": 1.0, "cold_items_share@40": 0.0}
-    assert at_least_best(candidates, learned, as_good) is learned
-    assert at_least_best(candidates, learned, {}) is learned
+    assert ensemble_or_best_base_model(candidates, learned, as_good) is learned
+    assert ensemble_or_best_base_model(candidates, learned, {}) is learned
 
 
 def test_events_are_left_out_without_gaps() -> None:
-    before = ListeningSequences(
+    before = SequenceBatch(
         np.array([[1, 2, 3], [4, -1, -1]]),
         np.array([[9, 8, 7], [5, -1, -1]], np.float32),
         np.array([[0, 1, 0]] * 2) > 0,
     )
-    after = left_of(before, np.array([[False, True, True], [True, True, True]]))
+    after = without_events(before, np.array([[False, True, True], [True, True, True]]))
     assert after.items.tolist() == [[2, 3, -1], [4, -1, -1]]
     assert after.ages.tolist() == [[8, 7, -1], [5, -1, -1]]
     assert after.skipped.tolist() == [[True, False, False], [False] * 3]
@@ -225,7 +223,7 @@ def test_logs_with_times_are_evaluated_on_the_next_item_and_the_next_day(tmp_pat
     (tmp_path / "log.csv").write_text("\n".join(["user,item,time,skipped", *lines]) + "\n")
     data = ListeningFiles(interactions=tmp_path / "log.csv")
     out = tmp_path / "run"
-    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=data, overrides={"sequence_epochs": 1}))
+    KIND.train(TrainRequest(out=out, preset="tiny", progress=False, data=data, overrides={"taste_sequence_epochs": 1}))
     artifact = open_artifact(out / "artifact")
     assert artifact.arrays["sequence.times"].min() > 1.7e9
     assert 0 < artifact.rows("sequence").values.mean() < 0.3  # skips

@@ -23,7 +23,7 @@ from tests.support import recommender_models
 from tritone_export import forget_in_checkpoint
 from tritone_serving.events import EventStoreError, checked_event, event_id, open_store
 from tritone_serving.recommender import Artifact, read_key
-from tritone_serving.recommender.artifact import open_artifact
+from tritone_serving.recommender.artifact import open_artifact, write_artifact
 from tritone_serving.recommender.new_items import NewItem, with_items
 from tritone_serving.recommender.pseudonyms import Pseudonym, pseudonym
 from tritone_serving.recommender.resolving import Resolver
@@ -314,6 +314,20 @@ def test_tracks_that_were_added_to_the_served_version_are_kept(run: Path, store:
     tags = after.texts("tags")
     assert after.texts("titles")[place] == "New title"
     assert tag in {tags[each] for each in after.rows("tags.by_item").row(place)[0].tolist()}
+
+
+@pytest.mark.slow
+def test_base_models_that_the_training_did_not_have_are_left_out(run: Path, store: str) -> None:
+    artifact = open_artifact(run / "artifact")
+    manifest: Any = {name: value for name, value in artifact.manifest.items() if name != "arrays"}
+    del manifest["base_models"]["graph"]
+    for described in manifest["ensembles"].values():
+        for name in ("weights", "cold_items", "minimum_weights"):
+            for table in described.get(name, {}).values():
+                table.pop("graph", None)
+    write_artifact(artifact.folder, manifest, artifact.arrays)
+    assert run_refit(request(run, store)).status == "fitted"
+    assert "graph" not in open_artifact(run / "artifact").manifest["base_models"]
 
 
 @pytest.mark.slow

@@ -161,7 +161,7 @@ def test_an_interrupted_training_resumes_to_the_same_result(
 
 def test_a_training_without_it_removes_the_second_fit(run: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(run, tmp_path / "run"))
-    KIND.train(replace(request(copied, overwrite=True), refit_on_all=False, overrides={"taste": False}))
+    KIND.train(replace(request(copied, overwrite=True), refit_on_all=False, overrides={"taste_vae": False}))
     assert not (copied / "selection").exists()
     assert "refit" not in info(copied)
 

@@ -55,7 +55,7 @@ def _write(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
 def train(folder: Path, *, is_tagged: bool) -> Path:
     listening = simulate(folder, is_tagged=is_tagged)
     get_kind("recommender").train(
-        TrainRequest(out=folder / "run", preset="tiny", progress=False, data=listening, overrides={"taste": 0})
+        TrainRequest(out=folder / "run", preset="tiny", progress=False, data=listening, overrides={"taste_vae": 0})
     )
     return folder / "run"
 

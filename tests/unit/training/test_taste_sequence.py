@@ -13,24 +13,25 @@ from tritone_training import DataError, ListeningFiles, TrainRequest
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kinds.taste_sequence.config import PRESETS
 from tritone_training.kinds.taste_sequence.dataset import (
+    EvaluationBatches,
     LengthBatches,
-    Queries,
     TrainingHistories,
     collate,
-    validation_queries,
+    validation_batches,
 )
 from tritone_training.kinds.taste_sequence.declaration import PADDING, UNKNOWN_AGE
-from tritone_training.kinds.taste_sequence.events import SequenceData, load_data
 from tritone_training.kinds.taste_sequence.export import build_encoder, example_inputs
+from tritone_training.kinds.taste_sequence.loading import load_data
 from tritone_training.kinds.taste_sequence.network import (
     GAP_ENDS_S,
-    MemberLearner,
+    EnsembleMember,
     SequenceLearner,
     SequenceNetwork,
     gap_ranges,
     gaps_of,
     next_item_loss,
 )
+from tritone_training.kinds.taste_sequence.sequence_data import SequenceData
 
 N_ITEMS = 12
 CONFIG = PRESETS["tiny"].changed(n_layers=2)
@@ -42,15 +43,15 @@ def read(tmp_path: Path, text: str, name: str = "log.txt", **files: Path) -> Seq
     return load_data(TrainRequest(out=tmp_path / "run", data=ListeningFiles(interactions=path, **files)))
 
 
-def member(n_items: int = N_ITEMS, words: sparse.csr_matrix | None = None, unheard: int = 0) -> MemberLearner:
+def member(n_items: int = N_ITEMS, words: sparse.csr_matrix | None = None, unheard: int = 0) -> EnsembleMember:
     """A member with random parameters, for which the last `unheard` items have no listeners."""
     torch.manual_seed(0)
-    made = MemberLearner(
+    made = EnsembleMember(
         listeners(n_items, unheard),
         sparse.csr_matrix((n_items, 0)) if words is None else words,
         encoder=build_encoder(CONFIG),
         size=CONFIG.size,
-        rarity=0.4,
+        popularity_exponent=0.4,
         temperature=0.1,
     )
     with torch.no_grad():
@@ -64,7 +65,7 @@ def listeners(n_items: int = N_ITEMS, unheard: int = 0) -> torch.Tensor:
     return (torch.arange(n_items) < n_items - unheard).float()
 
 
-def served(*members: MemberLearner, unheard: int = 0) -> SequenceNetwork:
+def served(*members: EnsembleMember, unheard: int = 0) -> SequenceNetwork:
     return SequenceLearner(members, listeners(unheard=unheard)).network().eval()
 
 
@@ -92,7 +93,7 @@ def test_the_validation_item_is_the_last_of_each_user_and_items_are_sorted_by_po
     events = data.events
     names = [[data.items[item] for item in events.item[a:b]] for a, b in events.spans()]
     assert names == [["a", "b", "c"], ["b", "c"], ["b", "a", "d", "c"], ["e"]]
-    assert [data.items[events.item[place]] if place >= 0 else None for place in data.held_out] == ["c", "c", "c", None]
+    assert [data.items[events.item[index]] if index >= 0 else None for index in data.held_out] == ["c", "c", "c", None]
     trained = events.until(data.held_out)
     assert [[data.items[item] for item in trained.item[a:b]] for a, b in trained.spans()] == [
         ["a", "b"],
@@ -107,7 +108,7 @@ def test_targets_are_new_items_and_neither_skips_nor_repetitions(tmp_path: Path)
     text = "user,item,time,skipped\n" + "\n".join(f"u,{row}" for row in rows) + "\nv,a,1,0\nv,d,2,0\n"
     data = read(tmp_path, text, "log.csv")
     events = data.events
-    targets = [data.items[events.item[place]] if place >= 0 else None for place in events.targets()[:6]]
+    targets = [data.items[events.item[index]] if index >= 0 else None for index in events.targets()[:6]]
     assert targets == ["c", "c", "c", "b", "d", None]  # b counts as new although it was skipped before
     batch = collate([TrainingHistories(events, max_length=10)[0]])
     assert [data.items[item] if item >= 0 else None for item in batch.avoided[0].tolist()] == [
@@ -147,7 +148,7 @@ def test_batches_hold_every_history_once_and_are_bounded(tmp_path: Path) -> None
 def test_validation_queries_hold_nothing_from_the_target_on(tmp_path: Path) -> None:
     text = "user,item,time\n" + "".join(f"u{u},i{(u + n) % 9},{1000 * n}\n" for u in range(4) for n in range(5))
     data = read(tmp_path, text, "log.csv")
-    query = validation_queries(data, max_length=3, batch_size=8)[0]
+    query = validation_batches(data, max_length=3, batch_size=8)[0]
     assert query.items.shape == (4, 3)
     for row, user in enumerate(query.users.tolist()):
         end = data.held_out[user]
@@ -162,7 +163,7 @@ def test_validation_queries_hold_nothing_from_the_target_on(tmp_path: Path) -> N
 def test_empty_lines_and_users_of_one_item_are_read(tmp_path: Path) -> None:
     data = read(tmp_path, "\nu1 a b c\n\n\nu2 a\nu3 c a\n\n")
     assert data.held_out.tolist()[1] == -1
-    assert len(validation_queries(data, max_length=5, batch_size=8)[0].users) == 2
+    assert len(validation_batches(data, max_length=5, batch_size=8)[0].users) == 2
 
 
 def test_lines_of_one_user_are_joined_in_order_of_the_file(tmp_path: Path) -> None:
@@ -234,10 +235,10 @@ def test_the_served_network_returns_the_code_of_the_last_event() -> None:
     items = torch.randint(0, N_ITEMS, (2, 7))
     ages = torch.tensor([[9e5, 8e5, 2e4, 1e4, 900.0, 100.0, 10.0]]).expand(2, -1)
     known = torch.ones(2, 7, dtype=torch.bool)
-    vectors, directions = model.vectors()
+    vectors, output_vectors = model.vectors()
     with torch.no_grad():
-        codes = model.encoder(model.history(vectors, items, gaps_of(ages, known), torch.zeros(2, 7), known))
-        expected = codes[:, -1] @ directions.T / model.temperature
+        embeddings = model.encoder(model.history(vectors, items, gaps_of(ages, known), torch.zeros(2, 7), known))
+        expected = embeddings[:, -1] @ output_vectors.T / model.temperature
         torch.testing.assert_close(served(model)(items, ages, torch.zeros(2, 7))[0], expected)
 
 
@@ -293,7 +294,7 @@ def test_items_without_listeners_are_ranked_by_their_words() -> None:
     model = member(words=words, unheard=1)  # item 11 has the word of items 8 to 10
     with torch.no_grad():
         model.items.mul_(0.01)
-        model.offsets.zero_()
+        model.output_offsets.zero_()
         vectors, _ = model.vectors()
         torch.testing.assert_close(vectors[11], model.words[2])
         model.encoder.attention_weight.zero_()
@@ -343,8 +344,8 @@ def test_example_inputs_hold_times_skips_and_padding() -> None:
 def test_sizes_have_to_fit() -> None:
     from tritone_training import HyperparameterError
 
-    with pytest.raises(HyperparameterError, match="multiple of n_horizons"):
-        from_preset(PRESETS, "tiny", {"n_horizons": 3})
+    with pytest.raises(HyperparameterError, match="multiple of n_decays"):
+        from_preset(PRESETS, "tiny", {"n_decays": 3})
     with pytest.raises(HyperparameterError, match="n_negatives"):
         from_preset(PRESETS, "tiny", {"n_negatives": 255})
 
@@ -352,7 +353,9 @@ def test_sizes_have_to_fit() -> None:
 def test_queries_of_unknown_histories_are_padding(tmp_path: Path) -> None:
     data = read(tmp_path, "u1 a b\nu2 a b\n")
     targets = np.array([0, 1])
-    query = Queries(data.events, targets, data.events.starts[:-1], np.full(2, np.nan), max_length=4, batch_size=4)[0]
+    query = EvaluationBatches(
+        data.events, targets, data.events.starts[:-1], np.full(2, np.nan), max_length=4, batch_size=4
+    )[0]
     assert (query.items == PADDING).all()
     assert query.items.shape == (2, 1)
 
@@ -360,7 +363,7 @@ def test_queries_of_unknown_histories_are_padding(tmp_path: Path) -> None:
 def test_a_request_of_unknown_time_follows_the_last_event_at_once(tmp_path: Path) -> None:
     data = read(tmp_path, "user,item,time\nu,a,100\nu,b,160\nu,c,200\nv,a,5\nv,b,9\n", "log.csv")
     targets, ends = np.array([0, 0]), data.events.starts[1:]
-    query = Queries(data.events, targets, ends, np.full(2, np.nan), max_length=4, batch_size=4)[0]
+    query = EvaluationBatches(data.events, targets, ends, np.full(2, np.nan), max_length=4, batch_size=4)[0]
     rows = {user: row for row, user in enumerate(query.users.tolist())}
     assert query.ages[rows[0]].tolist() == [100, 40, 0]
     assert query.ages[rows[1]].tolist() == [4, 0, UNKNOWN_AGE]

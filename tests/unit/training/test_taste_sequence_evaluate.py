@@ -23,8 +23,9 @@ from tritone_training import (
 )
 from tritone_training.kinds.taste_sequence.baselines import BASELINES, MOST_ITEMS, check_size
 from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
-from tritone_training.kinds.taste_sequence.events import Events, load_data
 from tritone_training.kinds.taste_sequence.export import load_network
+from tritone_training.kinds.taste_sequence.loading import load_data
+from tritone_training.kinds.taste_sequence.sequence_data import EventArrays
 from tritone_training.registry import get_kind
 
 KIND = get_kind("taste_sequence")
@@ -35,7 +36,7 @@ def evaluate(folder: Path, log: Path, test: Path | None = None, **options: Any) 
     return KIND.evaluate(EvaluateRequest(checkpoint=folder, data=files, progress=False, **options)).to_dict()
 
 
-def events_of(tmp_path: Path, text: str) -> tuple[Events, list[str]]:
+def events_of(tmp_path: Path, text: str) -> tuple[EventArrays, list[str]]:
     path = tmp_path / "log.txt"
     path.write_text(text, encoding="utf-8")
     data = load_data(TrainRequest(out=tmp_path / "run", data=path))
@@ -63,7 +64,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A network that had enough epochs for the order of its log, and that log."""
     folder = tmp_path_factory.mktemp("learned")
     log = write_sequences(folder)
-    settings = {"size": 32, "n_layers": 1, "hidden": 0.2, "dropout": 0.1, "input_dropout": 0.1, "learning_rate": 0.02}
+    settings = {
+        "size": 32,
+        "n_layers": 1,
+        "event_dropout": 0.2,
+        "dropout": 0.1,
+        "input_dropout": 0.1,
+        "learning_rate": 0.02,
+    }
     train(
         "taste_sequence",
         data=log,

@@ -28,23 +28,21 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_events import make_event_reader
-from tritone_cf_loading import LoadError, load, remote_encoder_of, remote_models_of
+from tritone_cf_inputs import AnyRequest, read_requests
+from tritone_cf_loading import LoadError, load, make_remote_encoder, make_remote_models
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
-from tritone_cf_remote import fetch_scores
-from tritone_cf_tensors import (
+from tritone_cf_outputs import (
     NOT_RECOMMENDED,
-    AnyRequest,
     OutputRow,
     OutputTensors,
-    SimilarItemFinder,
-    SimilarRequest,
-    read_requests,
     row_of,
     row_of_playlist,
     row_of_search,
     row_of_similar,
     row_of_text,
 )
+from tritone_cf_remote import fetch_scores
+from tritone_cf_similar import SimilarItemFinder, SimilarRequest
 from tritone_ort_marks import is_health_check
 
 from tritone_serving.recommender import (
@@ -95,9 +93,9 @@ class TritonPythonModel:
                 f"cf_ensemble: {args['model_name']}: recordings are ignored: the genre_cnn of this repository did not "
                 f"embed the recommender's items; see `tritone lint`"
             )
-        self._remotes = remote_models_of(self._recommender, config, pb_utils)
+        self._remotes = make_remote_models(self._recommender, config, pb_utils)
         try:
-            self._encoder = remote_encoder_of(self._recommender, config, pb_utils)
+            self._encoder = make_remote_encoder(self._recommender, config, pb_utils)
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._events = make_event_reader(pb_utils, args["model_name"])
@@ -200,7 +198,7 @@ class TritonPythonModel:
         if not queries:
             return []
         resolved = self._recommender.resolve(queries, recent=self._recent_events(queries))
-        inputs = resolved.remote_inputs
+        inputs = self._recommender.needed_remote_inputs(resolved)
         calls = [(remote, inputs[remote.base_model]) for remote in self._remotes if remote.base_model in inputs]
         if not calls:
             return self._recommender.respond(resolved)

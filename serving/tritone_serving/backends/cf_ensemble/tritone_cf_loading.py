@@ -14,18 +14,13 @@ from tritone_serving.recommender.artifact import read_manifest
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
+from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 from tritone_serving.recommender.requests import MIN_FRIENDS
 from tritone_serving.recommender.text_search import TEXT_ENCODER, VOCABULARY
 
 KEY_PARAMETER = "key_file"
-TASTE_PARAMETER = "taste_model"
 ENCODER_PARAMETER = "text_encoder_model"
 MIN_PARAMETER = "min_friends"
-# Kind of a remote base model -> parameters with the name of its model and its timeout.
-_REMOTE_PARAMETERS = {
-    "taste": (TASTE_PARAMETER, "taste_timeout_ms"),
-    "taste_sequence": ("sequence_model", "sequence_timeout_ms"),
-}
 _LARGEST_TIMEOUT_MS = 60_000
 _LARGEST_MIN_FRIENDS = 1_000
 
@@ -70,7 +65,7 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
         raise LoadError(str(error)) from error
 
 
-def remote_models_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> list[RemoteModel]:
+def make_remote_models(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> list[RemoteModel]:
     """Return the clients of the artifact's remote base models.
 
     Raises:
@@ -78,15 +73,15 @@ def remote_models_of(recommender: Recommender, config: dict[str, Any], pb_utils:
     """
     found = []
     for name, described in recommender.artifact.manifest["base_models"].items():
-        if described.get("kind") in _REMOTE_PARAMETERS:
-            model, timeout = _REMOTE_PARAMETERS[described["kind"]]
+        kind = REMOTE_KINDS.get(described.get("kind"))
+        if kind is not None:
             found.append(
                 RemoteModel(
                     pb_utils,
                     name,
-                    _parameter(config, model) or name,
+                    _parameter(config, kind.model_parameter) or name,
                     int(described["n_known"]),
-                    timeout_s=_timeout_s(timeout, _parameter(config, timeout)),
+                    timeout_s=_timeout_s(kind.timeout_parameter, _parameter(config, kind.timeout_parameter)),
                 )
             )
     return found
@@ -103,7 +98,7 @@ def _timeout_s(name: str, text: str) -> float:
     return int(text) / 1_000
 
 
-def remote_encoder_of(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteEncoder | None:
+def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_utils: Any) -> RemoteEncoder | None:
     """Return the client of the sentence encoder; None if the artifact was made without one.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tritone_serving.recommender import TASTE, TASTE_SEQUENCE
+from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 
 PERIOD_S = 0.25
 _PREFIX = "tritone_recommender_"
@@ -32,7 +32,7 @@ COUNTERS: Mapping[str, str] = {
     "sequence_fallbacks_total": "Execute calls processed without taste_sequence because it failed",
     "event_fallbacks_total": "Execute calls processed without recorded events because the event store failed",
 }
-FALLBACKS: Mapping[str, str] = {TASTE: "taste_fallbacks_total", TASTE_SEQUENCE: "sequence_fallbacks_total"}
+FALLBACKS: Mapping[str, str] = {each.name: each.fallback_counter for each in REMOTE_KINDS.values()}
 COVERAGE = "catalogue_coverage"
 
 Labels = tuple[tuple[str, str], ...]

@@ -11,8 +11,8 @@ from tritone_serving.recommender.base_models.collaborative import ItemItem, Main
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
 from tritone_serving.recommender.base_models.factorization import MatrixFactorization
 from tritone_serving.recommender.base_models.order import Transitions
-from tritone_serving.recommender.base_models.remote import REMOTE_KINDS
 from tritone_serving.recommender.exceptions import ArtifactError
+from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 
 # By the base model's `kind` in the manifest.
 _KINDS: Final[Mapping[str, Callable[[Artifact, str, Mapping[str, Any]], LocalBaseModel]]] = {

@@ -34,25 +34,27 @@ class FactorSolver:
     `unobserved x (x v)^2` over all columns, plus `l2 (n + unobserved K) |x|^2` for n columns.
 
     Attributes:
-        factors: (K, D) of the columns.
+        factors: (K, D) of the columns, rotated so that `unobserved x factors' factors` is diagonal.
         unobserved: weight of each column, whether it is in the row or not.
         l2: regularisation.
+        spectrum: (D,) the diagonal of that matrix.
     """
 
     factors: Floats
     unobserved: float
     l2: float
-    gram: Floats
+    spectrum: Floats
 
     @classmethod
     def of(cls, factors: Floats, *, unobserved: float, l2: float) -> FactorSolver:
-        """Return the solver for given factors of the columns."""
-        return cls(factors, unobserved, l2, np.asarray(unobserved * (factors.T @ factors), np.float32))
+        """Return the solver for given factors of the columns, which are rotated; products with rows do not change."""
+        spectrum, directions = np.linalg.eigh(unobserved * (factors.T @ factors).astype(np.float64))
+        rotated = np.ascontiguousarray(factors @ directions.astype(np.float32))
+        return cls(rotated, unobserved, l2, np.maximum(spectrum, 0).astype(np.float32))
 
     def prior(self, n: int) -> Floats:
-        """Return the matrix (D, D) of the system without the n columns of a row."""
-        ridge = self.l2 * (n + self.unobserved * len(self.factors))
-        return np.asarray(self.gram + np.float32(ridge) * np.eye(len(self.gram), dtype=np.float32), np.float32)
+        """Return the diagonal (D,) of the system without the n columns of a row."""
+        return self.spectrum + np.float32(self.l2 * (n + self.unobserved * len(self.factors)))
 
     def solve(self, rows: Rows) -> Floats:
         """Return the factors of sparse rows (R, K), dense (R, D); 0 for empty rows."""
@@ -62,31 +64,29 @@ class FactorSolver:
         for n in np.unique(counts[counts > 0]).tolist():
             alike = np.flatnonzero(counts == n)
             prior = self.prior(n)
-            inverse = np.linalg.inv(prior) if n < size else None
             step = max(1, _MOST_AT_ONCE // (n * size))
             for start in range(0, len(alike), step):
                 some = alike[start : start + step]
                 taken = rows.take(some)
                 vectors = self.factors[taken.columns].reshape(len(some), n, size)
                 weights = taken.values.reshape(len(some), n)
-                found[some] = _solved(prior, inverse, vectors, weights)
+                found[some] = _solved(prior, vectors, weights)
         return found
 
 
-def _solved(prior: Floats, inverse: Floats | None, vectors: Floats, weights: Floats) -> Floats:
-    """Solve `(prior + sum |w| v v') x = sum w v` for R rows of n columns: vectors (R, n, D), weights (R, n).
-
-    Args:
-        inverse: of the prior, if n < D: the system of n unknowns is then smaller (Woodbury identity).
-    """
+def _solved(prior: Floats, vectors: Floats, weights: Floats) -> Floats:
+    """Solve `(diag(prior) + sum |w| v v') x = sum w v` for R rows of n columns: vectors (R, n, D), weights (R, n)."""
     amounts = np.abs(weights)
-    if inverse is None:
+    n, size = vectors.shape[1:]
+    if n >= size:
         scaled = vectors * amounts[..., None]
         wanted = (vectors * weights[..., None]).sum(1)
-        return np.asarray(np.linalg.solve(prior + scaled.transpose(0, 2, 1) @ vectors, wanted[..., None])[..., 0])
-    through = vectors @ inverse  # (R, n, D)
+        systems = scaled.transpose(0, 2, 1) @ vectors + np.diag(prior)
+        return np.asarray(np.linalg.solve(systems, wanted[..., None])[..., 0])
+    # With fewer columns than factors, the system of n unknowns is smaller (Woodbury identity).
+    through = vectors / prior  # (R, n, D)
     inner = through @ vectors.transpose(0, 2, 1)
-    index = np.arange(weights.shape[1])
+    index = np.arange(n)
     inner[:, index, index] += 1 / np.maximum(amounts, 1e-6)
     shares = np.linalg.solve(inner, np.sign(weights)[..., None])  # (R, n, 1)
     return np.asarray((through * shares).sum(1))
@@ -121,7 +121,7 @@ class MatrixFactorization:
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, weights = _listened(batch.only(request).history).row(0)
         vectors = self.solver.factors[columns]
-        system = self.solver.prior(len(columns)) + (vectors * np.abs(weights)[:, None]).T @ vectors
+        system = np.diag(self.solver.prior(len(columns))) + (vectors * np.abs(weights)[:, None]).T @ vectors
         amounts = self.solver.factors[items] @ np.linalg.solve(system, vectors.T * weights)
         return [ScoreParts("history", columns.astype(np.int64), np.asarray(amounts, np.float32))]
 

@@ -18,11 +18,10 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.event_sequences import PADDING, UNKNOWN_AGE
+from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 from tritone_serving.recommender.rows import Floats
-from tritone_serving.recommender.sequences import PADDING, UNKNOWN_AGE
 
-TASTE: Final = "taste_vae"
-TASTE_SEQUENCE: Final = "taste_sequence"
 _SEQUENCE_TENSORS: Final = ("items", "ages", "skipped")
 # A longer history is cut to its items with the largest weights: the network accepts 131,072 entries in a request, and a
 # request may have 64 rows.
@@ -151,17 +150,13 @@ def _heaviest(rows: npt.NDArray[np.int64], weights: Floats, most: int) -> npt.ND
     return kept
 
 
-# By the base model's `kind` in the manifest.
-REMOTE_KINDS: Final[Mapping[str, type[RemoteBaseModel]]] = {
-    "taste": RemoteBaseModel,
-    "taste_sequence": RemoteSequenceModel,
-}
-
-
 def open_remote_base_models(artifact: Artifact) -> dict[str, RemoteBaseModel]:
     """Return the remote base models of an artifact by name."""
-    return {
-        name: REMOTE_KINDS[each["kind"]](name, int(each["n_known"]), artifact.n_items, str(each.get("fingerprint", "")))
-        for name, each in artifact.manifest["base_models"].items()
-        if each.get("kind") in REMOTE_KINDS
-    }
+    found: dict[str, RemoteBaseModel] = {}
+    for name, described in artifact.manifest["base_models"].items():
+        kind = REMOTE_KINDS.get(described.get("kind"))
+        if kind is not None:
+            model = RemoteSequenceModel if kind.uses_order else RemoteBaseModel
+            n_known, fingerprint = int(described["n_known"]), str(described.get("fingerprint", ""))
+            found[name] = model(name, n_known, artifact.n_items, fingerprint)
+    return found

@@ -28,13 +28,18 @@ from tritone_training.data.interactions.reading import (
     load_tags,
     words_of,
 )
-from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, is_sequence_file, last_of_users
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import (
     SIMULATED_SESSIONS,
     SimulatedSessions,
     simulate_sessions,
     simulated_sessions,
+)
+from tritone_training.data.interactions.user_sequences import (
+    MOST_EVENTS,
+    UserSequences,
+    is_sequence_file,
+    last_of_users,
 )
 
 __all__ = [
@@ -45,7 +50,6 @@ __all__ = [
     "SIMULATED_SESSIONS",
     "CleaningRules",
     "Columns",
-    "ListenSequences",
     "ListeningData",
     "ListeningFiles",
     "Log",
@@ -53,6 +57,7 @@ __all__ = [
     "SimulatedSessions",
     "SimulatedWorld",
     "TagTable",
+    "UserSequences",
     "columns_of",
     "files_of",
     "held_out_counts",

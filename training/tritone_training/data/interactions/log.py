@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.sequences import MOST_EVENTS, ListenSequences, last_of_users
+from tritone_training.data.interactions.user_sequences import MOST_EVENTS, UserSequences, last_of_users
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
@@ -49,7 +49,7 @@ class Log:
     time: npt.NDArray[np.float64] | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     last_time: npt.NDArray[np.float64] | None = None
-    sequences: ListenSequences | None = None
+    sequences: UserSequences | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -84,7 +84,7 @@ class Log:
             None if self.sequences is None else self._sequences_of(pairs),
         )
 
-    def _sequences_of(self, pairs: npt.NDArray[np.bool_] | Ints) -> ListenSequences | None:
+    def _sequences_of(self, pairs: npt.NDArray[np.bool_] | Ints) -> UserSequences | None:
         """Return the events of the given pairs, and the skips of pairs that are not in the log."""
         if self.sequences is None:
             return None
@@ -201,7 +201,7 @@ def merge_logs(logs: Sequence[Log]) -> Log:
         event = pd.concat(events)
         user, item, skipped = (event[name].to_numpy() for name in ("user", "item", "skipped"))
         times = event["time"].to_numpy(np.float64) if has_times and "time" in event else None
-        sequences = ListenSequences.ordered(user, item, times, skipped)
+        sequences = UserSequences.ordered(user, item, times, skipped)
     return Log(
         logs[0].source,
         users,
@@ -396,14 +396,14 @@ def clean(
     )
 
 
-def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> ListenSequences:
+def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> UserSequences:
     """Return the events of the users and items that are left."""
     user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
     item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
     known = (user >= 0) & (item >= 0)
     times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
     skipped = events["skipped"].to_numpy(np.bool_)[known]
-    return ListenSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
+    return UserSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
 
 
 def _breaks(column: pd.Series[Any]) -> Flags:

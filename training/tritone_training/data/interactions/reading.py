@@ -25,7 +25,7 @@ from tritone_training.data.interactions.columns import (
 from tritone_training.data.interactions.log import CleaningRules, Log, MetadataTable, TagTable, clean, is_text
 from tritone_training.data.interactions.media_files import names_text_file, read_covers, read_lyrics
 from tritone_training.data.interactions.parsing import flags_of, id_column, numbers_of, times_of, whole_numbers
-from tritone_training.data.interactions.sequences import is_sequence_file, read_sequences
+from tritone_training.data.interactions.user_sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError

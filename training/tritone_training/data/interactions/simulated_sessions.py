@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from tritone.constants import EMOTIONS
 from tritone_training.data.interactions.log import Log
-from tritone_training.data.interactions.sequences import ListenSequences
 from tritone_training.data.interactions.simulated import (
     SimulatedItem,
     SimulatedWorld,
@@ -26,6 +25,7 @@ from tritone_training.data.interactions.simulated import (
     corpus_items,
     friend_pairs,
 )
+from tritone_training.data.interactions.user_sequences import UserSequences
 
 SIMULATED_SESSIONS: Final = "simulated sessions over the embedded corpus (no real people)"
 N_SESSION_LISTENERS: Final = 400
@@ -143,7 +143,7 @@ def simulate_sessions(
             n_sessions += 1
     names = [f"listener-{user:04d}" for user in range(n_listeners)]
     users, played_items, times, skipped_flags, sessions, moods = (np.array(each) for each in zip(*events, strict=True))
-    sequences = ListenSequences(users, played_items, times, skipped_flags)  # made in order of users and times
+    sequences = UserSequences(users, played_items, times, skipped_flags)  # made in order of users and times
     log = _log(items, names, sequences)
     tags = assigned_tags(rng, items, log, source=SIMULATED_SESSIONS)
     friends = friend_pairs(rng, group, names)
@@ -276,7 +276,7 @@ def _mood(rng: np.random.Generator, hour: int) -> int:
     return int(np.argmax(raised + rng.gumbel(0, 1, len(EMOTIONS))))
 
 
-def _log(items: Sequence[SimulatedItem], names: Sequence[str], sequences: ListenSequences) -> Log:
+def _log(items: Sequence[SimulatedItem], names: Sequence[str], sequences: UserSequences) -> Log:
     """Return the log of the plays, with the first and last time of each pair of listener and item."""
     plays = sequences.take(~sequences.skipped)
     assert plays.time is not None  # noqa: S101 - simulated with times

@@ -93,7 +93,7 @@ class RecommenderConfig(Hyperparameters):
     transition_backward: float = Field(
         0.15, ge=0, le=1, description="Weight of an item that came before another, relative to one that followed it."
     )
-    transition_shrink: float = Field(
+    transition_shrinkage: float = Field(
         10.0, ge=0, le=_MOST, description="Shrinkage: added to the number of listens that follow an item."
     )
     transition_damping: float = Field(
@@ -111,14 +111,14 @@ class RecommenderConfig(Hyperparameters):
         128, ge=0, le=4_096, description="Factors of items and tags in `search` with a text_encoder; 0 for none."
     )
     # Not strict: checkpoints of version 0.1 hold 1 or 0.
-    taste: bool = Field(True, strict=False, description="Train `taste_vae` as a base model.")
-    taste_preset: str = Field("default", description="Preset of `taste_vae`.")
-    taste_epochs: int = Field(
+    taste_vae: bool = Field(True, strict=False, description="Train `taste_vae` as a base model.")
+    taste_vae_preset: str = Field("default", description="Preset of `taste_vae`.")
+    taste_vae_epochs: int = Field(
         0, ge=0, le=_MOST_COUNT, description="Maximum number of epochs of `taste_vae`; 0 for its preset's."
     )
-    sequence: bool = Field(True, description="Train `taste_sequence` as a base model if the log has an order.")
-    sequence_preset: str = Field("default", description="Preset of `taste_sequence`.")
-    sequence_epochs: int = Field(
+    taste_sequence: bool = Field(True, description="Train `taste_sequence` as a base model if the log has an order.")
+    taste_sequence_preset: str = Field("default", description="Preset of `taste_sequence`.")
+    taste_sequence_epochs: int = Field(
         0, ge=0, le=_MOST_COUNT, description="Maximum number of epochs of `taste_sequence`; 0 for its preset's."
     )
     warm_from: int = Field(
@@ -137,14 +137,14 @@ class RecommenderConfig(Hyperparameters):
 
 PRESETS: Final[Mapping[str, RecommenderConfig]] = {
     "default": RecommenderConfig(),
-    "demo": RecommenderConfig(n_neighbours=100, taste_preset="demo", sequence_preset="demo", ease_l2=30.0),
+    "demo": RecommenderConfig(n_neighbours=100, taste_vae_preset="demo", taste_sequence_preset="demo", ease_l2=30.0),
     "tiny": RecommenderConfig(
         n_neighbours=30,
         n_factors=8,
         factorization_size=8,
         user_knn_neighbours=50,
-        taste_preset="tiny",
-        sequence_preset="tiny",
+        taste_vae_preset="tiny",
+        taste_sequence_preset="tiny",
         most_validation_users=200,
     ),
 }

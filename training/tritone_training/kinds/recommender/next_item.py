@@ -20,12 +20,12 @@ from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel
-from tritone_serving.recommender.resolving import ORDERED_KINDS
+from tritone_serving.recommender.remote_kinds import ORDERED_KINDS
 from tritone_training.data.interactions import Log
 from tritone_training.evaluation import SummaryTable
 from tritone_training.kinds.recommender.ensemble.model_selection import UNORDERED
 from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
-from tritone_training.kinds.recommender.ensemble.sessions import only_events
+from tritone_training.kinds.recommender.ensemble.sessions import with_histories_of
 from tritone_training.ranking_metrics import hits_of, means, per_user, top_items
 
 CUTS: Final = (5, 10, 20)
@@ -139,10 +139,10 @@ def _before(log: Log, row: int, at_s: float) -> list[tuple[str, float]]:
     assert log.sequences is not None  # noqa: S101 - checked by the caller
     start, stop = np.searchsorted(log.sequences.user, [row, row + 1]).tolist()
     found = []
-    for place in range(start, stop):
-        time_s = 0.0 if log.sequences.time is None else float(log.sequences.time[place])
-        if not log.sequences.skipped[place] and not (0 < at_s <= time_s):
-            found.append((log.items[log.sequences.item[place]], time_s))
+    for index in range(start, stop):
+        time_s = 0.0 if log.sequences.time is None else float(log.sequences.time[index])
+        if not log.sequences.skipped[index] and not (0 < at_s <= time_s):
+            found.append((log.items[log.sequences.item[index]], time_s))
     return found
 
 
@@ -193,7 +193,7 @@ def _scores(
 ) -> Iterator[tuple[slice, str, npt.NDArray[np.float32]]]:
     """Yield the rows of users, the name of a model, and its scores (b, I)."""
     item_knn = recommender.scorer.base_models.get("item_knn")
-    if isinstance(item_knn, RemoteBaseModel):  # never; it would need its network
+    if isinstance(item_knn, RemoteBaseModel):  # narrows the type: item_knn is a local base model
         item_knn = None
     for start in range(0, len(people.requests), AT_ONCE):
         rows = slice(start, min(start + AT_ONCE, len(people.requests)))
@@ -209,7 +209,7 @@ def _scores(
             yield rows, WITHOUT_ORDER, recommender.score(other, remote_scores=remote).ensemble
         if item_knn is not None and resolved.batch.sequences is not None:
             is_last = resolved.batch.sequences.distances < 1
-            last = only_events(resolved.batch, is_last, np.ones(resolved.batch.n, np.bool_))
+            last = with_histories_of(resolved.batch, is_last, np.ones(resolved.batch.n, np.bool_))
             yield rows, LAST_ITEM, item_knn.score(last)
         plays = people.consumed[rows].toarray().astype(np.float32)
         yield rows, MOST_PLAYED, np.where(plays > 0, plays, np.float32(-np.inf))

@@ -137,7 +137,7 @@ def _fit(
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
-        taste = checkpoint.read_info(selection.out / TASTE) if config.taste else None
+        taste = checkpoint.read_info(selection.out / TASTE) if config.taste_vae else None
         sequence = selection.out / TASTE_SEQUENCE
         fitted = fit_models(
             request,
@@ -207,9 +207,11 @@ def fit_models(
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
     text_encoder = _add_text_search(request, config, dataset, parts, prepared.sounds)
-    taste = _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste else None
+    taste = (
+        _train_taste(request, config, listening, dataset, parts, selected=selected_taste) if config.taste_vae else None
+    )
     sequence = None
-    if config.sequence and dataset.sequences is not None and len(dataset.sequences):
+    if config.taste_sequence and dataset.sequences is not None and len(dataset.sequences):
         asked = replace(request, warm_start=None)  # that of `taste_vae`
         sequence = train_sequence_network(asked, config, listening, dataset, parts, selected=selected_sequence)
     embedding_model = {} if prepared.sounds is None else {EMBEDDING_MODEL: dict(prepared.sounds.embedding_model)}
@@ -389,9 +391,9 @@ def _train_taste(
     selected: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     overrides: dict[str, Any] = {"power": config.power}
-    if config.taste_epochs:
-        overrides["max_epochs"] = config.taste_epochs
-    taste_config = from_preset(TASTE_PRESETS, config.taste_preset, overrides)
+    if config.taste_vae_epochs:
+        overrides["max_epochs"] = config.taste_vae_epochs
+    taste_config = from_preset(TASTE_PRESETS, config.taste_vae_preset, overrides)
     # Sorted by id, because the order of pseudonyms depends on the key and equal seeds should give equal networks.
     order = np.argsort(np.array(dataset.users))
     users = {dataset.users[row]: index for index, row in enumerate(order.tolist())}
@@ -411,7 +413,7 @@ def _train_taste(
             data,
             taste_config,
             out=folder,
-            request=replace(request, preset=config.taste_preset),
+            request=replace(request, preset=config.taste_vae_preset),
             report=listening.report,
             selected=selected,
         )

@@ -7,8 +7,8 @@ from tritone_training.kind import ModelKind
 from tritone_training.kinds.taste_sequence.config import PRESETS, suggest
 from tritone_training.kinds.taste_sequence.declaration import DECLARATION
 from tritone_training.kinds.taste_sequence.evaluate import evaluate
-from tritone_training.kinds.taste_sequence.events import load_data
 from tritone_training.kinds.taste_sequence.export import example_inputs, exportable
+from tritone_training.kinds.taste_sequence.loading import load_data
 from tritone_training.kinds.taste_sequence.train import train_sequences
 
 _NOT_TAKEN = frozenset({"valid", "plays_column", "rating_column"})

@@ -14,30 +14,30 @@ import scipy.linalg
 from scipy import sparse
 
 from tritone_training.exceptions import DataError
-from tritone_training.kinds.taste_sequence.events import Events
+from tritone_training.kinds.taste_sequence.sequence_data import EventArrays
 
 Scores = npt.NDArray[np.float32]
-Baseline = Callable[[Events, npt.NDArray[np.int64], int], Scores]
+Baseline = Callable[[EventArrays, npt.NDArray[np.int64], int], Scores]
 MOST_ITEMS: Final = 20_000  # tables of items by items are dense here
 _EASE_L2: Final = 100.0
 _MARKOV_SMOOTHING: Final = 20.0  # transitions of the popularity distribution that are added to those of each item
 MOST_PLAYED: Final = "most_played"  # ranks the user's own items, which the others leave out
 
 
-def popularity(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
+def popularity(histories: EventArrays, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return the number of listeners of each item (users, T)."""
     listeners = np.bincount(histories.item[histories.is_new], minlength=n_items)
     return np.tile(listeners.astype(np.float32), (len(users), 1))
 
 
-def most_played(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
+def most_played(histories: EventArrays, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return how often each user played each item (users, T), -inf for items without plays."""
     plays = np.asarray(histories.listened(n_items)[users].todense(), np.float32)
     plays[plays == 0] = -np.inf
     return plays
 
 
-def item_knn(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
+def item_knn(histories: EventArrays, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return the cosine similarity of each item's listeners to those of the user's last item (users, T)."""
     listeners = _binary(histories, n_items)
     norms = np.sqrt(np.maximum(np.asarray(listeners.sum(0)).ravel(), 1))
@@ -48,7 +48,7 @@ def item_knn(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> S
     return rows + 1e-6 * popularity(histories, users, n_items)  # for items without a common listener
 
 
-def markov(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
+def markov(histories: EventArrays, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return the smoothed probability that each item follows the user's last item (users, T)."""
     events = np.flatnonzero(~histories.skipped)
     user = histories.user_of_events()[events]
@@ -67,7 +67,7 @@ def markov(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Sco
     return scores
 
 
-def ease(histories: Events, users: npt.NDArray[np.int64], n_items: int) -> Scores:
+def ease(histories: EventArrays, users: npt.NDArray[np.int64], n_items: int) -> Scores:
     """Return the scores of EASE (Steck 2019, arXiv:1905.03375), which ignores order (users, T)."""
     listened = _binary(histories, n_items)
     gram = np.asarray((listened.T @ listened).todense(), np.float32)
@@ -100,13 +100,13 @@ def check_size(n_items: int) -> None:
         )
 
 
-def _binary(histories: Events, n_items: int) -> sparse.csr_matrix:
+def _binary(histories: EventArrays, n_items: int) -> sparse.csr_matrix:
     listened = histories.listened(n_items)
     listened.data[:] = 1
     return listened
 
 
-def _last_items(histories: Events) -> npt.NDArray[np.int64]:
+def _last_items(histories: EventArrays) -> npt.NDArray[np.int64]:
     """Return the last item that each user listened to (U,), -1 for none."""
     found = np.full(histories.n_users, -1, np.int64)
     for user, (start, end) in enumerate(histories.spans()):

@@ -17,24 +17,27 @@ if TYPE_CHECKING:
 class SequenceConfig(Hyperparameters):
     """Hyper-parameters of a training of `taste_sequence`."""
 
-    size: int = Field(128, ge=4, le=4_096, description="Size of item vectors and of the code of a history.")
-    n_members: int = Field(
+    size: int = Field(128, ge=4, le=4_096, description="Size of item vectors and of the history embedding.")
+    n_networks: int = Field(
         3, ge=1, le=32, description="Networks that are trained together and whose scores are averaged."
     )
-    n_horizons: int = Field(
-        1, ge=1, le=64, description="Parts of the code, each a mean of the history with a recency decay of its own."
+    n_decays: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Slices of the item vectors, each with a recency decay of its own.",
     )
-    max_decay: float = Field(
+    initial_decay: float = Field(
         4.0,
         ge=0,
         le=16,
-        description="Initial decay of the shortest of several horizons; an event weighs 1 / distance ** decay.",
+        description="Largest of the initial decays if n_decays > 1; an event weighs 1 / (1 + distance) ** decay.",
     )
-    n_layers: int = Field(1, ge=0, le=12, description="Layers of causal attention; 0 leaves the horizons alone.")
+    n_layers: int = Field(1, ge=0, le=12, description="Transformer layers; 0 uses the recency-weighted means only.")
     n_heads: int = Field(4, ge=1, le=64, description="Attention heads of a layer.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Dropout in the attention layers.")
     input_dropout: float = Field(0.4, ge=0, lt=1, description="Dropout of the item vectors before the first layer.")
-    hidden: float = Field(
+    event_dropout: float = Field(
         0.5,
         ge=0,
         lt=1,
@@ -50,8 +53,11 @@ class SequenceConfig(Hyperparameters):
     temperature: float = Field(
         0.1, ge=0.01, le=10, description="Divisor of the cosines; smaller values favour the best items more."
     )
-    rarity: float = Field(
-        0.4, ge=0, le=1, description="An item's weight in a history is divided by (its number of listeners) ** rarity."
+    popularity_exponent: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="An item's weight in a history is divided by (its number of listeners) ** popularity_exponent.",
     )
     n_negatives: int = Field(
         1_024,
@@ -79,7 +85,7 @@ class SequenceConfig(Hyperparameters):
 
     @model_validator(mode="after")
     def _check_sizes(self) -> SequenceConfig:
-        for name in ("n_horizons", "n_heads"):
+        for name in ("n_decays", "n_heads"):
             if self.size % getattr(self, name):
                 raise ValueError(f"size: expected a multiple of {name} ({getattr(self, name)}), got {self.size}")
         return self
@@ -87,8 +93,8 @@ class SequenceConfig(Hyperparameters):
 
 PRESETS: Final[Mapping[str, SequenceConfig]] = {
     "default": SequenceConfig(),
-    "demo": SequenceConfig(size=64, n_members=1, max_epochs=8),
-    "tiny": SequenceConfig(size=8, n_members=2, n_horizons=2, n_heads=2, max_epochs=2),
+    "demo": SequenceConfig(size=64, n_networks=1, max_epochs=8),
+    "tiny": SequenceConfig(size=8, n_networks=2, n_decays=2, n_heads=2, max_epochs=2),
 }
 
 
@@ -96,11 +102,11 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     """Return hyper-parameters drawn from the search space."""
     return {
         "size": trial.suggest_categorical("size", [64, 128, 256]),
-        "n_horizons": trial.suggest_categorical("n_horizons", [1, 2, 4, 8]),
+        "n_decays": trial.suggest_categorical("n_decays", [1, 2, 4, 8]),
         "n_layers": trial.suggest_int("n_layers", 0, 2),
         "temperature": trial.suggest_float("temperature", 0.05, 0.2, log=True),
-        "rarity": trial.suggest_float("rarity", 0.0, 0.6),
-        "hidden": trial.suggest_float("hidden", 0.0, 0.6),
+        "popularity_exponent": trial.suggest_float("popularity_exponent", 0.0, 0.6),
+        "event_dropout": trial.suggest_float("event_dropout", 0.0, 0.6),
         "dropout": trial.suggest_float("dropout", 0.1, 0.6),
         "learning_rate": trial.suggest_float("learning_rate", 2e-3, 2e-2, log=True),
     }

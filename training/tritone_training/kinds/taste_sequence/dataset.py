@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from tritone_training.kinds.taste_sequence.declaration import PADDING, UNKNOWN_AGE
-from tritone_training.kinds.taste_sequence.events import NO_TARGET, Events, Floats, Ints, SequenceData
+from tritone_training.kinds.taste_sequence.sequence_data import NO_TARGET, EventArrays, Floats, Ints, SequenceData
 
 _LENGTH_NOISE: Final = 10  # events by which lengths in a batch differ at random, so that batches differ between epochs
 _MEAN_EVENTS: Final = 60  # a batch has at most `batch_size` times as many events, padding included
 
 
-class SequenceBatch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """Padded histories.
 
     Attributes:
@@ -44,7 +44,7 @@ class TrainingHistories(Dataset[tuple[Tensor, ...]]):
     The random numbers are torch's.
     """
 
-    def __init__(self, events: Events, max_length: int) -> None:
+    def __init__(self, events: EventArrays, max_length: int) -> None:
         self.max_length = max_length
         targets = events.targets()
         following = np.append(events.item[1:], 0)
@@ -59,9 +59,9 @@ class TrainingHistories(Dataset[tuple[Tensor, ...]]):
         useful = (self._target.numpy() >= 0) | (self._avoided.numpy() >= 0)
         spans = []
         for start, end in events.spans():
-            places = np.flatnonzero(useful[start:end])
-            if len(places):
-                spans.append((start, start + int(places[-1]) + 1))
+            useful_indices = np.flatnonzero(useful[start:end])
+            if len(useful_indices):
+                spans.append((start, start + int(useful_indices[-1]) + 1))
         self._spans = [span for span in spans for _ in range(-(-(span[1] - span[0]) // max_length))]
 
     def __len__(self) -> int:
@@ -111,10 +111,10 @@ class LengthBatches(Sampler[list[int]]):
         return [*batches, current] if current else batches
 
 
-def collate(entries: Sequence[tuple[Tensor, ...]]) -> SequenceBatch:
+def collate(entries: Sequence[tuple[Tensor, ...]]) -> TrainingBatch:
     """Return a batch padded on the right to its longest history."""
     values = (PADDING, UNKNOWN_AGE, 0, NO_TARGET, NO_TARGET)
-    return SequenceBatch(
+    return TrainingBatch(
         *(
             torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value)
             for parts, value in zip(zip(*entries, strict=True), values, strict=True)
@@ -122,7 +122,7 @@ def collate(entries: Sequence[tuple[Tensor, ...]]) -> SequenceBatch:
     )
 
 
-class Query(NamedTuple):
+class EvaluationBatch(NamedTuple):
     """Padded histories as they are sent to the served network, and what follows them.
 
     Attributes:
@@ -140,7 +140,7 @@ class Query(NamedTuple):
     users: Tensor
 
 
-class Queries(Dataset[Query]):
+class EvaluationBatches(Dataset[EvaluationBatch]):
     """Batches of histories before a target, sorted by length; every user with a target is in one of them.
 
     Args:
@@ -153,7 +153,7 @@ class Queries(Dataset[Query]):
     """
 
     def __init__(
-        self, events: Events, targets: Ints, ends: Ints, times: Floats, *, max_length: int, batch_size: int
+        self, events: EventArrays, targets: Ints, ends: Ints, times: Floats, *, max_length: int, batch_size: int
     ) -> None:
         self._events = events
         self._targets, self._ends, self._times = targets, ends, times
@@ -166,7 +166,7 @@ class Queries(Dataset[Query]):
     def __len__(self) -> int:
         return len(self._users)
 
-    def __getitem__(self, index: int) -> Query:
+    def __getitem__(self, index: int) -> EvaluationBatch:
         users = self._users[index]
         longest = max(1, int((self._ends - self._starts)[users].max()))
         items = np.full((len(users), longest), PADDING, np.int64)
@@ -180,7 +180,7 @@ class Queries(Dataset[Query]):
             age = np.maximum(now - self._events.time[span], 0)
             ages[row, :n] = np.nan_to_num(age, nan=UNKNOWN_AGE)
             skipped[row, :n] = self._events.skipped[span]
-        return Query(
+        return EvaluationBatch(
             items=torch.from_numpy(items),
             ages=torch.from_numpy(ages),
             skipped=torch.from_numpy(skipped),
@@ -189,10 +189,10 @@ class Queries(Dataset[Query]):
         )
 
 
-def validation_queries(data: SequenceData, *, max_length: int, batch_size: int) -> Queries:
+def validation_batches(data: SequenceData, *, max_length: int, batch_size: int) -> EvaluationBatches:
     """Return the histories before each user's validation item."""
     has = data.held_out >= 0
     targets = np.where(has, data.events.item[data.held_out], NO_TARGET)
     times = np.where(has, data.events.time[data.held_out], np.nan)
     ends = np.where(has, data.held_out, data.events.starts[1:])
-    return Queries(data.events, targets, ends, times, max_length=max_length, batch_size=batch_size)
+    return EvaluationBatches(data.events, targets, ends, times, max_length=max_length, batch_size=batch_size)

@@ -23,9 +23,10 @@ from tritone_training.evaluation import EvaluationResult, SummaryTable
 from tritone_training.exceptions import DataError
 from tritone_training.kind import EvaluateRequest
 from tritone_training.kinds.taste_sequence.baselines import BASELINES, MOST_PLAYED, Scores, check_size
-from tritone_training.kinds.taste_sequence.dataset import Queries
-from tritone_training.kinds.taste_sequence.events import NO_TARGET, Events, load_ordered, read_ordered
+from tritone_training.kinds.taste_sequence.dataset import EvaluationBatches
 from tritone_training.kinds.taste_sequence.export import load_network
+from tritone_training.kinds.taste_sequence.loading import load_ordered, read_ordered
+from tritone_training.kinds.taste_sequence.sequence_data import NO_TARGET, EventArrays
 from tritone_training.ranking_metrics import hits_of, means, per_user, top_items
 
 CUTS: Final = (5, 10, 20)
@@ -47,7 +48,7 @@ class NextItems:
     """
 
     source: str
-    histories: Events
+    histories: EventArrays
     times: npt.NDArray[np.float64]
     targets: npt.NDArray[np.int64]
     n_unknown: int = 0
@@ -114,7 +115,7 @@ def next_items(request: EvaluateRequest, info: Mapping[str, Any]) -> NextItems:
     log = given.log
     index = {name: number for number, name in enumerate(info["items"])}
     known = np.array([index.get(name, -1) for name in log.items], np.int64)
-    events = Events.of(given.sequences, len(log.users), known)
+    events = EventArrays.of(given.sequences, len(log.users), known)
     if not len(events.item):
         raise DataError(f"{log.source}: has no items in common with the checkpoint's training data")
     path = files_of(request.data).test
@@ -131,7 +132,7 @@ def next_items(request: EvaluateRequest, info: Mapping[str, Any]) -> NextItems:
     return found
 
 
-def _with_test(events: Events, log: Log, index: Mapping[str, int], test: Log) -> NextItems:
+def _with_test(events: EventArrays, log: Log, index: Mapping[str, int], test: Log) -> NextItems:
     """Return whole histories with the first item of each user in the test log that is new to the user."""
     if test.sequences is None:
         raise DataError(
@@ -143,7 +144,7 @@ def _with_test(events: Events, log: Log, index: Mapping[str, int], test: Log) ->
     done: set[str] = set()
     n_unknown = 0
     order = test.sequences.take(~test.sequences.skipped)
-    for place, (user, item) in enumerate(zip(order.user.tolist(), order.item.tolist(), strict=True)):
+    for index_in_test, (user, item) in enumerate(zip(order.user.tolist(), order.item.tolist(), strict=True)):
         name, target = test.users[user], index.get(test.items[item], NO_TARGET)
         row = rows.get(name)
         if name in done or (row is not None and target != NO_TARGET and is_known[row, target]):
@@ -153,23 +154,25 @@ def _with_test(events: Events, log: Log, index: Mapping[str, int], test: Log) ->
             n_unknown += 1
         else:
             targets[row] = target
-            times[row] = np.nan if order.time is None else order.time[place]
+            times[row] = np.nan if order.time is None else order.time[index_in_test]
     return NextItems(f"{log.source}, {test.source}", events, times, targets, n_unknown)
 
 
 def network_scores(network: torch.nn.Module, found: NextItems, max_length: int) -> Scores:
     """Return the network's scores for each user with a target (users, T), in the order of `found.users`."""
     ends = found.histories.starts[1:]
-    queries = Queries(found.histories, found.targets, ends, found.times, max_length=max_length, batch_size=_AT_ONCE)
-    place = {user: number for number, user in enumerate(found.users.tolist())}
+    batches = EvaluationBatches(
+        found.histories, found.targets, ends, found.times, max_length=max_length, batch_size=_AT_ONCE
+    )
+    row_of = {user: number for number, user in enumerate(found.users.tolist())}
     scores: Scores | None = None
-    for number in range(len(queries)):
-        query = queries[number]
+    for number in range(len(batches)):
+        batch = batches[number]
         with torch.inference_mode():
-            each = network(query.items, query.ages, query.skipped)[0].numpy()
+            each = network(batch.items, batch.ages, batch.skipped)[0].numpy()
         if scores is None:
-            scores = np.zeros((len(place), each.shape[1]), np.float32)
-        scores[[place[user] for user in query.users.tolist()]] = each
+            scores = np.zeros((len(row_of), each.shape[1]), np.float32)
+        scores[[row_of[user] for user in batch.users.tolist()]] = each
     assert scores is not None  # noqa: S101 - at least one user has a target
     return scores
 

@@ -24,8 +24,8 @@ def build_encoder(config: SequenceConfig) -> HistoryEncoder:
     """Return an untrained encoder."""
     return HistoryEncoder(
         size=config.size,
-        n_horizons=config.n_horizons,
-        max_decay=config.max_decay,
+        n_decays=config.n_decays,
+        initial_decay=config.initial_decay,
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         dropout=config.dropout,
@@ -46,7 +46,8 @@ def load_network(folder: Path) -> tuple[SequenceNetwork, Mapping[str, Any]]:
     except (KeyError, TypeError, HyperparameterError) as error:
         raise CheckpointError(f"{folder}: checkpoint.json lacks or misnames {error}; train again") from error
     members = [
-        HistoryScorer(n_items=n_items, encoder=build_encoder(config), size=config.size) for _ in range(config.n_members)
+        HistoryScorer(n_items=n_items, encoder=build_encoder(config), size=config.size)
+        for _ in range(config.n_networks)
     ]
     network = SequenceNetwork(members, n_items)
     try:

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tritone_training.kinds.taste_sequence.config import SequenceConfig
-from tritone_training.kinds.taste_sequence.dataset import Query, SequenceBatch
+from tritone_training.kinds.taste_sequence.dataset import EvaluationBatch, TrainingBatch
 from tritone_training.kinds.taste_sequence.network import (
-    MemberLearner,
+    EnsembleMember,
     SequenceLearner,
     SequenceNetwork,
     next_item_loss,
@@ -48,31 +48,35 @@ class SequenceModule(lightning.LightningModule):
         self._gains: list[float] = []
         self._served: tuple[SequenceNetwork, ...] = ()
 
-    def training_step(self, batch: SequenceBatch, _: int) -> Tensor:
+    def training_step(self, batch: TrainingBatch, _: int) -> Tensor:
         """Return the mean over members of the loss of predicting the next item of each event."""
         own_items = self._own_items(batch)
-        losses = torch.stack([self._loss_of(member, batch, own_items) for member in self.learner.parts])
+        losses = torch.stack([self._loss_of(member, batch, own_items) for member in self.learner.typed_members])
         self.log("train_loss", losses.mean(), prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return losses.sum()  # not the mean: each member is trained as if it were alone
 
-    def _loss_of(self, member: MemberLearner, batch: SequenceBatch, own_items: Tensor) -> Tensor:
+    def _loss_of(self, member: EnsembleMember, batch: TrainingBatch, own_items: Tensor) -> Tensor:
         """Return the loss of a member; some events are hidden from later ones, different ones for each member."""
-        vectors, directions = member.vectors(self.config.item_dropout)
-        directions = directions / member.temperature
-        known = (batch.items >= 0) & (torch.rand_like(batch.gaps) >= self.config.hidden)
-        codes = member.encoder(
+        vectors, output_vectors = member.vectors(self.config.item_dropout)
+        output_vectors = output_vectors / member.temperature
+        known = (batch.items >= 0) & (torch.rand_like(batch.gaps) >= self.config.event_dropout)
+        embeddings = member.encoder(
             member.history(vectors, batch.items, batch.gaps, batch.skipped * known, known)
         )  # (B, L, D)
-        asked = ((batch.targets >= 0) | (batch.avoided >= 0)) & (known.cumsum(1) > 0)
-        code, targets, avoided = codes[asked], batch.targets[asked], batch.avoided[asked]  # (P, D), (P,), (P,)
-        rows = torch.arange(len(asked), device=self.device).unsqueeze(1).expand_as(asked)[asked]
+        queried = ((batch.targets >= 0) | (batch.avoided >= 0)) & (known.cumsum(1) > 0)
+        embedding, targets, avoided = (
+            embeddings[queried],
+            batch.targets[queried],
+            batch.avoided[queried],
+        )  # (P, D), (P,), (P,)
+        rows = torch.arange(len(queried), device=self.device).unsqueeze(1).expand_as(queried)[queried]
         negatives, correction = self._negatives()
-        logits = code @ directions[negatives].T - correction  # (P, N)
+        logits = embedding @ output_vectors[negatives].T - correction  # (P, N)
         logits = logits.masked_fill(own_items[:, negatives][rows], -math.inf)
         return next_item_loss(
-            (code * directions[targets.clamp_min(0)]).sum(1),
+            (embedding * output_vectors[targets.clamp_min(0)]).sum(1),
             logits,
-            (code * directions[avoided.clamp_min(0)]).sum(1).masked_fill(avoided < 0, -math.inf),
+            (embedding * output_vectors[avoided.clamp_min(0)]).sum(1).masked_fill(avoided < 0, -math.inf),
             targets >= 0,
             self.config.skip_loss,
         )
@@ -86,7 +90,7 @@ class SequenceModule(lightning.LightningModule):
         drawn = torch.multinomial(chances, n, replacement=True)
         return drawn, torch.log(chances[drawn] * n)
 
-    def _own_items(self, batch: SequenceBatch) -> Tensor:
+    def _own_items(self, batch: TrainingBatch) -> Tensor:
         """Return which items are in each history or are its targets (B, T); they are no negatives for it."""
         own = torch.zeros(len(batch.items), len(self.get_buffer("chances")) + 1, device=self.device, dtype=torch.bool)
         for part in (batch.items, batch.targets, batch.avoided):
@@ -98,7 +102,7 @@ class SequenceModule(lightning.LightningModule):
         self._gains = []
         self._served = (self.learner.network(),)  # in a tuple, so that it is not registered as a submodule
 
-    def validation_step(self, query: Query, _: int) -> None:
+    def validation_step(self, query: EvaluationBatch, _: int) -> None:
         """Compute NDCG@10 of the held-out items; the loader adds a leading axis of 1."""
         items, ages, skipped, targets, _users = (part[0] for part in query)
         scores = self._served[0](items, ages, skipped)[0]

@@ -1,14 +1,15 @@
-"""The network of `taste_sequence`: ordered histories to codes on a sphere, and scores of the next item.
+"""The network of `taste_sequence`: ordered histories to embeddings of norm 1, and scores of the next item.
 
-A code has two parts that are added. The first holds means of the history's item vectors: each horizon, a slice of the
-code, weighs events by their distance with a decay of its own, so that long-term taste and the last item are both in it.
+A history embedding is the sum of two parts. The first holds means of the history's item vectors: each slice of the
+vectors weighs events by their distance with a decay of its own, so that both long-term taste and the last item count.
 The second is a causal Transformer (as in SASRec, Kang & McAuley 2018, arXiv:1808.09781) whose attention is biased by
 distance (as in ALiBi, Press et al. 2022, arXiv:2108.12409). As in `taste_vae`, the logit of an item is the cosine
-similarity of its vector to the code, divided by a temperature, which generalises much better on sparse logs than dense
-layers. Times enter as the gap to the next event: a learned vector for each range of gaps, and learned forgetting, which
-adds to the distance of what was before a gap. A skipped item has a learned vector and a learned weight in the means.
+similarity of its vector to the embedding, divided by a temperature, which generalises much better on sparse logs than
+dense layers. Times enter as the gap to the next event: a learned vector for each range of gaps, and learned forgetting,
+which adds to the distance of what was before a gap. A skipped item has a learned vector and a learned weight in the
+means.
 
-Shapes: B histories, L events, Q queried positions (L in training, 1 when served), T items, D size, H horizons or heads,
+Shapes: B histories, L events, Q queried positions (L in training, 1 when served), T items, D size, H decays or heads,
 W words (tags) of items, G ranges of gaps.
 """
 
@@ -25,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _INITIAL_STD: Final = 0.1
-_INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a code
-_INITIAL_DECAY: Final = 0.5  # of a single horizon
+_INITIAL_ATTENTION: Final = 0.3  # norm of the Transformer's part of a history embedding
+_INITIAL_DECAY: Final = 0.5  # if there is one decay
 _INITIAL_SKIP_WEIGHT: Final = -0.2  # of a skipped item in the means, of which a listened one has 1
 _INITIAL_FORGETTING: Final = 0.02  # the sum of forgetting is cut at 0, where it has no gradient
 _MASKED: Final = -1e4
@@ -35,7 +36,7 @@ GAP_ENDS_S: Final = (60.0, 300.0, 900.0, 3_600.0, 4 * 3_600.0, 12 * 3_600.0, 86_
                      30 * 86_400.0, 365 * 86_400.0)  # fmt: skip
 
 
-class History(NamedTuple):
+class EncoderInput(NamedTuple):
     """Histories as the encoder reads them.
 
     Attributes:
@@ -73,11 +74,11 @@ class Relation(NamedTuple):
     @classmethod
     def between(cls, position: Tensor, passed: Tensor, known: Tensor, queries: Tensor | None = None) -> Relation:
         """Return the relation of all events to the positions of `queries` (B, Q), or to all positions."""
-        asked = position if queries is None else position.gather(1, queries)
-        asked_passed = passed if queries is None else passed.gather(1, queries)
-        steps = asked.unsqueeze(2) - position.unsqueeze(1)
+        queried_position = position if queries is None else position.gather(1, queries)
+        queried_passed = passed if queries is None else passed.gather(1, queries)
+        steps = queried_position.unsqueeze(2) - position.unsqueeze(1)
         distances = torch.log1p(steps.clamp_min(0).float())
-        distances = distances + (asked_passed.unsqueeze(2) - passed.unsqueeze(1)).relu()
+        distances = distances + (queried_passed.unsqueeze(2) - passed.unsqueeze(1)).relu()
         return cls(position, passed, known, distances, (steps >= 0) & known.unsqueeze(1))
 
     def of_queries(self, queries: Tensor) -> Relation:
@@ -129,24 +130,24 @@ class CausalLayer(nn.Module):
 
 
 class HistoryEncoder(nn.Module):
-    """Encodes histories; no code depends on later events."""
+    """Encodes histories; no embedding depends on later events."""
 
     def __init__(
         self,
         *,
         size: int,
-        n_horizons: int,
-        max_decay: float,
+        n_decays: int,
+        initial_decay: float,
         n_layers: int,
         n_heads: int,
         dropout: float = 0.0,
         input_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.n_horizons = n_horizons
+        self.n_decays = n_decays
         self.input_dropout = input_dropout
-        spread = torch.linspace(0, 1, n_horizons) ** 2 * max_decay
-        self.decays = nn.Parameter(spread if n_horizons > 1 else torch.full((1,), _INITIAL_DECAY))
+        spread = torch.linspace(0, 1, n_decays) ** 2 * initial_decay
+        self.decays = nn.Parameter(spread if n_decays > 1 else torch.full((1,), _INITIAL_DECAY))
         self.forgetting = nn.Parameter(
             torch.full((1 + len(GAP_ENDS_S),), _INITIAL_FORGETTING)
         )  # added to distances, by range of gaps
@@ -157,32 +158,32 @@ class HistoryEncoder(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.attention_weight = nn.Parameter(torch.tensor(_INITIAL_ATTENTION))
 
-    def forward(self, history: History, *, last_only: bool = False) -> Tensor:
-        """Return codes of norm 1 after each event (B, L, D), or after the last one (B, 1, D); 0 for no history."""
+    def forward(self, history: EncoderInput, *, last_only: bool = False) -> Tensor:
+        """Return embeddings of norm 1 after each event (B, L, D), or after the last one (B, 1, D); 0 for no history."""
         relation = self._relation(history)
         # Equal positions are those of the last event and of the padding behind it; argmax returns the first.
         last = relation.position.argmax(1, keepdim=True) if last_only else None
         queried = relation if last is None else relation.of_queries(last)
-        code = self._means(history, queried)
+        embedding = self._means(history, queried)
         if len(self.layers):
             attended = self._attended(history, relation, queried, last)
-            code = functional.normalize(code + self.attention_weight * attended, dim=-1)
-        return code * history.known.any(1).view(-1, 1, 1)
+            embedding = functional.normalize(embedding + self.attention_weight * attended, dim=-1)
+        return embedding * history.known.any(1).view(-1, 1, 1)
 
-    def _relation(self, history: History) -> Relation:
+    def _relation(self, history: EncoderInput) -> Relation:
         forgotten = self.forgetting[history.gaps] * ((history.gaps > 0) & history.known)
         return Relation.between(history.known.long().cumsum(1) - 1, forgotten.cumsum(1) - forgotten, history.known)
 
-    def _means(self, history: History, queried: Relation) -> Tensor:
-        """Return the weighted means of the item vectors over each horizon, joined and normalised (B, Q, D)."""
+    def _means(self, history: EncoderInput, queried: Relation) -> Tensor:
+        """Return the weighted means of the item vectors with each decay, joined and normalised (B, Q, D)."""
         n, n_events, size = history.vectors.shape
         weights = history.weights * (1 + (self.skip_weight - 1) * history.skipped)
-        slices = (history.vectors * weights.unsqueeze(2)).reshape(n, n_events, self.n_horizons, -1).transpose(1, 2)
+        slices = (history.vectors * weights.unsqueeze(2)).reshape(n, n_events, self.n_decays, -1).transpose(1, 2)
         kernel = torch.exp(-self.decays.view(1, -1, 1, 1) * queried.distances.unsqueeze(1))
         means = (kernel * queried.allowed.unsqueeze(1)) @ slices  # (B, H, Q, D / H)
         return functional.normalize(means.transpose(1, 2).reshape(n, -1, size), dim=-1)
 
-    def _attended(self, history: History, relation: Relation, queried: Relation, last: Tensor | None) -> Tensor:
+    def _attended(self, history: EncoderInput, relation: Relation, queried: Relation, last: Tensor | None) -> Tensor:
         """Return the states of the queried positions after all layers, of norm 1 (B, Q, D)."""
         size = history.vectors.shape[2]
         states = functional.normalize(history.vectors, dim=-1) * (0.5 * math.sqrt(size))
@@ -192,8 +193,8 @@ class HistoryEncoder(nn.Module):
         *inner, final = self.layers
         for layer in inner:
             states = layer(states, states, relation)
-        asked = states if last is None else states.gather(1, last.unsqueeze(2).expand(-1, -1, size))
-        return functional.normalize(self.norm(final(states, asked, queried)), dim=-1)
+        queried_position = states if last is None else states.gather(1, last.unsqueeze(2).expand(-1, -1, size))
+        return functional.normalize(self.norm(final(states, queried_position, queried)), dim=-1)
 
 
 class HistoryScorer(nn.Module):
@@ -203,15 +204,15 @@ class HistoryScorer(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(n_items, size)
         self.item_weights = nn.Parameter(torch.ones(n_items))
-        self.directions = nn.Parameter(torch.zeros(n_items, size))
+        self.output_vectors = nn.Parameter(torch.zeros(n_items, size))
         self.encoder = encoder
 
     def forward(self, items: Tensor, known: Tensor, gaps: Tensor, skipped: Tensor) -> Tensor:
         """Return scores (B, T) after the last event of histories with ranges of gaps (B, L)."""
         index = items.clamp_min(0)
-        history = History(self.embedding(index), self.item_weights[index], known, gaps, skipped)
-        code: Tensor = self.encoder(history, last_only=True).squeeze(1)
-        return code @ self.directions.T
+        history = EncoderInput(self.embedding(index), self.item_weights[index], known, gaps, skipped)
+        embedding: Tensor = self.encoder(history, last_only=True).squeeze(1)
+        return embedding @ self.output_vectors.T
 
 
 class SequenceNetwork(nn.Module):
@@ -244,14 +245,14 @@ def gaps_of(ages: Tensor, known: Tensor) -> Tensor:
     return torch.where((ages >= 0) & (next_age >= 0), (ages - next_age).clamp_min(0), torch.full_like(ages, -1.0))
 
 
-class MemberLearner(nn.Module):
+class EnsembleMember(nn.Module):
     """A trainable member; the vector of an item is its own embedding plus those of its words.
 
     Args:
         listeners: (T,) number of listeners of each item; an item without listeners has the vector of its words.
         words: (T, W) weight of each word of each item, see `words_matrix`.
-        encoder: of codes of size D.
-        rarity: an item's weight in a history is divided by listeners ** rarity.
+        encoder: its embeddings have size D.
+        popularity_exponent: an item's weight in a history is divided by listeners ** popularity_exponent.
         temperature: divisor of the cosine similarities.
     """
 
@@ -262,7 +263,7 @@ class MemberLearner(nn.Module):
         *,
         encoder: HistoryEncoder,
         size: int,
-        rarity: float,
+        popularity_exponent: float,
         temperature: float,
     ) -> None:
         super().__init__()
@@ -270,16 +271,18 @@ class MemberLearner(nn.Module):
         self.temperature = temperature
         self.encoder = encoder
         self.items = nn.Parameter(torch.randn(n_items, size) * _INITIAL_STD)
-        self.offsets = nn.Parameter(torch.zeros(n_items, size))  # difference between vectors as targets and as inputs
+        self.output_offsets = nn.Parameter(
+            torch.zeros(n_items, size)
+        )  # difference between vectors as targets and as inputs
         self.words = nn.Parameter(torch.randn(max(n_words, 1), size) * _INITIAL_STD)
         self.register_buffer("is_learned", (listeners > 0).float().unsqueeze(1), persistent=False)
-        self.register_buffer("item_weights", listeners.clamp_min(1).float() ** -rarity, persistent=False)
+        self.register_buffer("item_weights", listeners.clamp_min(1).float() ** -popularity_exponent, persistent=False)
         for name, array in (("word", words.indices), ("starts", words.indptr)):
             self.register_buffer(name, torch.from_numpy(array.astype(np.int64)), persistent=False)
         self.register_buffer("amounts", torch.from_numpy(words.data.astype(np.float32)), persistent=False)
 
     def vectors(self, dropped: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return the vectors of all items as inputs, and as directions of norm 1 or 0 (T, D).
+        """Return the vectors of all items as inputs, and as targets of norm 1 or 0 (T, D).
 
         Args:
             dropped: fraction of items that are represented by their words alone, among those that have words.
@@ -287,7 +290,7 @@ class MemberLearner(nn.Module):
         own = self.get_buffer("is_learned")
         if not len(self.get_buffer("word")):
             vectors = self.items * own
-            return vectors, functional.normalize(vectors + self.offsets * own, dim=1)
+            return vectors, functional.normalize(vectors + self.output_offsets * own, dim=1)
         starts = self.get_buffer("starts")
         side_info = functional.embedding_bag(
             self.get_buffer("word"),
@@ -301,22 +304,22 @@ class MemberLearner(nn.Module):
             has_words = (starts.diff() > 0).unsqueeze(1)
             own = own * ~((torch.rand_like(own) < dropped) & has_words)
         vectors = self.items * own + side_info
-        return vectors, functional.normalize(vectors + self.offsets * own, dim=1)
+        return vectors, functional.normalize(vectors + self.output_offsets * own, dim=1)
 
-    def history(self, vectors: Tensor, items: Tensor, gaps: Tensor, skipped: Tensor, known: Tensor) -> History:
+    def history(self, vectors: Tensor, items: Tensor, gaps: Tensor, skipped: Tensor, known: Tensor) -> EncoderInput:
         """Return histories of items (B, L) with gaps in seconds; `known` is False for padding and hidden events."""
         index = items.clamp_min(0)
         weights = self.get_buffer("item_weights")[index]
-        return History(functional.embedding(index, vectors), weights, known, gap_ranges(gaps), skipped)
+        return EncoderInput(functional.embedding(index, vectors), weights, known, gap_ranges(gaps), skipped)
 
     @torch.no_grad()
     def scorer(self) -> HistoryScorer:
         """Return the member to serve; its item vectors are folded, its encoder is shared with this one."""
-        vectors, directions = self.vectors()
+        vectors, output_vectors = self.vectors()
         scorer = HistoryScorer(n_items=len(vectors), encoder=self.encoder, size=vectors.shape[1])
         scorer.embedding.weight.copy_(vectors)
         scorer.item_weights.copy_(self.get_buffer("item_weights"))
-        scorer.directions.copy_(directions / self.temperature)
+        scorer.output_vectors.copy_(output_vectors / self.temperature)
         return scorer
 
 
@@ -331,21 +334,21 @@ class SequenceLearner(nn.Module):
         listeners: (T,) number of listeners of each item.
     """
 
-    def __init__(self, members: Sequence[MemberLearner], listeners: Tensor) -> None:
+    def __init__(self, members: Sequence[EnsembleMember], listeners: Tensor) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.register_buffer("log_popularity", torch.log1p(listeners.float()), persistent=False)
 
     @property
-    def parts(self) -> list[MemberLearner]:
-        """The members, typed."""
-        return [member for member in self.members if isinstance(member, MemberLearner)]
+    def typed_members(self) -> list[EnsembleMember]:
+        """The members, with their type."""
+        return [member for member in self.members if isinstance(member, EnsembleMember)]
 
     @torch.no_grad()
     def network(self) -> SequenceNetwork:
         """Return the network to serve."""
         popularity = self.get_buffer("log_popularity")
-        network = SequenceNetwork([member.scorer() for member in self.parts], len(popularity))
+        network = SequenceNetwork([member.scorer() for member in self.typed_members], len(popularity))
         network.log_popularity.copy_(popularity)
         return network
 

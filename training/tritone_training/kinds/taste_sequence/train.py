@@ -21,12 +21,12 @@ from tritone_training.kinds.taste_sequence.dataset import (
     LengthBatches,
     TrainingHistories,
     collate,
-    validation_queries,
+    validation_batches,
 )
 from tritone_training.kinds.taste_sequence.evaluate import SELECTION_FOLDER
-from tritone_training.kinds.taste_sequence.events import Events, SequenceData, cut_items
 from tritone_training.kinds.taste_sequence.module import MONITOR, SequenceModule
-from tritone_training.kinds.taste_sequence.network import MemberLearner, SequenceLearner
+from tritone_training.kinds.taste_sequence.network import EnsembleMember, SequenceLearner
+from tritone_training.kinds.taste_sequence.sequence_data import EventArrays, SequenceData, cut_items
 from tritone_training.training_state import Snapshot
 
 _VALID_BATCH: Final = 128
@@ -120,23 +120,25 @@ class _Training:
         self.config = config
         self.data = data
         self.info = info
-        self.valid = validation_queries(data, max_length=config.max_length, batch_size=_VALID_BATCH)
+        self.valid = validation_batches(data, max_length=config.max_length, batch_size=_VALID_BATCH)
 
-    def run(self, events: Events, selected: Fitted | None = None) -> tuple[Fitted, SequenceLearner, WarmStart | None]:
+    def run(
+        self, events: EventArrays, selected: Fitted | None = None
+    ) -> tuple[Fitted, SequenceLearner, WarmStart | None]:
         """Train on events; with `selected`, for as many epochs as that training's best."""
         config, data = self.config, self.data
         fitting.seed_everything(self.request.seed)
         listeners = torch.from_numpy(np.bincount(events.item[events.is_new], minlength=len(data.items)))
         members = [
-            MemberLearner(
+            EnsembleMember(
                 listeners,
                 data.words,
                 encoder=export.build_encoder(config),
                 size=config.size,
-                rarity=config.rarity,
+                popularity_exponent=config.popularity_exponent,
                 temperature=config.temperature,
             )
-            for _ in range(config.n_members)
+            for _ in range(config.n_networks)
         ]
         learner = SequenceLearner(members, listeners)
         loaded = _start_from(saved_checkpoint(self.request, export.KIND_NAME), learner, data.items)
@@ -171,7 +173,7 @@ def _start_from(
     """Warm start: copy the encoders, and the vectors of items in both, matched by id.
 
     Raises:
-        TrainingError: the networks differ in members or sizes, or no item is in both.
+        TrainingError: the networks differ in their number of members or in size, or no item is in both.
     """
     if saved is None:
         return None
@@ -187,7 +189,7 @@ def _start_from(
     if not len(rows):
         raise TrainingError(f"{saved.folder}: expected items of this log, got none of them; leave --warm-start out")
     old = torch.tensor([old_index[items[row]] for row in rows.tolist()], dtype=torch.int64)
-    for number, member in enumerate(learner.parts):
+    for number, member in enumerate(learner.typed_members):
         prefix = f"members.{number}."
         encoder = f"{prefix}encoder."
         member.encoder.load_state_dict(
@@ -197,13 +199,13 @@ def _start_from(
         vectors = saved.weights[f"{prefix}embedding.weight"][old]  # (T', D) of the checkpoint
         member.items[rows] = vectors - side_info
         lengths = vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
-        directions = functional.normalize(saved.weights[f"{prefix}directions"][old], dim=1)
-        member.offsets[rows] = directions * lengths - vectors
+        output_vectors = functional.normalize(saved.weights[f"{prefix}output_vectors"][old], dim=1)
+        member.output_offsets[rows] = output_vectors * lengths - vectors
     not_loaded = {
         "words": "not in the checkpoint",
         "items": f"{len(items) - len(rows)} of {len(items)} are not in the checkpoint",
     }
-    return WarmStart(saved.folder, n_loaded=2 * len(learner.parts) + len(own), not_loaded=not_loaded)
+    return WarmStart(saved.folder, n_loaded=2 * len(learner.typed_members) + len(own), not_loaded=not_loaded)
 
 
 def _served_weights(module: SequenceModule) -> dict[str, torch.Tensor]:

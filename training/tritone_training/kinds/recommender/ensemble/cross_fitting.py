@@ -51,7 +51,9 @@ def cross_fitted(
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
-def at_least_best(candidates: Candidates, learned: EnsembleWeights, crossed: Mapping[str, float]) -> EnsembleWeights:
+def ensemble_or_best_base_model(
+    candidates: Candidates, learned: EnsembleWeights, crossed: Mapping[str, float]
+) -> EnsembleWeights:
     """Return the weights, or those of the best single base model if that is better than the ensemble.
 
     Args:

@@ -123,12 +123,12 @@ def gains_by_strength(recommender: Recommender, networks: RemoteNetworks, querie
         for row in range(len(requests)):
             target = queries.targets[start + row]
             consumed = resolved.batch.consumed.row(row)[0]
-            for place, strength in enumerate(STRENGTHS):
+            for strength_index, strength in enumerate(STRENGTHS):
                 scores = scored.ensemble[row] + (strength - 1) * by_mood[row]
                 scores[consumed] = -np.inf
                 # Ties count half, so that an order by chance gains nothing.
                 rank = (scores > scores[target]).sum() + ((scores == scores[target]).sum() - 1) / 2
-                found[start + row, place] = 1 / np.log2(rank + 2) if rank < _N_BEST else 0.0
+                found[start + row, strength_index] = 1 / np.log2(rank + 2) if rank < _N_BEST else 0.0
     return found
 
 
@@ -170,8 +170,8 @@ def best_strength(gains: Floats, users: npt.NDArray[np.int64]) -> float:
     if len(counts) < _LEAST_LISTENERS:
         return 0.0
     lowest = []
-    for place in range(len(STRENGTHS)):
-        change = gains[:, place] - gains[:, 0]
+    for strength_index in range(len(STRENGTHS)):
+        change = gains[:, strength_index] - gains[:, 0]
         off = np.bincount(index, change) - change.mean() * counts
         lowest.append(float(change.mean()) - float(np.sqrt((off**2).sum())) / len(change))
     best = int(np.argmax(lowest))  # the first, which is 0, if all are equal

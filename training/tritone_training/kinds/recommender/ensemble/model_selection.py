@@ -25,13 +25,17 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
-from tritone_training.kinds.recommender.ensemble.cross_fitting import at_least_best, cross_fitted, metrics_of
+from tritone_training.kinds.recommender.ensemble.cross_fitting import (
+    cross_fitted,
+    ensemble_or_best_base_model,
+    metrics_of,
+)
 from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
 from tritone_training.kinds.recommender.ensemble.sessions import (
     SessionQueries,
     fit_without_order,
-    left_of,
     session_queries,
+    without_events,
 )
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
@@ -104,9 +108,10 @@ def select_ensemble(
     indices = {name: index for index, name in enumerate(dataset.items)}
     wanted = listening.valid.matrix({dataset.users[user]: row for row, user in enumerate(users.tolist())}, indices)
     consumed = sparse.csr_matrix(dataset.plays[users])
-    asked_s = _first_times(listening.valid)
+    request_times_s = _request_times_s(listening.valid)
     requests = [
-        RecommendRequest(user=name, at_s=asked_s.get(name)) for name in (dataset.users[user] for user in users.tolist())
+        RecommendRequest(user=name, at_s=request_times_s.get(name))
+        for name in (dataset.users[user] for user in users.tolist())
     ]
     batches = [recommender.resolver.batch(requests[a : a + AT_ONCE])[0] for a in range(0, len(users), AT_ONCE)]
     metric = _metric(recommender, batches[: -(-_METRIC_USERS // AT_ONCE)], consumed, wanted, counts[users])
@@ -122,10 +127,10 @@ def select_ensemble(
         done += 1
         on_progress(done, total)
 
-    evidence = _Evidence(
+    validation = _ValidationData(
         recommender, networks, batches, consumed, wanted, counts[users], HiddenItems.draw(recommender, seed), count
     )
-    fitted = _fit_segments(evidence, sessions, rng)
+    fitted = _fit_segments(validation, sessions, rng)
     return SelectedEnsemble(
         metric,
         {name: fitted.scales.get(name, 0.0) for name in recommender.scorer.base_models},
@@ -141,7 +146,7 @@ def select_ensemble(
 
 
 @dataclass(frozen=True, eq=False)
-class _Evidence:
+class _ValidationData:
     """The users with held-out listens, and what scores their histories.
 
     Attributes:
@@ -213,7 +218,7 @@ class _FittedSegments:
         common = {"warm_from": warm_from, "minimum_weights": minimum}
         found = {
             "a": {**common, "weights": weights, "cold_items": cold, "how": "learned on validation"},
-            "b": {**common, "weights": even, "how": "every base model alike, for comparison"},
+            "b": {**common, "weights": even, "how": "equal weights, for comparison"},
         }
         if self.unordered:
             unordered = {segment: dict(each) for segment, each in self.unordered.items()}
@@ -230,13 +235,13 @@ class _FittedSegments:
         return found
 
 
-def _fit_segments(evidence: _Evidence, sessions: SessionQueries, rng: np.random.Generator) -> _FittedSegments:
+def _fit_segments(validation: _ValidationData, sessions: SessionQueries, rng: np.random.Generator) -> _FittedSegments:
     """Fit the weights of all segments; `unordered` and sessions only if there are queries of sessions."""
-    recommender, hidden = evidence.recommender, evidence.hidden
-    warm, of_hidden = evidence.collect(lambda batch: batch)
+    recommender, hidden = validation.recommender, validation.hidden
+    warm, of_hidden = validation.collect(lambda batch: batch)
     scales = scales_of(warm)
     crossed = cross_fitted(warm, scales)
-    learned = {"warm": at_least_best(warm, fit_weights(warm, tuple(warm.features), scales), crossed)}
+    learned = {"warm": ensemble_or_best_base_model(warm, fit_weights(warm, tuple(warm.features), scales), crossed)}
     metrics = {**metrics_of(warm, learned["warm"], scales), "cross_fitted": crossed}
     unordered = {"warm": fit_without_order(recommender, warm, scales)} if len(sessions) else {}
     least = least_popularity(recommender.artifact.arrays)
@@ -248,16 +253,18 @@ def _fit_segments(evidence: _Evidence, sessions: SessionQueries, rng: np.random.
         # Users without any history get popular items, so the weight of popularity must be above 0.
         ("cold", lambda batch: _without_history(batch, recommender), (BIAS,)),
     ):
-        candidates, of_hidden = evidence.collect(change)
+        candidates, of_hidden = validation.collect(change)
         learned[segment] = fit_weights(candidates, tuple(candidates.features), scales, may_be_negative)
         if segment == "short":
-            learned[segment] = at_least_best(candidates, learned[segment], cross_fitted(candidates, scales))
+            learned[segment] = ensemble_or_best_base_model(
+                candidates, learned[segment], cross_fitted(candidates, scales)
+            )
         if unordered:
             unordered[segment] = fit_without_order(recommender, candidates, scales, may_be_negative)
         cold[segment] = _cold_item_weights(learned[segment], candidates, of_hidden, hidden, scales, least_known=least)
         del candidates, of_hidden
     if len(sessions):
-        found = sessions.fit(recommender, evidence.networks, scales, rng, on_batch=evidence.on_batch)
+        found = sessions.fit(recommender, validation.networks, scales, rng, on_batch=validation.on_batch)
         learned[SESSION], unordered[SESSION] = found.learned, found.unordered
         cold[SESSION] = (cold["warm"][0], "as warm")
         metrics["sessions"] = found.metrics
@@ -292,7 +299,7 @@ def _largest_bias(popularity: float, least_known: float) -> float:
     return math.floor(popularity * least_known * 1e4) / 1e4  # weights have four digits
 
 
-def _first_times(held_out: Log) -> dict[str, float]:
+def _request_times_s(held_out: Log) -> dict[str, float]:
     """Return the time of each user's first held-out listen, by raw id; empty if the log has no times."""
     if held_out.time is None:
         return {}
@@ -376,7 +383,7 @@ def _shortened(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
     sequences = batch.sequences
     if sequences is not None:
         left = [np.isin(sequences.items[row], items) for row, items in enumerate(columns)]
-        sequences = left_of(sequences, np.array(left, np.bool_).reshape(sequences.items.shape))
+        sequences = without_events(sequences, np.array(left, np.bool_).reshape(sequences.items.shape))
     return replace(batch, history=rows, consumed=rows, sequences=sequences, memo={})
 
 
@@ -386,5 +393,5 @@ def _without_history(batch: RequestBatch, recommender: Recommender) -> RequestBa
     history, borrowed = recommender.resolver.borrow(nothing, batch.friends)
     sequences = batch.sequences
     if sequences is not None:
-        sequences = left_of(sequences, np.zeros(sequences.items.shape, np.bool_))
+        sequences = without_events(sequences, np.zeros(sequences.items.shape, np.bool_))
     return replace(batch, history=history, consumed=nothing, borrowed=borrowed, sequences=sequences, memo={})

@@ -15,11 +15,15 @@ from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.resolving import ORDERED_KINDS
+from tritone_serving.recommender.event_sequences import PADDING, UNKNOWN_AGE, SequenceBatch
+from tritone_serving.recommender.remote_kinds import ORDERED_KINDS
 from tritone_serving.recommender.rows import Rows
-from tritone_serving.recommender.sequences import PADDING, UNKNOWN_AGE, ListeningSequences
 from tritone_training.data.interactions import Log
-from tritone_training.kinds.recommender.ensemble.cross_fitting import at_least_best, cross_fitted, metrics_of
+from tritone_training.kinds.recommender.ensemble.cross_fitting import (
+    cross_fitted,
+    ensemble_or_best_base_model,
+    metrics_of,
+)
 from tritone_training.kinds.recommender.ensemble.offline import AT_ONCE, RemoteNetworks, remote_scores
 from tritone_training.kinds.recommender.ensemble.weight_fitting import (
     MAY_BE_NEGATIVE,
@@ -88,7 +92,9 @@ class SessionQueries:
             on_batch()
         candidates = collector.finish()
         crossed = cross_fitted(candidates, scales, self.users)
-        learned = at_least_best(candidates, fit_weights(candidates, tuple(candidates.features), scales), crossed)
+        learned = ensemble_or_best_base_model(
+            candidates, fit_weights(candidates, tuple(candidates.features), scales), crossed
+        )
         return FittedSessions(
             learned,
             fit_without_order(recommender, candidates, scales),
@@ -176,10 +182,10 @@ def as_sessions(batch: RequestBatch, rng: np.random.Generator) -> RequestBatch:
         rng.random(batch.n) < 0.5, rng.integers(1, _LONGEST_SESSION + 1, batch.n), batch.sequences.items.size
     )
     kept = (batch.sequences.items != PADDING) & (batch.sequences.distances < keeps[:, None])
-    return only_events(batch, kept, keeps < batch.sequences.items.size)
+    return with_histories_of(batch, kept, keeps < batch.sequences.items.size)
 
 
-def only_events(batch: RequestBatch, kept: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> RequestBatch:
+def with_histories_of(batch: RequestBatch, kept: npt.NDArray[np.bool_], cut: npt.NDArray[np.bool_]) -> RequestBatch:
     """Return the batch with some events left out of the sequences, and histories of the items that are left.
 
     Args:
@@ -188,7 +194,7 @@ def only_events(batch: RequestBatch, kept: npt.NDArray[np.bool_], cut: npt.NDArr
         cut: (B,) which histories to change.
     """
     sequences = batch.sequences
-    assert sequences is not None  # noqa: S101 - said above
+    assert sequences is not None  # noqa: S101 - see `batch`
     kept = kept | ~cut[:, None]
     columns, values, consumed = [], [], []
     for row in range(batch.n):
@@ -207,12 +213,12 @@ def only_events(batch: RequestBatch, kept: npt.NDArray[np.bool_], cut: npt.NDArr
         batch,
         history=Rows.from_lists(columns, values),
         consumed=Rows.from_lists(consumed, ones),
-        sequences=left_of(sequences, kept),
+        sequences=without_events(sequences, kept),
         memo={},
     )
 
 
-def left_of(sequences: ListeningSequences, kept: npt.NDArray[np.bool_]) -> ListeningSequences:
+def without_events(sequences: SequenceBatch, kept: npt.NDArray[np.bool_]) -> SequenceBatch:
     """Return sequences without some of their events (B, L)."""
     kept = np.logical_and(kept, sequences.items != PADDING)
     order = np.argsort(~kept, axis=1, kind="stable")
@@ -220,6 +226,6 @@ def left_of(sequences: ListeningSequences, kept: npt.NDArray[np.bool_]) -> Liste
     items, ages, skipped = (
         np.take_along_axis(each, order, 1) for each in (sequences.items, sequences.ages, sequences.skipped)
     )
-    return ListeningSequences(
+    return SequenceBatch(
         np.where(left, items, PADDING), np.where(left, ages, np.float32(UNKNOWN_AGE)), np.logical_and(skipped, left)
     )

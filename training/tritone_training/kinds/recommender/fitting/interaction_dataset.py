@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.pseudonyms import pseudonyms
-from tritone_training.data.interactions import ListeningData, ListenSequences, Log, words_of
+from tritone_training.data.interactions import ListeningData, Log, UserSequences, words_of
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.taste_vae.train import weigh_rows
 
@@ -48,7 +48,7 @@ class InteractionDataset:
     tag_names: Sequence[str]
     given: tuple[Ints, Ints, Ints]
     friends: sparse.csr_matrix
-    sequences: ListenSequences | None = None
+    sequences: UserSequences | None = None
 
     @property
     def n_users(self) -> int:
@@ -104,7 +104,7 @@ def build_dataset(
     )
 
 
-def renumbered(log: Log, users: Mapping[str, int], items: Mapping[str, int]) -> ListenSequences | None:
+def renumbered(log: Log, users: Mapping[str, int], items: Mapping[str, int]) -> UserSequences | None:
     """Return the sequences of a log with other indices of users and items; events without a given index are left out.
 
     Args:
@@ -118,7 +118,7 @@ def renumbered(log: Log, users: Mapping[str, int], items: Mapping[str, int]) -> 
     item = np.array([items.get(name, -1) for name in log.items], np.int64)[log.sequences.item]
     known = (user >= 0) & (item >= 0)
     time = None if log.sequences.time is None else log.sequences.time[known]
-    return ListenSequences.ordered(user[known], item[known], time, log.sequences.skipped[known])
+    return UserSequences.ordered(user[known], item[known], time, log.sequences.skipped[known])
 
 
 def dataset_of_matrix(plays: sparse.csr_matrix, config: RecommenderConfig, key: bytes) -> InteractionDataset:

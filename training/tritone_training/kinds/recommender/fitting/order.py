@@ -13,14 +13,14 @@ from scipy import sparse
 
 from tritone_serving.recommender.artifact import SEQUENCE, SEQUENCE_TIMES, rows_arrays
 from tritone_serving.recommender.rows import Rows
-from tritone_training.data.interactions import ListenSequences
+from tritone_training.data.interactions import UserSequences
 from tritone_training.kinds.recommender.config import RecommenderConfig
 
 MOST_STORED: Final = 100  # latest events of a user in the artifact
 _MOST_STEPS: Final = 50_000_000  # pairs of events that are counted; a large log gets a shorter window
 
 
-def stored_order(sequences: ListenSequences, n_users: int) -> dict[str, npt.NDArray[Any]]:
+def stored_order(sequences: UserSequences, n_users: int) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays of the artifact with the latest events of each user."""
     counts = np.diff(sequences.starts(n_users))
     from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(sequences))
@@ -32,7 +32,7 @@ def stored_order(sequences: ListenSequences, n_users: int) -> dict[str, npt.NDAr
     return arrays
 
 
-def transition_table(sequences: ListenSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
+def transition_table(sequences: UserSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
     """Return how much more often an item follows another one than others of its popularity (I, I).
 
     A pair of listens counts less the more listens are between them, and in reverse order `transition_backward` times
@@ -43,16 +43,16 @@ def transition_table(sequences: ListenSequences, n_items: int, config: Recommend
     window = max(1, min(config.transition_window, _MOST_STEPS // max(len(listens), 1)))
     counts = _steps(listens, n_items, window, config.transition_gap_decay)
     counts = sparse.csr_matrix(counts + config.transition_backward * counts.T)
-    return _shares(counts, config.transition_shrink, config.n_neighbours, config.transition_damping)
+    return _shares(counts, config.transition_shrinkage, config.n_neighbours, config.transition_damping)
 
 
-def markov_table(sequences: ListenSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
+def markov_table(sequences: UserSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
     """Return the probability of each next item, shrunk for rare items (I, I)."""
     listens = sequences.take(~sequences.skipped)
-    return _shares(_steps(listens, n_items, 1, 1.0), config.transition_shrink, config.n_neighbours)
+    return _shares(_steps(listens, n_items, 1, 1.0), config.transition_shrinkage, config.n_neighbours)
 
 
-def _steps(listens: ListenSequences, n_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:
+def _steps(listens: UserSequences, n_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:
     """Return the weighted number of times that one item came at most `window` listens before another (I, I)."""
     total = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
     for gap in range(1, min(window, len(listens) - 1) + 1):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender import TASTE_SEQUENCE
 from tritone_training import checkpoint
-from tritone_training.data.interactions import ListeningData, ListenSequences, words_matrix
+from tritone_training.data.interactions import ListeningData, UserSequences, words_matrix
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
@@ -19,7 +19,7 @@ from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.fitting.base_models import ArtifactParts
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset, renumbered
 from tritone_training.kinds.taste_sequence.config import PRESETS
-from tritone_training.kinds.taste_sequence.events import NO_TARGET, Events, SequenceData
+from tritone_training.kinds.taste_sequence.sequence_data import NO_TARGET, EventArrays, SequenceData
 from tritone_training.kinds.taste_sequence.train import train_on_all, train_sequences
 
 
@@ -51,10 +51,10 @@ def train_sequence_network(
     data = sequence_data(listening, dataset, is_whole=selected is not None)
     if not (data.held_out >= 0).any():
         return None
-    overrides = {"max_epochs": config.sequence_epochs} if config.sequence_epochs else {}
-    sequence_config = from_preset(PRESETS, config.sequence_preset, overrides)
+    overrides = {"max_epochs": config.taste_sequence_epochs} if config.taste_sequence_epochs else {}
+    sequence_config = from_preset(PRESETS, config.taste_sequence_preset, overrides)
     folder = request.out / TASTE_SEQUENCE
-    asked = replace(request, out=folder, preset=config.sequence_preset, refit_on_all=False)
+    sequence_request = replace(request, out=folder, preset=config.taste_sequence_preset, refit_on_all=False)
     if request.resume and (folder / checkpoint.INFO).is_file():  # finished before the interruption
         if checkpoint.read_info(folder).get("learned_from") != data.fingerprint():
             raise TrainingError(
@@ -62,9 +62,9 @@ def train_sequence_network(
                 f"trained on; restore that log, or start again with --overwrite"
             )
     elif selected is None:
-        train_sequences(asked, sequence_config, data)
+        train_sequences(sequence_request, sequence_config, data)
     else:
-        train_on_all(asked, sequence_config, data, selected=checkpoint.read_info(selected))
+        train_on_all(sequence_request, sequence_config, data, selected=checkpoint.read_info(selected))
     trained = checkpoint.load(folder, kind=TASTE_SEQUENCE)
     parts.base_models[TASTE_SEQUENCE] = {
         "kind": "taste_sequence",
@@ -86,7 +86,7 @@ def sequence_data(listening: ListeningData, dataset: InteractionDataset, *, is_w
         dataset: of the training split; its items are numbered as in the artifact.
         is_whole: the training split holds the held-out listens too; then each user's last item is held out.
     """
-    assert dataset.sequences is not None  # noqa: S101 - said by the caller
+    assert dataset.sequences is not None  # noqa: S101 - the caller checks that the log has an order
     # Sorted by id, because the order of pseudonyms depends on the key and equal seeds should give equal networks.
     names = sorted(dataset.users)
     users = {name: row for row, name in enumerate(names)}
@@ -96,18 +96,16 @@ def sequence_data(listening: ListeningData, dataset: InteractionDataset, *, is_w
     is_next = np.zeros(len(sequences), np.bool_)
     if not is_whole:
         sequences, is_next = _with_next(sequences, renumbered(listening.valid, users, items))
-    events = Events.of(sequences, len(names), np.arange(len(items)))
+    events = EventArrays.of(sequences, len(names), np.arange(len(items)))
     held_out = events.last_new()
     if not is_whole:
         held_out = np.full(len(names), NO_TARGET, np.int64)
-        places = np.flatnonzero(is_next & (np.arange(len(sequences)) > events.starts[sequences.user]))
-        held_out[sequences.user[places]] = places
+        next_events = np.flatnonzero(is_next & (np.arange(len(sequences)) > events.starts[sequences.user]))
+        held_out[sequences.user[next_events]] = next_events
     return SequenceData(dataset.items, events, held_out, words_matrix(listening, dataset.items), dict(listening.report))
 
 
-def _with_next(
-    sequences: ListenSequences, held_out: ListenSequences | None
-) -> tuple[ListenSequences, npt.NDArray[np.bool_]]:
+def _with_next(sequences: UserSequences, held_out: UserSequences | None) -> tuple[UserSequences, npt.NDArray[np.bool_]]:
     """Return the sequences with the first held-out listen of each user as the last event, and which events these are.
 
     Args:
@@ -125,7 +123,7 @@ def _with_next(
     time = None
     if sequences.time is not None and following.time is not None:
         time = np.concatenate([sequences.time, following.time])[order]
-    joined = ListenSequences(
+    joined = UserSequences(
         user[order],
         np.concatenate([sequences.item, following.item])[order],
         time,

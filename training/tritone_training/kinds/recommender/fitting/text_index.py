@@ -84,10 +84,13 @@ def with_sound_tags(
         return tags, list(names)
     strengths = np.where(sounds.tags >= _LEAST_SOUND_TAG, sounds.tags * _SOUND_TAG_COUNT, 0)
     given = sparse.csr_matrix(strengths.astype(np.float32))
-    place = sparse.csr_matrix(
+    item_of_recording = sparse.csr_matrix(
         (np.ones(len(rows), np.float32), (rows, np.arange(len(rows)))), shape=(tags.shape[0], len(rows))
     )
-    return sparse.csr_matrix(sparse.hstack([tags, place @ given]), dtype=np.float32), [*names, *sounds.tag_names]
+    return sparse.csr_matrix(sparse.hstack([tags, item_of_recording @ given]), dtype=np.float32), [
+        *names,
+        *sounds.tag_names,
+    ]
 
 
 def encoder_arrays(encoder: PretrainedEncoder) -> dict[str, npt.NDArray[Any]]:

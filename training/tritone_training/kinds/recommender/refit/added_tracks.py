@@ -49,25 +49,25 @@ class AddedTracks:
         kept = artifact.manifest.get(ADDED_ITEMS)
         before = set(kept) if isinstance(kept, list) else set()
         first = int(artifact.manifest.get(N_FITTED, artifact.n_items))
-        places = [place for place, name in enumerate(names) if place >= first or name in before]
-        if not places:
+        indices = [index for index, name in enumerate(names) if index >= first or name in before]
+        if not indices:
             return cls()
 
         def texts(name: str) -> tuple[str, ...]:
             if f"{name}.ends" not in artifact.arrays:
-                return ("",) * len(places)
+                return ("",) * len(indices)
             found = artifact.texts(name)
-            return tuple(found[place] for place in places)
+            return tuple(found[index] for index in indices)
 
-        words: tuple[tuple[str, ...], ...] = ((),) * len(places)
+        words: tuple[tuple[str, ...], ...] = ((),) * len(indices)
         if "tags.ends" in artifact.arrays:
             tags, by_item = artifact.texts("tags"), artifact.rows("tags.by_item")
-            words = tuple(tuple(tags[tag] for tag in by_item.row(place)[0].tolist()) for place in places)
+            words = tuple(tuple(tags[tag] for tag in by_item.row(index)[0].tolist()) for index in indices)
         emotions = None
         if MOOD_CENTRE in artifact.arrays:
-            moods = np.asarray(artifact.arrays["items.moods"][places])
+            moods = np.asarray(artifact.arrays["items.moods"][indices])
             emotions = np.asarray(moods * artifact.arrays[MOOD_SPREAD] + artifact.arrays[MOOD_CENTRE], np.float32)
-        embeddings = np.asarray(artifact.arrays[EMBEDDINGS][places]) if EMBEDDINGS in artifact.arrays else None
+        embeddings = np.asarray(artifact.arrays[EMBEDDINGS][indices]) if EMBEDDINGS in artifact.arrays else None
         return cls(texts("items"), texts("titles"), texts("artists"), words, embeddings, emotions)
 
 
@@ -81,12 +81,12 @@ def with_added_tracks(
     metadata = dict(listening.metadata)
     items, tags = list(listening.tags.items), list(listening.tags.tags)
     users = list(listening.tags.users)
-    for place, item in enumerate(added.items):
+    for index, item in enumerate(added.items):
         if item in metadata:
             continue
-        texts = {"title": added.titles[place], "artist": added.artists[place]}
+        texts = {"title": added.titles[index], "artist": added.artists[index]}
         metadata[item] = {name: text for name, text in texts.items() if text}
-        more = sorted(set(added.words[place]) - words_of(metadata[item]))
+        more = sorted(set(added.words[index]) - words_of(metadata[item]))
         items += [item] * len(more)
         tags += more
         users += [""] * len(more)
@@ -94,7 +94,7 @@ def with_added_tracks(
     if sounds is None or added.embeddings is None:
         return {"listening": listening, "sounds": sounds}
     known = set(sounds.items)
-    new = [place for place, item in enumerate(added.items) if item not in known and added.embeddings[place].any()]
+    new = [index for index, item in enumerate(added.items) if item not in known and added.embeddings[index].any()]
     emotions = sounds.emotions
     if emotions is not None:
         mean = emotions.mean(0, keepdims=True)
@@ -102,7 +102,7 @@ def with_added_tracks(
         emotions = np.concatenate([emotions, of_new.astype(np.float32)])
     sounds = replace(
         sounds,
-        items=[*sounds.items, *(added.items[place] for place in new)],
+        items=[*sounds.items, *(added.items[index] for index in new)],
         embeddings=np.concatenate([sounds.embeddings, added.embeddings[new]]),
         emotions=emotions,
     )

@@ -22,7 +22,7 @@ from tritone_serving.events import EVENT_KINDS, EventStore
 from tritone_serving.recommender.artifact import replacing_private
 from tritone_serving.recommender.forgotten import mark_of
 from tritone_serving.recommender.pseudonyms import Pseudonym, pseudonym
-from tritone_training.data.interactions import ListeningData, ListenSequences, Log
+from tritone_training.data.interactions import ListeningData, Log, UserSequences
 from tritone_training.data.interactions.log import merge_logs
 from tritone_training.exceptions import DataError
 
@@ -209,7 +209,7 @@ def _as_log(log: Log, listened: pd.DataFrame, frame: pd.DataFrame, plays: npt.ND
     sequences = None
     if log.sequences is not None:
         known = frame[frame["user"].isin(user_index) & frame["item"].isin(item_index)]
-        sequences = ListenSequences.ordered(
+        sequences = UserSequences.ordered(
             known["user"].map(user_index).to_numpy(np.int64),
             known["item"].map(item_index).to_numpy(np.int64),
             known["at"].to_numpy(np.float64),

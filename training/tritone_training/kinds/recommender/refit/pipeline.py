@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from tritone_serving.events import open_store
 from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact, KeyFileError, read_key
 from tritone_serving.recommender.artifact import INFERRED_MOOD, close_to_others, make_private_folder
+from tritone_serving.recommender.ensemble import BIAS
 from tritone_serving.recommender.forgotten import marks_in, with_marks
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_training import checkpoint
@@ -75,6 +76,7 @@ _EVENTS: Final = "events.npz"
 _LOCK: Final = ".refit.lock"
 _LEAST_LISTENS: Final = 30  # new listens of the latest events, for a comparison
 _DAY_S: Final = 86_400.0
+_TABLES: Final = ("weights", "cold_items", "minimum_weights")  # of an ensemble, by segment and base model
 _WARM_SHARE: Final = 1 / 3  # of the epochs of `taste_vae`, which begins with the previous weights
 _ASKED: Final = "asked"  # in checkpoint.json, see `runs`
 _NOT_FILES: Final = (
@@ -392,9 +394,9 @@ class _Refit:
         """Fit on the training split of the data and write the checkpoint `request.out`, with the previous weights."""
         began_s = time.monotonic()
         config = inputs.config
-        fit_config = config.model_copy(update={"taste_epochs": _warm_epochs(config)})
+        fit_config = config.model_copy(update={"taste_vae_epochs": _warm_epochs(config)})
         previous = self.asked.checkpoint / TASTE
-        warm = replace(request, warm_start=previous if config.taste and previous.is_dir() else None)
+        warm = replace(request, warm_start=previous if config.taste_vae and previous.is_dir() else None)
         fitted = fit_models(
             warm, fit_config, data, inputs.key, selected_taste=selected, selected_sequence=selected_sequence
         )
@@ -422,23 +424,28 @@ class _Refit:
             manifest["events"] = {"through": float(inputs.events.received.max())}
         return with_marks(manifest, inputs.marks)
 
-    def _chosen(self, base_models: Mapping[str, Any]) -> SelectedEnsemble:
-        """Return the previous ensemble.
+    def _chosen(self, base_models: dict[str, dict[str, Any]]) -> SelectedEnsemble:
+        """Return the previous ensemble, and remove base models for which it has no weights.
 
-        Raises:
-            TrainingError: it has no weights for one of the base models.
+        Such a base model is of a later version of Tritone than the training.
         """
         manifest = self.before.manifest
-        if missing := sorted(base_models.keys() - manifest["base_models"].keys()):
-            raise TrainingError(
-                f"{self.asked.checkpoint}: has no weights for {', '.join(missing)}, which has data now; train "
-                f"again: tritone train recommender"
-            )
+        for name in base_models.keys() - manifest["base_models"].keys():
+            del base_models[name]
+        known = {*base_models, BIAS}
+
+        def kept(tables: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+            return {segment: {n: w for n, w in table.items() if n in known} for segment, table in tables.items()}
+
+        ensembles = {
+            arm: {name: kept(value) if name in _TABLES else value for name, value in described.items()}
+            for arm, described in manifest["ensembles"].items()
+        }
         metrics = self.info["metrics"]
         return SelectedEnsemble(
             str(manifest["base_models"].get("user_knn", {}).get("metric", "cosine")),
             {name: float(manifest["base_models"][name].get("scale", 0.0)) for name in base_models},
-            manifest["ensembles"],
+            ensembles,
             metrics["valid"],
             str(metrics.get("how", "")).partition("; of ")[0],
         )
@@ -452,7 +459,7 @@ class _Refit:
             data = replace(inputs.prepared, listening=replace(split, train=log, report=report))
             taste = (self.folder / SELECTION_FOLDER if with_selection else self.asked.checkpoint) / TASTE
             selected = None
-            if inputs.config.taste and (taste / checkpoint.INFO).is_file():
+            if inputs.config.taste_vae and (taste / checkpoint.INFO).is_file():
                 selected = checkpoint.read_info(taste)
                 if not with_selection:
                     selected = {**selected, "best_epoch": _warm_epochs(inputs.config)}
@@ -560,7 +567,7 @@ def _put_in_place(folder: Path, staged: Path) -> None:
 
 def _warm_epochs(config: RecommenderConfig) -> int:
     """Return the number of epochs of `taste_vae` in a refit."""
-    most = config.taste_epochs or from_preset(TASTE_PRESETS, config.taste_preset, {}).max_epochs
+    most = config.taste_vae_epochs or from_preset(TASTE_PRESETS, config.taste_vae_preset, {}).max_epochs
     return max(1, round(most * _WARM_SHARE))
 
 

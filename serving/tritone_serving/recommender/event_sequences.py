@@ -24,7 +24,7 @@ Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class OrderedEvents:
+class EventSequence:
     """Listens and skips of one request or one source, oldest first.
 
     Attributes:
@@ -38,19 +38,19 @@ class OrderedEvents:
     skipped: Flags
 
     @classmethod
-    def none(cls) -> OrderedEvents:
+    def none(cls) -> EventSequence:
         """Return no events."""
         return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def take(self, indices: Ints | slice) -> OrderedEvents:
+    def take(self, indices: Ints | slice) -> EventSequence:
         """Return the selected events, in the given order."""
-        return OrderedEvents(self.items[indices], self.times[indices], self.skipped[indices])
+        return EventSequence(self.items[indices], self.times[indices], self.skipped[indices])
 
 
-def join_events(parts: Sequence[OrderedEvents]) -> OrderedEvents:
+def join_events(parts: Sequence[EventSequence]) -> EventSequence:
     """Return the events of several sources in order of time; only the latest `MOST_SEQUENCE` are kept.
 
     Times decide wherever they are known, also within a source; events at the same time keep the order in which they are
@@ -63,13 +63,13 @@ def join_events(parts: Sequence[OrderedEvents]) -> OrderedEvents:
     """
     kept = [(index, part) for index, part in enumerate(parts) if len(part)]
     if not kept:
-        return OrderedEvents.none()
+        return EventSequence.none()
     if len(kept) == 1 and not kept[0][1].times.any():  # as it is; the usual case
         return kept[0][1].take(slice(-MOST_SEQUENCE, None))
     keys = np.concatenate([_sort_keys(part.times, is_first=index == 0) for index, part in kept])
     order = np.argsort(keys, kind="stable")
     whole = [part for _, part in kept]
-    joined = OrderedEvents(
+    joined = EventSequence(
         np.concatenate([part.items for part in whole])[order],
         np.concatenate([part.times for part in whole])[order],
         np.concatenate([part.skipped for part in whole])[order],
@@ -77,7 +77,7 @@ def join_events(parts: Sequence[OrderedEvents]) -> OrderedEvents:
     return _without_duplicates(joined).take(slice(-MOST_SEQUENCE, None))
 
 
-def _without_duplicates(events: OrderedEvents) -> OrderedEvents:
+def _without_duplicates(events: EventSequence) -> EventSequence:
     """Return events in order of time without repetitions at the same known time."""
     triples = np.stack([events.times, events.items, events.skipped], 1)
     _, first = np.unique(triples, axis=0, return_index=True)
@@ -100,7 +100,7 @@ def _sort_keys(times: Seconds, *, is_first: bool) -> Seconds:
 
 
 @dataclass(frozen=True, eq=False)
-class ListeningSequences:
+class SequenceBatch:
     """The sequences of a batch of requests, oldest first, padded at the end.
 
     Attributes:
@@ -114,7 +114,7 @@ class ListeningSequences:
     skipped: Flags
 
     @classmethod
-    def of(cls, events: Sequence[OrderedEvents], at_s: Sequence[float]) -> ListeningSequences:
+    def of(cls, events: Sequence[EventSequence], at_s: Sequence[float]) -> SequenceBatch:
         """Build from the events of each request.
 
         Args:
@@ -132,9 +132,9 @@ class ListeningSequences:
             skipped[row, :n] = each.skipped
         return cls(items, ages, skipped)
 
-    def take(self, rows: Ints) -> ListeningSequences:
+    def take(self, rows: Ints) -> SequenceBatch:
         """Return the sequences of some requests."""
-        return ListeningSequences(self.items[rows], self.ages[rows], self.skipped[rows])
+        return SequenceBatch(self.items[rows], self.ages[rows], self.skipped[rows])
 
     @cached_property
     def is_listen(self) -> Flags:

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class ListenSequences:
+class UserSequences:
     """Listens and skips of all users, user by user, oldest first.
 
     Attributes:
@@ -46,10 +46,10 @@ class ListenSequences:
     def __len__(self) -> int:
         return len(self.user)
 
-    def take(self, kept: Flags) -> ListenSequences:
+    def take(self, kept: Flags) -> UserSequences:
         """Return the selected events (N,)."""
         time = None if self.time is None else self.time[kept]
-        return ListenSequences(self.user[kept], self.item[kept], time, self.skipped[kept])
+        return UserSequences(self.user[kept], self.item[kept], time, self.skipped[kept])
 
     def starts(self, n_users: int) -> Ints:
         """Return the index of each user's first event, and the number of events (U + 1,)."""
@@ -64,7 +64,7 @@ class ListenSequences:
     @classmethod
     def ordered(
         cls, user: Ints, item: Ints, time: Floats | None, skipped: Flags, *, most_events: int = MOST_EVENTS
-    ) -> ListenSequences:
+    ) -> UserSequences:
         """Return events in order of users and times; events at one time keep the order in which they are given.
 
         Only the latest `most_events` of each user are kept, all if it is 0.
@@ -79,15 +79,15 @@ class ListenSequences:
         return found.take(from_end <= most_events)
 
 
-def last_of_users(sequences: ListenSequences, n_back: int = 1) -> Flags:
+def last_of_users(sequences: UserSequences, n_back: int = 1) -> Flags:
     """Return which events (N,) are the n-th last listen of a user who has more than n."""
     rank = np.zeros(len(sequences), np.int64)  # from the end, 1 for the last listen
-    places = np.flatnonzero(~sequences.skipped)
-    users = sequences.user[places]
+    listens = np.flatnonzero(~sequences.skipped)
+    users = sequences.user[listens]
     counts = np.bincount(users) if len(users) else np.zeros(0, np.int64)
-    rank[places] = np.repeat(np.cumsum(counts), counts) - np.arange(len(users))
+    rank[listens] = np.repeat(np.cumsum(counts), counts) - np.arange(len(users))
     enough = np.zeros(len(sequences), np.bool_)
-    enough[places] = counts[users] > n_back
+    enough[listens] = counts[users] > n_back
     found: Flags = (rank == n_back) & enough
     return found
 
