@@ -39,6 +39,7 @@ OPTIONAL = {
     "gateway-api": ".Values.gatewayApi.enabled",
     "ingress": ".Values.ingress.enabled",
     "api-key": ".Values.apiKey.secretName",
+    "events": ".Values.events.url",
     "cpu-scaling": "(not .Values.autoscaling.queueMetric)",
     "openshift": ".Values.openshift",
 }
@@ -47,6 +48,13 @@ MONITORING_KINDS = ("ServiceMonitor", "PodMonitor", "PrometheusRule", "ConfigMap
 HEADER = (
     "{{- /* Generated from deploy/kubernetes by deploy/generate.py; edit the kustomization, then run it again. */}}\n"
 )
+PASSWORD_VARIABLE = """{{- with .Values.events.passwordSecret.name }}
+SPACES- name: TRITONE_EVENTS_PASSWORD
+SPACES  valueFrom:
+SPACES    secretKeyRef:
+SPACES      key: {{ $.Values.events.passwordSecret.key }}
+SPACES      name: {{ . }}
+{{- end }}"""  # noqa: S105 - a template: the value may be left out within its component
 
 Document = dict[str, Any]
 
@@ -141,6 +149,8 @@ def set_values(kind: str, name: str, document: Document, placeholders: Placehold
     if (kind, name) == ("PodMonitor", "tritone-gateway"):
         credentials = spec["podMetricsEndpoints"][0]["authorization"]["credentials"]
         credentials["name"] = placeholders.scalar(".Values.gateway.metricsSecretName")
+    if (kind, name) == ("NetworkPolicy", "events"):
+        spec["egress"][0]["ports"][0]["port"] = placeholders.scalar('include "tritone.eventsPort" .')
     if kind == "Deployment":
         _set_pod(name, spec["template"]["spec"], placeholders)
         if name == "tritone-balancer":
@@ -215,13 +225,17 @@ def _set_pod(name: str, pod: Document, placeholders: Placeholders) -> None:
             volume["secret"]["secretName"] = placeholders.scalar(secrets[volume["name"]])
 
 
-def _set_variables(env: list[Document], placeholders: Placeholders) -> None:
-    for variable in env:
+def _set_variables(env: list[Any], placeholders: Placeholders) -> None:
+    for i, variable in enumerate(env):
         if variable["name"] == "TRITONE_REPLICAS":
             namespace, domain = placeholders.scalar(".Release.Namespace"), placeholders.scalar(".Values.clusterDomain")
             variable["value"] = f"tritone-replicas.{namespace}.svc.{domain}"
         elif variable["name"] == "TRITONE_API_KEY":
             variable["valueFrom"]["secretKeyRef"]["name"] = placeholders.scalar(".Values.apiKey.secretName")
+        elif variable["name"] == "TRITONE_EVENTS":
+            variable["value"] = placeholders.scalar(".Values.events.url | quote")
+        elif variable["name"] == "TRITONE_EVENTS_PASSWORD":
+            env[i] = placeholders.lines(PASSWORD_VARIABLE)
 
 
 def conditions(kind: str, name: str) -> Iterator[str]:

@@ -25,12 +25,19 @@ CPU = ["../../base", "../../pools/cpu", "../../gateway"]
 GPU = ["../../base", "../../pools/gpu", "../../gateway"]
 GPU_ONLY = ["pools.cpu.enabled=false", "pools.gpu.enabled=true"]
 BOTH = ["pools.gpu.enabled=true"]
-SECRETS = {"object-store": "tritone-object-store", "tls": "tritone-tls", "api-key": "tritone-api-key"}
+SECRETS = {
+    "object-store": "tritone-object-store",
+    "tls": "tritone-tls",
+    "api-key": "tritone-api-key",
+    "events": "tritone-events",
+}
+EVENTS_URL = "valkey://tritone-valkey:6379/0"
 # Component -> the values that turn it on.
 OPTIONS = {
     "object-store": [f"objectStore.secretName={SECRETS['object-store']}"],
     "tls": [f"tls.secretName={SECRETS['tls']}"],
     "api-key": [f"apiKey.secretName={SECRETS['api-key']}"],
+    "events": [f"events.url={EVENTS_URL}", f"events.passwordSecret.name={SECRETS['events']}"],
     "openshift": ["openshift=true"],
     "cpu-scaling": ["autoscaling.queueMetric=false"],
     "monitoring": ["monitoring.enabled=true"],
@@ -123,9 +130,9 @@ def test_components_that_change_the_same_lines_are_refused() -> None:
         *(pytest.param(CPU, [name], values, id=f"cpu-{name}") for name, values in OPTIONS.items()),
         pytest.param(
             [*CPU, "../../pools/gpu"],
-            ["object-store", "tls", "api-key", "monitoring", "openshift", "cpu-scaling"],
+            ["object-store", "tls", "api-key", "events", "monitoring", "openshift", "cpu-scaling"],
             [*BOTH, *itertools.chain.from_iterable(OPTIONS[name] for name in
-             ("object-store", "tls", "api-key", "monitoring", "openshift", "cpu-scaling"))],
+             ("object-store", "tls", "api-key", "events", "monitoring", "openshift", "cpu-scaling"))],
             id="all but routes",
         ),
         pytest.param(
@@ -218,6 +225,7 @@ def test_every_option_gives_valid_resources(version: str, tmp_path: Path) -> Non
         "models": {"storageClass": "nfs"},
         "loader": {"enabled": True},
         "apiKey": {"secretName": "api"},
+        "events": {"url": "rediss://music@cache/1?retention_days=90", "passwordSecret": {"name": "e", "key": "k"}},
         "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
         "gatewayApi": {"enabled": True},
         "ingress": {"enabled": True, "annotations": {"cert-manager.io/cluster-issuer": "a"}},
@@ -254,6 +262,13 @@ def test_every_option_gives_valid_resources(version: str, tmp_path: Path) -> Non
         "tls.secretName=a,ingress.enabled=true",
         "tls.secretName=a,gatewayApi.enabled=true",
         "objectStore.secretName=a,loader.enabled=true",
+        "events.url=off",
+        "events.url=sqlite:///var/lib/events.db",
+        "events.url=valkey://user:secret@cache:6379/0",
+        "events.url=valkey://",
+        "events.passwordSecret=tritone-events",
+        "events.passwordSecret.name=tritone-events",
+        "events.url=valkey://cache,events.passwordSecret.key=",
     ],
 )
 def test_wrong_values_are_refused(values: str) -> None:

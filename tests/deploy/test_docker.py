@@ -316,7 +316,7 @@ def test_compose_follows_the_specification(name: str) -> None:
 
 def test_compose_services_are_locked_in() -> None:
     services = compose("compose.yaml")
-    assert set(services) == {"server", "balancer", "gateway", "prometheus", "grafana"}
+    assert set(services) == {"server", "balancer", "gateway", "valkey", "prometheus", "grafana"}
     for name, service in services.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name

@@ -301,7 +301,9 @@ def test_the_network_is_closed_but_for_what_is_named(overlay: str) -> None:
                if "podSelector" in source]  # fmt: skip
     assert callers == [{"app.kubernetes.io/name": "tritone-balancer"}]
     assert bool(server["egress"]) is (overlay == "mixed")  # an object store has to be called
-    resolving = {"tritone-balancer", "tritone-gateway"} | ({"tritone-server"} if overlay == "mixed" else set())
+    resolving = {"tritone-balancer", "tritone-gateway", "tritone-refit"} | (
+        {"tritone-server"} if overlay == "mixed" else set()
+    )
     (chosen,) = policies["dns"]["podSelector"]["matchExpressions"]
     assert set(chosen["values"]) == resolving
     for name, policy in policies.items():
