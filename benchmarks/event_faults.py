@@ -288,15 +288,15 @@ def _compared(url: str, recorders: Recorders, key: bytes) -> tuple[int, int]:
 def markdown(results: Sequence[FaultResult]) -> str:
     """Return the results as a table."""
     lines = [
-        "| fault | store | acknowledged | failed calls, repeated | lost | stored twice | again after | messages |",
+        "| fault | store | acknowledged | failed calls, repeated | lost | stored twice | recovery time | exceptions |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for each in results:
         again = "never" if each.again_s is None else f"{each.again_s:.1f} s"
-        messages = "; ".join(each.messages).replace("|", "/") or "-"
+        exceptions = ", ".join(dict.fromkeys(text.partition(":")[0] for text in each.messages)) or "-"
         lines.append(
             f"| {each.fault} | {each.store} | {each.acknowledged:,} | {each.errors:,} | {each.lost} | {each.twice} | "
-            f"{again} | {messages} |"
+            f"{again} | {exceptions} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -68,7 +68,8 @@ RefitOnAll = Annotated[
     bool | None,
     typer.Option(
         "--refit-on-all/--no-refit-on-all",
-        help="After the selection on held-out listens, fit what is served on all listens. Default: no.",
+        help="After model selection on held-out listens, train the served model on all listens. Default: yes for "
+        "taste_sequence and for logs with an order but no times, else no.",
         show_default=False,
     ),
 ]

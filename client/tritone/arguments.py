@@ -191,7 +191,9 @@ def check_weights(values: Any, n_history: int) -> npt.NDArray[np.float32] | None
         )
     for index, weight in enumerate(weights):
         if not is_number(weight) or not 0 <= weight <= np.finfo(np.float32).max:
-            hint = "; use skipped for rejected tracks" if is_number(weight) and weight < 0 else ""
+            hint = (
+                "; use skipped for tracks that the user skipped or disliked" if is_number(weight) and weight < 0 else ""
+            )
             raise InvalidInputError(
                 f"invalid weights[{index}]: {expected}, got {reprlib.repr(weight)}{hint}", argument="weights"
             )

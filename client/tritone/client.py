@@ -596,11 +596,13 @@ class MusicClient(BaseClient[Transport]):
             user_id: a user of the listening log, whose stored history is used.
             history: ids of tracks that the user has listened to, up to 100,000, in order of listening, the most recent
                 last; duplicates add up.
-            weights: how often each track of the history was played, 0 or more; 1 each if None. A history with weights
-                and without times is taken for a taste instead of a session.
+            weights: how often each track of the history was played, 0 or more; 1 each if None. With `weights`
+                and without `times`, the history counts as a long-term profile instead of the current session.
             times: when each track of the history was listened to: seconds since 1970, a datetime with a zone, or None
-                where unknown. Known times decide the order; they are not later than now.
-            skipped: ids of rejected tracks; neither they nor similar tracks are recommended.
+                where unknown. Known times decide the order. Times up to a day ahead of the server's
+                clock count as now; later ones are refused.
+            skipped: ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank
+                lower.
             friends: ids of users, at most 1,000 different ones.
             audio: a recording as an example, as for `classify`; embedded by the `genre_model` of the client first.
             mood: one of the nine emotions, such as `calmness`, or strengths from 0 to 1 of some of them, such as
@@ -700,7 +702,7 @@ class MusicClient(BaseClient[Transport]):
         user_token: str | None = None,
         timeout_s: float | None = None,
     ) -> Playlist:
-        """Make a playlist: a smooth path from one track to another, or a mix from one that can go on without end.
+        """Make a playlist: a smooth path between two tracks, or a mix that starts with one and can be continued.
 
         Neighbouring tracks are similar by who listens to them, by sound and by tags, as far as these are known.
 
@@ -715,16 +717,17 @@ class MusicClient(BaseClient[Transport]):
             end: the last track of a path; None for a mix.
             n: number of tracks, 1 to 200, `start` and `end` included; fewer are returned only if there are no more.
             mood: an emotion, or strengths of emotions, as for `recommend`.
-            diversity: 0 to 1, how unlike the earlier tracks each track should be.
+            diversity: 0 allows tracks like the previous ones, 1 avoids them.
             seed: of the playlist, which is reproduced by the same seed; random if None.
-            after: ids of all earlier tracks of a mix, in order. The mix goes on after the last of them, repeats none of
-                them, and does not contain `start` again.
+            after: ids of all earlier tracks of a mix, in order, such as those of the previous result. The mix continues
+                after the last of them, repeats none of them, and does not contain `start` again.
             exclude: ids of tracks to leave out.
             artist_gap: number of tracks between two of the same artist, 0 to 100. If None, it is 3, or less where there
                 are few artists among similar tracks; the result says so.
-            user_id: a user of the listening log, whose taste is followed.
+            user_id: a user of the listening log, whose taste is taken into account.
             history: ids of tracks that show a taste, in addition to those stored.
-            skipped: ids of rejected tracks; they are left out, and similar ones are less likely.
+            skipped: ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank
+                lower.
             model: as for `recommend`.
             user_token: as for `recommend`.
             timeout_s: as for `classify`.
@@ -827,8 +830,8 @@ class MusicClient(BaseClient[Transport]):
     ) -> RecordedEvent:
         """Record what a user did with a track; the user's next recommendations take it into account.
 
-        An event id is stored only once, so that a call with the same `event_id` may be repeated after an error. After a
-        lost connection the client repeats the request by itself.
+        The server stores an event id only once, so a call with an `event_id` of yours may be repeated after an error.
+        After a lost connection the client repeats the request by itself.
 
         Args:
             user_id: the user; the caller needs the service key, or a token of this user.
@@ -838,7 +841,8 @@ class MusicClient(BaseClient[Transport]):
             at: when, as a datetime with a time zone or in seconds since 1970; None for now, by the server's clock.
                 Events may be recorded in any order of time. At most 5 minutes ahead of the server's clock.
             context: circumstances, up to 8 short texts such as `{"device": "car"}`.
-            event_id: up to 128 printable ASCII characters, for calls that may be repeated; None for a random one.
+            event_id: up to 128 printable ASCII characters. None for a random one, with which a call that failed cannot
+                be repeated without the risk of storing the event twice.
             model: name of the model that stores events.
             user_token: used for this call instead of the `user_token` or `service_key` of the client.
             timeout_s: as for `classify`.
@@ -882,7 +886,7 @@ class MusicClient(BaseClient[Transport]):
 
         Raises:
             InvalidInputError: an event is invalid in a way that the client recognises; the error names its index.
-            ServerBusyError: the event store is down.
+            ServerBusyError: the event store is unavailable; whether the events were stored is not known.
         """
         recorded: list[RecordedEvent] = []
         for chunk in chunks(events):

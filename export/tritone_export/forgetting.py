@@ -28,8 +28,7 @@ from tritone.atomic import write_atomically
 from tritone_export._exceptions import ForgettingError, RepositoryError
 from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.repository import publish, versions
-from tritone_serving.events import NO_EVENTS, EventStoreError, open_store, parse_address, store_url
-from tritone_serving.events.address import SqliteAddress
+from tritone_serving.events import EventStoreError, existing_store_url, open_store
 from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
@@ -226,11 +225,8 @@ def forget_stored_events(user: str, keys: Sequence[bytes], url: str | None = Non
         ForgettingError: the store cannot be reached, or is damaged.
     """
     try:
-        found = url or store_url()
-        if found is None or found == NO_EVENTS:
-            return None
-        address = parse_address(found)
-        if url is None and isinstance(address, SqliteAddress) and not address.path.exists():
+        found = existing_store_url(url)
+        if found is None:
             return None
         with contextlib.closing(open_store(found, must_exist=True)) as store:
             names = dict.fromkeys((user, normalize_id(user)))

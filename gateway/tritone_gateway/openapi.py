@@ -24,7 +24,7 @@ TAGS: Final = [
     {"name": "Write", "description": "Composition of music, as JSON, MIDI, audio or a plot. Scope: write."},
     {
         "name": "Recommend",
-        "description": "Recommendation of tracks, similar tracks, search, and events. Scope: recommend.",
+        "description": "Recommendation of tracks, similar tracks, playlists, search, and events. Scope: recommend.",
     },
     {"name": "Models", "description": "The served models. Any valid key."},
     {"name": "Operations", "description": "Liveness, readiness and metrics, for monitoring."},

@@ -58,7 +58,8 @@ def train(
         resume: continue an interrupted training in `out`.
         overwrite: replace what `out` holds.
         warm_start: checkpoint of the same kind that provides the initial weights.
-        refit_on_all: after the selection on held-out data, fit what is served on all data (`recommender`).
+        refit_on_all: after model selection on held-out data, train what is served on all data (`taste_sequence`,
+            `recommender`); None for the default of the kind and the log.
         mlflow: URI of an MLflow tracking server or store to log to.
         progress: show progress bars on stderr.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tritone import ClientError, InvalidInputError, TritoneError
+from tritone.constants import N_EVENTS_MAX
 from tritone_cli import connections, console, options
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def import_events(
     """Send the events of a table to a server.
 
     The table needs columns of users, tracks and times; those of kinds (play, skip, like, dislike), of seconds played
-    and of event ids are optional. Rows that are no events are reported and left out. The command can be repeated: the
-    server recognises events that it has.
+    and of event ids are optional. Rows that are not valid events are reported and left out. The command can be
+    repeated: the server stores each event once. Listens that are also in the training log count twice in
+    `tritone refit`, unless it is given --events-after.
     """
     from tritone_training.data.interactions.columns import Columns
     from tritone_training.data.interactions.event_table import batches, load_events
@@ -72,7 +74,7 @@ def import_events(
         connections.connect(server, timeout, api_key_file, ca_file, **credentials) as music,
         _progress(n_events, as_json=as_json) as advance,
     ):
-        for rows, events in batches(table, 256, after_row=after_row):
+        for rows, events in batches(table, N_EVENTS_MAX, after_row=after_row):
             try:
                 for row, outcome, reason in _recorded(music, rows, events, model=model):
                     if outcome in counts:
@@ -137,7 +139,7 @@ def count(*, events: StoreUrl = None, as_json: options.Json = False) -> None:
 
 
 def prune(*, events: StoreUrl = None, as_json: options.Json = False) -> None:
-    """Remove events whose retention is over, or of which a user has too many; servers do so every hour."""
+    """Delete events older than the retention or beyond the maximum per user. Servers do this every hour."""
     with _opened(events) as store:
         n_removed, n_left = store.prune(), store.count()
     if as_json:

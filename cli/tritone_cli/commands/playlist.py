@@ -22,7 +22,9 @@ def playlist(
     *,
     n: Annotated[int, typer.Option("--n", "-n", help="Number of tracks, 1 to 200.")] = 20,
     mood: options.Mood = None,
-    diversity: Annotated[float, typer.Option(help="How unlike the earlier tracks each track should be, 0 to 1.")] = 0.3,
+    diversity: Annotated[
+        float, typer.Option(help="Variety: 0 allows tracks like the previous ones, 1 avoids them.")
+    ] = 0.3,
     seed: Annotated[
         int | None,
         typer.Option(help="Random seed. If omitted, one is drawn and printed.", show_default=False),
@@ -51,7 +53,8 @@ def playlist(
         list[str] | None, typer.Option(help="Id of a track that shows a taste; repeatable.", show_default=False)
     ] = None,
     skipped: Annotated[
-        list[str] | None, typer.Option(help="Id of a rejected track; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Id of a track that the user skipped or disliked; repeatable.", show_default=False),
     ] = None,
     model: options.Model = "recommender",
     server: options.Server = "localhost:8001",

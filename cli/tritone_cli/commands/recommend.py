@@ -28,13 +28,14 @@ def recommend(
     time: Annotated[
         list[str] | None,
         typer.Option(
-            help="Time of each --history, in the same order: seconds since 1970, a date and time, or - if unknown; "
-            "repeatable.",
+            help="Time of each --history, in the same order: seconds since 1970, a date and time (ISO 8601; without an "
+            "offset, in the time zone of this machine), or - if unknown; repeatable.",
             show_default=False,
         ),
     ] = None,
     skipped: Annotated[
-        list[str] | None, typer.Option(help="Id or title of a rejected track; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(help="Id or title of a track that the user skipped or disliked; repeatable.", show_default=False),
     ] = None,
     friend: Annotated[
         list[str] | None, typer.Option(help="User id of a friend; repeatable.", show_default=False)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from tritone import TritoneError
 from tritone_cli import console, options
+from tritone_cli.commands.events import StoreUrl
 from tritone_cli.commands.publish import exported
 from tritone_cli.commands.tracks import live_or_none, load_on
 
@@ -36,16 +38,7 @@ def refit(
     checkpoint: Annotated[
         Path, typer.Option(help="Checkpoint folder of the recommender, whose settings and data are used.")
     ] = Path("runs/recommender"),
-    events: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TRITONE_EVENTS",
-            show_envvar=False,
-            help="Event store, as for `tritone serve`; off for none. Default: TRITONE_EVENTS, or a file in the state "
-            "folder.",
-            show_default=False,
-        ),
-    ] = None,
+    events: StoreUrl = None,
     events_after: Annotated[
         datetime | None,
         typer.Option(
@@ -74,7 +67,12 @@ def refit(
     ca_file: options.CaFile = None,
     max_loss: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Loss of NDCG@10 on the latest listens from which the refit is refused."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Largest accepted relative loss of NDCG@10 on the latest listens, 0 to 1. A refit with a larger loss "
+            "that also exceeds a standard error is refused.",
+        ),
     ] = 0.05,
     force: Annotated[
         bool, typer.Option("--force", help="Refit without new data, and publish a refit that is worse.")
@@ -96,7 +94,7 @@ def refit(
         raise typer.BadParameter("--server: expected --repository too, the server's model repository")
     request = RefitRequest(
         checkpoint=checkpoint,
-        events=_event_store(events),
+        events=_event_store(events, as_json=as_json),
         key=key,
         interactions=interactions,
         events_after=None if events_after is None else events_after.replace(tzinfo=UTC).timestamp(),
@@ -194,18 +192,14 @@ def _print_report(done: RefitResult) -> None:
         console.say("the checkpoint is refitted; next: tritone publish recommender")
 
 
-def _event_store(named: str | None) -> str | None:
+def _event_store(given: str | None, *, as_json: bool) -> str | None:
     """Return the address of the event store; None if there is none, or nothing was recorded in the default one."""
-    from tritone_serving.events import NO_EVENTS, EventStoreError, parse_address, store_url
-    from tritone_serving.events.address import SqliteAddress
+    from tritone_serving.events import EventStoreError, existing_store_url
 
-    if named is not None:
-        return None if named == NO_EVENTS else named
     try:
-        url = store_url()
-    except EventStoreError:
-        return None
-    address = None if url is None else parse_address(url)
-    if isinstance(address, SqliteAddress) and not address.path.exists():
-        return None
-    return url
+        found = existing_store_url(given)
+    except EventStoreError as error:
+        raise TritoneError(str(error)) from error
+    if found is None and not as_json:
+        console.say("no event store: only the log is read")
+    return found

@@ -213,8 +213,12 @@ def _print_report(done: TracksAdded, problems: Sequence[RowProblem], notes: Sequ
         f"{items.n_lists_changed} rankings of users changed"
     )
     if items.texts_only:
-        shown = ", ".join(items.texts_only[:_N_SHOWN]) + " ..." * (len(items.texts_only) > _N_SHOWN)
-        console.say(f"in the last fit already, so that their tags and words count from the next one: {shown}")
+        shown = ", ".join(items.texts_only[:_N_SHOWN])
+        if len(items.texts_only) > _N_SHOWN:
+            shown += " ..."
+        console.say(
+            f"tags and words of these tracks are used from the next fit, because the current one contains them: {shown}"
+        )
     if done.version is not None:
         where = "is live" if done.is_live else "is in the repository; running servers load it when they restart"
         console.say(f"version {done.version} {where}: {done.n_items} tracks, {done.seconds:.1f} s")

@@ -52,7 +52,7 @@ def forget(
     admin_token_file: options.AdminTokenFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Publish a version of the recommender without a user, and delete the versions and events that hold them.
+    """Publish a version of the recommender without a user, and delete the versions and events that contain that user.
 
     Checkpoint, event store, repository and server are processed one after the other, and the command reports which of
     them held the user. If one fails, repeat the command. The exit status is 1 if something failed, or if no data of the

@@ -1,6 +1,7 @@
-"""Recording of what listeners do.
+"""Recording of plays, skips, likes and dislikes.
 
-An event has an id, which is made once, so that events may be sent again: the server recognises those that it has.
+Each event has an id that is generated once. The server stores an event id only once, so a request can be repeated
+safely.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def record_many_flow(
 
 
 def chunks(events: Iterable[ListeningEvent]) -> Iterator[list[ListeningEvent]]:
-    """Yield as many events as one request may have, again and again.
+    """Yield the events in lists of at most 256, the limit of one request.
 
     Raises:
         InvalidInputError: an element is no event.

@@ -53,7 +53,7 @@ class PlaylistOptions:
     seed: int
 
     def inputs(self) -> dict[str, Array]:
-        """Check the options and return them as tensors, without those that have the default value.
+        """Check the options and return the input tensors.
 
         Raises:
             InvalidInputError: an option is invalid.

@@ -18,7 +18,7 @@ class RecordedEvent(JsonResult):
     """What became of an event.
 
     Attributes:
-        event_id: the id of the event; sending it again is recognised by it.
+        event_id: id of the event; the server uses it to recognise repeated events.
         outcome: `new`; `duplicate`, if it was stored before; `refused`, if it is invalid; or `denied`, if the caller
             may not write events of this user.
         reason: why it was refused or denied; else empty.

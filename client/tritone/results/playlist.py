@@ -45,7 +45,8 @@ class Playlist(JsonResult, Sequence[PlaylistTrack]):
     Attributes:
         tracks: the tracks; iterating over, indexing and `len` of this object refer to them.
         seed: reproduces the playlist with the same arguments and model version.
-        artist_gap: the number of tracks between two of the same artist that was kept to.
+        artist_gap: smallest number of tracks between two of the same artist in this playlist, at most the requested
+            number.
         relaxed: what could not be kept: `artist_gap`, because there are too few artists among similar tracks, and `n`,
             because there are too few tracks.
         compared_by: what the similarities are based on: of `listening`, `sound` and `tags`.

@@ -89,7 +89,9 @@ class Recommendation(JsonResult):
 
 @dataclass(frozen=True)
 class UnknownIds(JsonResult):
-    """The parts of a request that the model could not use and ignored; true if there are any.
+    """The inputs of a request that the model could not use and ignored: unknown ids, and flags for the others.
+
+    The model's output `unknown` also holds the mood that was used; it is the attribute `mood` of the result instead.
 
     Attributes:
         user: whether the user is unknown.

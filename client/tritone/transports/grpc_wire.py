@@ -103,7 +103,8 @@ _NOT_SENT: Final = re.compile(
 )
 
 
-# The server is up, and answers for the event store of `recommender_events`.
+# `recommender_events` reports UNAVAILABLE while its store is down; the server itself is reachable. HTTP needs no such
+# pattern, because its status is 503.
 _STORE_DOWN: Final = re.compile(r"^(\[request id: [^]]*\] )?event store ")
 
 

@@ -1,15 +1,23 @@
-"""Recording of what listeners do."""
+"""Route that records plays, skips, likes and dislikes."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime, Field, field_validator
 
 from tritone import ListeningEvent, RecordedEvents
+from tritone.constants import (
+    LONGEST_PLAY_S,
+    N_CONTEXT_MAX,
+    N_CONTEXT_VALUE_MAX,
+    N_EVENT_ID_MAX,
+    N_EVENT_TRACK_BYTES_MAX,
+    EventKind,
+)
 from tritone_gateway.bodies import body, body_schema
 from tritone_gateway.gateway import GatewayDependency
 from tritone_gateway.problems import problem_responses
@@ -26,7 +34,7 @@ router = APIRouter(
 )
 
 _ContextName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-_ContextValue = Annotated[str, Field(min_length=1, max_length=64)]
+_ContextValue = Annotated[str, Field(min_length=1, max_length=N_CONTEXT_VALUE_MAX)]
 
 
 class EventBody(RequestBody):
@@ -35,25 +43,28 @@ class EventBody(RequestBody):
     user_id: Annotated[str, Field(min_length=1, max_length=1_024)] = Field(
         description="Id of the user, as in the listening log."
     )
-    track_id: Annotated[str, Field(min_length=1, max_length=1_024)] = Field(
-        description="Id of the track, as in the listening log."
+    track_id: Annotated[str, Field(min_length=1, max_length=N_EVENT_TRACK_BYTES_MAX)] = Field(
+        description="Id of the track, as in the listening log, of at most 1,024 bytes in UTF-8."
     )
-    kind: Literal["play", "skip", "like", "dislike"] = Field("play", description="What the user did.")
-    played_s: float | None = Field(None, ge=0, le=86_400, description="How long the track was played, in seconds.")
+    kind: EventKind = Field("play", description="What the user did.")
+    played_s: float | None = Field(
+        None, ge=0, le=LONGEST_PLAY_S, description="How long the track was played, in seconds."
+    )
     at: AwareDatetime | Annotated[float, Field(ge=0)] | None = Field(
         None,
         description="When: RFC 3339 with a time zone, or seconds since 1970; by default, the time of the request.",
         examples=["2026-11-29T12:00:00Z"],
     )
     context: dict[_ContextName, _ContextValue] | None = Field(
-        None, max_length=8, description="Circumstances, such as the device.", examples=[{"device": "car"}]
+        None, max_length=N_CONTEXT_MAX, description="Circumstances, such as the device.", examples=[{"device": "car"}]
     )
     event_id: str | None = Field(
         None,
         min_length=1,
-        max_length=128,
+        max_length=N_EVENT_ID_MAX,
         pattern=r"^[\x21-\x7e]+$",
-        description="An id that the caller makes, so that sending the event again is recognised; by default, random.",
+        description="An id of the caller's choice. An id is stored once, so a request with ids can be repeated safely; "
+        "by default, random.",
     )
 
     @field_validator("at", mode="before")
@@ -83,7 +94,10 @@ async def record(
     request: Annotated[RecordRequest, body(RecordRequest)],
     user_token: UserToken = None,
 ) -> Response:
-    """Store events, which recommendations follow at once; return for each whether it is new or refused."""
+    """Store events, from which the next recommendations of their users are computed.
+
+    The response says for each event whether it is new, a duplicate, or refused, and why.
+    """
     caller.check_users(sorted({each.user_id for each in request.events}), has_token=user_token is not None)
     recorded = await gateway.client.record_many(map(_event, request.events), user_token=user_token)
     return JSONResponse(recorded.to_dict())

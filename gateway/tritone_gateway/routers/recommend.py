@@ -28,6 +28,7 @@ Id = Annotated[str, Field(max_length=1_024)]
 Ids = (
     Annotated[list[Id], Field(fail_fast=True)] | Id
 )  # in a form, a name that occurs once has a single value instead of a list
+_SKIPPED = "Ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank lower."
 _MODEL = Field("recommender", max_length=256, description="Name of the model.")
 UserToken = Annotated[
     str | None,
@@ -47,7 +48,7 @@ class RecommendRequest(RequestBody):
         None,
         description="Time of each track of `history` in seconds since 1970, null if unknown; they decide the order.",
     )
-    skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
+    skipped: Ids | None = Field(None, description=_SKIPPED)
     friends: Ids | None = Field(None, description="Ids of friends, whose listening is used for a user without history.")
     file: AudioFile | None = audio_field("A recording; tracks with a similar sound are recommended.", default=None)
     mood: Mood | None = Field(None, description=MOOD_DESCRIPTION)
@@ -91,7 +92,7 @@ class PlaylistRequest(RequestBody):
     n: int = Field(20, ge=1, le=N_PLAYLIST_MAX, description="Number of tracks.")
     mood: Mood | None = Field(None, description=MOOD_DESCRIPTION)
     diversity: float = Field(
-        PLAYLIST_DIVERSITY, ge=0, le=1, description="How unlike the earlier tracks each track should be."
+        PLAYLIST_DIVERSITY, ge=0, le=1, description="0 allows tracks like the previous ones, 1 avoids them."
     )
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of the playlist; random if null.")
     after: Ids | None = Field(None, description="Ids of the earlier tracks of a mix, which goes on after the last.")
@@ -104,7 +105,7 @@ class PlaylistRequest(RequestBody):
     )
     user_id: Id | None = Field(None, description="Id of a user of the listening log, whose taste is followed.")
     history: Ids | None = Field(None, description="Ids of tracks that show a taste.")
-    skipped: Ids | None = Field(None, description="Ids of tracks that were skipped.")
+    skipped: Ids | None = Field(None, description=_SKIPPED)
     model: str = _MODEL
 
 

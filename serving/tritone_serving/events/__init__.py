@@ -10,7 +10,14 @@ with contextlib.closing(open_store("sqlite:///var/lib/tritone/events.db")) as st
 Needs only the standard library, because backends import it; the client of Valkey is imported when it is used.
 """
 
-from tritone_serving.events.address import EVENTS_VARIABLE, NO_EVENTS, EventRetention, parse_address, store_url
+from tritone_serving.events.address import (
+    EVENTS_VARIABLE,
+    NO_EVENTS,
+    EventRetention,
+    existing_store_url,
+    parse_address,
+    store_url,
+)
 from tritone_serving.events.event import EVENT_KINDS, Event, EventKind, checked_event, event_id
 from tritone_serving.events.exceptions import (
     EventStoreDamagedError,
@@ -39,6 +46,7 @@ __all__ = [
     "check_store_url",
     "checked_event",
     "event_id",
+    "existing_store_url",
     "open_store",
     "parse_address",
     "store_url",

@@ -131,6 +131,26 @@ def store_url() -> str | None:
     return f"sqlite://{quote(str(Path(state).absolute() / 'tritone' / 'events.db'))}"
 
 
+def existing_store_url(given: str | None = None) -> str | None:
+    """Return the address of a store from which events can be read.
+
+    Args:
+        given: the address, or `off`; None for that of this user's server, as `store_url`.
+
+    Returns:
+        None if the address is `off`, or if none is given and the file of the server does not exist.
+
+    Raises:
+        EventStoreUrlError: the address is invalid, or there is no state folder.
+    """
+    found = given or store_url()
+    if found is None or found == NO_EVENTS:
+        return None
+    address = parse_address(found)
+    is_missing = isinstance(address, SqliteAddress) and not address.path.exists()
+    return None if is_missing and not given else found
+
+
 def parse_address(url: str) -> SqliteAddress | ValkeyAddress:
     """Return the address of a store; nothing is opened or read.
 

@@ -1,7 +1,7 @@
 """Listening events: what a user did with a track, and when.
 
-Events are identified by keyed hashes of the user and of the id that the client made, as users are by pseudonyms. Event
-stores therefore hold neither, and an id can only be taken by events of the same user.
+Stores hold neither the user ids nor the event ids of clients, only keyed hashes of them. The hash of an event id
+includes the user, so that equal ids of two users do not collide.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ LONGEST_TRACK_BYTES: Final = 1_024  # in UTF-8
 LONGEST_PLAY_S: Final = 86_400.0
 MOST_CONTEXT: Final = 8  # entries
 LONGEST_CONTEXT_VALUE: Final = 64  # characters
-CLOCK_SKEW_S: Final = 300.0  # how far ahead of the server's a client's clock may be
+# How far ahead of the server's a client's clock may be. Short, because events are stored. The times of a history in a
+# request may be a day ahead (`recommender.requests.MOST_SKEW_S`), because they are used for that request only.
+CLOCK_SKEW_S: Final = 300.0
 _CONTEXT_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _EVENT_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _HASHED: Final = re.compile(r"[0-9a-f]{32}")
@@ -92,15 +94,20 @@ def checked_event(
     context: Any = None,
     now: float,
 ) -> Event:
-    """Return an event of which every field is checked.
+    """Check the fields of an event and return it, with the track's id normalised.
 
     Args:
-        id: as in `Event`, and so on.
+        id: 32 hexadecimal digits, see `event_id`.
+        user: the user's pseudonym, 32 hexadecimal digits.
+        track: id of the track, up to 1,024 bytes of UTF-8; it is normalised.
+        kind: `play`, `skip`, `like` or `dislike`.
         at: seconds since 1970; None for now. A time ahead of `now` by at most `CLOCK_SKEW_S` becomes `now`.
+        played_s: 0 to 86,400 seconds; None if unknown.
+        context: up to 8 short texts by name; None or empty if there are none.
         now: the server's clock, in seconds since 1970.
 
     Raises:
-        InvalidEventError: a field is invalid.
+        InvalidEventError: a field has another type, format or range.
     """
     if not _HASHED.fullmatch(id) or not _HASHED.fullmatch(user):
         raise InvalidEventError("invalid event: expected a hashed id and a pseudonym of 32 hexadecimal digits each")
@@ -181,5 +188,7 @@ def _context(value: Any) -> dict[str, str] | None:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value[:40]) if isinstance(value, str) else repr(value)[:40]
-    return text + "..." if len(text) >= 40 else text
+    whole = value if isinstance(value, str) else repr(value)
+    cut = whole[:40]
+    shown = repr(cut) if isinstance(value, str) else cut
+    return shown if len(whole) <= 40 else f"{shown}..."

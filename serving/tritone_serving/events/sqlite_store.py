@@ -1,6 +1,6 @@
 """Events in an SQLite file, for the processes of one machine.
 
-The file is in write-ahead mode: readers and the writer of the moment do not wait for each other. Each `append` is one
+The file is in write-ahead mode: readers do not block the writer, nor the writer readers. Each `append` is one
 transaction, synced to the disk before it returns.
 """
 
@@ -55,10 +55,22 @@ _INDEX_OF_KIND: Final = {kind: index for index, kind in enumerate(EVENT_KINDS)} 
 _ERRORS: Final[dict[int, tuple[type[EventStoreError], str]]] = {
     sqlite3.SQLITE_BUSY: (EventStoreUnavailableError, "another process writes to it for too long; try again"),
     sqlite3.SQLITE_FULL: (EventStoreFullError, "the disk is full; free space or prune it"),
-    sqlite3.SQLITE_READONLY: (EventStoreUnavailableError, "this user cannot write to it"),
-    sqlite3.SQLITE_CANTOPEN: (EventStoreUnavailableError, "this user cannot open it"),
-    sqlite3.SQLITE_CORRUPT: (EventStoreDamagedError, "it is damaged; restore a backup, or move it away to begin anew"),
-    sqlite3.SQLITE_NOTADB: (EventStoreDamagedError, "it is damaged or no SQLite database; move it away"),
+    sqlite3.SQLITE_READONLY: (
+        EventStoreUnavailableError,
+        "the account of this process may not write to it; change its owner, or choose another path",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        EventStoreUnavailableError,
+        "the account of this process cannot open it; change its owner, or choose another path",
+    ),
+    sqlite3.SQLITE_CORRUPT: (
+        EventStoreDamagedError,
+        "it is damaged; restore a backup, or move it away, and a new one is created",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        EventStoreDamagedError,
+        "it is damaged or not an SQLite database; move it away, and a new one is created",
+    ),
 }
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

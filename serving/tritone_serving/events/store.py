@@ -18,7 +18,7 @@ class EventStore(Protocol):
     """
 
     def append(self, events: Sequence[Event]) -> list[bool]:
-        """Store events, which outlive the death of this process once the call has returned.
+        """Store events. When the call returns, they are durable even if this process crashes.
 
         After an error, any part of them may be stored; appending them again is safe. Beyond the maximum per user, a
         user's oldest events are dropped.
@@ -28,13 +28,22 @@ class EventStore(Protocol):
         """
 
     def latest(self, users: Sequence[str], most: int) -> list[list[Event]]:
-        """Return the up to `most` latest events of each user, the newest last, ordered by `at` and then by id."""
+        """Return the latest events of each user, the newest last, ordered by `at` and then by id.
+
+        Args:
+            users: pseudonyms, 32 hexadecimal digits each.
+            most: largest number of events of each user, at least 1.
+        """
 
     def forget(self, user: str) -> int:
-        """Remove a user's events and return how many there were."""
+        """Remove a user's events and return how many there were.
+
+        Args:
+            user: the user's pseudonym, 32 hexadecimal digits.
+        """
 
     def scan(self, after: str = "", limit: int = 1_000) -> list[Event]:
-        """Return up to `limit` events, ordered by user, `at` and id.
+        """Return up to `limit` events, ordered by the user's pseudonym, `at` and id.
 
         Args:
             after: `cursor` of the last event of the previous call; empty to begin.
@@ -48,7 +57,7 @@ class EventStore(Protocol):
         """Return the number of events, including those that the next `prune` removes."""
 
     def prune(self, now: float | None = None) -> int:
-        """Remove the events whose retention is over, or of which a user has too many; return how many there were.
+        """Delete events older than the retention or beyond the maximum per user; return how many there were.
 
         Args:
             now: in seconds since 1970; the clock's time if None.
@@ -64,7 +73,7 @@ class EventStore(Protocol):
 def open_store(url: str, *, must_exist: bool = False) -> EventStore:
     """Open a store, creating the file of SQLite if it does not exist.
 
-    A Valkey server is first used by a call, so that programs start while it is down.
+    This does not connect to a Valkey server; the first method call does, so that programs can start while it is down.
 
     Args:
         url: address with settings, see `tritone_serving.events.address`.

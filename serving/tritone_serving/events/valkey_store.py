@@ -93,7 +93,7 @@ return n
 
 
 class ValkeyEventStore:
-    """An `EventStore` in a Valkey or Redis server, which is first used by a call."""
+    """An `EventStore` in a Valkey or Redis server; the first method call connects to it."""
 
     def __init__(self, address: ValkeyAddress) -> None:
         """Create the client.

@@ -80,7 +80,7 @@ class Ensemble:
         )
 
     def segments(self, batch: RequestBatch) -> npt.NDArray[np.int64]:
-        """Return the index in `SEGMENTS` of each request, or their number for a session (B,).
+        """Return the index (B,) of each request's segment in `_ALL_SEGMENTS`.
 
         A session is a request that brings an ordered history with a known item, if the ensemble has weights for it.
         """

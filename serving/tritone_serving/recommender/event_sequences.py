@@ -30,7 +30,7 @@ class EventSequence:
     Attributes:
         items: (n,) index of each item.
         times: (n,) seconds since 1970, 0 where unknown.
-        skipped: (n,) whether the item was skipped or rejected; such an event is no listen.
+        skipped: (n,) whether the item was skipped or disliked; such an event is no listen.
     """
 
     items: Ints
@@ -87,7 +87,7 @@ def _without_duplicates(events: EventSequence) -> EventSequence:
 
 
 def _sort_keys(times: Seconds, *, is_first: bool) -> Seconds:
-    """Return the time of each event, for those without one that of the latest known event before it (n,)."""
+    """Return sort keys (n,): the event's time, or that of the nearest earlier event with a time."""
     known = times > 0
     if known.all():
         return times
@@ -106,7 +106,7 @@ class SequenceBatch:
     Attributes:
         items: (B, L) index of each item, -1 for padding; L is at least 1.
         ages: (B, L) float32, seconds between the event and the request, at least 0; -1 where the time is unknown.
-        skipped: (B, L) whether the item was skipped or rejected.
+        skipped: (B, L) whether the item was skipped or disliked.
     """
 
     items: Ints

@@ -25,9 +25,8 @@ from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import EnsembleScorer
 from tritone_serving.recommender.validation import rows_of
 
-N_FITTED: Final = (
-    "n_fitted_items"  # in the manifest: the number of items at the last fit, if items were added since then
-)
+# In the manifest: the number of items at the last fit, if items were added since then.
+N_FITTED: Final = "n_fitted_items"
 MOOD_CENTRE: Final = "items.mood_centre"
 MOOD_SPREAD: Final = "items.mood_spread"
 _MOODS: Final = "items.moods"
@@ -64,7 +63,8 @@ class AddedItems:
         added: ids of new items.
         updated: ids of items that were known and changed.
         unchanged: ids of items that are as given already.
-        texts_only: ids among `updated` and `unchanged` that were in the last fit: their words count from the next one.
+        texts_only: ids among `updated` and `unchanged` that were in the last fit: their tags and words are
+            used from the next fit.
         n_words_known: words of the given items that some item of the last fit has.
         n_words: all words of the given items.
         n_lists_changed: users whose precomputed ranking changed.
@@ -252,8 +252,8 @@ def _put_sounds(draft: _Draft, items_by_index: Mapping[int, NewItem]) -> None:
 def _update_lists(artifact: Artifact, draft: _Draft, n_fitted: int, on_progress: OnProgress) -> int:
     """Score the items added after the fit for all users, and put them into the rankings; return how many changed.
 
-    A ranking stays a beginning of the complete one: an item is put in before its last item, never after it, because the
-    items that follow in the complete ranking are not known.
+    A stored ranking is the top of the complete one. A new item is inserted only above its last item: below it, items
+    that are not stored might rank higher.
     """
     names = [name.split(".")[1] for name in draft.arrays if name.startswith("lists.") and name.endswith(".starts")]
     if not names:

@@ -1,4 +1,4 @@
-"""Playlists: a smooth path between two items, or a mix from one that can be continued without end.
+"""Playlists: a smooth path between two items, or a mix that starts with one and can be continued.
 
 Items are compared by one vector each, which joins co-listening, sound and tags, so that one product of a matrix and a
 vector compares an item with all others. A beam search orders a pool of candidates: it prefers small steps from track to
@@ -48,13 +48,13 @@ _N_REMEMBERED: Final = 30  # latest tracks of `after` that the next ones should 
 _OFF_LINE: Final = np.float32(0.4)
 _ALIKE: Final = np.float32(0.5)  # times diversity
 _SAME_ARTIST: Final = np.float32(100)  # more than all other costs of a step
-# Of similarity to the line: what taste, mood and chance are worth at most.
+# Maximum bonus, in units of cosine similarity, for taste, mood and a random tie-break.
 _TASTE: Final = np.float32(0.5)
 _MOOD: Final = np.float32(0.5)
 _CHANCE: Final = np.float32(0.1)
-# The same for what is known about an item: tracks with few listeners seem similar by coincidence.
+# Maximum bonus for well-known items: similarities of items with few listeners are unreliable.
 _KNOWN: Final = np.float32(0.5)
-_LISTENERS: Final = 30  # with so many listeners, half of it
+_LISTENERS: Final = 30  # number of listeners at which half of that bonus is given
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -72,7 +72,7 @@ class PlaylistRequest:
             them, and does not contain `start` again.
         artist_gap: number of tracks between two of the same artist, 0 to 100; if None, 3, or fewer if there are few
             artists among the similar items.
-        diversity: 0..1, how unlike the earlier tracks each track should be.
+        diversity: 0 allows tracks like the previous ones, 1 avoids them.
         seed: the same request with the same seed gives the same playlist.
         listener: whose taste and mood to follow. `user`, `history`, `weights`, `skipped`, `friends`, `embedding`,
             `mood`, `exclude` and `caller` are used.
@@ -97,7 +97,7 @@ class PlaylistRequest:
             raise InvalidRequestError("invalid start: expected the id of an item, got none")
         least = 1 if self.end is None else 2
         if isinstance(self.n, bool) or not least <= self.n <= MOST_PLAYLIST:
-            with_end = " with an end" * (self.end is not None)
+            with_end = "" if self.end is None else " with an end"
             raise InvalidRequestError(
                 f"invalid n: expected a whole number from {least} to {MOST_PLAYLIST}{with_end}, got {self.n}; continue "
                 f"a mix with after"
@@ -124,8 +124,10 @@ class PlaylistResponse:
 
     Attributes:
         items: item ids in order.
-        similarities: (n,) similarity of each track to the one before it, -1..1; 0 for the first track of all.
-        artist_gap: the smallest number of tracks between two of the same artist that was kept to.
+        similarities: (n,) similarity of each track to the one before it, -1..1; 0 for the first track of a new
+            playlist, which has no predecessor.
+        artist_gap: smallest number of tracks between two of the same artist in this playlist, at most the requested
+            number.
         relaxed: what could not be kept: `artist_gap`, and `n` if the catalogue has fewer tracks left.
         compared_by: what the similarities are based on: of `listening`, `sound` and `tags`.
         by_taste: whether the listener's taste was followed.
@@ -200,13 +202,15 @@ class PlaylistMaker:
         previous = [before[-1], *items] if request.after else items
         kept = self._kept_gap([*before[-LARGEST_ARTIST_GAP:], *found, *([] if end is None else [end])], gap)
         wanted_gap = DEFAULT_ARTIST_GAP if request.artist_gap is None else request.artist_gap
+        relaxed = ["artist_gap"] if kept < min(wanted_gap, max(len(items) - 2, 0)) else []
+        if len(found) < n_wanted:
+            relaxed.append("n")
         unknown = preferences.unknown
         return PlaylistResponse(
             items=tuple(self._recommender.item_ids[item] for item in items),
             similarities=self._steps(previous, len(items)),
             artist_gap=kept,
-            relaxed=("artist_gap",) * (kept < min(wanted_gap, max(len(items) - 2, 0)))
-            + ("n",) * (len(found) < n_wanted),
+            relaxed=tuple(relaxed),
             compared_by=self._vectors.spaces,
             by_taste=preferences.by_taste,
             mood=preferences.mood,
@@ -216,11 +220,13 @@ class PlaylistMaker:
     def _item(self, name: str, item: str) -> int:
         index = self._recommender.resolver.item(item)
         if index is None:
-            raise InvalidRequestError(f"item {shown(item)} is not known")
+            raise InvalidRequestError(
+                f"item {shown(item)} is not known: expected an id of the catalogue as {name}; look it up by its title"
+            )
         if not self._vectors.vectors[index].any():
             raise InvalidRequestError(
-                f"nothing is known by which {name} {shown(item)} could be compared: it has no recording, no tags, and "
-                f"too few listeners"
+                f"nothing is known by which to compare {name} {shown(item)}: it has no recording, no tags and fewer "
+                f"than 3 listeners; choose another track"
             )
         return index
 

@@ -56,7 +56,7 @@ class FoldedEvents:
         times: (m,) when, in seconds since 1970.
         is_rejection: (m,) whether the event is a skip or a dislike.
         items: (n,) indices, ascending.
-        weights: (n,) positive for items listened to or liked, negative for rejected ones.
+        weights: (n,) positive for items played or liked, negative for items skipped or disliked.
         is_consumed: (n,) whether the item was played or liked.
         is_disliked: (n,) whether the latest like or dislike of the item is a dislike; its plays do not count then.
     """

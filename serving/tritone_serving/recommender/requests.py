@@ -31,10 +31,11 @@ MOST_ITEMS_IN_ALL: Final = 100_000
 MOST_EXPLAINED_IN_ALL: Final = 2_000
 LARGEST_EMBEDDING: Final = 1e6  # of each number
 LONGEST_ID_BYTES: Final = 4_096  # in UTF-8
-MOST_SKEW_S: Final = 86_400.0  # how far in the future the time of a listen may be, because clocks differ
+MOST_SKEW_S: Final = (
+    86_400.0  # how far ahead of the clock the times of a history may be: clocks and zones of logs differ
+)
 MIN_FRIENDS: Final = 3  # data of fewer users is not disclosed, because it could be attributed to one of them
 MOST_FRIENDS: Final = 1_000  # distinct ids; the cost grows with the listening of all of them and their friends
-
 
 Source = Literal["user", "history", "friends", "audio", "mood", "popularity"]
 SOURCES: Final[tuple[Source, ...]] = ("user", "history", "friends", "audio", "mood", "popularity")
@@ -51,7 +52,7 @@ class RecommendRequest:
             `has_ordered_history`.
         times: when each item in `history` was listened to, in seconds since 1970, 0 where unknown; None if no time is
             known. Known times decide the order.
-        skipped: ids of rejected items; they are never recommended and count against similar items.
+        skipped: ids of items that the user skipped or disliked; they are not recommended, and similar ones rank lower.
         friends: raw user ids, at most 1,000 distinct ones.
         embedding: (256,) embedding of a recording by `genre_cnn`, of any norm but 0.
         mood: one of `moods.MOODS`, or the strength (0..1) of some or all of them.
@@ -133,7 +134,7 @@ class RecommendRequest:
         if len(wrong):
             raise InvalidRequestError(
                 f"invalid weights[{wrong[0]}]: expected a number, 0 or more, for each track of history, got "
-                f"{np.float32(weights[wrong[0]])!s}; use skipped for rejected tracks"
+                f"{np.float32(weights[wrong[0]])!s}; use skipped for tracks that the user skipped or disliked"
             )
 
 
@@ -176,7 +177,7 @@ def check_times(times: npt.ArrayLike, n_history: int, now_s: float) -> None:
     if len(late):
         raise InvalidRequestError(
             f"invalid times[{late[0]}]: expected seconds since 1970 in the past, got {values[late[0]]:.0f}, "
-            f"{values[late[0]] - now_s:.0f} s from now; are they milliseconds?"
+            f"which is {values[late[0]] - now_s:.0f} s in the future; pass seconds (divide milliseconds by 1,000)"
         )
 
 

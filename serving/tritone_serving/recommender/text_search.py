@@ -3,7 +3,7 @@
 Three scores are added for each item, each at most about 1:
 
 - words: the words of the description that occur in title, artist or tags, weighted by their rarity (BM25F, Robertson et
-  al. 2004, doi:10.1145/1031171.1031181). A word that occurs nowhere stands for words of similar spelling.
+  al. 2004, doi:10.1145/1031171.1031181). Unknown words are replaced by known words of similar spelling.
 - meaning: the tags whose sentence embeddings are closest to that of the description. Items are rated by how often they
   got these tags, and by a low-rank factorisation of items and tags, which knows tags that usually occur together.
 - mood: words for one of the nine emotions, by the emotions of the items' recordings.
@@ -32,7 +32,8 @@ from tritone_serving.recommender.word_index import WordIndex
 
 Floats = npt.NDArray[np.float32]
 
-# Manifest entry {"model", "weights_sha256", "n_features", "most_tokens"} of the network that embedded the tags.
+# Manifest entry of the network that embedded the tags: {"model", "weights", "wheel_sha256", "licence", "n_features",
+# "most_tokens"}. Only `model`, `n_features` and `most_tokens` are read here.
 TEXT_ENCODER: Final = "text_encoder"
 VOCABULARY: Final = "search.vocabulary"
 TAG_NAMES: Final = "search.tags"
@@ -68,6 +69,7 @@ MOOD_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 _CLOSEST_TAGS: Final = 30
 _TEMPERATURE: Final = 0.05  # of the weights of the closest tags
 _LEAST_COSINE: Final = 0.3  # to a tag; descriptions further from all tags say nothing about them
+_FULL_COSINE: Final = 0.7  # to the closest tag, from which the score of meaning counts fully; below it, in proportion
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class TextSearch:
         Args:
             artifact: the opened artifact.
             weights: weights of the scores.
-            typos: whether unknown words stand for words of similar spelling.
+            typos: whether unknown words are replaced by known words of similar spelling.
 
         Raises:
             ArtifactError: its texts are damaged.
@@ -175,7 +177,8 @@ class TextSearch:
         scores, named = self._words.scores(words)
         scores *= weights.words
         if embedding is not None and self._embeddings is not None:
-            # A name has no meaning: the tags that are closest to it are arbitrary.
+            # The more the words match a title or artist, the less the tags count: a name is not close to any tag in
+            # meaning.
             scores += weights.meaning * (1 - named) * self._by_meaning(embedding)
         if self._moods is not None and (moods := _moods_in(words)):
             scores += weights.mood * np.clip(self._moods[:, moods].mean(1) / 2, 0, 1)
@@ -207,7 +210,7 @@ class TextSearch:
         if self._item_factors is not None and self._tag_factors is not None:
             smooth = _unit(self._item_factors @ (strengths @ self._tag_factors[closest]))
             tagged = (1 - self._weights.factors) * tagged + self._weights.factors * smooth
-        return np.asarray(tagged * min(1.0, best / 0.7), np.float32)
+        return np.asarray(tagged * min(1.0, best / _FULL_COSINE), np.float32)
 
 
 def _unit(scores: Floats) -> Floats:

@@ -15,7 +15,7 @@ _N_NAMED: Final = 5
 
 
 class TitleResolver:
-    """Finds the ids that texts stand for. Make a new one for each Triton request, whose titles it counts.
+    """Maps ids or titles to ids. Create one per Triton request: it counts the titles and refuses more than 200.
 
     A text is an id if an item has it. Otherwise it is the title (or artist) of the only item whose title it is, apart
     from case, accents and punctuation; or the beginning or the words, such as "artist - title", of a single item.
@@ -37,7 +37,7 @@ class TitleResolver:
         self._known: dict[str, str] = {}
 
     def ids(self, texts: Sequence[str]) -> list[str]:
-        """Return the ids that texts stand for; texts that stand for no single item are returned as they are.
+        """Return the ids of ids or titles; a text that is neither is returned unchanged.
 
         Raises:
             InvalidRequestError: a text is the title of several items, or there are too many titles.
@@ -45,10 +45,10 @@ class TitleResolver:
         return [self._id(text) or text for text in texts]
 
     def id_of(self, text: str) -> str:
-        """Return the id that a text stands for.
+        """Return the id of an id or title.
 
         Raises:
-            InvalidRequestError: as `ids`, or the text stands for no single item.
+            InvalidRequestError: as `ids`, or the text is neither an id nor a title.
         """
         found = self._id(text)
         if found is None:

@@ -24,6 +24,7 @@ _LONGEST_MISSPELT: Final = 40
 _LEAST_RATIO: Final = 0.74
 _N_COMPARED: Final = 60
 _N_NEAR: Final = 5
+_LONG_TEXT: Final = 0.6  # weight of a word in a very long title or artist, relative to one that is the whole text
 _MOST_JOINED: Final = 3  # adjacent words that may be one in another spelling, such as "hip hop" and "hiphop"
 
 
@@ -148,8 +149,8 @@ class WordIndex:
 
 
 def _length_norm(lengths: Floats) -> Floats:
-    """Return the weight of a word in a text of so many words: 1 for one word, 0.6 for many."""
-    return np.asarray(0.6 + 0.4 / lengths, np.float32)
+    """Return the weight of a word in texts of these numbers of words: 1 for a single word, less in longer texts."""
+    return np.asarray(_LONG_TEXT + (1 - _LONG_TEXT) / lengths, np.float32)
 
 
 def _postings(

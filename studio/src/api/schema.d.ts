@@ -438,7 +438,9 @@ export interface paths {
         put?: never;
         /**
          * Record plays, skips, likes and dislikes
-         * @description Store events, which recommendations follow at once; return for each whether it is new or refused.
+         * @description Store events, from which the next recommendations of their users are computed.
+         *
+         *     The response says for each event whether it is new, a duplicate, or refused, and why.
          */
         post: operations["record"];
         delete?: never;
@@ -897,7 +899,7 @@ export interface components {
             user_id: string;
             /**
              * Track Id
-             * @description Id of the track, as in the listening log.
+             * @description Id of the track, as in the listening log, of at most 1,024 bytes in UTF-8.
              */
             track_id: string;
             /**
@@ -933,7 +935,7 @@ export interface components {
             } | null;
             /**
              * Event Id
-             * @description An id that the caller makes, so that sending the event again is recognised; by default, random.
+             * @description An id of the caller's choice. An id is stored once, so a request with ids can be repeated safely; by default, random.
              * @default null
              */
             event_id?: string | null;
@@ -1358,7 +1360,7 @@ export interface components {
             } | null;
             /**
              * Diversity
-             * @description How unlike the earlier tracks each track should be.
+             * @description 0 allows tracks like the previous ones, 1 avoids them.
              * @default 0.3
              */
             diversity?: number;
@@ -1400,7 +1402,7 @@ export interface components {
             history?: string[] | string | null;
             /**
              * Skipped
-             * @description Ids of tracks that were skipped.
+             * @description Ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank lower.
              * @default null
              */
             skipped?: string[] | string | null;
@@ -1525,7 +1527,7 @@ export interface components {
             times?: (number | null)[] | null;
             /**
              * Skipped
-             * @description Ids of tracks that were skipped.
+             * @description Ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank lower.
              * @default null
              */
             skipped?: string[] | string | null;
@@ -1927,7 +1929,7 @@ export interface components {
             times?: (number | null)[] | null;
             /**
              * Skipped
-             * @description Ids of tracks that were skipped.
+             * @description Ids of tracks that the user skipped or disliked; they are not recommended, and similar ones rank lower.
              * @default null
              */
             skipped?: string[] | string | null;

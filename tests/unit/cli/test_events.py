@@ -17,7 +17,7 @@ from tests.support.event_stores import hashed
 import tritone
 from tritone.exceptions import ServerBusyError
 from tritone.testing import FakeEvents, MockTransport
-from tritone_serving.events import checked_event, event_id, open_store
+from tritone_serving.events import EventStoreUrlError, checked_event, event_id, existing_store_url, open_store
 from tritone_serving.recommender import pseudonym, read_key
 
 NOW = time.time()
@@ -136,7 +136,7 @@ def test_an_import_that_failed_goes_on_after_the_last_row(
     [
         ("user,track\nann,t1\n", "time"),
         ("track,time\nt1,1\n", "user"),
-        ("user,track,time,ms_played\nann,t1,1600000000,long\n", "expected numbers"),
+        ("user,track,time,ms_played\nann,t1,1600000000,long\n", "expected numbers, got 'long' in row 1"),
         ("", "empty"),
     ],
 )
@@ -165,6 +165,26 @@ def filled(tmp_path: Path) -> tuple[str, Path]:
             sent = event_id(content, user, str(number))
             store.append([checked_event(id=sent, user=user, track=f"t{number}", at=NOW - age_s, now=NOW)])
     return url, key
+
+
+def test_an_existing_store_is_given_or_that_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filled: tuple[str, Path]
+) -> None:
+    monkeypatch.delenv("TRITONE_EVENTS", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert existing_store_url() is None  # the server has written no event yet
+    file = tmp_path / "state" / "tritone" / "events.db"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert existing_store_url() == f"sqlite://{file}"
+    assert existing_store_url("off") is None
+    monkeypatch.setenv("TRITONE_EVENTS", "off")
+    assert existing_store_url() is None
+    assert existing_store_url(filled[0]) == filled[0]
+    missing = f"sqlite://{tmp_path / 'missing.db'}"
+    assert existing_store_url(missing) == missing  # a named store has to exist
+    with pytest.raises(EventStoreUrlError, match="expected sqlite"):
+        existing_store_url("mysql://host")
 
 
 def test_count_prune_and_forget(run_tritone: Any, filled: tuple[str, Path]) -> None:

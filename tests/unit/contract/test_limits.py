@@ -29,9 +29,12 @@ from tritone.sampling import SamplingParams
 from tritone_export.config import build_config
 from tritone_export.ensembles import MAX_WINDOWS, pooling_configs
 from tritone_export.renderer import FRAME_S_RANGE, renderer_configs
+from tritone_gateway.routers.events import EventBody
 from tritone_serving.canary import make_inputs
+from tritone_serving.events import EVENT_KINDS, event
 from tritone_serving.recommender import MOODS, InvalidRequestError, RecommendRequest, playlists, requests
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
+from tritone_training.kinds.recommender.declaration import EVENTS_DECLARATION
 from tritone_training.registry import get_kind, kind_names
 
 BACKENDS = Path(tritone_serving.__file__).parent / "backends"
@@ -178,6 +181,43 @@ def test_the_recommender_and_its_declaration_agree() -> None:
     assert playlists.LARGEST_ARTIST_GAP == constants.LARGEST_ARTIST_GAP
     assert playlists.MOST_PLAYLIST == constants.N_PLAYLIST_MAX
     assert playlists.DEFAULT_DIVERSITY == constants.PLAYLIST_DIVERSITY
+
+
+def test_client_gateway_and_server_agree_on_events() -> None:
+    server = {
+        "kinds": EVENT_KINDS,
+        "event_id": event.LONGEST_EVENT_ID,
+        "track": event.LONGEST_TRACK_BYTES,
+        "played_s": event.LONGEST_PLAY_S,
+        "context": event.MOST_CONTEXT,
+        "context_value": event.LONGEST_CONTEXT_VALUE,
+    }
+    client = {
+        "kinds": constants.EVENT_KINDS,
+        "event_id": constants.N_EVENT_ID_MAX,
+        "track": constants.N_EVENT_TRACK_BYTES_MAX,
+        "played_s": constants.LONGEST_PLAY_S,
+        "context": constants.N_CONTEXT_MAX,
+        "context_value": constants.N_CONTEXT_VALUE_MAX,
+    }
+    schema = EventBody.model_json_schema()["properties"]
+    texts, ids, numbers = (
+        next(each for each in schema[name].get("anyOf", [schema[name]]) if each.get("type") != "null")
+        for name in ("context", "event_id", "played_s")
+    )
+    gateway = {
+        "kinds": tuple(schema["kind"]["enum"]),
+        "event_id": ids["maxLength"],
+        "track": schema["track_id"]["maxLength"],
+        "played_s": numbers["maximum"],
+        "context": texts["maxProperties"],
+        "context_value": next(iter(texts.get("patternProperties", {"": texts.get("additionalProperties")}).values()))[
+            "maxLength"
+        ],
+    }
+    assert client == server
+    assert gateway == server
+    assert EVENTS_DECLARATION.serving.batching.max_batch_size == constants.N_EVENTS_MAX
 
 
 # --- what we send ourselves ---------------------------------------------------------------------------------

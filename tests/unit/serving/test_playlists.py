@@ -228,7 +228,7 @@ def test_playlists_use_what_is_known(key_file: Path, tmp_path: Path) -> None:
     only_listening = opened(tmp_path / "b", key_file, **{"items.embeddings": None})
     assert only_listening.playlist(PlaylistRequest(START)).compared_by == ("listening",)
     nothing = opened(tmp_path / "c", key_file, **{"items.embeddings": None, "vectors": None})
-    with pytest.raises(InvalidRequestError, match=r"^nothing is known by which start 'track-3' could be compared"):
+    with pytest.raises(InvalidRequestError, match=r"^nothing is known by which to compare start 'track-3'"):
         nothing.playlist(PlaylistRequest(START))
 
 

@@ -1,7 +1,8 @@
-"""Triton's `events` backend, which stores what listeners do, for `recommender` to follow.
+"""Triton's `events` backend, which stores plays, skips, likes and dislikes, from which `recommender` computes.
 
-All events of an execute call are stored together. A caller may write events of the users whose stored data the caller
-may use, see `tritone_serving.security.callers`. Ids of users are stored as pseudonyms, and neither ids nor events are
+The next request of a user to `recommender` reads that user's latest events. All events of an execute call are stored
+together. A caller may write events of the users whose stored data the caller may use, see
+`tritone_serving.security.callers`. Ids of users are stored as pseudonyms, and neither ids nor events are
 logged. While the store is down, requests are refused with the status UNAVAILABLE; sending the events again is safe.
 
 Triton's stub loads this file as a top-level module named `model`, and the modules next to it by their own names.

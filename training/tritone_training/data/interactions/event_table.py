@@ -83,7 +83,7 @@ def load_events(path: Path, columns: Columns | None = None) -> EventTable:
     at = times_of(printable(path.name), frame[chosen["time"]]).seconds
     skipped = flags_of(path, frame[name], option="--skipped-column") if (name := chosen["skipped"]) else None
     kinds = _texts(frame, chosen["kind"])
-    played = _played(frame, chosen)
+    played = _played(path, frame, chosen)
     ids = _texts(frame, chosen["event_id"])
     made = EventTable(shown, [], [], {})
     seen: Counter[str] = Counter()
@@ -140,14 +140,19 @@ def _texts(frame: pd.DataFrame, name: str | None) -> list[str] | None:
     return ["" if pd.isna(cell) else str(cell).strip() for cell in frame[name]]
 
 
-def _played(frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _played(path: Path, frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     name = chosen["played_s"] or chosen["played_ms"]
     if name is None:
         return None
     texts = _texts(frame, name) or []
     numbers = np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), np.float64)
-    if wrong := next((text for text, number in zip(texts, numbers, strict=True) if text and np.isnan(number)), None):
-        raise DataError(f"column {name!r}: expected numbers, got {wrong[:40]!r}")
+    wrong = np.flatnonzero(np.isnan(numbers) & np.array([bool(text) for text in texts], np.bool_))
+    if len(wrong):
+        unit = "seconds" if chosen["played_s"] else "milliseconds"
+        raise DataError(
+            f"{printable(path.name)}: column {name!r} ({unit} played): expected numbers, got "
+            f"{texts[wrong[0]][:40]!r} in row {wrong[0] + 1}; correct it, or rename the column"
+        )
     return numbers if chosen["played_s"] else numbers / 1_000
 
 

@@ -68,12 +68,16 @@ WEIGHTS: Final = _list(
 TIMES: Final = _list(
     "times",
     "INT64",
-    "when the items in `history` were listened to, whole seconds since 1970, 0 if unknown; at most a day after the "
-    "server's clock",
+    "when the items in `history` were listened to, whole seconds since 1970, 0 if unknown; at most a day ahead of "
+    "the server's clock",
     axis="history",
     limits=Limits(minimum=0),
 )
-SKIPPED: Final = _list("skipped", "BYTES", "ids of rejected items")
+SKIPPED: Final = _list(
+    "skipped",
+    "BYTES",
+    "ids of items that the user skipped or disliked; they are not recommended, and similar ones rank lower",
+)
 FRIENDS: Final = _list("friends", "BYTES", "user ids of friends")
 EMBEDDING: Final = Tensor(
     "embedding",
@@ -168,7 +172,7 @@ SOURCE: Final = Tensor(
     (Axis("one", 1),),
     (
         "most specific input used: user, history, friends, audio, mood or popularity; for `text`: meaning, or words "
-        "without a sentence encoder; else similar or search"
+        "without a sentence encoder; else similar, playlist or search (of `query`)"
     ),
 )
 ARM: Final = Tensor("arm", "BYTES", (Axis("one", 1),), "arm of the A/B test")
@@ -176,9 +180,9 @@ UNKNOWN: Final = Tensor(
     "unknown",
     "BYTES",
     (Axis("one", 1),),
-    'JSON of ignored inputs: {"user": bool, "history": [...], "skipped": [...], "friends": [...], '
-    '"exclude": [...], "mood": bool, "audio": bool}; and with "mood_used" the mood that was taken into account, if '
-    'there is one: {"source": "given" or "inferred", "strengths": {emotion: number}}',
+    'JSON with two parts. The inputs that were ignored: {"user": bool, "history": [...], "skipped": [...], "friends": '
+    '[...], "exclude": [...], "mood": bool, "audio": bool, "events": bool}. And, in the same object, the mood that was '
+    'used, if there is one: {"mood_used": {"source": "given" or "inferred", "strengths": {emotion: number}}}',
 )
 
 MATCH: Final = _answer(
@@ -250,7 +254,8 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    # taste_timeout_ms, sequence_timeout_ms: longest time until a response of the two; 1,000 if empty.
+    # taste_timeout_ms, sequence_timeout_ms: longest time until a response of `taste_vae` and `taste_sequence`, in
+    # milliseconds; 1,000 if empty.
     parameters={
         TASTE_MODEL_PARAMETER: "taste_vae",
         "taste_timeout_ms": "",
@@ -270,7 +275,7 @@ MOST_EVENTS: Final = 256  # of a request, and of what is stored together
 # A model of its own, so that writing events does not wait for recommendations, nor they for it.
 EVENTS_DECLARATION: Final = Declaration(
     name="recommender_events",
-    summary="Stores what listeners do (plays, skips, likes, dislikes), which `recommender` follows at once.",
+    summary="Stores plays, skips, likes and dislikes, from which a user's next recommendations are computed.",
     inputs=(
         Tensor(
             "event",

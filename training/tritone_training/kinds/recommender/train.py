@@ -168,7 +168,8 @@ def _fit(
 def _refits(request: TrainRequest, listening: ListeningData) -> bool:
     """Return whether what is served is fitted on the held-out listens too.
 
-    By default only if the last item of each listener is held out, which is what the next one depends on most.
+    By default True if the split is leave-one-out: the held-out item is each user's latest, which predicts the next one
+    best.
     """
     if request.refit_on_all is None:
         return listening.train.time is None and listening.train.sequences is not None

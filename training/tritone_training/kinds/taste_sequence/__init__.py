@@ -1,4 +1,4 @@
-"""`taste_sequence`: which item a listener will want next, from an ordered history that comes with the request."""
+"""`taste_sequence`: predicts a listener's next item from the ordered history in the request."""
 
 from __future__ import annotations
 

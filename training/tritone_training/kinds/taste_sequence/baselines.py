@@ -1,4 +1,4 @@
-"""Baselines of next-item recommendation, fitted on the histories that the network is asked with.
+"""Baselines of next-item recommendation, fitted on the same histories as the network gets.
 
 Shapes: U users, T items.
 """

@@ -1,8 +1,8 @@
 """Evaluation of `taste_sequence` on the next item of each user, with baselines.
 
-Leave-one-out: without a test file, the target is the last item of each user in the log, and the network of the
-selection answers, which was not trained on it. With one, the history is the whole log. All items are ranked except
-those that the user has listened to.
+Leave-one-out: without a test file, the target is the last item of each user in the log, and it is predicted by
+the network of the first training, which did not see it. With one, the history is the whole log. All items are ranked
+except those that the user has listened to.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def evaluate(request: EvaluateRequest) -> EvaluationResult:
     has_test = files_of(request.data).test is not None
     if request.split not in (None, "test" if has_test else "valid"):
         raise DataError(
-            f"--split {request.split}: expected {'test' if has_test else 'valid, or a file of test items by --test'}"
+            f"invalid --split: expected {'test' if has_test else 'valid'}, got {request.split}; "
+            + ("leave --test out for the validation items" if has_test else "test items come from a file: --test FILE")
         )
     folder = request.checkpoint if has_test else _selection(request.checkpoint)
     network, info = load_network(folder)

@@ -1,7 +1,8 @@
 """Recorded events as a table, and their merge with a listening log.
 
 A play counts as a play, a like as three. A skip takes one play away, and a user's pair with an item of which nothing is
-left, or whose last opinion is a dislike, is left out of the fit.
+left, or whose last opinion is a dislike, is left out of the fit. At request time events count differently, by their age
+and the seconds played (`tritone_serving.recommender.recent_events`): a log has counts of plays only.
 Shapes: N events.
 """
 
@@ -26,7 +27,7 @@ from tritone_training.data.interactions import ListeningData, Log, UserSequences
 from tritone_training.data.interactions.log import merge_logs
 from tritone_training.exceptions import DataError
 
-LIKE_PLAYS: Final = 3.0  # plays that a like counts as
+LIKE_PLAYS: Final = 3.0  # number of plays as which a like counts
 _AT_ONCE: Final = 10_000
 _PLAY, _SKIP, _LIKE, _DISLIKE = (EVENT_KINDS.index(kind) for kind in ("play", "skip", "like", "dislike"))
 
