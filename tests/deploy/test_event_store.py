@@ -23,6 +23,7 @@ from tritone_serving.events.address import PASSWORD_VARIABLE, ValkeyAddress, par
 
 Resources = dict[tuple[str, str], dict[str, Any]]
 CLIENTS = ["tritone-server", "tritone-refit"]
+KSERVE_PODS = {"serving.kserve.io/inferenceservice": "tritone"}  # KServe's label, with the name of the InferenceService
 
 
 def by_name(resources: list[dict[str, Any]]) -> Resources:
@@ -78,7 +79,10 @@ def test_servers_and_refits_reach_the_store_and_nobody_else(cluster: Resources) 
     (port,) = pod["spec"]["containers"][0]["ports"]
     (rule,) = policy["ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": port["name"]}]
-    assert [source["podSelector"]["matchExpressions"][0]["values"] for source in rule["from"]] == [CLIENTS]
+    assert [source["podSelector"] for source in rule["from"]] == [
+        {"matchExpressions": [{"key": "app.kubernetes.io/name", "operator": "In", "values": CLIENTS}]},
+        {"matchLabels": KSERVE_PODS},
+    ]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
     egress = cluster["NetworkPolicy", "events"]["spec"]
@@ -100,6 +104,20 @@ def test_clients_name_the_store_and_its_password(cluster: Resources, key: tuple[
     secret = given[PASSWORD_VARIABLE]["valueFrom"]["secretKeyRef"]
     stores = variables(cluster["StatefulSet", "tritone-valkey"])["REDISCLI_AUTH"]["valueFrom"]["secretKeyRef"]
     assert (secret["name"], secret["key"]) == (stores["name"], stores["key"])
+
+
+def test_servers_of_kserve_name_the_store_and_its_password() -> None:
+    resources = by_name(rendered_with(["../kserve"], ["events"]))
+    assert ("InferenceService", KSERVE_PODS["serving.kserve.io/inferenceservice"]) in resources
+    runtimes = [item for (kind, _), item in resources.items() if kind == "ServingRuntime"]
+    assert len(runtimes) == 2
+    for runtime in runtimes:
+        for version in KUBERNETES_VERSIONS:
+            validated(runtime, version)
+        (container,) = runtime["spec"]["containers"]
+        given = {each["name"]: each for each in container["env"]}
+        assert given["TRITONE_EVENTS"]["value"] == "valkey://tritone-valkey:6379/0"
+        assert given[PASSWORD_VARIABLE]["valueFrom"]["secretKeyRef"] == {"name": "tritone-events", "key": "password"}
 
 
 def test_without_the_component_events_are_off() -> None:

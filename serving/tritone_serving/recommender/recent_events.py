@@ -110,7 +110,7 @@ class EventWeighting:
     Attributes:
         half_life_s: age in seconds at which the effect of recency is halved.
         boost: additional weight of a new event; an old play weighs 1, a new one 1 + boost.
-        skip: weight of a rejected item, as of `skipped` in a request.
+        skip: weight of a skipped or disliked item, as of `skipped` in a request.
         through: time in seconds since 1970 up to which stored events were used in the fit; 0 if none were.
     """
 

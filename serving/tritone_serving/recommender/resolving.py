@@ -216,7 +216,7 @@ class Resolver:
         return join_events([stored, later, self._events_of(request)])
 
     def _events_of(self, request: RecommendRequest) -> EventSequence:
-        """Return the history and the rejected items of a request as events."""
+        """Return the history and the skipped items of a request as events."""
         if not len(request.history) and not len(request.skipped):
             return EventSequence.none()
         times = np.zeros(len(request.history)) if request.times is None else np.asarray(request.times, np.float64)
@@ -228,7 +228,7 @@ class Resolver:
                 positions.append(position)
                 items.append(index)
         rejected, _ = self.items(request.skipped)
-        # Between the history, which may have times, and the rejected items there is no order but that of the request.
+        # A request does not say when items were skipped: they follow the history, at the time of its latest item.
         latest = float(times[positions].max(initial=0))
         return join_events(
             [
