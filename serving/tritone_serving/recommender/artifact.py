@@ -72,6 +72,7 @@ SEQUENCE_TIMES: Final = "sequence.times"
 EMBEDDINGS: Final = "items.embeddings"  # present if the recommender was trained with recordings
 # Manifest entry {"kind", "weights_sha256"} of the network that computed the embeddings, as in its model card.
 EMBEDDING_MODEL: Final = "embedding_model"
+N_FITTED: Final = "n_fitted_items"  # manifest entry: number of items at the last fit, if items were added since then
 INFERRED_MOOD: Final = "inferred_mood"  # manifest entry of `moods.MoodInference`; absent if no moods are inferred
 _ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
 Array = npt.NDArray[Any]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from tritone_serving.recommender.artifact import EMBEDDINGS, Array, Artifact, rows_arrays, text_arrays
+from tritone_serving.recommender.artifact import EMBEDDINGS, N_FITTED, Array, Artifact, rows_arrays, text_arrays
 from tritone_serving.recommender.base_models import open_base_models
 from tritone_serving.recommender.batch import RequestBatch, weigh
 from tritone_serving.recommender.exceptions import ArtifactError
@@ -25,8 +25,6 @@ from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import EnsembleScorer
 from tritone_serving.recommender.validation import rows_of
 
-# In the manifest: the number of items at the last fit, if items were added since then.
-N_FITTED: Final = "n_fitted_items"
 MOOD_CENTRE: Final = "items.mood_centre"
 MOOD_SPREAD: Final = "items.mood_spread"
 _MOODS: Final = "items.moods"

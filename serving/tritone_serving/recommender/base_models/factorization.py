@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.artifact import N_FITTED, Artifact
 from tritone_serving.recommender.base_models.base import ScoreParts
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows
@@ -31,30 +31,41 @@ class FactorSolver:
     """Solves for the factors of rows of interactions, given the factors of the other side.
 
     The factors x of a row minimise `sum of |weight| (sign(weight) - x v)^2` over its columns, plus
-    `unobserved x (x v)^2` over all columns, plus `l2 (n + unobserved K) |x|^2` for n columns.
+    `unobserved x (x v)^2` over all columns, plus `l2 (n + unobserved K) |x|^2` for n columns. Columns that were added
+    after the fit have factors of 0 and are not among the K.
 
     Attributes:
         factors: (K, D) of the columns, rotated so that `unobserved x factors' factors` is diagonal.
         unobserved: weight of each column, whether it is in the row or not.
         l2: regularisation.
+        n_columns: number K of columns of the fit.
         spectrum: (D,) the diagonal of that matrix.
     """
 
     factors: Floats
     unobserved: float
     l2: float
+    n_columns: int
     spectrum: Floats
 
     @classmethod
-    def of(cls, factors: Floats, *, unobserved: float, l2: float) -> FactorSolver:
-        """Return the solver for given factors of the columns, which are rotated; products with rows do not change."""
+    def of(cls, factors: Floats, *, unobserved: float, l2: float, n_columns: int | None = None) -> FactorSolver:
+        """Return the solver for given factors of the columns, which are rotated; products with rows do not change.
+
+        Args:
+            factors: of the columns.
+            unobserved: as the attribute.
+            l2: as the attribute.
+            n_columns: as the attribute; None for the number of factors.
+        """
         spectrum, directions = np.linalg.eigh(unobserved * (factors.T @ factors).astype(np.float64))
         rotated = np.ascontiguousarray(factors @ directions.astype(np.float32))
-        return cls(rotated, unobserved, l2, np.maximum(spectrum, 0).astype(np.float32))
+        n_fitted = len(factors) if n_columns is None else n_columns
+        return cls(rotated, unobserved, l2, n_fitted, np.maximum(spectrum, 0).astype(np.float32))
 
     def prior(self, n: int) -> Floats:
         """Return the diagonal (D,) of the system without the n columns of a row."""
-        return self.spectrum + np.float32(self.l2 * (n + self.unobserved * len(self.factors)))
+        return self.spectrum + np.float32(self.l2 * (n + self.unobserved * self.n_columns))
 
     def solve(self, rows: Rows) -> Floats:
         """Return the factors of sparse rows (R, K), dense (R, D); 0 for empty rows."""
@@ -109,7 +120,8 @@ class MatrixFactorization:
         if not (0 <= unobserved < _MOST and 0 < l2 < _MOST):
             raise ValueError(f"unobserved {unobserved} or l2 {l2}, which are out of range")
         factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
-        return cls(name, FactorSolver.of(factors, unobserved=unobserved, l2=l2))
+        n_fitted = int(artifact.manifest.get(N_FITTED, len(factors)))
+        return cls(name, FactorSolver.of(factors, unobserved=unobserved, l2=l2, n_columns=n_fitted))
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender import Artifact
-from tritone_serving.recommender.artifact import EMBEDDINGS
-from tritone_serving.recommender.new_items import MOOD_CENTRE, MOOD_SPREAD, N_FITTED
+from tritone_serving.recommender.artifact import EMBEDDINGS, N_FITTED
+from tritone_serving.recommender.new_items import MOOD_CENTRE, MOOD_SPREAD
 from tritone_training.data.interactions import ListeningData, TagTable, words_of
 from tritone_training.kinds.recommender.fitting.recording_embeddings import RecordingEmbeddings
 
