@@ -481,7 +481,7 @@ def test_settings_of_another_version_are_refused(run: Path) -> None:
     found = json.loads(path.read_text())
     found["config"]["taste"] = found["config"].pop("taste_vae")
     path.write_text(json.dumps(found))
-    with pytest.raises(TrainingError, match="settings are of another version .*; train it again"):
+    with pytest.raises(TrainingError, match=r"settings are of another version .*; train it again"):
         run_refit(request(run, None))
 
 
