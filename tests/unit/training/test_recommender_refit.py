@@ -476,6 +476,16 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_settings_of_another_version_are_refused(run: Path) -> None:
+    path = run / "checkpoint.json"
+    found = json.loads(path.read_text())
+    found["config"]["taste"] = found["config"].pop("taste_vae")
+    path.write_text(json.dumps(found))
+    with pytest.raises(TrainingError, match=r"settings are of another version .*; train it again"):
+        run_refit(request(run, None))
+
+
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_and_is_continued(
     run: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from tritone_serving.recommender import Artifact, KeyFileError, read_key
 from tritone_serving.recommender.forgotten import marks_in
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_training.data.interactions import ListeningData, ListeningFiles
-from tritone_training.exceptions import TrainingError
+from tritone_training.exceptions import HyperparameterError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.checkpoint_folder import KEY_FILENAME
 from tritone_training.kinds.recommender.config import RecommenderConfig
@@ -149,7 +149,12 @@ class InputReader:
             *(prepared.sounds.items if prepared.sounds else ()),
         }
         events, left_out = known_events(events, tracks, key, marks)
-        config = RecommenderConfig(**self._info["config"])
+        try:
+            config = RecommenderConfig(**self._info["config"])
+        except HyperparameterError as error:
+            raise TrainingError(
+                f"{self._request.checkpoint}: its settings are of another version ({error}); train it again"
+            ) from error
         fingerprint = {
             "log": log.fingerprint(),
             "tags": len(listening.tags),
