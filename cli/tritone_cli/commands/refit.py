@@ -87,6 +87,7 @@ def refit(
 
     An interrupted refit is continued by the same command. Without new data, the command does nothing.
     """
+    from tritone_serving.events import EventStoreError
     from tritone_training.kinds.recommender.refit.pipeline import run_refit
     from tritone_training.kinds.recommender.refit.state import RefitRequest
 
@@ -108,12 +109,15 @@ def refit(
     with live_or_none(
         () if dry_run else server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
     ) as live:
-        done = run_refit(
-            request,
-            served=lambda: _served(repository),
-            publish=None if repository is None else _publisher(repository, live),
-            on_stage=lambda stage, left_s: None if as_json else _say_stage(stage, left_s),
-        )
+        try:
+            done = run_refit(
+                request,
+                served=lambda: _served(repository),
+                publish=None if repository is None else _publisher(repository, live),
+                on_stage=lambda stage, left_s: None if as_json else _say_stage(stage, left_s),
+            )
+        except EventStoreError as error:
+            raise TritoneError(str(error)) from error
     version = done.versions.get(_MODEL)
     if version is not None and repository is not None:
         for each in (server or ())[1:]:

@@ -67,6 +67,16 @@ class SqliteAddress:
     retention: EventRetention = EventRetention()
     timeout_s: float = 2.0
 
+    def exists(self) -> bool:
+        """Return whether there is a file; also true if it cannot be looked up, which opening it reports."""
+        try:
+            self.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass
+        return True
+
 
 @dataclass(frozen=True)
 class ValkeyAddress:
@@ -147,7 +157,7 @@ def existing_store_url(given: str | None = None) -> str | None:
     if found is None or found == NO_EVENTS:
         return None
     address = parse_address(found)
-    is_missing = isinstance(address, SqliteAddress) and not address.path.exists()
+    is_missing = isinstance(address, SqliteAddress) and not address.exists()
     return None if is_missing and not given else found
 
 

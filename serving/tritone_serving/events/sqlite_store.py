@@ -297,13 +297,26 @@ class SqliteEventStore:
 
 def _event(row: tuple[Any, ...]) -> Event:
     user, id_, at, kind, track, played_s, context, received = row
-    return Event(
-        id_.hex(),
-        user.hex(),
-        track,
-        EVENT_KINDS[kind],
-        at,
-        played_s,
-        None if context is None else json.loads(context),
-        received,
+    try:
+        found = Event(
+            id_.hex(),
+            user.hex(),
+            track,
+            EVENT_KINDS[kind],
+            float(at),
+            None if played_s is None else float(played_s),
+            None if context is None else json.loads(context),
+            float(received),
+        )
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise _damaged() from error
+    if not isinstance(track, str) or not isinstance(found.context, dict | None):
+        raise _damaged()
+    return found
+
+
+def _damaged() -> EventStoreDamagedError:
+    return EventStoreDamagedError(
+        "event store: a row is damaged: expected an event of this format, got something else; restore a backup, or "
+        "remove the events of the user with `tritone events forget`"
     )

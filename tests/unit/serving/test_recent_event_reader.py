@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,3 +133,28 @@ def test_a_file_that_does_not_exist_yet_holds_no_events(
     assert not path.exists()
     open_store(f"sqlite://{path}").append([recorded(USER, "a", "1")])
     assert len(reader.read([USER]).by_request[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["kind = 9", "kind = 'zz'", "context = '{bad'", "track = x'ff'", "id = 'x' || hex(id)"]
+)
+def test_a_damaged_row_is_a_failure_of_the_store(
+    cf_ensemble: Any, store: EventStore, tmp_path: Path, change: str
+) -> None:
+    store.append([recorded(USER, "a", "1")])
+    with sqlite3.connect(tmp_path / "events.db") as connection:
+        connection.execute(f"UPDATE events SET {change}")  # noqa: S608 - of this test
+    warnings: list[str] = []
+    reader = cf_ensemble.events.RecentEventReader(lambda: store, warn=warnings.append)
+    assert not reader.read([USER]).is_available
+    assert "a row is damaged" in warnings[0]
+
+
+def test_a_path_that_cannot_be_looked_up_is_a_failure_of_the_store(
+    cf_ensemble: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, "sqlite:///" + "a" * 300)
+    warnings: list[str] = []
+    reader = cf_ensemble.events.RecentEventReader.from_environment(warnings.append)
+    assert not reader.read([USER]).is_available
+    assert "File name too long" in warnings[0]

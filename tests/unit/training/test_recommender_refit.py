@@ -449,6 +449,14 @@ def test_a_damaged_or_missing_event_store_changes_nothing(run: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_store_that_is_down_is_reported_without_a_traceback(run: Path, run_tritone: Callable[..., Any]) -> None:
+    ended = run_tritone("refit", "--checkpoint", str(run), "--events", "valkey://127.0.0.1:9/0?timeout_s=0.1")
+    assert ended.status == 1
+    assert "it does not answer" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
 def test_a_log_with_other_columns_is_refused_by_name(run: Path, store: str) -> None:
     changed = run.parent / "changed.tsv"
     changed.write_text("listener\tsong\tn\na\tb\t1\nc\td\t1\n")

@@ -92,7 +92,7 @@ class RecentEventReader:
 def _opened(url: str) -> EventStore | None:
     """Open a store for reading; None for a file that the `recommender_events` model has not created yet."""
     address = parse_address(url)
-    if isinstance(address, SqliteAddress) and not address.path.exists():
+    if isinstance(address, SqliteAddress) and not address.exists():
         return None
     return open_store(url, must_exist=True)
 

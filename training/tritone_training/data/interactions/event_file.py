@@ -18,7 +18,6 @@ from tritone_training.data.interactions.columns import Columns, distinct, item_o
 from tritone_training.data.interactions.parsing import flags_of, id_column, times_of
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import Table, open_table
-from tritone_training.exceptions import DataError
 
 # Usual names of columns, in lower case without `_`, `-` and blanks.
 _KIND_NAMES: Final = ("kind", "event", "eventtype", "action", "type")
@@ -83,7 +82,8 @@ def load_events(path: Path, columns: Columns | None = None) -> ImportedEvents:
     at = times_of(printable(path.name), frame[chosen["time"]]).seconds
     skipped = flags_of(path, frame[name], option="--skipped-column") if (name := chosen["skipped"]) else None
     kinds = _texts(frame, chosen["kind"])
-    played = _played(path, frame, chosen)
+    played = _played(frame, chosen)
+    played_texts = _texts(frame, chosen["played_s"] or chosen["played_ms"]) or []
     ids = _texts(frame, chosen["event_id"])
     made = ImportedEvents(shown, [], [], {})
     seen: Counter[str] = Counter()
@@ -92,12 +92,16 @@ def load_events(path: Path, columns: Columns | None = None) -> ImportedEvents:
         kind_text = "" if kinds is None else kinds[index].lower()
         kind = _KINDS.get(kind_text or "play")
         problem = None
-        if pd.isna(user_id) or pd.isna(track_id):
+        if (wrong := _not_utf8(user_id, track_id)) is not None:
+            problem = f"its {wrong} is not UTF-8 text"
+        elif pd.isna(user_id) or pd.isna(track_id):
             problem = f"no {'user' if pd.isna(user_id) else 'track'}"
         elif not np.isfinite(at[index]) or at[index] < 0:
             problem = "no time that can be read"
         elif kind is None:
             problem = f"invalid kind: expected {', '.join(EVENT_KINDS)}, got {kind_text[:40]!r}"
+        elif played is not None and np.isnan(played[index]) and played_texts[index]:
+            problem = f"invalid time played: expected a number, got {played_texts[index][:40]!r}"
         elif played is not None and not (np.isnan(played[index]) or 0 <= played[index] <= LONGEST_PLAY_S):
             problem = f"invalid time played: expected 0 to {LONGEST_PLAY_S:,.0f} seconds, got {played[index]:g}"
         if problem is not None:
@@ -142,20 +146,24 @@ def _texts(frame: pd.DataFrame, name: str | None) -> list[str] | None:
     return ["" if pd.isna(cell) else str(cell).strip() for cell in frame[name]]
 
 
-def _played(path: Path, frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+def _played(frame: pd.DataFrame, chosen: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Return the seconds played of each row, NaN where there is no number; None without such a column."""
     name = chosen["played_s"] or chosen["played_ms"]
     if name is None:
         return None
     texts = _texts(frame, name) or []
     numbers = np.array(pd.to_numeric(pd.Series(texts, dtype=object), errors="coerce"), np.float64)
-    wrong = np.flatnonzero(np.isnan(numbers) & np.array([bool(text) for text in texts], np.bool_))
-    if len(wrong):
-        unit = "seconds" if chosen["played_s"] else "milliseconds"
-        raise DataError(
-            f"{printable(path.name)}: column {name!r} ({unit} played): expected numbers, got "
-            f"{texts[wrong[0]][:40]!r} in row {wrong[0] + 1}; correct it, or rename the column"
-        )
     return numbers if chosen["played_s"] else numbers / 1_000
+
+
+def _not_utf8(user_id: Any, track_id: Any) -> str | None:
+    """Return which of the ids holds bytes that are not UTF-8, None if neither does."""
+    for name, value in (("user", user_id), ("track", track_id)):
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError:
+            return name
+    return None
 
 
 def _id_of(content: str, n: int) -> str:
