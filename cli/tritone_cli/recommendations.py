@@ -209,7 +209,8 @@ def print_recommendations(tracks: Recommendations, *, as_json: bool) -> None:
     if tracks:
         _print_table(tracks)
     else:
-        console.say("  no tracks left to recommend")
+        is_search = tracks.source in ("meaning", "words")
+        console.say("  no track fits the description" if is_search else "  no tracks left to recommend")
     if tracks.unknown:
         console.say(f"unknown and ignored: {unknown_text(tracks.unknown)}")
 

@@ -48,7 +48,7 @@ _VECTORS: Final = ("users", "*.means")
 # added in `_check_removable`.
 _NOT_BY_USER: Final = (
     *("items.*", "titles.*", "artists.*", "tags.*", "vectors", "listeners.rarity"),
-    *("*.shares", "*.popularity_penalty", "*.centre", "*.by_item.*", "*.by_tag.*"),
+    *("*.shares", "*.popularity_penalty", "*.centre", "*.by_item.*", "*.by_tag.*", "*.factors", "search.*"),
 )
 
 

@@ -114,7 +114,7 @@ def _print_playlist(found: Playlist) -> None:
     ]
     console.people.print(plain_table(("", "similarity", "track", "title"), rows, n_numbers=2))
     if "artist_gap" in found.relaxed:
-        console.say(f"too few artists: only {found.artist_gap} tracks between two of the same artist")
+        console.say(f"too few artists for a larger gap: tracks between two of the same artist: {found.artist_gap}")
     if "n" in found.relaxed:
         console.say(f"no more tracks: {len(found)} found")
     if found.unknown:

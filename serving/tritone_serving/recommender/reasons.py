@@ -83,7 +83,7 @@ def reasons_of(
         for because, amounts in extras.items():
             if amounts[index]:
                 reasons.append(ScoreReason(_ENSEMBLE, because, "", float(amounts[index])))
-    return tuple(tuple(sorted(reasons, key=lambda reason: -abs(reason.amount))) for reasons in found)
+    return tuple(tuple(sorted(reasons, key=lambda reason: -reason.amount)) for reasons in found)
 
 
 class _Shared:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
+from tests.support import recommender_models
 
-from tritone_export import ForgettingError, forget_in_checkpoint, forget_user
+from tritone_export import ForgettingError, forget_in_checkpoint, forget_user, forgetting
 from tritone_export.repository import versions
 from tritone_serving.recommender import open_artifact, write_artifact
+from tritone_serving.recommender.artifact import SEQUENCE_TIMES
 
 GONE = models.user_id(3)
 
@@ -104,3 +106,13 @@ def test_arrays_of_items_may_be_as_long_as_there_are_users(tmp_path: Path, key_f
     write_artifact(artifact, manifest, {**opened.arrays, **of_tags})
     assert forget_in_checkpoint(GONE, artifact.parent, key=key_file) == (20, 19)
     assert forget_in_checkpoint(models.user_id(4), artifact.parent, key=key_file) == (19, 18)
+
+
+def test_every_array_of_a_trained_recommender_is_known_to_be_by_user_or_not() -> None:
+    """Otherwise removal is refused where there are as many users as entries."""
+    artifact = open_artifact(recommender_models.checkpoint() / "artifact")
+    tables = [f"{name}.{part}" for name in artifact.manifest["base_models"] for part in ("starts", "columns", "values")]
+    rows = (*forgetting._ROWS, *forgetting._COLUMNS)
+    by_user = (*(f"{name}.{part}" for name in rows for part in ("starts", "columns", "values")), *forgetting._VECTORS)
+    known = (*forgetting._NOT_BY_USER, *tables, *by_user, SEQUENCE_TIMES)
+    assert sorted(name for name in artifact.arrays if not forgetting._matches(name, known)) == []

@@ -153,7 +153,7 @@ def _playlist(
 def _mood(tensors: dict[str, Array], row: int) -> str | Array | None:
     """Return a mood by name or as strengths, None if neither is given; strengths of 0 pad batches."""
     name = _text(tensors, "mood", row)
-    strengths = tensors["mood_strengths"][row] if "mood_strengths" in tensors else None
+    strengths: Array | None = tensors["mood_strengths"][row] if "mood_strengths" in tensors else None
     if strengths is None or not strengths.any():
         return name
     if name is not None:
