@@ -90,7 +90,7 @@ def test_a_taste_sequence_keeps_its_encoder_and_the_vectors_of_the_items_that_bo
     both = sorted(set(infos[0]["items"]) & set(infos[1]["items"]))
     assert len(both) > 30
     rows = [torch.tensor([info["items"].index(name) for name in both]) for info in infos]
-    for name in ("members.0.embedding.weight", "members.1.directions"):
+    for name in ("members.0.embedding.weight", "members.1.output_vectors"):
         torch.testing.assert_close(after[name][rows[1]], before[name][rows[0]], atol=1e-4, rtol=1e-3)
     assert second.warm_start["not_loaded"]["items"].endswith("are not in the checkpoint")
     with pytest.raises(TrainingError, match="expected encoders of the same number and size"):
