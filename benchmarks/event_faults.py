@@ -294,6 +294,7 @@ def markdown(results: Sequence[FaultResult]) -> str:
     for each in results:
         again = "never" if each.again_s is None else f"{each.again_s:.1f} s"
         exceptions = ", ".join(dict.fromkeys(text.partition(":")[0] for text in each.messages)) or "-"
+        exceptions = exceptions.replace("|", "/")  # would end the column
         lines.append(
             f"| {each.fault} | {each.store} | {each.acknowledged:,} | {each.errors:,} | {each.lost} | {each.twice} | "
             f"{again} | {exceptions} |"

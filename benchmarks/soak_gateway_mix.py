@@ -181,6 +181,9 @@ def _recommending(material: Material) -> list[GatewayRequest]:
     def history(number: int) -> dict[str, Any]:
         return {"json": {"n": 5, "history": [ids[number % len(ids)]], "explain": number % 2 == 0}}
 
+    def event(number: int) -> dict[str, Any]:
+        return {"json": {"events": [{"user_id": "soak", "track_id": ids[number % len(ids)], "kind": "play"}]}}
+
     return [
         GatewayRequest("recommend", "POST", "/v1/recommend", _json(n=10), weight=3),
         GatewayRequest("recommend (history)", "POST", "/v1/recommend", history, weight=3),
@@ -188,6 +191,9 @@ def _recommending(material: Material) -> list[GatewayRequest]:
         GatewayRequest("similar (form)", "POST", "/v1/similar", _form(file=("a.ogg", material.ogg[0]))),
         GatewayRequest("tracks", "GET", f"/v1/tracks?q={quote(ids[0], safe='')}"),
         GatewayRequest("tracks (audio)", "GET", f"/v1/tracks/{quote(ids[0])}/audio", media_type="audio/"),
+        GatewayRequest("search", "GET", f"/v1/search?q={quote('a slow waltz')}&n=5"),
+        GatewayRequest("playlist", "POST", "/v1/playlist", _json(start=ids[0], n=5)),
+        GatewayRequest("events", "POST", "/v1/events", event),
         GatewayRequest("users (examples)", "GET", "/v1/users/examples"),
         GatewayRequest("models", "GET", "/v1/models"),
     ]

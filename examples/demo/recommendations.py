@@ -175,7 +175,7 @@ def _sound(track: CorpusTrack, folder: Path) -> Path:
 
 
 def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
-    """Return the largest reasons as text, each with its share of the score in parentheses."""
+    """Return the largest reasons as text, each with its share of all that raises the score in parentheses."""
     found: dict[str, dict[str, float]] = {}  # text -> name -> amount
     for reason in recommended.reasons:
         own = _UNNAMED.get((reason.base_model, reason.because)) or _BECAUSE.get(reason.because, reason.because)
@@ -183,7 +183,8 @@ def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
         name = corpus[reason.id].title if reason.id and reason.because in _OF_PIECES else reason.id
         causes[name] = causes.get(name, 0.0) + reason.amount
     ranked = sorted(found.items(), key=lambda entry: -sum(entry[1].values()))[:_N_REASONS]
-    shares = [(sum(causes.values()) / max(recommended.score, 1e-9), words, causes) for words, causes in ranked]
+    raising = sum(max(sum(causes.values()), 0.0) for causes in found.values())  # others, such as popularity, lower it
+    shares = [(sum(causes.values()) / max(raising, 1e-9), words, causes) for words, causes in ranked]
     return tuple(
         f"{words.format(_names(causes))} ({share:.0%})" for share, words, causes in shares if share >= _LEAST_SHARE
     )

@@ -159,7 +159,7 @@ def test_an_error_of_a_step_reaches_the_caller(music: MusicClient, models: Trito
 def _with_mood(music: MusicClient, mood: bytes) -> Inspiration:
     """Send what the SDK would refuse."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tritone.operations.inspire.check_mood", str)
+        patch.setattr("tritone.operations.inspire.check_mood", lambda mood: {mood: 1.0})
         patch.setattr("tritone.operations.inspire.opening", lambda *_: None)
         patch.setattr("tritone.operations.inspire.text", lambda _: np.array([[mood]], np.object_))
         prompt = music.compose(bars=1, seed=1)

@@ -142,6 +142,7 @@ def test_a_user_is_forgotten_while_the_server_runs(
         "live": ["recommender"],
         "removed_from_checkpoint": True,
         "failed": [],
+        "n_events": None,
     }
     assert gone not in result.output
     after = client.ask(user_id=gone)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from tests.integration.recommender_calls import Client, metric
 from tests.support import recommender_models
+from tests.support.recommender_artifacts import spoil_manifest
 from tritonclient.utils import InferenceServerException
 
 from tritone import MusicClient, RequestRejectedError
@@ -25,12 +28,23 @@ HISTORY = ["i3", "i40", "i17", "i8", "i25"]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained recommender in which `taste_sequence` has a weight in sessions; the tiny log may give it none."""
+    folder = Path(shutil.copytree(recommender_models.ordered_checkpoint(), tmp_path_factory.mktemp("run") / "ordered"))
+    manifest = json.loads((folder / "artifact" / "recommender.json").read_text())
+    for ensemble in manifest["ensembles"].values():
+        ensemble["weights"].setdefault("session", dict(ensemble["weights"]["warm"]))["taste_sequence"] = 1.0
+    spoil_manifest(folder / "artifact", ensembles=manifest["ensembles"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[TritonServer]:
     folder = tmp_path_factory.mktemp("ordered")
     kind = get_kind("recommender")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        results = export_kind(kind.export(recommender_models.ordered_checkpoint()), kind, repository=folder / "models")
+        results = export_kind(kind.export(checkpoint), kind, repository=folder / "models")
         assert {"recommender", "taste_vae", "taste_sequence"} <= {result.model for result in results}
         for name in ("recording_recommender", "inspire"):  # need models that are not there
             _remove(folder / "models" / name)
@@ -55,8 +69,8 @@ def client(served: TritonServer) -> Iterator[Client]:
     made.close()
 
 
-def in_this_process(**given: Any) -> tuple[tuple[str, ...], Any]:
-    recommender, networks = open_recommender(recommender_models.ordered_checkpoint())
+def in_this_process(checkpoint: Path, **given: Any) -> tuple[tuple[str, ...], Any]:
+    recommender, networks = open_recommender(checkpoint)
     resolved = recommender.resolve([RecommendRequest(**given)])
     remote = remote_scores(resolved.remote_inputs, networks)
     (answer,) = recommender.respond(resolved, remote_scores=remote)
@@ -64,11 +78,11 @@ def in_this_process(**given: Any) -> tuple[tuple[str, ...], Any]:
     return answer.items, answer.scores
 
 
-def test_the_answer_follows_the_order_and_is_that_of_the_library(client: Client) -> None:
+def test_the_answer_follows_the_order_and_is_that_of_the_library(client: Client, checkpoint: Path) -> None:
     answers = []
     for history in (HISTORY, HISTORY[::-1]):
         answer = client.ask(history=history, k=20)
-        items, scores = in_this_process(history=history, k=20)
+        items, scores = in_this_process(checkpoint, history=history, k=20)
         np.testing.assert_allclose(answer["scores"], scores, rtol=1e-3, atol=1e-4)
         assert sorted(answer["item_ids"]) == sorted(items)
         answers.append(answer["item_ids"])
@@ -89,7 +103,7 @@ def test_times_decide_the_order(client: Client) -> None:
     [
         ([1] * 4, "invalid times: expected seconds since 1970, .*, got 4 for 5 ids"),
         ([-1] * 5, r"invalid times\[0\]: .*, got -1"),
-        ([1_700_000_000_000] * 5, r"invalid times\[0\]: .* divide milliseconds by 1,000"),
+        ([1_700_000_000_000] * 5, r"invalid times\[0\]: .*divide milliseconds by 1,000"),
     ],
 )
 def test_bad_times_are_refused(client: Client, times: list[int], message: str) -> None:
