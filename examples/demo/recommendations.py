@@ -184,6 +184,9 @@ def _because(recommended: Recommendation, corpus: Corpus) -> tuple[str, ...]:
         causes[name] = causes.get(name, 0.0) + reason.amount
     ranked = sorted(found.items(), key=lambda entry: -sum(entry[1].values()))[:_N_REASONS]
     raising = sum(max(sum(causes.values()), 0.0) for causes in found.values())  # others, such as popularity, lower it
+    if ranked and raising == 0:
+        words, causes = ranked[0]
+        return (f"{words.format(_names(causes))} (lowers it least)",)
     shares = [(sum(causes.values()) / max(raising, 1e-9), words, causes) for words, causes in ranked]
     return tuple(
         f"{words.format(_names(causes))} ({share:.0%})" for share, words, causes in shares if share >= _LEAST_SHARE
