@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,8 +88,12 @@ def test_requests_are_joined_and_each_gets_its_own_rows(
 
     with TritonServer.start(options_for(repository)) as server, ThreadPoolExecutor(n_requests) as pool:
         answers = list(pool.map(ask, range(n_requests)))
+        n_rows = sum(len(audio) for audio in inputs)
+        until_s = time.monotonic() + TIMEOUT_S
+        while counts(server.grpc_url)[0] < n_rows and time.monotonic() < until_s:  # counted after the response is sent
+            time.sleep(0.05)
         n_inferences, n_executions = counts(server.grpc_url)
-    assert n_inferences == sum(len(audio) for audio in inputs)
+    assert n_inferences == n_rows
     assert n_executions < n_requests
     for audio, names, answer in zip(inputs, wanted, answers, strict=True):
         expected = reference(audio)
