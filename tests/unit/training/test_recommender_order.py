@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,11 @@ def test_an_ensemble_below_its_best_member_is_replaced_by_it() -> None:
     as_good = {"ndcg@10": 1.0, "recall@40": 1.0, "cold_items_share@40": 0.0}
     assert ensemble_or_best_base_model(candidates, learned, as_good) is learned
     assert ensemble_or_best_base_model(candidates, learned, {}) is learned
+    # Requests without friends would get scores of 0.
+    of_friends = replace(
+        candidates, features={"social": candidates.features["good"], "bad": candidates.features["bad"]}
+    )
+    assert ensemble_or_best_base_model(of_friends, learned, worse) is learned
 
 
 def test_events_are_left_out_without_gaps() -> None:

@@ -6,7 +6,7 @@ Shapes: Q queries (users, or requests of users).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -51,10 +51,15 @@ def cross_fitted(
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
+_NEEDS_MORE_THAN_A_HISTORY: Final = ("social", "sound", "mood")
+
+
 def ensemble_or_best_base_model(
     candidates: Candidates, learned: EnsembleWeights, crossed: Mapping[str, float]
 ) -> EnsembleWeights:
     """Return the weights, or those of the best single base model if that is better than the ensemble.
+
+    Base models that need more than a history cannot be chosen: without friends or a recording, all scores would be 0.
 
     Args:
         candidates: of a segment.
@@ -63,8 +68,12 @@ def ensemble_or_best_base_model(
     """
     if not crossed:
         return learned
-    alone = {name: objective(ranking_metrics(candidates, scores)) for name, scores in candidates.features.items()}
-    best = max(alone, key=lambda name: alone[name])
-    if alone[best] <= objective(crossed):
+    alone = {
+        name: objective(ranking_metrics(candidates, scores))
+        for name, scores in candidates.features.items()
+        if name not in _NEEDS_MORE_THAN_A_HISTORY
+    }
+    best = max(alone, key=lambda name: alone[name], default=None)
+    if best is None or alone[best] <= objective(crossed):
         return learned
     return EnsembleWeights({name: float(name == best) for name in learned.listened}, learned.cold)
