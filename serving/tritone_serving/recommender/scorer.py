@@ -149,9 +149,7 @@ class EnsembleScorer:
             arms: (B,) arm of each request.
             names: base models.
         """
-        weights = self._weights(batch, arms, tuple(names))
-        counts = weights.listened.any(0) | weights.cold.any(0)
-        return tuple(name for name, does_count in zip(names, counts.tolist(), strict=True) if does_count)
+        return _weighted(self._weights(batch, arms, tuple(names)), names)
 
     def score_local(self, batch: RequestBatch, arms: Sequence[str], *, every: bool = False) -> LocalScores:
         """Score a batch by the local base models, which takes most of the time; see `combine`.
@@ -160,12 +158,12 @@ class EnsembleScorer:
             arms: (B,) arm of each request.
             every: score by all base models, also by those that have no weight for any request.
         """
-        names = tuple(self._local) if every else self.weighted(batch, arms, tuple(self._local))
+        names = tuple(self._local)
         weights = self._weights(batch, arms, names)
         found = LocalScores({}, Blend(batch.n, self.n_listened, self._n_items))
-        for column, (name, scores) in enumerate(self._score_local(batch, names)):
+        for name, scores in self._score_local(batch, names if every else _weighted(weights, names)):
             found.base_models[name] = scores
-            found.blend.add(log_scaled(scores, self.scales[name]), weights, column)
+            found.blend.add(log_scaled(scores, self.scales[name]), weights, names.index(name))
         return found
 
     def combine(
@@ -226,3 +224,9 @@ class EnsembleScorer:
             is_arm = np.array([other == each for other in arms])
             weights.put(is_arm, self._ensembles[each].weights_of(base_models, batch))
         return weights
+
+
+def _weighted(weights: Weights, names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the base models, in the order of the columns, that have a weight for any request."""
+    counts = weights.listened.any(0) | weights.cold.any(0)
+    return tuple(name for name, does_count in zip(names, counts.tolist(), strict=True) if does_count)
