@@ -50,6 +50,9 @@ def train(
     warm_start: options.WarmStart = None,
     refit_on_all: options.RefitOnAll = None,
     mlflow: options.Mlflow = None,
+    engine: options.Engine = None,
+    workers: options.Workers = None,
+    engine_address: options.EngineAddress = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
@@ -75,6 +78,9 @@ def train(
         warm_start=warm_start,
         refit_on_all=refit_on_all,
         mlflow=mlflow,
+        engine=engine,
+        workers=workers,
+        engine_address=engine_address,
     )
     if print_config:
         hyperparameters = training.get_kind(kind).configure(request)
