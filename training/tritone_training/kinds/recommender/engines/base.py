@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -97,15 +97,16 @@ class Engine(ABC):
             EngineError: workers were lost more often than the engine tries, or ran out of memory.
             Exception: what a task raised.
         """
-        for result in self._results(task, parts, [each.reference for each in shared]):
-            self.use.add(result)
-            if isinstance(result.error, MemoryError):
-                raise EngineError(
-                    f"{self.name}: a worker ran out of memory; use fewer --workers, or computers with more memory"
-                ) from result.error
-            if result.error is not None:
-                raise result.error
-            yield result.value
+        with closing(self._results(task, parts, [each.reference for each in shared])) as results:
+            for result in results:
+                self.use.add(result)
+                if isinstance(result.error, MemoryError):
+                    raise EngineError(
+                        f"{self.name}: a worker ran out of memory; use fewer --workers, or computers with more memory"
+                    ) from result.error
+                if result.error is not None:
+                    raise result.error
+                yield result.value
 
     def describe(self) -> dict[str, Any]:
         """Return what the engine was and used, for checkpoint.json; memory and transport in MB."""
@@ -138,8 +139,8 @@ class Engine(ABC):
     @abstractmethod
     def _results(
         self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]
-    ) -> Iterator[TaskResult[Any]]:
-        """Yield the results of `run_task` for each part, in their order."""
+    ) -> Generator[TaskResult[Any]]:
+        """Yield the results of `run_task` for each part, in their order; closed if not all are wanted."""
 
 
 def _mb(n_bytes: int) -> float:

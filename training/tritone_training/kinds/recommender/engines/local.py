@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 from tritone_training.kinds.recommender.engines.base import Engine, EngineError
@@ -36,7 +36,7 @@ class LocalEngine(Engine):
 
     def _results(
         self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]
-    ) -> Iterator[TaskResult[Any]]:
+    ) -> Generator[TaskResult[Any]]:
         if self.n_workers == 1:
             for part in parts:
                 yield run_task(task, part, *references)
@@ -46,18 +46,20 @@ class LocalEngine(Engine):
 
         self._has_pool = True
         pool = Parallel(self.n_workers, return_as="generator", batch_size=1, backend="loky")
+        results = pool(self._calls(task, parts, references))
         try:
-            with warnings.catch_warnings():
-                # A worker that was replaced because it had grown is no news.
-                warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
-                for result in pool(self._calls(task, parts, references)):
-                    self.use.gathered_bytes += pickled_bytes(result)
-                    yield result
+            for result in results:
+                self.use.gathered_bytes += pickled_bytes(result)
+                yield result
         except TerminatedWorkerError as error:
             raise EngineError(
                 "local: a worker process ended before its task was finished, perhaps because the computer ran out of "
                 "memory; start again with --resume and fewer --workers"
             ) from error
+        finally:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*tasks", category=UserWarning)  # that were not waited for
+                results.close()
 
     def _calls(self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]) -> Iterator[Any]:
         from joblib import delayed

@@ -7,7 +7,8 @@ of a computer map into their memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar, Final
 
 from tritone_training.kinds.recommender.engines.base import Engine, EngineError
@@ -30,6 +31,7 @@ class RayEngine(Engine):
     name: ClassVar[str] = "ray"
 
     def __init__(self, n_workers: int | None = None, address: str | None = None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
         import ray
 
         self._ray = ray
@@ -64,7 +66,7 @@ class RayEngine(Engine):
 
     def _results(
         self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]
-    ) -> Iterator[TaskResult[Any]]:
+    ) -> Generator[TaskResult[Any]]:
         n_started = 0
         running: dict[Any, int] = {}
         finished: dict[int, Any] = {}

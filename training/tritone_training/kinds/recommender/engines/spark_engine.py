@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -55,6 +55,8 @@ class SparkEngine(Engine):
                 f"spark: cannot be started at {address or conf.get('spark.master')} ({_reason(error)}); Spark needs "
                 f"Java 17 or later on this computer, and a master that answers at --engine-address"
             ) from error
+        if self._is_ours:
+            self._context.setLogLevel("ERROR")
         super().__init__(n_workers or max(1, self._context.defaultParallelism))
 
     def close(self) -> None:
@@ -76,7 +78,7 @@ class SparkEngine(Engine):
 
     def _results(
         self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]
-    ) -> Iterator[TaskResult[Any]]:
+    ) -> Generator[TaskResult[Any]]:
         step = max(1, _TASKS_OF_JOB * self.n_workers)
         jobs = [parts[start : start + step] for start in range(0, len(parts), step)]
         waiting = jobs[::-1]
@@ -118,6 +120,7 @@ def _fill(conf: Any, master: str, n_workers: int | None) -> None:
     }
     if master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         values["spark.driver.host"] = "localhost"
         values["spark.driver.bindAddress"] = "127.0.0.1"
     elif master.startswith("spark://") and n_workers is not None:

@@ -197,7 +197,7 @@ class _ValidationData:
         # Changed here and in order, since a change may be drawn.
         parts = Parts(
             blocks_of(len(self.batches), _BATCHES_BY_TASK),
-            lambda some: [(number, change(self.batches[number])) for number in range(some.start, some.stop)],
+            lambda some: [(n * AT_ONCE, change(self.batches[n])) for n in range(some.start, some.stop)],
         )
         collected: list[Candidates] = []
         hidden: list[Candidates] = []
@@ -215,12 +215,12 @@ class _ValidationData:
 def _collect(
     batches: Sequence[tuple[int, RequestBatch]], data: _ScoredValidation
 ) -> tuple[Candidates, Candidates | None]:
-    """Return the candidates of some batches, given with their numbers."""
+    """Return the candidates of some batches, given with the numbers of their first users."""
     collector = Collector(data.consumed, data.wanted, data.n_held_out, is_cold(data.recommender))
     of_hidden = None if data.hidden is None else data.hidden.collector(data.consumed, data.wanted, data.n_held_out)
     scorer = data.recommender.scorer
-    for number, batch in batches:
-        rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
+    for first, batch in batches:
+        rows = slice(first, first + batch.n)
         scores = scorer.score_base_models(batch, remote_scores(scorer.remote_inputs(batch), data.networks))
         collector.add(rows, scores)
         if data.hidden is not None and of_hidden is not None:
