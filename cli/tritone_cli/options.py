@@ -87,7 +87,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes (local) or tasks at the same time (ray, spark) of --engine. Default: 1 for local, else all CPUs.",
+        help="Processes (local) or tasks at the same time (ray, spark) of --engine. Default: 1 (local) or all CPUs.",
         show_default=False,
     ),
 ]

@@ -16,8 +16,7 @@ from threadpoolctl import threadpool_info
 
 from tritone_training.exceptions import UnsupportedOptionError
 from tritone_training.kind import TrainRequest
-from tritone_training.kinds.recommender.engines import opening
-from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine
+from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
 from tritone_training.registry import get_kind
 

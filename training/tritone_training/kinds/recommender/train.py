@@ -104,7 +104,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
     except KeyFileError as error:
         raise TrainingError(str(error)) from error
     with open_engine(request) as engine, staging(request.out, resume=request.resume) as staged:
-        summary = _fit(replace(request, out=staged), config, prepared, key, key_path, engine)
+        summary = _fit(replace(request, out=staged), config, prepared, key, key_path, engine=engine)
         put_in_place(request.out, staged, PARTS)
     return {"checkpoint": str(request.out), "key": str(key_path), **summary}
 
@@ -134,13 +134,14 @@ def _fit(
     prepared: TrainingData,
     key: bytes,
     key_path: Path,
+    *,
     engine: Engine,
 ) -> dict[str, Any]:
     began_s = time.monotonic()
     refits = _refits(request, prepared.listening)
     selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
     fitted = fit_models(selection, config, prepared, key, engine=engine)
-    chosen = _select(selection, config, prepared.listening, fitted, key_path, engine)
+    chosen = _select(selection, config, prepared.listening, fitted, key_path, engine=engine)
     moods = _select_moods(selection, prepared.listening, fitted, chosen, key_path)
     refit = None
     if refits:
@@ -258,6 +259,7 @@ def _select(
     listening: ListeningData,
     fitted: FittedModels,
     key_path: Path,
+    *,
     engine: Engine,
 ) -> SelectedEnsemble:
     folder = request.out / ARTIFACT_FOLDER
@@ -346,9 +348,7 @@ def write_fit(
         recommender, ask = open_recommender(request.out, key_path)
         with progress_bar("precomputing rankings", shown=request.progress) as on_progress:
             parts.arrays.update(
-                precompute_rankings(
-                    recommender, ask, dataset, config.n_listed, on_progress=on_progress, engine=engine
-                )
+                precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress, engine=engine)
             )
         write_artifact(folder, manifest, parts.arrays)
     report = prepared.listening.report
@@ -379,7 +379,9 @@ def write_fit(
     }
     checkpoint.update_info(request.out, info)
     return {
-        **{name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "engine", "data")},
+        **{
+            name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "engine", "data")
+        },
         **({} if refit is None else {REFIT: refit}),
         "metrics": {"valid": chosen.metrics["ensemble"]},
         "base_models_valid": chosen.metrics["base_models"],

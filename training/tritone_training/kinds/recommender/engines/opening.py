@@ -68,6 +68,6 @@ def _require_reachable(name: str, address: str, host: str, port: int) -> None:
             return
     except (OSError, OverflowError) as error:
         raise EngineError(
-            f"{name}: nothing answers at {address} within {REACHABLE_WITHIN_S:.0f} s ({error}); expected the address of "
-            f"a running cluster, check --engine-address"
+            f"{name}: nothing answers at {address} within {REACHABLE_WITHIN_S:.0f} s ({error}); expected the address "
+            f"of a running cluster, check --engine-address"
         ) from error

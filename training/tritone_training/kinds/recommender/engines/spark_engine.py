@@ -145,8 +145,8 @@ def _translated(error: Exception) -> EngineError:
     if "No space left on device" in text:
         return EngineError("spark: no space left on the disk of spark.local.dir; free some, or name another folder")
     return EngineError(
-        f"spark: the fit cannot go on ({_reason(error)}); a task was tried {MOST_FAILURES} times; look into the logs of "
-        f"the workers, then start again with --resume"
+        f"spark: the fit cannot go on ({_reason(error)}); a task was tried {MOST_FAILURES} times; look into the logs "
+        f"of the workers, then start again with --resume"
     )
 
 

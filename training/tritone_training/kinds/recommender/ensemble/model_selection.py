@@ -201,9 +201,7 @@ class _ValidationData:
         )
         collected: list[Candidates] = []
         hidden: list[Candidates] = []
-        for some, (found, of_hidden) in zip(
-            parts.blocks, self.engine.map(_collect, parts, self.shared), strict=True
-        ):
+        for some, (found, of_hidden) in zip(parts.blocks, self.engine.map(_collect, parts, self.shared), strict=True):
             collected.append(found)
             if of_hidden is not None:
                 hidden.append(of_hidden)

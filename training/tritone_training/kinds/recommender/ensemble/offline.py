@@ -142,7 +142,8 @@ def _rankings(
 ) -> dict[str, list[tuple[Sequence[str], npt.NDArray[np.float32]]]]:
     """Return items and scores of each user by arm."""
     users, n = part
-    recommender, found = scoring.recommender, {}
+    recommender = scoring.recommender
+    found: dict[str, list[tuple[Sequence[str], npt.NDArray[np.float32]]]] = {}
     for start in range(0, len(users), AT_ONCE):
         requests = [RecommendRequest(user=name, k=n) for name in users[start : start + AT_ONCE]]
         for arm in recommender.scorer.arms:

@@ -80,7 +80,10 @@ class Candidates:
             parts: at least one; `tops` has only the users of the part.
         """
         return cls(
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in ("users", "items", "wanted", "cold")),
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.wanted for part in parts]),
+            np.concatenate([part.cold for part in parts]),
             {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
             {name: np.concatenate([part.tops[name] for part in parts]) for name in parts[0].tops},
             parts[0].n_held_out,

@@ -76,7 +76,7 @@ def fit_base_models(
     large = dataset.n_items > config.ease_most_items and dataset.n_users > MOST_DUAL_USERS
     items = _items_among_neighbours if large else _items_among_all
     try:
-        items(parts, dataset, listening, config, on_step, engine)
+        items(parts, dataset, listening, config, on_step, engine=engine)
     except np.linalg.LinAlgError as error:
         raise TrainingError(
             f"the item-item base models cannot be solved ({error}); raise ease_l2 or graph_l2"
@@ -101,6 +101,7 @@ def _items_among_all(
     listening: sparse.csr_matrix,
     config: RecommenderConfig,
     on_step: OnStep,
+    *,
     engine: Engine,
 ) -> None:
     tagged = dataset.tagged.nnz > 0
@@ -128,6 +129,7 @@ def _items_among_neighbours(
     listening: sparse.csr_matrix,
     config: RecommenderConfig,
     on_step: OnStep,
+    *,
     engine: Engine,
 ) -> None:
     """As `_items_among_all`, for catalogues whose dense item-item matrices would be too large.
@@ -147,7 +149,7 @@ def _items_among_neighbours(
     del near, table
     graph = graph_of(dataset.weights)
     near = neighbourhoods(graph.edges, n, 0.0, on_step("graph's neighbours"), engine)
-    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"), engine)
+    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"), engine=engine)
     _item_item(parts, "graph", table, config)
     parts.base_models["graph"]["among"] = n
     del near, table

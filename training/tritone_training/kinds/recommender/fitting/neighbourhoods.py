@@ -103,7 +103,10 @@ def neighbourhoods(
     turned = sparse.csr_matrix(matrix.T)
     squares = np.asarray(turned.multiply(turned).sum(1), np.float32).ravel()
     found = Neighbourhoods(
-        np.empty((n_items, m), np.int32), np.empty((n_items, m), np.float32), np.empty((n_items, m), np.float32), squares
+        np.empty((n_items, m), np.int32),
+        np.empty((n_items, m), np.float32),
+        np.empty((n_items, m), np.float32),
+        squares,
     )
     blocks = gram_blocks(turned, np.diff(matrix.indptr))
     parts = Parts(blocks, lambda block: (block.start, turned[block]))
@@ -257,7 +260,7 @@ def ease_near(
 
 
 def graph_near(
-    near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_progress: OnProgress, engine: Engine = IN_PROCESS
+    near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_progress: OnProgress, *, engine: Engine = IN_PROCESS
 ) -> sparse.csr_matrix:
     """Return the table of the graph filter (I, I), `-l2 P`, where a column of P is EASE's times its diagonal entry.
 

@@ -117,9 +117,7 @@ def _inverse(gram: Floats, l2: float) -> Floats:
     return np.asarray(lower + np.tril(lower, -1).T, np.float32)
 
 
-def ease_table(
-    solved: Ridge, n: int, on_progress: OnProgress, engine: Engine = IN_PROCESS
-) -> sparse.csr_matrix:
+def ease_table(solved: Ridge, n: int, on_progress: OnProgress, engine: Engine = IN_PROCESS) -> sparse.csr_matrix:
     """Return EASE's weights `-P[j, i] / P[i, i]` (I, I), from an item j of the history to a scored item i."""
     if solved.whole is not None:
         return strongest(_rows_of_inverse, solved.parts(), n, on_progress)
@@ -234,7 +232,7 @@ def item_vectors_drawn(graph: Graph, size: int, engine: Engine = IN_PROCESS) -> 
             return found
 
         for _ in range(_POWER_ITERATIONS):
-            basis = np.linalg.qr(total(_there_and_back, basis.shape).astype(np.float32))[0]
+            basis = np.linalg.qr(total(_there_and_back, (n_items, n)).astype(np.float32))[0]
         inner = total(_inner, (n, n))
     squares, mixed = np.linalg.eigh(inner)
     best = np.argsort(-squares)[:size]
