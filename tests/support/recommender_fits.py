@@ -15,7 +15,7 @@ from tests.support import recommender_models
 from tritone_training.data.interactions import ListeningFiles
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.ensemble import model_selection, offline
-from tritone_training.kinds.recommender.fitting import base_models, factorization, neighbourhoods, tables
+from tritone_training.kinds.recommender.fitting import base_models, factorization, neighbourhoods, order, tables
 from tritone_training.registry import get_kind
 
 LOGS = ("tagged", "timed")
@@ -31,6 +31,7 @@ def cut_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(tables, "_MOST_PRODUCTS", 4_000)
     patch.setattr(tables, "_MOST_USERS", 20)
     patch.setattr(factorization, "_MOST_ENTRIES", 600)
+    patch.setattr(order, "_STEPS_OF_TASK", 2_000)
     patch.setattr(offline, "_RANKED_BY_TASK", 30)
     patch.setattr(model_selection, "AT_ONCE", 10)
     patch.setattr(model_selection, "_BATCHES_BY_TASK", 2)

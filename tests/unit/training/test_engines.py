@@ -200,7 +200,8 @@ def test_the_workers_modules_do_not_import_pytorch() -> None:
     import sys
 
     code = (
-        "import sys; from tritone_training.kinds.recommender.fitting import factorization, neighbourhoods, tables; "
+        "import sys\n"
+        "from tritone_training.kinds.recommender.fitting import factorization, neighbourhoods, order, tables\n"
         "sys.exit(','.join({'torch', 'pandas', 'lightning'} & set(sys.modules)) or None)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -83,7 +83,7 @@ def fit_base_models(
         ) from error
     _people(parts, dataset, listening, config)
     _tags(parts, dataset, config)
-    _order(parts, dataset, config)
+    _order(parts, dataset, config, engine)
     _check_finite(parts)
     return parts
 
@@ -198,7 +198,7 @@ def _popularity(parts: ArtifactParts, dataset: InteractionDataset) -> None:
     parts.base_models["mainstream"] = {"kind": "mainstream", "average": round(float(means.mean()), 6)}
 
 
-def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
+def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig, engine: Engine) -> None:
     """Add the order of listening and its base models, if the log has an order."""
     if dataset.sequences is None or not len(dataset.sequences):
         return
@@ -207,7 +207,7 @@ def _order(parts: ArtifactParts, dataset: InteractionDataset, config: Recommende
         ("transitions", transition_table, config.transition_decay),
         ("markov", markov_table, 0.0),
     ):
-        fitted = table(dataset.sequences, dataset.n_items, config)
+        fitted = table(dataset.sequences, dataset.n_items, config, engine)
         parts.arrays.update(rows_arrays(name, Rows.from_csr(fitted)))
         parts.base_models[name] = {"kind": "transitions", "decay": decay}
 
