@@ -144,15 +144,14 @@ class Pace:
 
     def _next_level(self, now_s: float, *, is_starved: bool) -> int:
         here = self._levels[self._at]
+        below = self._levels[self._at - 1] if self._at else None
+        if below is not None and below.is_fresh(now_s) and _GAIN * below.rate > here.rate:
+            return self._at - 1
         if self._at + 1 < len(self._levels) and not is_starved:
             above = self._levels[self._at + 1]
             if not above.is_fresh(now_s) or above.rate > _GAIN * here.rate:
                 return self._at + 1
-        if self._at > 0:
-            below = self._levels[self._at - 1]
-            if not below.is_fresh(now_s) or _GAIN * below.rate > here.rate:
-                return self._at - 1
-        return self._at
+        return self._at - 1 if below is not None and not below.is_fresh(now_s) else self._at
 
     def _begin_epoch(self, now_s: float) -> None:
         self._epoch_s = now_s

@@ -212,10 +212,10 @@ class _Run:
         outage = Outage(min(_FIRST_RETRY_S, self._options.retry_s))
         for n_failed in range(1, 1_000_000):
             try:
-                if any(each.name == self._options.model_name for each in self._music.models()):
+                if self._music.model_ready(self._options.model_name):
                     return
                 raise ModelNotFoundError(
-                    f"the server has no model {self._options.model_name!r}; give another one with --model",
+                    f"model {self._options.model_name!r} is not ready on the server; load it, or give another --model",
                     model=self._options.model_name,
                 )
             except ModelNotFoundError:
