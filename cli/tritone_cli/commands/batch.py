@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -213,6 +214,8 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         retry_s=given["retry_for"],
         **further,
     )
+    # Warnings about recordings are in the column `notes`; one line for each of a million files helps nobody.
+    logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given["server"] or ("localhost:8001",))
     with (
         connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,

@@ -143,10 +143,11 @@ class TestRows:
 
     def test_names_that_are_not_utf8_are_escaped(self, server: Server, tones: Path, tmp_path: Path) -> None:
         (tones / "0.wav").rename(os.fsdecode(os.fsencode(tones) + b"/caf\xe9.wav"))
+        Path(os.fsdecode(os.fsencode(tones) + b"/bad\xe9.wav")).touch()
         server.run(tones, tmp_path / "out")
         assert f"{tones}/caf\\xe9.wav" in rows(tmp_path / "out")["path"].tolist()
         server.run(tones, tmp_path / "out", resume=True)
-        assert len(rows(tmp_path / "out")) == 10
+        assert len(rows(tmp_path / "out")) == 11
 
     def test_parts_have_the_same_schema_and_are_bounded(self, server: Server, tones: Path, tmp_path: Path) -> None:
         for number in range(4):
@@ -242,10 +243,17 @@ class TestResume:
     def test_temporary_files_of_a_killed_process_are_removed(self, server: Server, tones: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         self.interrupted(server, tones, out, 3)
-        (out / ".part-00001-abc.partial").write_bytes(b"PAR1 half")
+        (out / ".part-00001-0123456789ab.partial").write_bytes(b"PAR1 half")
         server.run(tones, out, resume=True)
-        assert not list(out.glob("*.partial"))
         assert not list(out.glob(".*.partial"))
+
+    def test_temporary_files_of_another_shard_are_kept(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        for number in (0, 1):
+            (out / f".part-0000{number}-0123456789ab.partial").touch()
+        server.run(tones, out, shard=(1, 2), resume=True)
+        assert [path.name[:11] for path in out.glob(".*.partial")] == [".part-00001"]
 
     def test_files_added_later_belong_to_another_job(self, server: Server, tones: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
