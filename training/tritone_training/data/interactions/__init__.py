@@ -17,8 +17,6 @@ from tritone_training.data.interactions.log import (
     MetadataTable,
     TagTable,
     held_out_counts,
-    last_pairs,
-    split_log,
 )
 from tritone_training.data.interactions.partitions import LogParts, open_parts, write_parts
 from tritone_training.data.interactions.reading import (
@@ -36,6 +34,7 @@ from tritone_training.data.interactions.simulated_sessions import (
     simulate_sessions,
     simulated_sessions,
 )
+from tritone_training.data.interactions.splitting import last_pairs, split_log
 from tritone_training.data.interactions.user_sequences import (
     MOST_EVENTS,
     UserSequences,

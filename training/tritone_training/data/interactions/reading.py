@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +80,18 @@ def stored_log(
             read = _clean_sequences if is_sequence_file(path) else _clean_table
             stored = read(scratch, path, columns, folder, rules or CleaningRules())
         yield stored
+
+
+def keep_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> StoredLog:
+    """Read and clean a listening log as `load_log`, into files that exist as long as the result.
+
+    Raises:
+        DataError: as `stored_log`.
+    """
+    with ExitStack() as stack:
+        stored = stack.enter_context(stored_log(path, columns, rules=rules))
+        weakref.finalize(stored, stack.pop_all().close)
+    return stored
 
 
 def _clean_table(scratch: Scratch, path: Path, columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
