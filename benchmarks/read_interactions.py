@@ -77,12 +77,14 @@ def generate(folder: Path, n_rows: int, n_users: int, n_items: int, *, n_parts: 
     # Squares and cubes of uniform numbers: few users and items have most of the rows.
     query = """
         SELECT CASE WHEN h % 1000 = 0 THEN NULL ELSE printf('user-%07d', u) || CASE WHEN h % 50 = 1 THEN ' ' ELSE '' END
-            END AS user_id, printf('track-%06d', i) AS track_id, TIMESTAMP '2023-01-01' + INTERVAL (s) SECONDS AS played_at
+            END AS user_id, printf('track-%06d', i) AS track_id,
+            TIMESTAMP '2023-01-01' + INTERVAL (s) SECONDS AS played_at
         FROM (SELECT h, CAST(floor(pow((h >> 8) % 1000003 / 1000003, 1.5) * {users}) AS BIGINT) AS u,
             CAST(floor(pow((g >> 8) % 1000003 / 1000003, 2) * {items}) AS BIGINT) AS i, (g >> 32) % 63072000 AS s
             FROM (SELECT hash(n * 2 + {seed}) AS h, hash(n * 2 + 1 + {seed}) AS g FROM range({first}, {end}) x(n)))
     """
     with duckdb.connect(config={"memory_limit": "1GB"}) as database:
+        database.execute("SET enable_progress_bar = false")
         for part in range(n_parts):
             first, end = part * per_part, min(n_rows, (part + 1) * per_part)
             rows = query.format(users=n_users, items=n_items, seed=2 * n_rows * seed, first=first, end=end)
@@ -136,7 +138,8 @@ def _peak_mb() -> float:
 
 def _table(result: dict[str, Any]) -> str:
     return "\n".join(
-        f"{name:24} {f'{value:,}' if isinstance(value, int | float) else value}" for name, value in result.items()
+        f"{name:24} {f'{value:,}' if isinstance(value, int | float) and not isinstance(value, bool) else value}"
+        for name, value in result.items()
     )
 
 
