@@ -62,8 +62,15 @@ from tritone_serving.recommender.scorer import (
 )
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
 from tritone_serving.recommender.text_search import TextSearch
+from tritone_serving.recommender.texts import Texts
 from tritone_serving.recommender.title_resolution import TitleResolver
-from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
+from tritone_serving.recommender.track_search import (
+    SearchRequest,
+    SearchResponse,
+    TrackSearch,
+    search_arrays_of,
+    texts_of_items,
+)
 
 _NEVER: Final = np.float32(-np.inf)
 _LONGEST_NAME: Final = 60  # characters of a title or an artist in an error
@@ -95,7 +102,7 @@ class Recommender:
         self.artifact = artifact
         self.min_friends = min_friends
         self.scorer = EnsembleScorer(artifact, base_models, on_base_model)
-        self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
+        self.item_ids = artifact.texts("items")
         self.titles, self.artists = (_texts(artifact, name) for name in ("titles", "artists"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
@@ -375,9 +382,8 @@ class Recommender:
 
     @cached_property
     def track_search(self) -> TrackSearch:
-        """Search index of ids, titles and artists; building it takes about a second for 100,000 items."""
-        texts = {"id": self.item_ids, "title": self.titles, "artist": self.artists}
-        return TrackSearch({field: each for field, each in texts.items() if each is not None})
+        """Search index of ids, titles and artists."""
+        return TrackSearch(texts_of_items(self.artifact), self.artifact.derive("search", search_arrays_of))
 
     def search(self, search: SearchRequest) -> SearchResponse:
         """Find items by id, title or artist.
@@ -389,7 +395,7 @@ class Recommender:
 
     @cached_property
     def text_search(self) -> TextSearch:
-        """Search index of descriptions; building it takes seconds for 100,000 items.
+        """Search index of descriptions.
 
         Raises:
             ArtifactError: the arrays of the search are damaged.
@@ -400,7 +406,7 @@ class Recommender:
 
     @cached_property
     def playlist_maker(self) -> PlaylistMaker:
-        """Maker of playlists; building it takes about a second for 20,000 items with recordings."""
+        """Maker of playlists."""
         return PlaylistMaker(self)
 
     def playlist(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
@@ -462,5 +468,5 @@ def _without_events(response: RecommendResponse | InvalidRequestError) -> Recomm
     return replace(response, unknown=replace(response.unknown, events=True))
 
 
-def _texts(artifact: Artifact, name: str) -> tuple[str, ...] | None:
-    return tuple(artifact.texts(name)) if f"{name}.ends" in artifact.arrays else None
+def _texts(artifact: Artifact, name: str) -> Texts | None:
+    return artifact.texts(name) if f"{name}.ends" in artifact.arrays else None

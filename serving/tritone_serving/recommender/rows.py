@@ -32,11 +32,13 @@ class Rows:
         starts: (R + 1,) int64, start of each row in `columns` and `values`, and their length.
         columns: (E,) int32.
         values: (E,) float32.
+        known_span: smallest and largest column index, if they were computed before.
     """
 
     starts: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int32]
     values: Floats
+    known_span: tuple[int, int] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -50,7 +52,9 @@ class Rows:
 
     @cached_property
     def span(self) -> tuple[int, int]:
-        """Smallest and largest column index; computed once, by reading all columns."""
+        """Smallest and largest column index; if they are not known, computed once, by reading all columns."""
+        if self.known_span is not None:
+            return self.known_span
         return (int(self.columns.min()), int(self.columns.max())) if len(self.columns) else (0, 0)
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:

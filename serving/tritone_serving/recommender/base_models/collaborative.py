@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -154,9 +154,9 @@ class Listeners:
         by_item = artifact.rows("listeners")
         people = np.arange(artifact.n_users)
         if described.get("drawn"):
-            people = np.unique(by_item.columns).astype(np.int64)
-            indices = np.searchsorted(people, by_item.columns).astype(np.int32)
-            by_item = Rows(by_item.starts, indices, by_item.values)
+            sample = artifact.derive(SAMPLE, sampled_listeners)
+            people = sample["people"].astype(np.int64)
+            by_item = Rows(by_item.starts, sample["columns"], by_item.values, (0, max(len(people) - 1, 0)))
         return cls(artifact.rows("listening"), by_item, np.asarray(artifact.arrays["listeners.rarity"]), people)
 
     @property
@@ -205,6 +205,16 @@ class Listeners:
     def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
         """Return the sum of given users' listening, weighted by strength (B, I)."""
         return product(Rows.from_lists(people, strengths), self.by_user, n_items)
+
+
+SAMPLE: Final = "sample"  # part of the derived arrays
+
+
+def sampled_listeners(artifact: Artifact) -> dict[str, npt.NDArray[Any]]:
+    """Return the sampled candidates `people` (S,), and `columns`: those of `listeners` as indices in them."""
+    columns = artifact.rows("listeners").columns
+    people = np.unique(columns).astype(np.int32)
+    return {"people": people, "columns": np.searchsorted(people, columns).astype(np.int32)}
 
 
 @dataclass(frozen=True, eq=False)

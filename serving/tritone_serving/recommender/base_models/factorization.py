@@ -85,6 +85,13 @@ class FactorSolver:
         return found
 
 
+def rotated_factors(artifact: Artifact, name: str, unobserved: float) -> dict[str, npt.NDArray[Any]]:
+    """Return the factors and the spectrum of a `FactorSolver`, from an artifact's base model of a given name."""
+    factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
+    solver = FactorSolver.of(factors, unobserved=unobserved, l2=0.0)
+    return {"factors": solver.factors, "spectrum": solver.spectrum}
+
+
 def _solved(prior: Floats, vectors: Floats, weights: Floats) -> Floats:
     """Solve `(diag(prior) + sum |w| v v') x = sum w v` for R rows of n columns: vectors (R, n, D), weights (R, n)."""
     amounts = np.abs(weights)
@@ -119,9 +126,10 @@ class MatrixFactorization:
         unobserved, l2 = float(described["unobserved"]), float(described["l2"])
         if not (0 <= unobserved < _MOST and 0 < l2 < _MOST):
             raise ValueError(f"unobserved {unobserved} or l2 {l2}, which are out of range")
-        factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
+        arrays = artifact.derive(f"rotated.{name}", lambda opened: rotated_factors(opened, name, unobserved))
+        factors = arrays["factors"]
         n_fitted = int(artifact.manifest.get(N_FITTED, len(factors)))
-        return cls(name, FactorSolver.of(factors, unobserved=unobserved, l2=l2, n_columns=n_fitted))
+        return cls(name, FactorSolver(factors, unobserved, l2, n_fitted, arrays["spectrum"]))
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
