@@ -116,10 +116,10 @@ class Artifact:
             ArtifactError: one of its arrays is missing.
         """
         try:
-            parts = (self.arrays[f"{name}.{part}"] for part in ("starts", "columns", "values"))
-            return Rows(*parts, self.spans.get(name))
+            starts, columns, values = (self.arrays[f"{name}.{part}"] for part in ("starts", "columns", "values"))
         except KeyError as error:
             raise ArtifactError(f"{self.folder}: lacks {error.args[0]}.npy; export the recommender again") from None
+        return Rows(starts, columns, values, self.spans.get(name))
 
     def derive(self, part: str, build: Callable[[Artifact], dict[str, Array]]) -> dict[str, Array]:
         """Return the derived arrays of one part, such as `words`: those that are mapped, or else computed ones.

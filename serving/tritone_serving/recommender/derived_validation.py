@@ -48,7 +48,6 @@ def check_derived(manifest: Mapping[str, Any], arrays: Mapping[str, Array], deri
 
 def _check_items(manifest: Mapping[str, Any], arrays: Mapping[str, Array], found: Mapping[str, Array]) -> None:
     n_items = manifest["n_items"]
-    _check_integers("slots", found["slots"], None, -1, n_items)
     check_slots(found["slots"], n_items)
     _check_integers("n_listeners", found["n_listeners"], n_items, 0, None)
 
@@ -74,7 +73,6 @@ def _check_search(manifest: Mapping[str, Any], arrays: Mapping[str, Array], foun
 def _check_words(manifest: Mapping[str, Any], arrays: Mapping[str, Array], found: Mapping[str, Array]) -> None:
     check_texts("spellings", found["spellings"], found["spelling_ends"])
     n_words = len(found["spelling_ends"])
-    _check_integers("slots", found["slots"], None, -1, n_words)
     check_slots(found["slots"], n_words)
     _check_floats("rarity", found["rarity"], (n_words,))
     _check_bigrams("words", found, n_words)

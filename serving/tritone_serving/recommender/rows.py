@@ -22,6 +22,7 @@ from scipy.sparse import _sparsetools
 Floats = npt.NDArray[np.float32]
 _MOST_COUNTED: Final = 2**31 - 1  # entries that can be indexed by the 32-bit integers of these loops
 Integers = npt.NDArray[np.integer[Any]]
+_DENSE_FROM: Final = 8  # a product with more than this part of the columns is computed densely
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +128,56 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
         heights[::2] = weights[order]
         _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class RowProduct:
+    """The product of one sparse row and a table, for access to some of its entries.
+
+    Attributes:
+        columns: (E,) columns of the entries other than 0, ascending; None if `values` are dense.
+        values: (E,) or (C,).
+    """
+
+    columns: Integers | None
+    values: Floats
+
+    @classmethod
+    def of(cls, left: Rows, table: Rows, n_columns: int) -> RowProduct:
+        """Return the product of the single row of `left` (1, R) and a table (R, n_columns).
+
+        Raises:
+            IndexError: as `product`.
+        """
+        rows, weights = left.row(0)
+        counts = table.starts[rows + 1] - table.starts[rows]
+        n_entries = int(counts.sum())
+        if n_entries > n_columns // _DENSE_FROM:  # sorting them would take longer
+            return cls(None, product(left, table, n_columns)[0])
+        entries = ranges(table.starts[rows], counts)
+        found, values = table.columns[entries], table.values[entries] * np.repeat(weights, counts)
+        columns, index = np.unique(found, return_inverse=True)
+        if len(columns) and not 0 <= columns[0] <= columns[-1] < n_columns:
+            raise IndexError(f"columns {columns[0]} to {columns[-1]} of a table with {n_columns}")
+        return cls(columns, np.bincount(index, values, len(columns)).astype(np.float32))
+
+    def at(self, items: Integers) -> Floats:
+        """Return the entries at some columns, ascending (n,)."""
+        if self.columns is None:
+            return self.values[items]
+        found = np.zeros(len(items), np.float32)
+        if len(items):
+            index = np.minimum(np.searchsorted(items, self.columns), len(items) - 1)
+            hits = items[index] == self.columns
+            found[index[hits]] = self.values[hits]
+        return found
+
+    def largest(self, n: int) -> npt.NDArray[np.int64]:
+        """Return the columns of the n largest entries above 0, or fewer, in any order."""
+        positive = np.flatnonzero(self.values > 0)
+        if len(positive) > n:
+            positive = positive[np.argpartition(-self.values[positive], n - 1)[:n]]
+        return (positive if self.columns is None else self.columns[positive]).astype(np.int64)
 
 
 def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:

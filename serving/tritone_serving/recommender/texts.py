@@ -32,8 +32,8 @@ class Texts(Sequence[str]):
             joined: the bytes of all texts.
             ends: (N,) the end of each text in them.
         """
-        self._joined = memoryview(joined)
-        self._ends = memoryview(ends)
+        self._joined = joined.data
+        self._ends = np.asarray(ends, np.int64).data  # no copy, except in artifacts with other types
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -102,8 +102,9 @@ def check_slots(slots: Integers, n: int) -> None:
         ValueError: it does not hold each text once.
     """
     size = _n_homes(n)
-    kept = np.asarray(slots)[np.asarray(slots) >= 0] if slots.ndim == 1 else np.zeros(0, np.int64)
-    is_whole = slots.ndim == 1 and len(slots) > size and slots[-1] == -1 and slots.min() >= -1
+    is_whole = slots.ndim == 1 and slots.dtype == np.int32 and len(slots) > size
+    is_whole = is_whole and slots[-1] == -1 and slots.min() >= -1
+    kept = slots[slots >= 0] if is_whole else slots
     if not is_whole or len(kept) != n or (n and (kept.max() >= n or (np.bincount(kept, minlength=n) != 1).any())):
         raise ValueError(f"the index of {n} texts does not hold each of them once")
 
@@ -123,7 +124,7 @@ class TextIndex:
             ends: as in `Texts`.
             slots: the hash table of the texts, as returned by `slots_of`.
         """
-        self._joined, self._ends, self._slots = memoryview(joined), memoryview(ends), memoryview(slots)
+        self._joined, self._ends, self._slots = joined.data, np.asarray(ends, np.int64).data, slots.data
         self._size = _n_homes(len(ends))
         self._recent: dict[str, int] = {}  # a lookup here takes a tenth of the time, and most are of few popular items
 

@@ -312,7 +312,8 @@ class _Column:
         return self._between(bisect_left(self._sorted, key), bisect_right(self._sorted, key + _LAST))
 
     def _between(self, first: int, end: int) -> ItemIndices:
-        return np.sort(self._order[first:end]).astype(np.int64)
+        items: ItemIndices = np.sort(self._order[first:end]).astype(np.int64)
+        return items
 
     def same(self, items: ItemIndices, text: str) -> ItemIndices:
         """Return those of the items whose text equals `text` apart from its Unicode form."""

@@ -25,7 +25,8 @@ from tritone_export import new_tracks as new_tracks_module
 from tritone_export.new_tracks import add_tracks, open_newest
 from tritone_export.repository import versions
 from tritone_serving.recommender import Recommender, RecommendRequest, read_key
-from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
+from tritone_serving.recommender.artifact import Artifact, open_artifact
+from tritone_serving.recommender.artifact_writing import write_artifact
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.new_items import NewItem, with_items
 from tritone_training.data.interactions.new_tracks import load_new_tracks

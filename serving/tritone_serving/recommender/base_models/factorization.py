@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import N_FITTED, Artifact
-from tritone_serving.recommender.base_models.base import ScoreParts
+from tritone_serving.recommender.base_models.base import Ints, ScoreParts, best_of
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows
 
@@ -134,9 +134,14 @@ class MatrixFactorization:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
-        scores: Floats = self.solver.solve(_listened(batch.history)) @ self.solver.factors.T
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        factors = self.solver.factors if items is None else self.solver.factors[items]
+        scores: Floats = self.solver.solve(_listened(batch.history)) @ factors.T
         return scores
+
+    def propose(self, batch: RequestBatch, n: int) -> Ints:
+        # Compares all items: fits of catalogues for which that takes long have no factorization.
+        return best_of(self.score(batch)[0], n)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, weights = _listened(batch.only(request).history).row(0)
