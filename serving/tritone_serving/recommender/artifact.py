@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.derived_validation import check_derived
+from tritone_serving.recommender.derived_validation import DERIVED, check_derived, described_derived
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.texts import Texts
@@ -75,9 +75,6 @@ SEQUENCE_TIMES: Final = "sequence.times"
 EMBEDDINGS: Final = "items.embeddings"  # present if the recommender was trained with recordings
 # Manifest entry {"kind", "weights_sha256"} of the network that computed the embeddings, as in its model card.
 EMBEDDING_MODEL: Final = "embedding_model"
-# Manifest entry {"version", "arrays"} of arrays that are computed from the others when an artifact is written.
-DERIVED: Final = "derived"
-DERIVED_VERSION: Final = 1  # arrays of another version are ignored, and computed in memory
 N_FITTED: Final = "n_fitted_items"  # manifest entry: number of items at the last fit, if items were added since then
 INFERRED_MOOD: Final = "inferred_mood"  # manifest entry of `moods.MoodInference`; absent if no moods are inferred
 _ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
@@ -164,8 +161,7 @@ def open_artifact(folder: Path) -> Artifact:
     """
     manifest = read_manifest(folder)
     arrays = _map_all(folder, manifest["arrays"])
-    described = manifest.get(DERIVED) or {}
-    derived = _map_all(folder, described["arrays"]) if described.get("version") == DERIVED_VERSION else {}
+    derived = _map_all(folder, described_derived(manifest))
     try:
         spans = check_arrays(manifest, arrays)
         check_derived(manifest, arrays, derived)
@@ -228,6 +224,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: lacks {', '.join(sorted(missing))}; train and export again")
     try:
         check_manifest(manifest)
+        described_derived(manifest)
     except (ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: is damaged ({error}); export again") from error
     return dict(manifest)

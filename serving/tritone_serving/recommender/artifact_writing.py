@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tritone_serving.recommender.artifact import (
-    DERIVED,
-    DERIVED_VERSION,
     FORMAT,
     MANIFEST,
     Array,
@@ -19,6 +17,7 @@ from tritone_serving.recommender.artifact import (
     replacing_private,
 )
 from tritone_serving.recommender.derived import derived_arrays
+from tritone_serving.recommender.derived_validation import DERIVED, DERIVED_VERSION
 
 
 def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:

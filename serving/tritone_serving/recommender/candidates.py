@@ -78,9 +78,8 @@ class CandidateScorer:
         batches = [batch.only(row) for row in range(batch.n)]
         scores = []
         for one, request, arm in zip(batches, requests, arms, strict=True):
-            masked = np.unique(excluded(one, 0, request))
-            proposals = self._scorer.proposals(one, [arm], self._n + len(masked))
-            items = np.setdiff1d(np.concatenate([np.zeros(0, np.int64), *proposals]), masked)
+            masked = excluded(one, 0, request)
+            items = self._union(self._scorer.proposals(one, [arm], self._n + len(masked)), without=[masked])
             is_enough = self._is_enough(items, request)
             scores.append(self._scorer.score_local(one, [arm], items=items if is_enough else None))
         return CandidateScores(batches, scores)
@@ -102,12 +101,21 @@ class CandidateScorer:
         if scores.items is None or not names:
             return scored
         proposals = [best_of(outputs[name][0], self._n + len(masked)) for name in names]
-        more = np.setdiff1d(np.concatenate(proposals), np.concatenate([scores.items, masked]))
+        more = self._union(proposals, without=[scores.items, masked])
         if not len(more):
             return scored
         return scored.joined(
             self._scorer.combine(one, [arm], self._scorer.score_local(one, [arm], items=more), outputs)
         )
+
+    def _union(self, proposals: Sequence[Ints], *, without: Sequence[Ints]) -> Ints:
+        """Return the items of some proposals, ascending."""
+        chosen = np.zeros(self._scorer.n_items, np.bool_)
+        for items in proposals:
+            chosen[items] = True
+        for items in without:
+            chosen[items] = False
+        return np.flatnonzero(chosen)
 
     @staticmethod
     def _is_enough(items: Ints, request: RecommendRequest) -> bool:

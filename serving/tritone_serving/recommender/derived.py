@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from tritone_serving.recommender.artifact import DERIVED, Array, Artifact
+from tritone_serving.recommender.artifact import Array, Artifact
 from tritone_serving.recommender.base_models.collaborative import SAMPLE, sampled_listeners
 from tritone_serving.recommender.base_models.factorization import rotated_factors
+from tritone_serving.recommender.derived_validation import DERIVED
 from tritone_serving.recommender.item_index import item_arrays
 from tritone_serving.recommender.playlist_vectors import playlist_arrays
 from tritone_serving.recommender.text_search import words_of_artifact

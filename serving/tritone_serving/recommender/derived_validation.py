@@ -11,13 +11,35 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.texts import check_slots
-from tritone_serving.recommender.validation import check_texts, extremes, is_ascending
+from tritone_serving.recommender.validation import check_described, check_texts, extremes, is_ascending
 
 Array = npt.NDArray[Any]
-_PREFIX: Final = "derived."
+# Manifest entry {"version", "arrays"} of arrays that are computed from the others when an artifact is written.
+DERIVED: Final = "derived"
+DERIVED_VERSION: Final = 1  # arrays of another version are ignored, and computed in memory
+_PREFIX: Final = f"{DERIVED}."
 _N_BUCKETS: Final = 1 << 16  # of an index of bigrams
 _BIGRAMS: Final = ("bigrams", "bigram_starts", "n_bigrams")
+
+
+def described_derived(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the description of the derived arrays in a manifest; empty if they are of another version or missing.
+
+    Raises:
+        ValueError: the entry is malformed.
+    """
+    entry = manifest.get(DERIVED)
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict) or not isinstance(entry.get("version"), int):
+        raise ValueError(f"{DERIVED} is {shown(entry)}; expected an object with version and arrays")
+    if entry["version"] != DERIVED_VERSION:
+        return {}
+    check_described(entry.get("arrays"))
+    found: Mapping[str, Any] = entry["arrays"]
+    return found
 
 
 def check_derived(manifest: Mapping[str, Any], arrays: Mapping[str, Array], derived: Mapping[str, Array]) -> None:

@@ -6,6 +6,7 @@ Shapes: R rows, C columns, E entries.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,12 +136,14 @@ class RowProduct:
     """The product of one sparse row and a table, for access to some of its entries.
 
     Attributes:
-        columns: (E,) columns of the entries other than 0, ascending; None if `values` are dense.
+        columns: (E,) columns of the entries other than 0, in any order; None if `values` are dense.
         values: (E,) or (C,).
+        n_columns: C.
     """
 
     columns: Integers | None
     values: Floats
+    n_columns: int
 
     @classmethod
     def of(cls, left: Rows, table: Rows, n_columns: int) -> RowProduct:
@@ -151,33 +154,67 @@ class RowProduct:
         """
         rows, weights = left.row(0)
         counts = table.starts[rows + 1] - table.starts[rows]
-        n_entries = int(counts.sum())
-        if n_entries > n_columns // _DENSE_FROM:  # sorting them would take longer
-            return cls(None, product(left, table, n_columns)[0])
+        if int(counts.sum()) > n_columns // _DENSE_FROM:
+            return cls(None, product(left, table, n_columns)[0], n_columns)
         entries = ranges(table.starts[rows], counts)
-        found, values = table.columns[entries], table.values[entries] * np.repeat(weights, counts)
-        columns, index = np.unique(found, return_inverse=True)
-        if len(columns) and not 0 <= columns[0] <= columns[-1] < n_columns:
-            raise IndexError(f"columns {columns[0]} to {columns[-1]} of a table with {n_columns}")
-        return cls(columns, np.bincount(index, values, len(columns)).astype(np.float32))
+        columns, values = table.columns[entries], table.values[entries] * np.repeat(weights, counts)
+        if len(columns) and not 0 <= columns.min() <= columns.max() < n_columns:
+            raise IndexError(f"columns {columns.min()} to {columns.max()} of a table with {n_columns}")
+        # Entries of the same column are added at the place of the last of them; sorting would take longer.
+        order = np.arange(len(columns), dtype=np.int32)
+        last = _scratch(n_columns)
+        last[columns] = order
+        places = last[columns]
+        is_last = places == order
+        sums = np.bincount(places, values, len(columns))[is_last]
+        return cls(columns[is_last], sums.astype(np.float32), n_columns)
 
-    def at(self, items: Integers) -> Floats:
-        """Return the entries at some columns, ascending (n,)."""
+    def at(self, columns: Integers) -> Floats:
+        """Return the entries at some columns, without duplicates (n,)."""
         if self.columns is None:
-            return self.values[items]
-        found = np.zeros(len(items), np.float32)
-        if len(items):
-            index = np.minimum(np.searchsorted(items, self.columns), len(items) - 1)
-            hits = items[index] == self.columns
+            return self.values[columns]
+        found = np.zeros(len(columns), np.float32)
+        if len(columns):
+            places = _scratch(self.n_columns)
+            places[columns] = np.arange(len(columns), dtype=np.int32)
+            # Elsewhere the scratch array holds anything: what it points to is compared.
+            index = places[self.columns]
+            index[(index < 0) | (index >= len(columns))] = 0
+            hits = columns[index] == self.columns
             found[index[hits]] = self.values[hits]
         return found
 
-    def largest(self, n: int) -> npt.NDArray[np.int64]:
-        """Return the columns of the n largest entries above 0, or fewer, in any order."""
+    def largest(self, n: int, *, first: int = 0, factors: Floats | None = None) -> npt.NDArray[np.int64]:
+        """Return the columns of the n largest entries above 0, or fewer, in any order.
+
+        Args:
+            n: number of columns.
+            first: only columns from this one on.
+            factors: (C,) above 0, by which the entries are multiplied first.
+        """
         positive = np.flatnonzero(self.values > 0)
-        if len(positive) > n:
-            positive = positive[np.argpartition(-self.values[positive], n - 1)[:n]]
-        return (positive if self.columns is None else self.columns[positive]).astype(np.int64)
+        if first:
+            positive = positive[(positive if self.columns is None else self.columns[positive]) >= first]
+        columns = positive if self.columns is None else self.columns[positive].astype(np.int64)
+        if len(columns) <= n:
+            return columns
+        values = self.values[positive] if factors is None else self.values[positive] * factors[columns]
+        best: npt.NDArray[np.int64] = columns[np.argpartition(-values, n - 1)[:n]]
+        return best
+
+
+_own = threading.local()
+
+
+def _scratch(n: int) -> npt.NDArray[np.int32]:
+    """Return an array (n,) of this thread with any content, which the next call returns again.
+
+    A new one would have to be filled with zeros by the system, which takes longer than using a few of its entries.
+    """
+    found: npt.NDArray[np.int32] | None = getattr(_own, "scratch", None)
+    if found is None or len(found) < n:
+        found = _own.scratch = np.zeros(n, np.int32)
+    return found
 
 
 def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:

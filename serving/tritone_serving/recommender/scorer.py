@@ -128,6 +128,7 @@ class EnsembleScorer:
         base_models: by name, including the remote `taste_vae`.
         scales: unit of each base model's scores, see `ensemble.log_scaled`.
         n_listened: number of items with listeners, which come first.
+        n_items: I.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class EnsembleScorer:
         self.n_listened = int(np.count_nonzero(artifact.arrays["popularity.shares"]))
         self._local = {name: each for name, each in base_models.items() if not isinstance(each, RemoteBaseModel)}
         self._remote = {name: each for name, each in base_models.items() if isinstance(each, RemoteBaseModel)}
-        self._n_items = artifact.n_items
+        self.n_items = artifact.n_items
         self._on_base_model = on_base_model
         self._ensembles = {arm: Ensemble.from_manifest(each) for arm, each in manifest["ensembles"].items()}
         self._ab: Mapping[str, Any] = manifest.get("ab") or {"salt": "", "shares": {next(iter(self._ensembles)): 1.0}}
@@ -187,7 +188,7 @@ class EnsembleScorer:
         names = tuple(self._local)
         weights = self._weights(batch, arms, names)
         blend = (
-            Blend(batch.n, self.n_listened, self._n_items)
+            Blend(batch.n, self.n_listened, self.n_items)
             if items is None
             else Blend(batch.n, int(np.searchsorted(items, self.n_listened)), len(items))
         )
@@ -227,7 +228,7 @@ class EnsembleScorer:
             first: index of the first of these items.
         """
         weights = self._weights(batch, arms, tuple(self._local))
-        total = np.repeat(weights.bias[:, None], self._n_items - first, axis=1)
+        total = np.repeat(weights.bias[:, None], self.n_items - first, axis=1)
         for column, (name, base_model) in enumerate(self._local.items()):
             if weights.cold[:, column].any():
                 scores = log_scaled(base_model.score(batch)[:, first:], self.scales[name])
@@ -237,12 +238,26 @@ class EnsembleScorer:
     def proposals(self, batch: RequestBatch, arms: Sequence[str], n: int) -> list[Ints]:
         """Return the items that the local base models with a weight for a single request score highest.
 
+        Items without listeners have weights of their own, so that the best of them are proposed too.
+
         Args:
             batch: the request.
             arms: (1,) its arm.
             n: number of items of each base model.
         """
-        return [self._local[name].propose(batch, n) for name in self.weighted(batch, arms, tuple(self._local))]
+        weights = self._weights(batch, arms, tuple(self._local))
+        # Without evidence, scores are equal: the first items of either kind are the best ones.
+        found = [np.arange(min(n, self.n_listened)), np.arange(self.n_listened, min(self.n_listened + n, self.n_items))]
+        for (name, base_model), listened, cold in zip(
+            self._local.items(), weights.listened[0].tolist(), weights.cold[0].tolist(), strict=True
+        ):
+            start_s = time.perf_counter()
+            if listened:
+                found.append(base_model.propose(batch, n))
+            if cold and self.n_listened < self.n_items:
+                found.append(base_model.propose(batch, n, self.n_listened))
+            batch.memo[f"seconds of {name}"] = time.perf_counter() - start_s  # counted with those of scoring
+        return found
 
     def _score_local(
         self, batch: RequestBatch, names: Sequence[str], items: Ints | None = None
@@ -251,7 +266,8 @@ class EnsembleScorer:
             start_s = time.perf_counter()
             scores = self._local[name].score(batch, items)
             if self._on_base_model is not None:
-                self._on_base_model(name, time.perf_counter() - start_s)
+                seconds = time.perf_counter() - start_s + batch.memo.pop(f"seconds of {name}", 0.0)
+                self._on_base_model(name, seconds)
             yield name, scores
 
     def _score_remote(

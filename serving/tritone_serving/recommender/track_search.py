@@ -328,8 +328,9 @@ class _Column:
             if not len(starts):
                 break
             starts = starts[self._bytes[starts + offset] == byte]
-        items = np.searchsorted(self._ends, starts, "right")
-        return np.unique(items[starts + len(wanted) <= self._ends[items]])  # not across two keys
+        items: ItemIndices = np.searchsorted(self._ends, starts, "right")
+        whole: ItemIndices = np.unique(items[starts + len(wanted) <= self._ends[items]])  # not across two keys
+        return whole
 
     def near(self, key: str) -> list[tuple[int, float]]:
         """Return items of similar spelling with their similarity, 0.7 to 1."""

@@ -145,7 +145,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {shown(manifest[name])}; expected a number from 0")
     if not isinstance(manifest["key_check"], str):
         raise ValueError(f"key_check is {shown(manifest['key_check'])}; expected text")
-    _check_arrays(manifest["arrays"])
+    check_described(manifest["arrays"])
     _check_base_models(manifest["base_models"], manifest["n_items"])
     _check_numbers("weighting", manifest["weighting"], {"power": 1.0, "skip": 1e6})
     events = manifest.get("events")
@@ -181,7 +181,12 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
         check_shares(ab.get("shares"), manifest["ensembles"])
 
 
-def _check_arrays(arrays: Any) -> None:
+def check_described(arrays: Any) -> None:
+    """Validate the description of arrays in a manifest.
+
+    Raises:
+        ValueError: it is malformed.
+    """
     if not isinstance(arrays, dict):
         raise ValueError(f"arrays is {shown(arrays)}; expected an object")
     for name, described in arrays.items():

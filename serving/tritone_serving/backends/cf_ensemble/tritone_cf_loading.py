@@ -65,7 +65,7 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
             folder,
             key=read_key(path),
             on_base_model=on_base_model,
-            min_friends=_count(config, MIN_PARAMETER, MIN_FRIENDS, 1, _LARGEST_MIN_FRIENDS),
+            min_friends=_count(config, MIN_PARAMETER, MIN_FRIENDS, (1, _LARGEST_MIN_FRIENDS)),
             candidates=_candidates(config),
         )
     except (RecommenderError, ValueError) as error:
@@ -129,22 +129,23 @@ def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_uti
 def _candidates(config: dict[str, Any]) -> CandidateSettings | None:
     """Return when candidates are scored in place of all items; None for never."""
     usual = CandidateSettings()
-    per_model = _count(config, PER_MODEL_PARAMETER, usual.per_model, LEAST_PER_MODEL, MOST_PER_MODEL)
+    per_model = _count(config, PER_MODEL_PARAMETER, usual.per_model, (LEAST_PER_MODEL, MOST_PER_MODEL))
     if _parameter(config, CANDIDATES_PARAMETER) == NEVER:
         return None
     return CandidateSettings(
-        _count(config, CANDIDATES_PARAMETER, usual.from_items, 1, MOST_ITEMS, f", or {NEVER}"), per_model
+        _count(config, CANDIDATES_PARAMETER, usual.from_items, (1, MOST_ITEMS), f", or {NEVER}"), per_model
     )
 
 
-def _count(config: dict[str, Any], name: str, usual: int, least: int, most: int, other: str = "") -> int:
+def _count(config: dict[str, Any], name: str, usual: int, within: tuple[int, int], or_else: str = "") -> int:
     """Return a parameter that is a whole number, `usual` if it is empty."""
     text = _parameter(config, name)
     if not text:
         return usual
+    least, most = within
     if not (text.isdecimal() and len(text) <= _MOST_DIGITS and least <= int(text) <= most):
         raise LoadError(
-            f"the config's parameter {name} is {shown(text)}: expected a whole number from {least} to {most}{other}"
+            f"the config's parameter {name} is {shown(text)}: expected a whole number from {least} to {most}{or_else}"
         )
     return int(text)
 

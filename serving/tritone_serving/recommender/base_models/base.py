@@ -58,12 +58,13 @@ class LocalBaseModel(Protocol):
         """
         ...
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
         """Return the items that this base model scores highest, about n or fewer, in any order.
 
         Args:
             batch: a single request.
             n: number of items.
+            first: only items from this index on.
         """
         ...
 
@@ -72,11 +73,12 @@ class LocalBaseModel(Protocol):
         ...
 
 
-def best_of(scores: Floats, n: int) -> Ints:
-    """Return the indices of the n largest scores (I,), in any order."""
-    if n >= len(scores):
-        return np.arange(len(scores))
-    return np.argpartition(-scores, n - 1)[:n]
+def best_of(scores: Floats, n: int, first: int = 0) -> Ints:
+    """Return the indices of the n largest scores (I,) from `first` on, in any order."""
+    rest = scores[first:]
+    if n >= len(rest):
+        return np.arange(first, len(scores))
+    return np.argpartition(-rest, n - 1)[:n] + first
 
 
 def row_product(batch: RequestBatch, name: str, left: Callable[[], Rows], table: Rows, n_items: int) -> RowProduct:

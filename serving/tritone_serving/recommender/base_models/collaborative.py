@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, best_of, row_product, whole
+from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, row_product, whole
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.requests import MIN_FRIENDS
 from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
@@ -42,8 +42,8 @@ class Popularity:
         shares = self.shares if items is None else self.shares[items]
         return np.broadcast_to(shares, (batch.n, len(shares)))
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return np.arange(min(n, len(self.shares)))  # items are in descending order of popularity
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return np.arange(first, min(first + n, len(self.shares)))  # items are in descending order of popularity
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("popularity", self.shares[items])]
@@ -75,7 +75,7 @@ class Mainstream:
     def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
         return self._excess(batch)[:, None] * (self.shares if items is None else self.shares[items])
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
         return np.zeros(0, np.int64)  # corrects the popularity of what others propose
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
@@ -122,8 +122,8 @@ class ItemItem:
         self.own.apply(scores, batch, items)
         return scores
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return self._product(batch).largest(n)
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
 
     def _product(self, batch: RequestBatch) -> RowProduct:
         return row_product(batch, self.name, lambda: self._scaled(batch), self.table, self.table.n_rows)
@@ -275,10 +275,8 @@ class UserKnn:
         n_items = len(self.popularity_penalty)
         return product(self._neighbours(batch), self.listeners.by_user, n_items) * self.popularity_penalty
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        found = self._product(batch)
-        items = np.sort(found.largest(len(found.values)))
-        return items[best_of(found.at(items) * self.popularity_penalty[items], n)]
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first, factors=self.popularity_penalty)
 
     def _product(self, batch: RequestBatch) -> RowProduct:
         n_items = len(self.popularity_penalty)
@@ -371,8 +369,8 @@ class Social:
             return self._product(batch).at(items)[None]
         return product(self._weighted(batch), self.listeners.by_user, self.n_items)
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return self._product(batch).largest(n)
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
 
     def _product(self, batch: RequestBatch) -> RowProduct:
         return row_product(batch, self.name, lambda: self._weighted(batch), self.listeners.by_user, self.n_items)

@@ -53,8 +53,8 @@ class Tags:
         self.own.apply(scores, batch, items)
         return scores
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return self._product(batch).largest(n)
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
 
     def _product(self, batch: RequestBatch) -> RowProduct:
         return row_product(batch, self.name, lambda: self._profiles(batch), self.by_tag, self.by_item.n_rows)
@@ -110,11 +110,13 @@ class Sound:
         scores: Floats = self._wanted(batch) @ (self.embeddings if items is None else self.embeddings[items]).T
         return scores
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
         [wanted] = self._wanted(batch)
+        if first:
+            return best_of(self.embeddings[first:] @ wanted, n) + first
         if self.index is not None and wanted.any():
             return self.index.search(wanted, n)[0]
-        return best_of(self.score(batch)[0], n)
+        return best_of(self.embeddings @ wanted, n)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         one = batch.only(request)
@@ -166,8 +168,8 @@ class Mood:
             scores[request] = moods @ (vectors[request] / np.linalg.norm(vectors[request]))
         return scores
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return best_of(self.score(batch)[0], n)
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return best_of(self.score(batch)[0], n, first)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("mood", self.score(batch.only(request))[0, items])]

@@ -139,9 +139,9 @@ class MatrixFactorization:
         scores: Floats = self.solver.solve(_listened(batch.history)) @ factors.T
         return scores
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
         # Compares all items: fits of catalogues for which that takes long have no factorization.
-        return best_of(self.score(batch)[0], n)
+        return best_of(self.score(batch)[0], n, first)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, weights = _listened(batch.only(request).history).row(0)

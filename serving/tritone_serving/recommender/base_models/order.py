@@ -51,8 +51,8 @@ class Transitions:
             return self._product(batch).at(items)[None]
         return product(self._latest(batch), self.table, self.table.n_rows)
 
-    def propose(self, batch: RequestBatch, n: int) -> Ints:
-        return self._product(batch).largest(n)
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
 
     def _product(self, batch: RequestBatch) -> RowProduct:
         return row_product(batch, self.name, lambda: self._latest(batch), self.table, self.table.n_rows)
