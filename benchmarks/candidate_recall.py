@@ -7,9 +7,9 @@ python -m benchmarks.candidate_recall ARTIFACT --key recommender.key            
 ```
 The requests are histories of stored users, so that no ids of users are needed: whole ones with their plays, three items
 of them in order (session), one item (short), and none (cold). Each way of scoring runs in a process of its own, which
-answers one request after the other, and then the whole histories in batches of 64; `anonymous` is the private memory of
-the process after that. recall@100 is the part of the 100 best of all items that are among the 100 best of the
-candidates. Networks (`taste_vae`, `taste_sequence`) are left out.
+answers one request after the other, and then the whole histories in batches of 64; its private memory before and after
+that is `anonymous`. recall@100 is the part of the 100 best of all items that are among the 100 best of the candidates.
+Networks (`taste_vae`, `taste_sequence`) are left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ def main() -> None:
             )
     for row in measured:
         print(
-            f"{row['scored']}: opened in {row['open_s']:.2f} s; "
-            f"batches of {BATCH}: {row['batch_ms']:.2f} ms a request; anonymous memory {row['anonymous_mb']:.0f} MiB before, {row['anonymous_after_mb']:.0f} MiB after"
+            f"{row['scored']}: opened in {row['open_s']:.2f} s; batches of {BATCH}: {row['batch_ms']:.2f} ms each;",
+            f"anonymous memory {row['anonymous_mb']:.0f} MiB before, {row['anonymous_after_mb']:.0f} MiB after; "
+            f"{row['batch_peak_mb']:.0f} MiB allocated at once for a batch",
         )
 
 
@@ -137,6 +139,9 @@ def alone(arguments: argparse.Namespace) -> dict[str, Any]:
         recommender.recommend(asked["whole"][start : start + BATCH])
     result["batch_ms"] = round(1e3 * (time.perf_counter() - began_s) / len(asked["whole"]), 3)
     result["anonymous_after_mb"] = anonymous_mb()
+    tracemalloc.start()
+    recommender.recommend(asked["whole"][:BATCH])
+    result["batch_peak_mb"] = round(tracemalloc.get_traced_memory()[1] / 2**20, 1)
     return result
 
 

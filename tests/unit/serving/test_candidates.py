@@ -271,6 +271,65 @@ def test_sound_is_searched_in_the_index_if_there_is_one(
         path.unlink()
 
 
+# --- settings of the backend ----------------------------------------------------------------------------
+
+
+def loaded(cf_ensemble: Any, folder: Path, **parameters: str) -> Recommender:
+    given = {"key_file": str(folder / "key"), **parameters}
+    config = {"parameters": {name: {"string_value": value} for name, value in given.items()}}
+    recommender: Recommender = cf_ensemble.loading.load(
+        folder / "artifact", config, on_base_model=lambda name, seconds: None
+    )
+    return recommender
+
+
+@pytest.mark.parametrize(
+    ("parameters", "uses_candidates"),
+    [
+        ({}, False),
+        ({"candidates_from_items": ""}, False),
+        ({"candidates_from_items": "3000"}, True),
+        ({"candidates_from_items": "1", "candidates_per_model": "100"}, True),
+        ({"candidates_from_items": "3001"}, False),
+        ({"candidates_from_items": "never"}, False),
+    ],
+)
+def test_the_backend_uses_candidates_by_its_settings(
+    cf_ensemble: Any, folder: Path, parameters: dict[str, str], uses_candidates: bool
+) -> None:
+    recommender = loaded(cf_ensemble, folder, **parameters)
+    local = recommender.score_local(recommender.resolve([RecommendRequest()], use_precomputed=False))
+    assert isinstance(local, CandidateScores) == uses_candidates
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "some", "2147483648", "9" * 5_000, "Never"])
+def test_a_size_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
+    with pytest.raises(
+        cf_ensemble.loading.LoadError, match="candidates_from_items is .* from 1 to 2147483647, or never"
+    ):
+        loaded(cf_ensemble, folder, candidates_from_items=value)
+
+
+@pytest.mark.parametrize("value", ["0", "99", "1000001", "many"])
+def test_a_number_of_proposals_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
+    for others in ({}, {"candidates_from_items": "never"}):
+        with pytest.raises(cf_ensemble.loading.LoadError, match="candidates_per_model is .* from 100 to 1000000"):
+            loaded(cf_ensemble, folder, candidates_per_model=value, **others)
+
+
+def test_seconds_of_base_models_include_those_of_proposals(folder: Path) -> None:
+    counted: dict[str, int] = {}
+    recommender = Recommender.open(
+        folder / "artifact",
+        key=read_key(folder / "key"),
+        on_base_model=lambda name, seconds: counted.update({name: counted.get(name, 0) + 1}),
+        candidates=CandidateSettings(from_items=1),
+    )
+    recommender.recommend([ALL["stored"]])
+    assert counted
+    assert set(counted.values()) == {1}
+
+
 # --- products of one row ------------------------------------------------------------------------------
 
 
@@ -290,6 +349,7 @@ def test_a_product_of_one_row_is_a_row_of_the_product(density: float) -> None:
         assert len(best) == min(n, int((whole > 0).sum()))
         rest = np.setdiff1d(np.flatnonzero(whole > 0), best)
         if len(rest) and len(best):
+            assert (found.largest(n, first=1_000) >= 1_000).all()
             assert (whole * factors)[best].min() >= (whole * factors)[rest].max() - 1e-6
 
 
