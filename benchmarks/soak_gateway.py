@@ -86,7 +86,7 @@ def stand_ins(folder: Path) -> Path:
     """Write a repository of small models for all routes."""
     from tests.integration import conftest, gateway
 
-    return gateway.music_repository(conftest.make_repository(folder / "repository"))
+    return gateway.music_repository(conftest.make_repository(folder / "repository"), events=True)
 
 
 def soak(repository: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -99,8 +99,15 @@ def soak(repository: Path, folder: Path, arguments: argparse.Namespace) -> dict[
         *("--workers", str(arguments.workers), "--recordings", str(recordings)),
         *("--max-body-mb", str(mixing.MAX_BODY_MB)),
     )
+    served = ServerOptions(
+        repository=repository,
+        events=f"sqlite://{folder / 'events.db'}",
+        http_port=0,
+        grpc_port=0,
+        metrics_port=0,
+    )
     with (
-        TritonServer.start(ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0)) as server,
+        TritonServer.start(served) as server,
         running_gateway(server.grpc_url, *options, keys_file=folder / "keys.json") as gateway,
     ):
         sent, samples, n_left = asyncio.run(_load(gateway, keys, recordings, rate=arguments.rate, seconds=seconds))

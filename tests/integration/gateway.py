@@ -13,8 +13,13 @@ from tritone_training.kinds.recommender.inspire import INSPIRE
 KINDS = ("music_transformer", "music_vae", "music_gan", "polyphony_rnn")
 
 
-def music_repository(folder: Path) -> Path:
-    """Fill a folder with the models that work on scores, a recommender and `inspire`; `genre_cnn` is not among them."""
+def music_repository(folder: Path, *, events: bool = False) -> Path:
+    """Fill a folder with the models that work on scores, a recommender and `inspire`; `genre_cnn` is not among them.
+
+    Args:
+        folder: the repository.
+        events: add the model that stores events; the server then needs an event store.
+    """
     for kind in KINDS:
         served = music_models.served(kind)
         for result in served.results:
@@ -22,6 +27,6 @@ def music_repository(folder: Path) -> Path:
     key_file = folder.parent / "pseudonyms.key"
     artifact = recommender_artifacts.make_artifact(folder.parent / "artifact", key_file)
     recommender_artifacts.make_taste(folder)
-    recommender_artifacts.publish(artifact, key_file, folder, ensembles=False)
+    recommender_artifacts.publish(artifact, key_file, folder, ensembles=False, events=events)
     publish_ensemble(INSPIRE, folder)
     return folder

@@ -20,6 +20,7 @@ from tritone_training.data.interactions.log import (
     last_pairs,
     split_log,
 )
+from tritone_training.data.interactions.partitions import LogParts, open_parts, write_parts
 from tritone_training.data.interactions.reading import (
     load_friends,
     load_log,
@@ -53,6 +54,7 @@ __all__ = [
     "ListeningData",
     "ListeningFiles",
     "Log",
+    "LogParts",
     "MetadataTable",
     "SimulatedSessions",
     "SimulatedWorld",
@@ -71,10 +73,12 @@ __all__ = [
     "load_metadata",
     "load_sequences",
     "load_tags",
+    "open_parts",
     "simulate_sessions",
     "simulated_sessions",
     "simulated_world",
     "split_log",
     "words_matrix",
     "words_of",
+    "write_parts",
 ]

@@ -19,6 +19,7 @@ from tritone_training.data.interactions.user_sequences import MOST_EVENTS, UserS
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.signedinteger[Any]]
 _FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -31,7 +32,7 @@ class Log:
     Attributes:
         users: raw ids.
         items: ids.
-        user: (E,) index in `users`.
+        user: (E,) index in `users`, of 32 bits in large logs: multiply by `pair_keys`, which do not overflow.
         item: (E,) index in `items`.
         plays: (E,) float32, above 0.
         time: (E,) seconds since 1970 of the first listen, or None if the log has no times.
@@ -43,8 +44,8 @@ class Log:
     source: str
     users: Sequence[str]
     items: Sequence[str]
-    user: Ints
-    item: Ints
+    user: Codes
+    item: Codes
     plays: npt.NDArray[np.float32]
     time: npt.NDArray[np.float64] | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +54,10 @@ class Log:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def pair_keys(self) -> Ints:
+        """Return (E,) numbers that tell pairs apart: user * number of items + item."""
+        return pair_keys(self.user, self.item, len(self.items))
 
     def matrix(
         self, users: Mapping[str, int] | None = None, items: Mapping[str, int] | None = None
@@ -90,9 +95,8 @@ class Log:
             return None
         left_out = np.ones(len(self), np.bool_)
         left_out[pairs] = False
-        n_items = len(self.items)
-        gone = self.user[left_out] * n_items + self.item[left_out]
-        return self.sequences.take(~np.isin(self.sequences.user * n_items + self.sequences.item, gone))
+        events = pair_keys(self.sequences.user, self.sequences.item, len(self.items))
+        return self.sequences.take(~np.isin(events, self.pair_keys()[left_out]))
 
     def fingerprint(self) -> str:
         """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""
@@ -101,6 +105,14 @@ class Log:
             f"{u}\t{i}\t{p:g}" for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
         )
         return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def pair_keys(user: Codes, item: Codes, n_items: int) -> Ints:
+    """Return user * n_items + item in 64 bits, whatever the type of the indices."""
+    keys = user.astype(np.int64)
+    keys *= n_items
+    keys += item
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,8 +191,7 @@ def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
     if log.sequences is None:
         raise DataError(f"{log.source}: has neither times nor an order; the last item of each user is not known")
     last = log.sequences.take(last_of_users(log.sequences, n_back))
-    n_items = len(log.items)
-    return np.isin(log.user * n_items + log.item, last.user * n_items + last.item)
+    return np.isin(log.pair_keys(), pair_keys(last.user, last.item, len(log.items)))
 
 
 def merge_logs(logs: Sequence[Log]) -> Log:

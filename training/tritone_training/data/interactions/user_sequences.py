@@ -23,6 +23,7 @@ _SNIFFED_LINES: Final = 100
 _SEPARATORS: Final = ("\t", ",", ";", "|", "::")  # of tables
 _HEADER_WORDS: Final = frozenset({"user", "userid", "user_id", "uid"})
 Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.signedinteger[Any]]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -32,14 +33,14 @@ class UserSequences:
     """Listens and skips of all users, user by user, oldest first.
 
     Attributes:
-        user: (N,) index of the user in the log, ascending.
-        item: (N,) index of the item in the log.
+        user: (N,) index of the user in the log, ascending; of 32 bits in large logs.
+        item: (N,) index of the item in the log, likewise.
         time: (N,) seconds since 1970, ascending for each user; None if only the order is known.
         skipped: (N,) whether the item was skipped or disliked; such an event is no listen.
     """
 
-    user: Ints
-    item: Ints
+    user: Codes
+    item: Codes
     time: Floats | None
     skipped: Flags
 
@@ -55,7 +56,7 @@ class UserSequences:
         """Return the index of each user's first event, and the number of events (U + 1,)."""
         return np.searchsorted(self.user, np.arange(n_users + 1)).astype(np.int64)
 
-    def items_of(self, n_users: int) -> list[Ints]:
+    def items_of(self, n_users: int) -> list[Codes]:
         """Return the items that each user listened to, oldest first, without skipped ones."""
         listened = self.take(~self.skipped)
         starts = listened.starts(n_users)
@@ -63,7 +64,7 @@ class UserSequences:
 
     @classmethod
     def ordered(
-        cls, user: Ints, item: Ints, time: Floats | None, skipped: Flags, *, most_events: int = MOST_EVENTS
+        cls, user: Codes, item: Codes, time: Floats | None, skipped: Flags, *, most_events: int = MOST_EVENTS
     ) -> UserSequences:
         """Return events in order of users and times; events at one time keep the order in which they are given.
 

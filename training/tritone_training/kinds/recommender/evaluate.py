@@ -123,9 +123,7 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str, Log]:
     before = listening.train
     if part == "test" and listening.log is not None:
         log = listening.log
-        n_items = len(log.items)
-        test = held_out.user * n_items + held_out.item
-        before = log.take(~np.isin(log.user * n_items + log.item, test))
+        before = log.take(~np.isin(log.pair_keys(), held_out.pair_keys()))
     return listening.train, held_out, part, before
 
 

@@ -125,7 +125,7 @@ def load_data(request: TrainRequest) -> SequenceData:
     unheard = sorted(({*given.tags.items} | {*given.metadata.rows}) - set(listened))
     items = [*listened, *unheard]
     trained_pairs = np.unique(trained.user_of_events() * n_items + trained.item)
-    train = log.take(np.isin(log.user * n_items + log.item, trained_pairs))
+    train = log.take(np.isin(log.pair_keys(), trained_pairs))
     words = words_matrix(ListeningData(train, train, None, [], given.tags, given.metadata.rows), items)
     in_log = set(listened)
     report = {

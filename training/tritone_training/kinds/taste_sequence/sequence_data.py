@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_training.data.interactions import UserSequences
+from tritone_training.data.interactions.log import pair_keys
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -55,7 +56,7 @@ class EventArrays:
         known = sequences.take(index[sequences.item] >= 0)
         item = index[known.item]
         listened = np.flatnonzero(~known.skipped)
-        pairs = known.user[listened] * (int(index.max(initial=0)) + 1) + item[listened]
+        pairs = pair_keys(known.user[listened], item[listened], int(index.max(initial=0)) + 1)
         is_new = np.zeros(len(known), np.bool_)
         is_new[listened[np.unique(pairs, return_index=True)[1]]] = True
         time = np.full(len(known), np.nan) if known.time is None else known.time
