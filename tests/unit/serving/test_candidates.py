@@ -305,7 +305,7 @@ def test_the_backend_uses_candidates_by_its_settings(
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "some", "2147483648", "9" * 5_000, "Never"])
 def test_a_size_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
     with pytest.raises(
-        cf_ensemble.loading.LoadError, match="candidates_from_items is .* from 1 to 2147483647, or never"
+        cf_ensemble.loading.LoadError, match=r"candidates_from_items is .* from 1 to 2147483647, or never"
     ):
         loaded(cf_ensemble, folder, candidates_from_items=value)
 
@@ -313,7 +313,7 @@ def test_a_size_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: s
 @pytest.mark.parametrize("value", ["0", "99", "1000001", "many"])
 def test_a_number_of_proposals_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
     for others in ({}, {"candidates_from_items": "never"}):
-        with pytest.raises(cf_ensemble.loading.LoadError, match="candidates_per_model is .* from 100 to 1000000"):
+        with pytest.raises(cf_ensemble.loading.LoadError, match=r"candidates_per_model is .* from 100 to 1000000"):
             loaded(cf_ensemble, folder, candidates_per_model=value, **others)
 
 
