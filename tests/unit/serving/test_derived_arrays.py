@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +189,31 @@ def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, whole: Path, 
     models.spoil_manifest(artifact, derived=derived)
     with pytest.raises(ArtifactError, match="is damaged"):
         opened(artifact, whole)
+
+
+# --- memory -------------------------------------------------------------------------------------------
+
+
+def test_a_process_allocates_little_for_an_opened_artifact(tmp_path: Path) -> None:
+    """What is mapped is shared by all instances of the backend; tracemalloc counts what is not."""
+    folder = models.make_artifact(tmp_path / "artifact", tmp_path / "key", n_users=400, n_items=3_000, n_neighbours=50)
+    n_bytes = sum(path.stat().st_size for path in folder.iterdir())
+    allocated = {}
+    for kind in ("mapped", "computed"):
+        if kind == "computed":
+            without_derived(folder)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            recommender = models.opened(folder, tmp_path / "key")
+            _ = recommender.track_search, recommender.text_search, recommender.playlist_maker
+            requests = [RecommendRequest(user=models.user_id(number), k=10) for number in range(50)]
+            for request in requests:
+                recommender.recommend([request])
+            recommender.search(SearchRequest("Song 77"))
+            gc.collect()
+            allocated[kind] = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert allocated["mapped"] < 0.05 * n_bytes, (allocated, n_bytes)
+    assert allocated["computed"] > 4 * allocated["mapped"]

@@ -223,6 +223,11 @@ class Listeners:
         return unit
 
 
+def _of_people(values: Floats, people: npt.NDArray[np.int64]) -> Floats:
+    """Return the values (U,) of the candidate neighbours, without a copy if those are all users."""
+    return values if len(people) == len(values) else values[people]
+
+
 SAMPLE: Final = "sample"  # part of the derived arrays
 
 
@@ -263,7 +268,7 @@ class UserKnn:
             int(described["n_neighbours"]),
             float(described["sharpness"]),
             np.asarray(artifact.arrays[f"{name}.popularity_penalty"]),
-            np.asarray(artifact.arrays[f"{name}.means"])[listeners.people],
+            _of_people(np.asarray(artifact.arrays[f"{name}.means"]), listeners.people),
         )
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
