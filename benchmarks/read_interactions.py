@@ -79,8 +79,8 @@ def generate(folder: Path, n_rows: int, n_users: int, n_items: int, *, n_parts: 
         SELECT CASE WHEN h % 1000 = 0 THEN NULL ELSE printf('user-%07d', u) || CASE WHEN h % 50 = 1 THEN ' ' ELSE '' END
             END AS user_id, printf('track-%06d', i) AS track_id,
             TIMESTAMP '2023-01-01' + INTERVAL (s) SECONDS AS played_at
-        FROM (SELECT h, CAST(floor(pow((h >> 8) % 1000003 / 1000003, 1.5) * {users}) AS BIGINT) AS u,
-            CAST(floor(pow((g >> 8) % 1000003 / 1000003, 2) * {items}) AS BIGINT) AS i, (g >> 32) % 63072000 AS s
+        FROM (SELECT h, CAST(floor(pow((h >> 32) / 4294967296, 1.5) * {users}) AS BIGINT) AS u,
+            CAST(floor(pow((g & 4294967295) / 4294967296, 2) * {items}) AS BIGINT) AS i, (g >> 32) % 63072000 AS s
             FROM (SELECT hash(n * 2 + {seed}) AS h, hash(n * 2 + 1 + {seed}) AS g FROM range({first}, {end}) x(n)))
     """
     with duckdb.connect(config={"memory_limit": "1GB"}) as database:

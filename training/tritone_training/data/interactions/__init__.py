@@ -20,6 +20,7 @@ from tritone_training.data.interactions.log import (
 )
 from tritone_training.data.interactions.partitions import LogParts, open_parts, write_parts
 from tritone_training.data.interactions.reading import (
+    keep_log,
     load_friends,
     load_log,
     load_metadata,
@@ -64,6 +65,7 @@ __all__ = [
     "held_out_counts",
     "is_sequence_file",
     "join_data",
+    "keep_log",
     "last_of_users",
     "last_pairs",
     "load_friends",
