@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.support.torchrun import ROOT, torchrun
 from tests.unit.training.small_data import write_log, write_scores, write_sequences
 
 from tritone_training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 WORKER = ROOT / "tests" / "support" / "process_training.py"
 # Without dropout, noise and augmentation, and a last batch that cannot be divided evenly where the kind has one.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -41,26 +38,6 @@ BATCH = {"music_transformer": "batch_frames"}
 KINDS = tuple(SETTINGS)
 
 
-def environment(**more: str) -> dict[str, str]:
-    paths = [str(ROOT / each) for each in ("cli", "client", "export", "serving", "training", "gateway")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "TRITONE_PROCESSES_TIMEOUT_S": "60",
-        **more,
-    }
-
-
-def torchrun(n_processes: int, *command: str, **more: str) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    return subprocess.Popen(
-        [*launcher, *command], env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: int) -> Path:
     """Train every kind with `share` of the batch in each of so many processes."""
     trainings = {}
@@ -73,8 +50,8 @@ def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: i
     folder.mkdir()
     specification = {"trainings": trainings, "folder": str(folder), "share": share}
     (folder / "specification.json").write_text(json.dumps(specification))
-    process = torchrun(n_processes, str(WORKER), str(folder / "specification.json"))
-    _, errors = process.communicate(timeout=240)
+    with torchrun(n_processes, str(WORKER), str(folder / "specification.json")) as process:
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return folder
 
