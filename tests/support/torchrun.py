@@ -29,26 +29,22 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextmanager
 def torchrun(
-    n_processes: int, *command: str, options: tuple[str, ...] = (), **more: str
+    n_processes: int, *command: str, options: tuple[str, ...] = ("--standalone",), cwd: Path | None = None, **more: str
 ) -> Iterator[subprocess.Popen[str]]:
     """Start a command in so many processes, which end with the block.
 
     Args:
         n_processes: number of processes.
         command: a script, or `-m MODULE`, with its arguments.
-        options: of torchrun.
+        options: of torchrun; by default those for one host.
+        cwd: folder in which they run.
         more: environment variables.
     """
-    launcher_command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={n_processes}",
-    ]
+    launcher_command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n_processes}"]
     launcher = subprocess.Popen(
         [*launcher_command, *options, *command],
         env=environment(**more),
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

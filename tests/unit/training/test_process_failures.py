@@ -83,7 +83,7 @@ def test_a_killed_process_ends_all_and_the_training_is_resumed_by_as_many(log: P
 
 def test_torchrun_restarts_a_killed_process(log: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with torchrun(2, *command(log, out, "--resume"), options=("--max-restarts=1",)) as launcher:
+    with torchrun(2, *command(log, out, "--resume"), options=("--standalone", "--max-restarts=1")) as launcher:
         wait_for_epochs(out, 3)
         workers_of(launcher)[1].kill()
         _, errors = launcher.communicate(timeout=100)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
+import shutil
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.support.torchrun import ROOT, torchrun
+from tests.unit.training import sounds
+from tests.unit.training.conftest import N_EACH
 from tests.unit.training.small_data import write_log, write_scores, write_sequences
 
 from tritone_training import checkpoint
@@ -60,10 +67,13 @@ def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: i
 def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
     scores = write_scores(folder)
+    rows = sounds.full_rows(folders, n_each=N_EACH)
+    for row in rows[::3]:  # so that processes have different numbers of recordings with emotions
+        row.update({name: "" for name in row if name.startswith("emotion_")})
     found = dict.fromkeys(KINDS, scores)
     return {
         **found,
-        "genre_cnn": folders,
+        "genre_cnn": sounds.write_manifest(folders / "partly.csv", rows),
         "taste_vae": write_log(folder),
         "taste_sequence": write_sequences(folder),
     }
@@ -79,7 +89,7 @@ def alone(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train_all(tmp_path_factory.mktemp("alone") / "runs", 1, data, share=2)
 
 
-def rows(folder: Path) -> Sequence[dict[str, str]]:
+def epochs(folder: Path) -> Sequence[dict[str, str]]:
     with (folder / "logs" / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -99,7 +109,42 @@ def test_weights_and_losses_are_those_of_one_process_with_twice_the_batch(
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
-    losses, expected = rows(together / kind), rows(alone / kind)
+    losses, expected = epochs(together / kind), epochs(alone / kind)
     assert len(losses) == len(expected)
     for row, other in zip(losses, expected, strict=True):
         assert {k: float(v) for k, v in row.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-4)
+
+
+def test_two_hosts_with_a_process_each(data: dict[str, Path], tmp_path: Path) -> None:
+    """By two launchers, as the guide says; the second host has a folder of its own for what it writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    batch = str(SETTINGS["taste_vae"]["batch_size"])
+    training = ["-m", "tritone_training", "train", "taste_vae", "--interactions", str(data["taste_vae"])]
+    training += ["--preset", "tiny", "--seed", "3", "--set", f"batch_size={batch}", "--out", str(tmp_path / "run")]
+    with ExitStack() as stack:
+        launchers = [
+            stack.enter_context(
+                torchrun(
+                    1, *training, options=("--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint=127.0.0.1:{port}")
+                )
+            )
+            for node in (0, 1)
+        ]
+        outputs = [launcher.communicate(timeout=120) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    assert [f"checkpoint: {tmp_path / 'run'}" in "".join(each).replace("\n", "") for each in outputs] == [True, False]
+
+
+def test_the_command_of_the_guide(data: dict[str, Path], tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "multi-node.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)\n```", guide, flags=re.DOTALL)
+    name, count, n_processes, *words = shlex.split(command)
+    assert (name, count) == ("torchrun", "--nproc-per-node")
+    shutil.copy(data["taste_vae"], tmp_path / "plays.csv")
+    with torchrun(int(n_processes), *words, "--preset", "tiny", cwd=tmp_path) as launcher:
+        output, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, errors
+    assert (output + errors).count("checkpoint: runs/taste") == 1
+    assert checkpoint.read_info(tmp_path / "runs" / "taste")["command"].startswith("tritone train taste_vae")

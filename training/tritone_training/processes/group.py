@@ -59,6 +59,7 @@ class ProcessGroup:
         local_size: of them, those on this host.
         timeout_s: longest time that a process waits for the others.
         store: small values by name, which all processes see.
+        files: torch's group for tensors on CPUs.
     """
 
     rank: int
@@ -66,6 +67,7 @@ class ProcessGroup:
     local_size: int
     timeout_s: float
     store: Any
+    files: Any
     _n_sent: int = field(default=0, init=False)
 
     @property
@@ -135,7 +137,7 @@ class ProcessGroup:
             size = int(self.from_first(len(content)))
             buffer = torch.frombuffer(bytearray(content or bytes(size)), dtype=torch.uint8) if size else torch.empty(0)
             if size:
-                distributed.broadcast(buffer, 0)
+                distributed.broadcast(buffer, 0, group=self.files)
             if not self.is_first:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(buffer.numpy().tobytes())
@@ -247,15 +249,18 @@ def _join() -> ProcessGroup:
             f"--nproc-per-node: expected the same number on every host, got {local_size} of {size} on this one"
         )
     own = _meet(store, rank, size, timeout_s)
-    has_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
+        "nccl" if torch.cuda.is_available() else "gloo",
         store=PrefixStore("torch", own),
         rank=rank,
         world_size=size,
         timeout=timeout,
     )
-    return ProcessGroup(rank, size, local_size, timeout_s, own)
+    files = distributed.new_group(backend="gloo", timeout=timeout)
+    return ProcessGroup(rank, size, local_size, timeout_s, own, files)
 
 
 def _meet(store: Any, rank: int, size: int, timeout_s: float) -> Any:
