@@ -1,4 +1,4 @@
-"""Cleaned listening logs and tags as arrays, the cleaning rules, and the split into a training and a held-out part.
+"""Cleaned listening logs, tags and metadata in memory.
 
 Shapes: E pairs of user and item, A assignments of tags.
 """
@@ -6,8 +6,9 @@ Shapes: E pairs of user and item, A assignments of tags.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -15,13 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.user_sequences import MOST_EVENTS, UserSequences, last_of_users
-from tritone_training.exceptions import DataError
+from tritone_training.data.interactions.user_sequences import UserSequences
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.signedinteger[Any]]
-_FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]
+_LINES_AT_ONCE: Final = 200_000
+_EVENTS_AT_ONCE: Final = 1_000_000
 Floats = npt.NDArray[np.float64]
 
 
@@ -95,16 +96,77 @@ class Log:
             return None
         left_out = np.ones(len(self), np.bool_)
         left_out[pairs] = False
-        events = pair_keys(self.sequences.user, self.sequences.item, len(self.items))
-        return self.sequences.take(~np.isin(events, self.pair_keys()[left_out]))
+        events = self.sequences
+        index = pair_of_events(self.user, self.item, events.user, events.item, len(self.items))
+        return events.take((index < 0) | ~left_out[index])
+
+    def column(self, name: str) -> npt.NDArray[Any] | None:
+        """Return a column by its name; those of the events begin with `event_`. None if the log does not have it."""
+        owner = self if (plain := name.removeprefix("event_")) == name else self.sequences
+        found: npt.NDArray[Any] | None = None if owner is None else getattr(owner, plain)
+        return found
 
     def fingerprint(self) -> str:
         """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""
-        users, items = np.array(self.users, object), np.array(self.items, object)
-        lines = sorted(
-            f"{u}\t{i}\t{p:g}" for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
-        )
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if any(min(name) <= "\t" for ids in (self.users, self.items) for name in ids):  # sorts before the tab
+            lines = [line for piece in self._lines(np.arange(len(self))) for line in piece]
+            return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        user_rank, item_rank = (_ranks(ids) for ids in (self.users, self.items))
+        keys = pair_keys(user_rank[self.user], item_rank[self.item], len(self.items))
+        order = None if bool((keys[1:] > keys[:-1]).all()) else np.argsort(keys, kind="stable")
+        del keys
+        digest = hashlib.sha256()
+        for number, lines in enumerate(self._lines(order)):
+            digest.update(("\n" * bool(number) + "\n".join(lines)).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
+    def _lines(self, order: Ints | None) -> Iterator[list[str]]:
+        """Yield the pairs as lines of text, in an order, some at a time."""
+        users, items = self.users, self.items
+        for first in range(0, len(self), _LINES_AT_ONCE):
+            span = slice(first, first + _LINES_AT_ONCE)
+            chosen = span if order is None else order[span]
+            plays, index = np.unique(self.plays[chosen], return_inverse=True)
+            shown = [f"{each:g}" for each in plays.tolist()]
+            columns = (self.user[chosen].tolist(), self.item[chosen].tolist(), index.tolist())
+            yield [f"{users[user]}\t{items[item]}\t{shown[count]}" for user, item, count in zip(*columns, strict=True)]
+
+
+def _ranks(ids: Sequence[str]) -> Ints:
+    """Return the position of each id among the sorted ids."""
+    if all(one < other for one, other in itertools.pairwise(ids)):
+        return np.arange(len(ids))
+    ranks = np.empty(len(ids), np.int64)
+    ranks[np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)] = np.arange(len(ids))
+    return ranks
+
+
+def pair_of_events(
+    user: Codes, item: Codes, event_user: Codes, event_item: Codes, n_items: int
+) -> npt.NDArray[np.int32]:
+    """Return the index of each event's pair (N,), -1 for events whose user and item are no pair of the log.
+
+    Args:
+        user: (E,) of the pairs.
+        item: (E,) of the pairs.
+        event_user: (N,) ascending.
+        event_item: (N,).
+    """
+    order = None
+    if not bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (item[1:] > item[:-1]))).all()):
+        order = np.lexsort((item, user)).astype(np.int32)
+        user, item = user[order], item[order]
+    found = np.full(len(event_user), -1, np.int32)
+    for first in range(0, len(event_user), _EVENTS_AT_ONCE):
+        span = slice(first, first + _EVENTS_AT_ONCE)
+        wanted = pair_keys(event_user[span], event_item[span], n_items)
+        begin = int(np.searchsorted(user, event_user[span][0], "left"))
+        end = int(np.searchsorted(user, event_user[span][-1], "right"))
+        keys = pair_keys(user[begin:end], item[begin:end], n_items)
+        if len(keys):
+            index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            found[span] = np.where(keys[index] == wanted, begin + index, -1)
+    return found if order is None else np.where(found >= 0, order[found], -1).astype(np.int32)
 
 
 def pair_keys(user: Codes, item: Codes, n_items: int) -> Ints:
@@ -147,51 +209,6 @@ class MetadataTable:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
-    """Return a training and a held-out log; the held-out log must not be used in training.
-
-    With times, the latest `fraction` of the pairs of all users is held out, so that no listen is predicted from later
-    ones; ties, which are common if times are months, are broken at random. The training log then has no events later
-    than the held-out ones begin. If only the order is known, the last item of each user is held out, whatever the
-    fraction. Without order, that fraction of the items of each user is held out at random. A user with a single item
-    keeps it.
-
-    Raises:
-        DataError: one of the logs would be empty.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"invalid held-out fraction: expected a number between 0 and 1, got {fraction}")
-    if log.time is not None:
-        held_out = _latest(log, fraction, seed)
-    elif log.sequences is not None:
-        held_out = last_pairs(log)
-    else:
-        held_out = _random(log, fraction, seed)
-    if held_out.all() or not held_out.any():
-        wanted = "users with several items each" if log.time is None else "several listens"
-        raise DataError(
-            f"{log.source}: {len(log)} listens of {len(np.unique(log.user))} users cannot be split: one side would be "
-            f"empty; expected {wanted}"
-        )
-    train = log.take(~held_out)
-    if log.time is not None and train.sequences is not None and train.sequences.time is not None:
-        until = float(log.time[held_out].min())
-        train = replace(train, sequences=train.sequences.take(train.sequences.time <= until))
-    return train, log.take(held_out)
-
-
-def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
-    """Return which pairs (E,) are the n-th last listen of a user, for the leave-one-out protocol.
-
-    Raises:
-        DataError: the log has no order.
-    """
-    if log.sequences is None:
-        raise DataError(f"{log.source}: has neither times nor an order; the last item of each user is not known")
-    last = log.sequences.take(last_of_users(log.sequences, n_back))
-    return np.isin(log.pair_keys(), pair_keys(last.user, last.item, len(log.items)))
 
 
 def merge_logs(logs: Sequence[Log]) -> Log:
@@ -252,48 +269,6 @@ def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64
     return np.array([counts.get(name, 0) for name in users], np.int64)
 
 
-def _latest(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    assert log.time is not None  # noqa: S101 - checked by the caller
-    order = np.lexsort((np.random.default_rng(seed).permutation(len(log)), log.time))
-    held_out = np.zeros(len(log), np.bool_)
-    held_out[order[int((1 - fraction) * (len(log) - 1)) + 1 :]] = True
-    return held_out
-
-
-def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(log))
-    order = shuffled[np.argsort(log.user[shuffled], kind="stable")]  # user by user, each in random order
-    counts = np.bincount(log.user, minlength=len(log.users))
-    firsts = np.cumsum(counts) - counts
-    place = np.arange(len(log)) - np.repeat(firsts, counts)
-    # Rounded at random, so that short histories hold out their share on average.
-    wanted = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
-    wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
-    held_out = np.zeros(len(log), np.bool_)
-    held_out[order] = place < np.repeat(wanted, counts)
-    return held_out
-
-
-@dataclass(frozen=True)
-class CleaningRules:
-    """Thresholds of the cleaning; the support filters are off by default.
-
-    Attributes:
-        most_plays: largest plausible count of one item by one user: one play every three seconds for a century.
-        least_rating: smallest rating that counts as listening, if the log has ratings.
-        bot_factor: multiple of the median number of items above which a user is a bot; 0 keeps all users.
-        most_events: latest events of each user that are kept in order; 0 keeps all.
-    """
-
-    most_plays: float = 1e9
-    least_rating: float | None = None
-    bot_factor: float = 100.0
-    min_items_per_user: int = 1
-    min_users_per_item: int = 1
-    most_events: int = MOST_EVENTS
-
-
 def is_text(column: pd.Series[Any]) -> Flags:
     """Return whether each value is a string that can be encoded as UTF-8."""
 
@@ -307,138 +282,3 @@ def is_text(column: pd.Series[Any]) -> Flags:
         return True
 
     return np.fromiter((ok(value) for value in column), np.bool_, len(column))
-
-
-def clean(
-    source: str,
-    *,
-    users: pd.Series[Any],
-    items: pd.Series[Any],
-    plays: Floats | None,
-    ratings: Floats | None,
-    times: Floats | None,
-    rules: CleaningRules,
-    report: Mapping[str, Any],
-    skipped: Flags | None = None,
-    is_ordered: bool = False,
-) -> Log:
-    """Apply the rules to the columns of a log.
-
-    Args:
-        plays: NaN where unreadable, like ratings and times (seconds since 1970).
-        report: entries from reading the table, for the log's report.
-        skipped: whether each row is a skip or a dislike instead of a listen; None if all are listens.
-        is_ordered: whether the rows of each user are in order of time although there are no times.
-
-    Raises:
-        DataError: no rows are left.
-    """
-    dropped: dict[str, int] = {}
-    table = pd.DataFrame({"user": users.to_numpy(object), "item": items.to_numpy(object)})
-    n_in = len(table)
-    counts = ratings if plays is None else plays
-    table["plays"] = 1.0 if counts is None else counts
-    if times is not None:
-        table["time"] = times
-    table["skipped"] = False if skipped is None else skipped
-
-    def drop(reason: str, wrong: Flags) -> None:
-        nonlocal table
-        dropped[reason] = int(wrong.sum())
-        if wrong.any():
-            table = table[~wrong]
-
-    drop("no_user", table["user"].isna().to_numpy())
-    drop("no_item", table["item"].isna().to_numpy())
-    drop("id_not_utf8", ~(is_text(table["user"]) & is_text(table["item"])))
-    drop("id_of_several_lines", (_breaks(table["user"]) | _breaks(table["item"])))
-    values = table["plays"].to_numpy(np.float64)
-    drop("count_not_a_finite_number", ~np.isfinite(values))
-    drop("count_not_above_0", (table["plays"] <= 0).to_numpy())
-    drop("count_impossible", (table["plays"] > rules.most_plays).to_numpy())
-    if times is not None:
-        drop("time_unreadable", table["time"].isna().to_numpy())
-    events = table.drop(columns="plays") if times is not None or is_ordered or skipped is not None else None
-    n_skips = int(table["skipped"].sum())
-    table = table[~table["skipped"]].drop(columns="skipped")
-    n_before = len(table)
-    how: dict[str, str] = {"plays": "sum" if ratings is None else "mean"}
-    if times is not None:
-        table["last_time"] = table["time"]
-        how |= {"time": "min", "last_time": "max"}
-    table = table.groupby(["user", "item"], sort=True, as_index=False).agg(how)
-    n_merged = n_before - len(table)
-    if ratings is not None and rules.least_rating is not None:
-        drop("rating_too_low", (table["plays"] < rules.least_rating).to_numpy())
-    drop("bot", _of_bots(table, rules))
-    _drop_unsupported(table, rules, drop)
-    report = {
-        **report,
-        "source": source,
-        "n_in": n_in,
-        "n_used": len(table),
-        "n_merged": n_merged,
-        "dropped": {reason: n for reason, n in dropped.items() if n},
-        "n_users": int(table["user"].nunique()),
-        "n_items": int(table["item"].nunique()),
-        "has_times": times is not None,
-        **({} if skipped is None else {"n_skips": n_skips}),
-        **({"is_ordered": True} if is_ordered else {}),
-        "rules": asdict(rules),
-    }
-    if not len(table):
-        why = ", ".join(f"{reason} {n}" for reason, n in dropped.items() if n) or "it has a header and no rows"
-        raise DataError(f"{source}: no rows are left of {n_in} after cleaning ({why})")
-    user, user_ids = pd.factorize(table["user"], sort=True)
-    item, item_ids = pd.factorize(table["item"], sort=True)
-    return Log(
-        source,
-        [str(name) for name in user_ids],
-        [str(name) for name in item_ids],
-        np.asarray(user, np.int64),
-        np.asarray(item, np.int64),
-        table["plays"].to_numpy(np.float32),
-        table["time"].to_numpy(np.float64) if times is not None else None,
-        report,
-        table["last_time"].to_numpy(np.float64) if times is not None else None,
-        None
-        if events is None or not (is_ordered or times is not None)
-        else _sequences(events, user_ids, item_ids, rules.most_events),
-    )
-
-
-def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> UserSequences:
-    """Return the events of the users and items that are left."""
-    user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
-    item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
-    known = (user >= 0) & (item >= 0)
-    times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
-    skipped = events["skipped"].to_numpy(np.bool_)[known]
-    return UserSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
-
-
-def _breaks(column: pd.Series[Any]) -> Flags:
-    return np.fromiter(("\n" in value for value in column), np.bool_, len(column))
-
-
-def _of_bots(table: pd.DataFrame, rules: CleaningRules) -> Flags:
-    n_items = table.groupby("user")["item"].transform("size").to_numpy(np.int64)
-    if not rules.bot_factor or not len(table):
-        return np.zeros(len(table), np.bool_)
-    median = float(table.groupby("user").size().median())
-    return np.asarray(n_items > max(_FEWEST_BOT_ITEMS, rules.bot_factor * median))
-
-
-def _drop_unsupported(table: pd.DataFrame, rules: CleaningRules, drop: Callable[[str, Flags], None]) -> None:
-    if rules.min_items_per_user <= 1 and rules.min_users_per_item <= 1:
-        return
-    kept = np.ones(len(table), np.bool_)
-    users, items = pd.factorize(table["user"])[0], pd.factorize(table["item"])[0]
-    while True:
-        n_items = np.bincount(users[kept], minlength=users.max(initial=-1) + 1)[users]
-        n_users = np.bincount(items[kept], minlength=items.max(initial=-1) + 1)[items]
-        still = kept & (n_items >= rules.min_items_per_user) & (n_users >= rules.min_users_per_item)
-        if still.sum() == kept.sum():
-            break
-        kept = still
-    drop("too_little_support", ~kept)
