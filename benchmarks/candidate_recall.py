@@ -79,7 +79,8 @@ def main() -> None:
             )
     for row in measured:
         print(
-            f"{row['scored']}: opened in {row['open_s']:.2f} s; batches of {BATCH}: {row['batch_cpu_ms']:.1f} ms of a core each;",
+            f"{row['scored']}: opened in {row['open_s']:.2f} s;",
+            f"batches of {BATCH}: {row['batch_cpu_ms']:.1f} ms of a core each;",
             f"anonymous memory {row['anonymous_mb']:.0f} MiB before, {row['anonymous_after_mb']:.0f} MiB after; "
             f"{row['batch_peak_mb']:.0f} MiB allocated at once for a batch",
         )
