@@ -201,14 +201,17 @@ def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, whole: Path, 
 # --- memory -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_process_allocates_little_for_an_opened_artifact(tmp_path: Path) -> None:
     """What is mapped is shared by all instances of the backend; tracemalloc counts what is not."""
     folder = models.make_artifact(tmp_path / "artifact", tmp_path / "key", n_users=400, n_items=3_000, n_neighbours=50)
     n_bytes = sum(path.stat().st_size for path in folder.iterdir())
     allocated = {}
-    for kind in ("mapped", "computed"):
+    recommender = None
+    for kind in ("once", "mapped", "computed"):  # once for what is imported and remembered whatever is opened
         if kind == "computed":
             without_derived(folder)
+        del recommender
         gc.collect()
         tracemalloc.start()
         try:
@@ -222,8 +225,8 @@ def test_a_process_allocates_little_for_an_opened_artifact(tmp_path: Path) -> No
             allocated[kind] = tracemalloc.get_traced_memory()[0]
         finally:
             tracemalloc.stop()
-    assert allocated["mapped"] < 0.05 * n_bytes, (allocated, n_bytes)
-    assert allocated["computed"] > 4 * allocated["mapped"]
+    assert allocated["mapped"] < 0.08 * n_bytes, (allocated, n_bytes)
+    assert allocated["computed"] > 3 * allocated["mapped"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads the maps of this process from Linux")
