@@ -9,6 +9,7 @@ TritoneError                        root, for all packages
 │   │   └── InvalidScoreError       a score cannot be used: not MIDI, truncated, without notes, too long
 │   ├── ConnectionFailedError       the server cannot be reached or ended (also a ConnectionError)
 │   ├── RequestTimeoutError         no response within `timeout_s` (also a TimeoutError)
+│   ├── FileAccessError             a file or an object of a bucket cannot be listed, read or written
 │   ├── ProcessBoundError           the client belongs to another process; create one in each process
 │   │   └── NotCopiedError          the object cannot be pickled or copied (also a TypeError)
 │   ├── MissingExtraError           a feature needs packages that an extra installs (also an ImportError)
@@ -161,6 +162,30 @@ class RequestTimeoutError(ClientError, TimeoutError):
     def __init__(self, message: str, *, timeout_s: float | None = None, **fields: Any) -> None:
         super().__init__(message, **fields)
         self.timeout_s = timeout_s
+
+
+class FileAccessError(ClientError):
+    """Raised when a local file or an object of a bucket cannot be listed, read or written; see `tritone.remote_files`.
+
+    Attributes:
+        url: path or URL of the file.
+        reason: `missing`, `access_denied` (to this file), `unreadable` (an error of the disk), `no_bucket`,
+            `no_credentials` (none were found), `wrong_credentials`, `expired_credentials`, `unreachable` (no connection
+            to the store), `busy` (the store asks for fewer requests, or has an internal error), `exists` (a file that
+            must not be replaced), `no_space`, `is_folder`, `invalid_url`, or `other`.
+        retryable: whether the same call may succeed later: the store could not be reached or was busy, or the
+            credentials have expired and may be renewed.
+    """
+
+    reason: str
+
+    def __init__(self, message: str, *, url: str, reason: str) -> None:
+        super().__init__(message, reason=reason)
+        self.url = url
+
+    @property
+    def retryable(self) -> bool:
+        return self.reason in ("expired_credentials", "unreachable", "busy")
 
 
 class ProcessBoundError(ClientError):

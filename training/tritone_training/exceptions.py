@@ -47,3 +47,11 @@ class UnknownKindError(TrainingError):
 
 class PretrainedWeightsError(TrainingError):
     """Pretrained weights cannot be fetched or read, or differ from the expected ones."""
+
+
+class ProcessGroupError(TrainingError):
+    """The processes of a training cannot continue together; the state of the last complete epoch is kept."""
+
+
+class OtherProcessError(ProcessGroupError):
+    """Another process of the same training failed; that process reports the cause."""

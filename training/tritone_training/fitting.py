@@ -18,12 +18,15 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
+from tritone_training import processes
 from tritone_training.checkpoint import UNFINISHED
 from tritone_training.data.recordings import printable
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
+from tritone_training.processes.callbacks import EqualProcesses, trainer_options
+from tritone_training.processes.shares import seed_all
 from tritone_training.progress import ProgressLines
 from tritone_training.runs import differences
 from tritone_training.training_logs import TENSORBOARD, epoch_logger
@@ -44,6 +47,8 @@ _KNOWN_REMARKS = (
     r".*module\(s\) in eval mode at the start of training.*",  # frozen front ends, which folds share
     r".*`training_step` returned `None`.*",
     r".*lr_scheduler.step\(\).*before.*",
+    r".*`broadcast_buffers` is deprecated.*",  # torch 2.9 has no other
+    r".*find_unused_parameters=True was specified.*",  # whether there are any depends on the batch
 )
 
 
@@ -85,8 +90,13 @@ def fit(
     replaced. After each epoch the whole state is saved; with `request.resume` training continues from there, and on one
     device it ends with the same weights as without the interruption.
 
+    With several processes (of torchrun, or one for each GPU of `request.devices`), each takes its share of every batch.
+    The losses of the module weigh their share (`processes.share_weight`), so that the gradient is that of the batch.
+
     Args:
-        valid: evaluated in its own order, completely on every device, because the module evaluates items in groups.
+        train: batches of the size that `global_batch_size` returns; a data set that draws whole batches itself has to
+            take its share.
+        valid: evaluated in its own order, completely in every process, because the module evaluates items in groups.
         request: folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
         settings: hyper-parameters and the fingerprint of the data; a state with other settings is not resumed.
         keep: `last` runs all epochs and keeps the last one, for when `valid` is also trained on.
@@ -97,7 +107,8 @@ def fit(
         TrainingError: training diverged, there are fewer GPUs than asked for, or the state to resume does not fit.
     """
     out = request.out
-    n_devices = _devices(request.devices)
+    group = _group()
+    n_processes = processes_of(request)
     _require_text(out)
     logs = out / "logs" if stage == "fit" else out / stage / "logs"
     path = out / UNFINISHED / f"{stage}.ckpt"
@@ -106,16 +117,26 @@ def fit(
         logs=logs,
         monitor=monitor,
         keep=keep,
-        settings={**settings, "max_epochs": max_epochs, "patience": patience},
+        settings={
+            **settings,
+            "max_epochs": max_epochs,
+            "patience": patience,
+            **({} if group is None else {"n_processes": n_processes}),
+        },
         snapshot=snapshot,
         on_epoch=epoch_logger(request, stage),
     )
+    if group is not None:
+        group.require_equal(json.dumps(dict(saver.settings), default=str), f"{stage}: data and settings")
+        if request.resume:
+            group.share_files(path.parent)
     state = read_state(path) if request.resume and path.exists() else None
     if state is None:
         shutil.rmtree(logs, ignore_errors=True)
     else:
         found = saver_state(state, saver)
-        different = differences(json.loads(found["settings"]), saver.settings)
+        one = {"n_processes": 1}
+        different = differences({**one, **json.loads(found["settings"])}, {**one, **saver.settings})
         if different:
             raise TrainingError(
                 f"{out}: cannot be resumed with other data or settings: {different}; give the same as before, or "
@@ -125,9 +146,12 @@ def fit(
     path.parent.mkdir(parents=True, exist_ok=True)
     if not saver.done:
         _run(
-            module, train, valid, saver, state, batch_size=batch_size, max_epochs=max_epochs, n_devices=n_devices,
-            patience=patience, progress=request.progress,
+            module, train, valid, saver, state, batch_size=batch_size, max_epochs=max_epochs, n_processes=n_processes,
+            patience=patience, request=request,
         )  # fmt: skip
+        if group is not None:
+            group.share_files(path.parent)
+            seed_all(request.seed, "after", stage)  # what follows is computed in every process
         saver.load_state_dict(saver_state(read_state(path), saver))  # other processes may have trained
     weights = torch.load(path.with_name(saver.best_file), map_location="cpu", weights_only=True)
     score = math.inf if saver.best_score is None else saver.best_score
@@ -145,23 +169,33 @@ def _run(
     *,
     batch_size: int,
     max_epochs: int,
-    n_devices: int,
+    n_processes: int,
     patience: int,
-    progress: bool,
+    request: TrainRequest,
 ) -> None:
+    group = processes.current()
     callbacks: list[Callback] = [saver]
     if saver.keep == "best":
         callbacks.insert(0, EarlyStopping(saver.monitor, patience=patience))
-    if progress:
+    if request.progress:
         callbacks.append(epoch_progress())
+    if group is not None or n_processes > 1:
+        train = processes.share_loader(train, n_processes=n_processes, seed=request.seed, n_epochs=saver.n_epochs)
+    options: dict[str, Any] = {
+        "accelerator": "auto",
+        "devices": n_processes,
+        # Spawned processes only fit; restarting the script in them would read all data again.
+        "strategy": "ddp_spawn_find_unused_parameters_true" if n_processes > 1 else "auto",
+        "sync_batchnorm": n_processes > 1,
+    }
+    if group is not None:
+        callbacks.append(EqualProcesses(group, seed=request.seed))
+        options = trainer_options(group, n_gpus=_n_gpus())
     step = None if state is None else int(state["global_step"])
     with _quiet():
         trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=n_devices,
-            # Spawned processes only fit; restarting the script in them would read all data again.
-            strategy="ddp_spawn" if n_devices > 1 else "auto",
-            sync_batchnorm=n_devices > 1,
+            **options,
+            use_distributed_sampler=False,
             max_epochs=max_epochs,
             callbacks=callbacks,
             # Lets TensorBoard hide what was logged after the state that is resumed.
@@ -174,13 +208,12 @@ def _run(
             gradient_clip_val=1.0,
             log_every_n_steps=10,
         )
-        in_order: DistributedSampler[Any] = DistributedSampler(valid, num_replicas=1, rank=0, shuffle=False)
         if state is not None:
             restore_random_state(state)
         trainer.fit(
             module,
             train,
-            DataLoader(valid, batch_size=batch_size, sampler=in_order),
+            DataLoader(valid, batch_size=batch_size),
             ckpt_path=None if state is None else saver.path,
             weights_only=None if state is None else True,
         )
@@ -195,11 +228,44 @@ def _require_text(out: Path) -> None:
         ) from error
 
 
-def _devices(n_wanted: int) -> int:
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if n_gpus and n_wanted > n_gpus:
-        raise TrainingError(f"{n_wanted} GPUs were asked for, this host has {n_gpus}; lower --devices")
-    return n_wanted if n_gpus else 1
+def processes_of(request: TrainRequest) -> int:
+    """Return the number of processes that train together: those of torchrun, or one for each GPU of this host.
+
+    Raises:
+        TrainingError: there are fewer GPUs than asked for, or they are asked for in a process of torchrun.
+    """
+    group = _group()
+    if group is not None:
+        if request.devices != 1:
+            raise TrainingError(
+                f"--devices: expected none under torchrun, got {request.devices}; set torchrun's --nproc-per-node"
+            )
+        return group.size
+    n_gpus = _n_gpus()
+    if n_gpus and request.devices > n_gpus:
+        raise TrainingError(f"{request.devices} GPUs were asked for, this host has {n_gpus}; lower --devices")
+    return request.devices if n_gpus else 1
+
+
+def global_batch_size(request: TrainRequest, batch_size: int) -> int:
+    """Return the size of the batches of all processes together; each takes its share.
+
+    Args:
+        request: of the training.
+        batch_size: of one process.
+    """
+    return batch_size * processes_of(request)
+
+
+def _group() -> processes.ProcessGroup | None:
+    group = processes.current()
+    if group is None and processes.is_launched():
+        raise TrainingError("torchrun: expected `train KIND`, the only command for several processes, got another")
+    return group
+
+
+def _n_gpus() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def seed_everything(seed: int) -> None:

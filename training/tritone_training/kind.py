@@ -168,6 +168,7 @@ class ModelKind:
         data_models: further models without a network that each export adds.
         ensembles: models on the server that join this kind's own with others.
         quality: how exports of reduced precision are evaluated; None if the kind is exported in single precision only.
+        in_several_processes: whether torchrun may train it in several processes together.
         is_private: whether a checkpoint holds listening histories, so that other users of the machine may not read it.
     """
 
@@ -191,6 +192,7 @@ class ModelKind:
     data_models: Sequence[Declaration] = ()
     ensembles: Sequence[EnsembleDeclaration] = ()
     quality: Quality | None = None
+    in_several_processes: bool = True
     is_private: bool = False
 
     @property

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +25,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tritone import TritoneError
 from tritone.atomic import replacing
-from tritone_training import checkpoint, training_logs
+from tritone_training import checkpoint, processes, training_logs
 from tritone_training.checkpoint import SELECTION_FOLDER
 from tritone_training.data.interactions.files import ListeningFiles
-from tritone_training.exceptions import TrainingError
+from tritone_training.exceptions import ProcessGroupError, TrainingError
 from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 if TYPE_CHECKING:
     from tritone_training.kind import ModelKind, TrainRequest
+    from tritone_training.processes import ProcessGroup
 
 _RUN: Final = "run.json"
 _ASKED: Final = "asked"
@@ -43,7 +45,7 @@ _NOT_COMPARED: Final = ("key",)  # the key's file may move
 
 
 def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
-    """Train once and record the request and the result.
+    """Train once and record the request and the result; in all processes of torchrun together, if it started this one.
 
     Returns:
         The result. With `request.resume` and a training that is finished already, `finished` is True.
@@ -52,12 +54,35 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
         TrainingError: `request.out` holds a checkpoint, an interrupted training or other files and neither `resume` nor
             `overwrite` is set; or the training to resume was of other data or settings.
     """
+    with processes.joined() as group:
+        if group is None:
+            return TrainedCheckpoint.from_summary(kind.name, _run(kind, request))
+        if not kind.in_several_processes:
+            raise TrainingError(
+                f"{kind.name}: expected one process, got torchrun's; start it with `tritone train {kind.name}`"
+            )
+        if group.is_first:
+            return TrainedCheckpoint.from_summary(kind.name, group.finish(_run(kind, request, group)))
+        with tempfile.TemporaryDirectory(prefix="tritone-") as folder:
+            _follow(kind, replace(request, out=Path(folder) / request.out.name, progress=False), group)
+        return TrainedCheckpoint.from_summary(kind.name, group.finish())
+
+
+def _follow(kind: ModelKind, request: TrainRequest, group: ProcessGroup) -> None:
+    """Train as the first process does, if it does; what is written to `request.out` is not kept."""
+    if group.from_first():
+        kind.prepare(request)(request)
+
+
+def _run(kind: ModelKind, request: TrainRequest, group: ProcessGroup | None = None) -> Mapping[str, Any]:
     asked = asked_of(request)
     interrupted = _read(request.out / checkpoint.UNFINISHED / _RUN)
     info = _read(request.out / checkpoint.INFO)
     if request.resume and interrupted is None and info is not None:
         _check_same(request.out, info, {"kind": kind.name, _ASKED: asked} if _ASKED in info else {"kind": kind.name})
-        return TrainedCheckpoint.from_summary(kind.name, _finished(request.out, info))
+        if group is not None:
+            group.from_first(False)
+        return _finished(request.out, info)
     if request.resume and interrupted is not None:
         _check_same(request.out, interrupted, {"kind": kind.name, _ASKED: asked})
     elif not request.overwrite:
@@ -66,7 +91,9 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
     if not (request.resume and interrupted is not None):
         discard_state(request.out)
         interrupted = None
-    return TrainedCheckpoint.from_summary(kind.name, _train(kind, request, run, interrupted))
+    if group is not None:
+        group.from_first(True)
+    return _train(kind, request, run, interrupted)
 
 
 def _train(
@@ -81,6 +108,8 @@ def _train(
         request = replace(request, mlflow_run=run_id)
         try:
             summary = kind.prepare(request)(request)
+        except ProcessGroupError:
+            raise  # the state is good
         except TritoneError:
             if interrupted is None:  # a failed training would fail again
                 discard_state(request.out)

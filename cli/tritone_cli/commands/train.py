@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritone_cli import console, options
+
+if TYPE_CHECKING:
+    from tritone_training import TrainedCheckpoint
 
 
 def train(
@@ -55,6 +58,7 @@ def train(
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
     import tritone_training as training
+    from tritone_training.processes import is_first_process
 
     options.require_supported(context, kind)
 
@@ -76,6 +80,10 @@ def train(
         refit_on_all=refit_on_all,
         mlflow=mlflow,
     )
+    if not is_first_process():  # of those that torchrun started, one prints
+        if not print_config:
+            training.get_kind(kind).train(request)
+        return
     if print_config:
         hyperparameters = training.get_kind(kind).configure(request)
         if as_json:
@@ -101,6 +109,10 @@ def train(
     if as_json:
         console.print_json({**result.to_dict(), **({} if report is None else {"report": written})})
         return
+    _print_result(result, written)
+
+
+def _print_result(result: TrainedCheckpoint, written: Sequence[str]) -> None:
     if result.finished:
         console.say(f"{result.folder}: this training is complete; there is nothing to resume")
     else:
@@ -116,4 +128,4 @@ def train(
         console.say(f"key: {result.key} (keep it, separate from the model: it links pseudonyms to user ids)")
     for path in written:
         console.say(f"written: {path}")
-    console.say(f"next: tritone export {kind} --checkpoint {result.folder}")
+    console.say(f"next: tritone export {result.kind} --checkpoint {result.folder}")

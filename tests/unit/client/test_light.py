@@ -20,6 +20,9 @@ BLOCKED = (
     "gevent",
     "music21",
     "opentelemetry",
+    "fsspec",
+    "s3fs",
+    "duckdb",
 )
 
 

@@ -181,9 +181,10 @@ def _fit(
         n_crops=config.crops_per_recording,
         random=True,
     )
+    n_batch = fitting.global_batch_size(request, config.batch_size)
     fitted = fitting.fit(
         module,
-        DataLoader(crops, batch_size=config.batch_size, shuffle=True, drop_last=len(crops) > config.batch_size),
+        DataLoader(crops, batch_size=n_batch, shuffle=True, drop_last=len(crops) > n_batch),
         validation_dataset(valid_part, prepared.features.by_name, labels, n_units=n_units),
         request=request,
         settings={**config.to_dict(), "fingerprint": prepared.features.fingerprint, "fold": fold_of(request)},

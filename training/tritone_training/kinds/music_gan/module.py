@@ -12,12 +12,14 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
 from tritone_training.bars.autoencoder import MusicVae, decode, encode
 from tritone_training.kinds.music_gan.config import GanConfig
 from tritone_training.kinds.music_gan.network import ConditionPredictor, Critic, Generator
 from tritone_training.musicality import frechet_distance
+from tritone_training.processes import average_gradients
 
 MONITOR: Final = "valid_frechet"
 _BETAS: Final = (0.5, 0.9)
@@ -44,6 +46,11 @@ class GanModule(lightning.LightningModule):
         self._others = torch.optim.Adam(
             [*self.critic.parameters(), *self.predictor.parameters()], lr=2 * config.learning_rate, betas=_BETAS
         )
+        # DDP leaves them out: their gradients, which `average_gradients` joins, come in the middle of a step.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self,
+            [name for name, _ in self.named_parameters() if name.startswith(("critic.", "predictor."))],
+        )
         self._valid: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
@@ -59,8 +66,8 @@ class GanModule(lightning.LightningModule):
         condition_loss_ = condition_loss(self.predictor, scaled, mode, features)
         self.critic.requires_grad_(True)
         self.predictor.requires_grad_(True)
-        self.log("train_generator", wasserstein, on_step=False, on_epoch=True)
-        self.log("train_conditions", condition_loss_, prog_bar=True, on_step=False, on_epoch=True)
+        self.log("train_generator", wasserstein, on_step=False, on_epoch=True, sync_dist=True)
+        self.log("train_conditions", condition_loss_, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
         loss: Tensor = wasserstein + self.config.condition_weight * condition_loss_
         return loss
 
@@ -74,8 +81,9 @@ class GanModule(lightning.LightningModule):
         loss = loss + condition_loss(self.predictor, real, mode, features)
         self._others.zero_grad()
         loss.backward()
+        average_gradients([*self.critic.parameters(), *self.predictor.parameters()])
         self._others.step()
-        self.log("train_distance", distance.detach(), prog_bar=True, on_step=False, on_epoch=True)
+        self.log("train_distance", distance.detach(), prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)
 
     def _scaled(self, latent: Tensor) -> Tensor:
         return (latent - self.generator.mean) / self.generator.deviation
@@ -116,7 +124,7 @@ class GanModule(lightning.LightningModule):
         ours, theirs = (torch.cat(part).double().cpu().numpy() for part in zip(*self._valid, strict=True))
         self._valid.clear()
         finite = np.isfinite(ours).all()
-        self.log(MONITOR, frechet_distance(ours, theirs) if finite else float("inf"), prog_bar=True)
+        self.log(MONITOR, frechet_distance(ours, theirs) if finite else float("inf"), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Adam, as for WGAN-GP."""

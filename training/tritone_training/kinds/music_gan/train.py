@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tritone_training import checkpoint, fitting
+from tritone_training import checkpoint, fitting, processes
 from tritone_training.bars.autoencoder import MusicVae, autoencoder_from
 from tritone_training.bars.spans import SpanSet, cut_spans
 from tritone_training.checkpoint import WarmStart, load_matching, saved_checkpoint, warm_start_info
@@ -66,6 +66,11 @@ def prepare(request: TrainRequest) -> TrainingData:
         valid = cut_spans(scores, "valid", on_progress=on_progress)
     own = request.out / _VAE
     folder = next((each for each in (own, request.out.parent / _VAE) if _fits(each, request, scores)), None)
+    if (group := processes.current()) is not None:
+        if group.from_first(folder is not None) and not group.is_first:
+            folder = own
+        if folder is not None:
+            group.share_files(folder)
     if folder is None:
         folder = own
         vae_request = replace(
@@ -115,12 +120,12 @@ def train_prepared(request: TrainRequest, config: GanConfig, prepared: TrainingD
         "data": {**prepared.scores.report(), "spans": {"train": len(prepared.train), "valid": len(prepared.valid)}},
         **warm_start_info(loaded),
     }
+    one_host = replace(request, devices=1)
     fitted = fitting.fit(
         GanModule(network.generator, prepared.vae, config),
-        _loader(tensors, config),
+        _loader(tensors, config, fitting.global_batch_size(one_host, config.batch_size)),
         TensorDataset(*as_tensors(prepared.vae, network.conditions, watched)),
-        # One device: the critic is trained within the generator's step, which is not synchronised across processes.
-        request=replace(request, devices=1),
+        request=one_host,
         settings={
             **config.to_dict(),
             "fingerprint": prepared.scores.fingerprint,
@@ -191,9 +196,9 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _loader(tensors: tuple[torch.Tensor, ...], config: GanConfig) -> DataLoader[Any]:
+def _loader(tensors: tuple[torch.Tensor, ...], config: GanConfig, batch_size: int) -> DataLoader[Any]:
     """Return batches for one step of the generator and the steps of the critic before it."""
-    n_batch = config.batch_size * config.critic_steps
+    n_batch = batch_size * config.critic_steps
     sampler = torch.utils.data.RandomSampler(
         TensorDataset(*tensors), replacement=True, num_samples=n_batch * config.steps_per_epoch
     )

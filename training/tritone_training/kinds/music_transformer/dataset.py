@@ -19,9 +19,11 @@ from torch.utils.data import Dataset
 from tritone.music.grid import N_PITCHES
 from tritone_training.data.piece_conditions import CONDITIONS, PieceConditions, unknown
 from tritone_training.data.scores import ScorePiece
+from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD
 from tritone_training.kinds.music_transformer.network import GIVEN, N_RECENT, TOP_GIVEN, WRITE, SegmentInputs
 from tritone_training.kinds.music_transformer.notes import PADDING, Frames, readable, tokens_of
+from tritone_training.processes import rank
 
 TRANSPOSITIONS: Final = range(-6, 6)  # every key once
 _SHORTEST_SEGMENT: Final = 32  # frames; shorter rests of a piece go with the segment before
@@ -165,17 +167,27 @@ def collate(segments: Sequence[PieceSegment]) -> Batch:
     )
 
 
-def batched(segments: Sequence[PieceSegment], batch_frames: int) -> list[list[PieceSegment]]:
-    """Group neighbours into batches of at most that many frames with padding; a longer one is a batch by itself."""
+def batched(segments: Sequence[PieceSegment], batch_frames: int, *, n_at_least: int = 1) -> list[list[PieceSegment]]:
+    """Group neighbours into batches of at most that many frames with padding; a longer one is a batch by itself.
+
+    Args:
+        segments: in the order of the batches.
+        batch_frames: of a batch.
+        n_at_least: segments that a batch has even if they have more frames; a last one with fewer is left out, unless
+            it is the only one.
+    """
     batches: list[list[PieceSegment]] = []
     longest = 0
     for each in segments:
         length = each.stop - each.start
         longest = max(longest, length)
-        if not batches or longest * (len(batches[-1]) + 1) > batch_frames:
+        is_full = bool(batches) and len(batches[-1]) >= n_at_least
+        if not batches or (is_full and longest * (len(batches[-1]) + 1) > batch_frames):
             batches.append([])
             longest = length
         batches[-1].append(each)
+    if len(batches) > 1 and len(batches[-1]) < n_at_least:
+        batches.pop()
     return batches
 
 
@@ -221,6 +233,7 @@ class TrainingSegments(Dataset[Any]):
         unknown_share: float,
         style_balance: float = 0.0,
         seed: int,
+        n_processes: int = 1,
     ) -> None:
         """Prepare batches of pieces.
 
@@ -241,6 +254,10 @@ class TrainingSegments(Dataset[Any]):
             style_balance: as in `TransformerConfig`.
             seed: of keys, cuts and tasks.
             transpose: whether to transpose to random keys.
+            n_processes: that share each batch; all draw the same batches.
+
+        Raises:
+            TrainingError: there are fewer segments than processes.
         """
         self._pieces = [
             whole(piece, styles, onsets=onsets, conditions=asked)
@@ -258,6 +275,7 @@ class TrainingSegments(Dataset[Any]):
         self._given_share = given_share
         self._unknown_share = unknown_share
         self._seed = seed
+        self._n_processes = n_processes
         self._n_passes = 0
         self._random = np.random.default_rng(seed)
         self.batches: list[list[PieceSegment]] = self._draw()
@@ -270,7 +288,7 @@ class TrainingSegments(Dataset[Any]):
     def __getitem__(self, _: int) -> Batch:
         if not self.batches:
             self.batches = self._draw()
-        return collate(self.batches.pop())
+        return collate(self.batches.pop()[rank() :: self._n_processes])
 
     @property
     def position(self) -> tuple[int, int]:
@@ -284,8 +302,7 @@ class TrainingSegments(Dataset[Any]):
 
     def _draw(self) -> list[list[PieceSegment]]:
         """Batches that hold every piece, or as much of it as it may have."""
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0  # each GPU draws its own
-        self._random = np.random.default_rng((self._seed, rank, self._n_passes))
+        self._random = np.random.default_rng((self._seed, 0, self._n_passes))
         self._n_passes += 1
         segments = [
             part
@@ -296,7 +313,12 @@ class TrainingSegments(Dataset[Any]):
         # Group segments of similar length, with jitter, so that batches differ between passes.
         lengths = np.array([each.stop - each.start for each in segments])
         order = np.argsort(lengths * self._random.uniform(0.9, 1.1, len(lengths)), kind="stable")
-        batches = batched([segments[index] for index in order], self._batch_frames)
+        batches = batched([segments[index] for index in order], self._batch_frames, n_at_least=self._n_processes)
+        if len(batches[0]) < self._n_processes:
+            raise TrainingError(
+                f"{self._n_processes} processes: expected at least as many segments of pieces, got {len(batches[0])}; "
+                f"train in fewer processes"
+            )
         return [batches[index] for index in self._random.permutation(len(batches))]
 
     def _piece_or_excerpt(self, number: int) -> PieceSegment:

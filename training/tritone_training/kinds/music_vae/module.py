@@ -18,6 +18,7 @@ from tritone_training.bars.latent_flow import LatentFlow, negative_log_likelihoo
 from tritone_training.bars.spans import level_of, to_relative, transposed
 from tritone_training.kinds.music_vae.config import VaeConfig
 from tritone_training.musicality import ATTRIBUTES
+from tritone_training.processes import global_mean
 
 MONITOR: Final = "valid_loss"
 PRIOR_MONITOR: Final = "valid_prior_nats"
@@ -52,7 +53,7 @@ class VaeModule(lightning.LightningModule):
         reconstruction, divergence = elbo_parts(
             self.network, given, target=target, attributes=attributes, hidden_steps=hidden_steps
         )
-        paid = divergence.mean(0).clamp_min(self.config.free_nats).sum()
+        paid = global_mean(divergence.mean(0)).clamp_min(self.config.free_nats).sum()
         loss = reconstruction.mean() + self._beta() * paid
         self.log("train_reconstruction_nats", reconstruction.mean(), on_step=False, on_epoch=True, sync_dist=True)
         self.log("train_kl_nats", divergence.sum(1).mean(), on_step=False, on_epoch=True, sync_dist=True)

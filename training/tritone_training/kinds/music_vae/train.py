@@ -55,13 +55,14 @@ def train_prepared(request: TrainRequest, config: VaeConfig, prepared: TrainingD
     mean, deviation = attribute_statistics(prepared.train)
     statistics = {"names": list(ATTRIBUTES), "mean": mean.tolist(), "deviation": deviation.tolist()}
     settings = {**config.to_dict(), "fingerprint": prepared.scores.fingerprint}
+    n_batch = fitting.global_batch_size(request, config.batch_size)
     fitted = fitting.fit(
         VaeModule(network, config, torch.from_numpy(deviation)),
         _loader(
             TensorDataset(torch.from_numpy(prepared.train.voices)),
             _style_weights(prepared.train, config),
-            config.spans_per_epoch // config.batch_size,
-            config.batch_size,
+            max(1, config.spans_per_epoch // n_batch),
+            n_batch,
         ),
         TensorDataset(torch.from_numpy(watched.voices)),
         request=request,
@@ -120,9 +121,10 @@ def _fit_prior(
     chosen = torch.multinomial(_style_weights(train, config), _N_COMPONENT_SPANS, replacement=True)
     flow.fit_components(mean[chosen] + spread[chosen] * torch.randn(len(chosen), network.n_latent))
     held_out = _posteriors(network, prepared.valid.at_most(_N_VALID_PER_STYLE))
+    n_batch = fitting.global_batch_size(request, _PRIOR_BATCH)
     fitted = fitting.fit(
         PriorModule(flow, config),
-        _loader(TensorDataset(mean, spread), _style_weights(train, config), config.prior_steps, _PRIOR_BATCH),
+        _loader(TensorDataset(mean, spread), _style_weights(train, config), config.prior_steps, n_batch),
         TensorDataset(held_out[0] + held_out[1] * torch.randn_like(held_out[0])),
         request=request,
         settings=settings,

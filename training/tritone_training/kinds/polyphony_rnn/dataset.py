@@ -417,10 +417,7 @@ def padded(excerpts: Sequence[Batch]) -> Batch:
 
 
 class LengthBatches(BatchSampler):
-    """Batches of excerpts of similar length, in random order.
-
-    Takes the arguments of `BatchSampler` first, so that Lightning can build another one for several devices.
-    """
+    """Batches of excerpts of similar length, in random order."""
 
     def __init__(self, sampler: Sampler[int], batch_size: int, drop_last: bool, lengths: Callable[[int], int]) -> None:
         super().__init__(sampler, batch_size, drop_last)

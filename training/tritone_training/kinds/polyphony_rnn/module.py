@@ -17,6 +17,7 @@ from tritone_training.kinds.polyphony_rnn.dataset import Batch
 from tritone_training.kinds.polyphony_rnn.features import SOUNDING
 from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, frame_nll
+from tritone_training.processes import share_weight
 
 MONITOR = "valid_nll_per_frame"
 
@@ -41,14 +42,15 @@ class PolyphonyModule(lightning.LightningModule):
         hidden, seen = self.network.hidden_states(batch.pitch, batch.frame)
         n_frames = batch.counts.sum().clamp_min(1)
         nll = frame_nll(self.network.readout(hidden, seen).float(), batch.notes)  # (B, T)
-        loss = (nll * batch.counts).sum() / n_frames
+        weight = share_weight(n_frames)
+        loss = (nll * batch.counts).sum() / n_frames * weight
         self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if self.network.decoder is not None:
             share = self.config.joint_gradient
             notes, strikes = joint_nll(
                 self.network.decoder, batch, *(share * part + (1 - share) * part.detach() for part in (hidden, seen))
             )
-            joint = ((notes + strikes) * batch.counts).sum() / n_frames
+            joint = ((notes + strikes) * batch.counts).sum() / n_frames * weight
             self.log("train_joint_nll_per_frame", joint, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
             loss = loss + joint
         return loss

@@ -119,7 +119,8 @@ def train_prepared(request: TrainRequest, config: PolyphonyConfig, prepared: Tra
     chosen: Sampler[int] = RandomSampler(excerpts, num_samples=n_chosen)
     if config.style_balance:
         chosen = WeightedRandomSampler(excerpts.weights(config.style_balance), n_chosen)
-    batches = LengthBatches(chosen, config.batch_size, False, excerpts.n_frames)
+    n_batch = fitting.global_batch_size(request, config.batch_size)
+    batches = LengthBatches(chosen, n_batch, False, excerpts.n_frames)
     fitted = fitting.fit(
         PolyphonyModule(network, config),
         DataLoader(excerpts, batch_sampler=batches, collate_fn=padded),

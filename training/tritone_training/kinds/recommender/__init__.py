@@ -40,5 +40,6 @@ KIND = ModelKind(
     ),
     data_models=(EVENTS_DECLARATION,),
     ensembles=(RECORDING_RECOMMENDER, INSPIRE),
+    in_several_processes=False,
     is_private=True,
 )

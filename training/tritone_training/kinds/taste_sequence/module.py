@@ -21,6 +21,7 @@ from tritone_training.kinds.taste_sequence.network import (
     SequenceNetwork,
     next_item_loss,
 )
+from tritone_training.processes import share_weight
 
 MONITOR: Final = "valid_one_minus_ndcg@10"
 _K: Final = 10
@@ -73,13 +74,14 @@ class SequenceModule(lightning.LightningModule):
         negatives, correction = self._negatives()
         logits = embedding @ output_vectors[negatives].T - correction  # (P, N)
         logits = logits.masked_fill(own_items[:, negatives][rows], -math.inf)
-        return next_item_loss(
+        loss = next_item_loss(
             (embedding * output_vectors[targets.clamp_min(0)]).sum(1),
             logits,
             (embedding * output_vectors[avoided.clamp_min(0)]).sum(1).masked_fill(avoided < 0, -math.inf),
             targets >= 0,
             self.config.skip_loss,
         )
+        return loss * share_weight((targets >= 0).sum().clamp_min(1))
 
     def _negatives(self) -> tuple[Tensor, Tensor]:
         """Return the items that the batch's targets are compared with, and the logarithm of their expected counts."""

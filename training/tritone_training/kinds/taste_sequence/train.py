@@ -147,7 +147,7 @@ class _Training:
         learner = SequenceLearner(members, listeners)
         loaded = _start_from(saved_checkpoint(self.request, export.KIND_NAME), learner, data.items)
         histories = TrainingHistories(events, config.max_length)
-        batches = LengthBatches(histories.lengths(), config.batch_size)
+        batches = LengthBatches(histories.lengths(), fitting.global_batch_size(self.request, config.batch_size))
         module = SequenceModule(learner, config, listeners, n_steps=len(batches) * config.max_epochs)
         fitted = fitting.fit(
             module,

@@ -117,7 +117,12 @@ def train_taste(
     }
     fitted = fitting.fit(
         TasteModule(learner, config),
-        DataLoader(histories, batch_size=config.batch_size, shuffle=True, collate_fn=collate),
+        DataLoader(
+            histories,
+            batch_size=fitting.global_batch_size(request, config.batch_size),
+            shuffle=True,
+            collate_fn=collate,
+        ),
         Batches(held_out, _VALID_BATCH),
         request=replace(request, out=out),
         settings={**config.to_dict(), "fingerprint": _fingerprint(data)},

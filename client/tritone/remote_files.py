@@ -1,0 +1,423 @@
+"""List, read and write files by path or URL: local files, S3 (`s3://`) and Google Cloud Storage (`gs://`).
+
+Buckets are reached through fsspec with the packages of the extra `batch`; local files need no package. Credentials come
+from the standard environment of each store, never from arguments:
+
+- S3: the chain of the AWS SDKs: `AWS_ACCESS_KEY_ID` and the other variables, profiles (`AWS_PROFILE`), web identity,
+  roles of containers and instances. `AWS_ENDPOINT_URL` and `AWS_REGION` are respected.
+- Google Cloud Storage: the application default credentials (`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth`, metadata
+  server).
+
+```python
+for found in list_files("s3://bucket/recordings/"):
+    with open_file(found.url) as file:
+        music.classify(file)
+```
+
+All errors are `FileAccessError`, whose `reason` tells a missing file from a missing bucket, and expired credentials
+from wrong ones.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+from tritone import atomic
+from tritone.exceptions import FileAccessError, MissingExtraError
+from tritone.files import PathLike
+
+SCHEMES: Final = ("file", "s3", "gs")
+_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs"}
+_WILDCARDS: Final = "*?["
+_SPOOL_BYTES: Final = 1 << 24  # of an object are kept in memory, the rest on disk
+_CHUNK_BYTES: Final = 1 << 24
+_CONNECT_TIMEOUT_S: Final = 10
+_READ_TIMEOUT_S: Final = 30
+_LOCK: Final = threading.Lock()  # fsspec's cache of file systems may create two of them in two threads
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A file that was found in a folder or bucket.
+
+    Attributes:
+        url: its path, or its URL with the scheme.
+        n_bytes: its size; None if it is not known.
+    """
+
+    url: str
+    n_bytes: int | None = None
+
+
+def is_remote(url: PathLike) -> bool:
+    """Return whether a path or URL refers to a bucket.
+
+    Raises:
+        FileAccessError: the scheme is unknown (`invalid_url`).
+    """
+    return _scheme(os.fspath(url)) != "file"
+
+
+def local_path(url: PathLike) -> Path:
+    """Return the path of a local file that may be given as `file://` URL."""
+    return Path(os.fspath(url).removeprefix("file://"))
+
+
+def filesystem(url: PathLike) -> Any:
+    """Return the fsspec file system of a bucket URL, for libraries that take one, such as DuckDB.
+
+    Calls of its methods raise what fsspec raises; wrap them in `translated_errors`.
+
+    Raises:
+        MissingExtraError: the package for the store is not installed.
+        FileAccessError: the URL is invalid.
+    """
+    text = os.fspath(url)
+    scheme = _scheme(text)
+    try:
+        import fsspec
+
+        if scheme != "file":
+            __import__(_PACKAGES[scheme])
+    except ImportError as error:
+        package = _PACKAGES.get(scheme, "fsspec")
+        raise MissingExtraError(
+            f"{text}: {scheme}:// needs the package {package} ({error}); install it with: pip install 'tritone[batch]'"
+        ) from error
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        timeouts = {"connect_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S}
+        options = {"use_listings_cache": False, "config_kwargs": {**timeouts, "retries": {"max_attempts": 2}}}
+    elif scheme == "gs":
+        options = {"use_listings_cache": False}
+    with _LOCK, translated_errors(text):
+        return fsspec.filesystem(scheme, **options)
+
+
+def list_files(source: PathLike) -> Iterator[FoundFile]:
+    """Yield the files of a folder and its subfolders, of a glob, or of a bucket prefix, or a single file.
+
+    Names that begin with a dot are left out, except where a glob names them. Links to files are followed, links to
+    folders are not. The order is always the same. Memory does not grow with the number of files, except in one local
+    folder, with a glob, and in Google Cloud Storage.
+
+    Args:
+        source: a path or URL; `*`, `?`, `[...]` and `**` are wildcards unless a local file has that very name.
+
+    Raises:
+        FileAccessError: the source does not exist, or a folder in it cannot be read.
+    """
+    text = os.fspath(source)
+    if not is_remote(text):
+        yield from _local_files(local_path(text))
+        return
+    scheme, bucket, key = _split(text)
+    files = filesystem(text)
+    found: Iterator[tuple[str, dict[str, Any]]]
+    with translated_errors(text):
+        if any(mark in key for mark in _WILDCARDS):
+            names = sorted(files.glob(f"{bucket}/{key}", detail=True).items())
+            found = ((name, info) for name, info in names if info.get("type") == "file")
+        elif scheme == "s3":
+            found = _s3_objects(files, bucket, key)
+        else:
+            found = ((name, info) for name, info in sorted(files.find(f"{bucket}/{key}", detail=True).items()))
+        n_found = 0
+        for name, info in found:
+            if any(part.startswith(".") for part in name.removeprefix(f"{bucket}/{key}").split("/")):
+                continue
+            n_found += 1
+            yield FoundFile(f"{scheme}://{name}", info.get("size"))
+    if not n_found:
+        raise FileAccessError(f"{text}: no files found; check the bucket and the prefix", url=text, reason="missing")
+
+
+def open_file(url: PathLike) -> BinaryIO:
+    """Open a file for reading; an object of a bucket is copied first, up to 16 MB to memory and more to disk.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+    """
+    text = os.fspath(url)
+    if not is_remote(text):
+        with translated_errors(text):
+            return cast(BinaryIO, local_path(text).open("rb"))
+    _, bucket, key = _split(text)
+    files = filesystem(text)
+    copy = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
+    try:
+        with translated_errors(text):
+            for chunk in _chunks(files, f"{bucket}/{key}"):
+                copy.write(chunk)
+        copy.seek(0)
+    except BaseException:
+        copy.close()
+        raise
+    return cast(BinaryIO, copy)
+
+
+def _chunks(files: Any, name: str) -> Iterator[bytes]:
+    """Yield the content of an object; the size need not be asked for first, and an error of the store has its code."""
+    start = 0
+    while True:
+        try:
+            chunk: bytes = files.cat_file(name, start=start, end=start + _CHUNK_BYTES)
+        except Exception as error:  # the packages have classes of their own
+            if any(_code(each) in ("416", "InvalidRange") for each in _chain(error)):  # it ended with the last chunk
+                return
+            raise
+        yield chunk
+        start += len(chunk)
+        if len(chunk) < _CHUNK_BYTES:
+            return
+
+
+def read_file(url: PathLike) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+    """
+    text = os.fspath(url)
+    with translated_errors(text):
+        if not is_remote(text):
+            return local_path(text).read_bytes()
+        return b"".join(_chunks(filesystem(text), "/".join(_split(text)[1:])))
+
+
+def write_file(url: PathLike, content: bytes, *, keep_existing: bool = False) -> None:
+    """Write a file in one step: readers see all of it or nothing. Missing local folders are created.
+
+    Args:
+        url: a local file is written under a temporary name, to disk, and renamed; an object is sent as a whole.
+        content: up to 100 MB are one request to a bucket.
+        keep_existing: raise an error instead of replacing an existing file.
+
+    Raises:
+        FileAccessError: the file cannot be written, or exists (`exists`).
+    """
+    text = os.fspath(url)
+    with translated_errors(text):
+        if is_remote(text):
+            files, name = filesystem(text), "/".join(_split(text)[1:])
+            files.pipe_file(name, content, mode="create" if keep_existing else "overwrite")
+            return
+        path = local_path(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if keep_existing and path.exists():
+            raise FileExistsError(errno.EEXIST, "File exists", text)
+        atomic.write_atomically(path, content, mode=0o644, sync=True)
+
+
+@contextmanager
+def translated_errors(url: PathLike) -> Iterator[None]:
+    """Turn errors of the operating system, fsspec and the stores' packages into `FileAccessError`.
+
+    Args:
+        url: of the file that the block reads or writes, for the message.
+    """
+    try:
+        yield
+    except (FileAccessError, MissingExtraError, GeneratorExit, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        text = os.fspath(url)
+        detail = _detail(error)
+        raise FileAccessError(f"{text}: {_MESSAGES[reason]}" + f" ({detail})", url=text, reason=reason) from error
+
+
+_MESSAGES: Final = {
+    "missing": "does not exist",
+    "access_denied": "access is denied; check the permissions",
+    "unreadable": "cannot be read or written",
+    "no_bucket": "the bucket does not exist; check its name, the region and the endpoint",
+    "no_credentials": "no credentials found; set the standard variables, a profile or a role of the store",
+    "wrong_credentials": "the store rejects the credentials; check the key and the endpoint",
+    "expired_credentials": "the credentials have expired; renew them",
+    "unreachable": "the store cannot be reached; check the network and the endpoint",
+    "busy": "the store is busy or has an internal error; try again later",
+    "exists": "exists already and is not replaced",
+    "no_space": "no space is left, or a quota is used up; free space",
+    "is_folder": "is a folder; expected a file",
+    "invalid_url": "is not a valid path or URL",
+    "other": "the store responded with an error",
+}
+# Codes of S3: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_REASON_OF_CODE: Final = {
+    **dict.fromkeys(("NoSuchKey", "NoSuchVersion", "404"), "missing"),
+    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", "InvalidObjectState", "403"), "access_denied"),
+    "NoSuchBucket": "no_bucket",
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"), "wrong_credentials"),
+    **dict.fromkeys(("InvalidClientTokenId", "InvalidSecurity", "AuthFailure", "401"), "wrong_credentials"),
+    **dict.fromkeys(
+        ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"), "expired_credentials"
+    ),
+    **dict.fromkeys(("SlowDown", "ServiceUnavailable", "InternalError", "OperationAborted", "429"), "busy"),
+    **dict.fromkeys(("500", "502", "503", "504", "RequestTimeout", "Throttling", "ThrottlingException"), "busy"),
+    **dict.fromkeys(("InvalidBucketName", "KeyTooLongError", "InvalidURI"), "invalid_url"),
+    "PreconditionFailed": "exists",
+    "412": "exists",
+}
+# Classes of botocore, google-auth and aiohttp, by name: the packages need not be installed.
+_REASON_OF_CLASS: Final = {
+    **dict.fromkeys(("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"), "no_credentials"),
+    **dict.fromkeys(("DefaultCredentialsError", "NoRegionError", "CredentialRetrievalError"), "no_credentials"),
+    **dict.fromkeys(("TokenRetrievalError", "UnauthorizedSSOTokenError", "SSOTokenLoadError"), "expired_credentials"),
+    **dict.fromkeys(("RefreshError", "ReauthFailError"), "expired_credentials"),
+    **dict.fromkeys(("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"), "unreachable"),
+    **dict.fromkeys(("ConnectionClosedError", "HTTPClientError", "ResponseStreamingError"), "unreachable"),
+    **dict.fromkeys(("ClientConnectionError", "ClientPayloadError", "TransportError"), "unreachable"),
+    **dict.fromkeys(("FSTimeoutError", "IncompleteReadError"), "unreachable"),
+    **dict.fromkeys(("ParamValidationError", "InvalidEndpointConfigurationError"), "invalid_url"),
+    "ContainerError": "other",
+}
+
+
+def _reason(error: BaseException) -> str | None:
+    """Return the `reason` of an error; None for an error of the program."""
+    for each in _chain(error):
+        code = _code(each)
+        if code in _REASON_OF_CODE:
+            return _REASON_OF_CODE[code]
+        for kind in type(each).__mro__:
+            if kind.__name__ in _REASON_OF_CLASS:
+                return _REASON_OF_CLASS[kind.__name__]
+    if isinstance(error, OSError):
+        return _reason_of_os_error(error)
+    if isinstance(error, ValueError):  # a null byte in a path, a malformed URL
+        return "invalid_url"
+    modules = {type(each).__module__.partition(".")[0] for each in _chain(error)}
+    return "other" if modules & {"botocore", "aiobotocore", "s3fs", "gcsfs", "google", "aiohttp", "fsspec"} else None
+
+
+# In order: some of the classes are subclasses of others.
+_REASON_OF_OS_ERROR: Final[tuple[tuple[type[OSError], str], ...]] = (
+    (FileNotFoundError, "missing"),
+    (NotADirectoryError, "missing"),
+    (FileExistsError, "exists"),
+    (IsADirectoryError, "is_folder"),
+    (PermissionError, "access_denied"),
+    (TimeoutError, "unreachable"),
+    (ConnectionError, "unreachable"),
+)
+_REASON_OF_ERRNO: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "no_space"),
+    **dict.fromkeys((errno.EBUSY, errno.EREMOTEIO, errno.EAGAIN), "busy"),
+    errno.EROFS: "access_denied",
+    errno.ENAMETOOLONG: "invalid_url",
+}
+
+
+def _reason_of_os_error(error: OSError) -> str:
+    by_class = (reason for kind, reason in _REASON_OF_OS_ERROR if isinstance(error, kind))
+    return next(by_class, _REASON_OF_ERRNO.get(error.errno or 0, "unreadable"))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the causes of an error, the deepest first: what the store said is more exact than its translation."""
+    if error.__cause__ is not None:
+        yield from _chain(error.__cause__)
+    yield error
+
+
+def _code(error: BaseException) -> str | None:
+    """Return the error code of S3, or the HTTP status of Google Cloud Storage, if the error has one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        code = response.get("Error", {}).get("Code")
+        return None if code is None else str(code)
+    code = getattr(error, "code", None) if type(error).__module__.startswith("gcsfs") else None
+    return None if code is None else str(code)
+
+
+def _detail(error: BaseException) -> str:
+    text = (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+    return text.splitlines()[0]
+
+
+def _scheme(url: str) -> str:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return "file"
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{each}://" for each in SCHEMES)
+        raise FileAccessError(
+            f"{url}: unknown scheme: expected a path or {known}, got {scheme}://", url=url, reason="invalid_url"
+        )
+    return scheme
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Return the scheme, the bucket and the key of a URL."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise FileAccessError(f"{url}: expected {scheme}://BUCKET/KEY, got no bucket", url=url, reason="invalid_url")
+    return scheme, bucket, key
+
+
+def _s3_objects(files: Any, bucket: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, info) of an object, or of the objects of a folder, from pages of 1,000."""
+    is_folder = not key or key.endswith("/")
+    token: dict[str, str] = {}
+    while True:
+        page = files.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, **token)
+        for each in page.get("Contents", ()):
+            name = each["Key"]
+            if name.endswith("/") or not (is_folder or name == key or name.startswith(f"{key}/")):
+                continue  # the marker of a folder; a neighbour whose name only begins with the key
+            yield f"{bucket}/{name}", {"size": each["Size"]}
+        if not page.get("IsTruncated"):
+            return
+        token = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _local_files(path: Path) -> Iterator[FoundFile]:
+    text = str(path)
+    with translated_errors(text):
+        if path.is_dir():
+            yield from _files_below(text)
+            return
+        if path.exists() or path.is_symlink():
+            yield _found(text)
+            return
+        if not any(mark in text for mark in _WILDCARDS):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+        n_found = 0
+        for name in sorted(glob.iglob(text, recursive=True)):  # noqa: PTH207 - the pattern may be absolute
+            if not Path(name).is_dir():
+                n_found += 1
+                yield _found(name)
+    if not n_found:
+        raise FileAccessError(f"{text}: no files match; check the pattern", url=text, reason="missing")
+
+
+def _files_below(folder: str) -> Iterator[FoundFile]:
+    with translated_errors(folder), os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_below(entry.path)
+        elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # noqa: PTH110 - not a Path
+            yield _found(entry.path)
+
+
+def _found(path: str) -> FoundFile:
+    try:
+        return FoundFile(path, Path(path).stat().st_size)
+    except OSError:  # vanished, or a link to nothing: reading it will tell
+        return FoundFile(path)
