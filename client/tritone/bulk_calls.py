@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -22,6 +23,7 @@ from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
     ConnectionFailedError,
+    FileAccessError,
     InvalidInputError,
     MissingExtraError,
     ModelNotFoundError,
@@ -32,6 +34,7 @@ from tritone.exceptions import (
     VersionChangedError,
 )
 from tritone.operations.many import MAX_CONCURRENCY, map_ordered
+from tritone.remote_files import is_remote, open_file
 from tritone.results.classification import Classification
 from tritone.results.json_result import JsonResult
 from tritone.retry import MAX_LOST
@@ -61,6 +64,8 @@ RESULT_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 # Other operations: their results are JSON text in the column `result`.
 JSON_OPERATIONS: Final = ("inspire", "playlist", "predict", "recommend", "search", "similar")
+
+FILES: Final = ("audio", "prompt", "score")  # parameters whose values are files
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 10.0
@@ -168,12 +173,17 @@ class BulkCaller:
         rows = map_ordered(self._row, inputs, concurrency=self.call.concurrency, on_error="raise", on_progress=None)
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
 
+    def _result(self, arguments: Mapping[str, Any]) -> Row:
+        with ExitStack() as files:
+            opened = {name: _opened(value, files) if name in FILES else value for name, value in arguments.items()}
+            return {**_columns(self._method(**opened, **self.call.arguments)), "error": None, "error_type": None}
+
     def _row(self, arguments: Mapping[str, Any]) -> Row:
         ends_s = time.monotonic() + self.call.wait_s
         n_lost, pause_s = 0, _FIRST_WAIT_S
         while True:
             try:
-                return {**_columns(self._method(**arguments, **self.call.arguments)), "error": None, "error_type": None}
+                return self._result(arguments)
             except ClientError as error:
                 n_lost += error.n_lost
                 if n_lost >= MAX_LOST:
@@ -190,6 +200,8 @@ class BulkCaller:
 
     def _is_temporary(self, error: ClientError) -> bool:
         """Return whether the call may succeed later, without any change to it."""
+        if isinstance(error, FileAccessError):
+            return error.retryable
         if isinstance(error, ConnectionFailedError):
             return error.reason not in ("tls", "wrong_protocol")
         if isinstance(error, ServerBusyError | VersionChangedError):
@@ -277,6 +289,14 @@ def _check_arguments(function: Callable[..., Any], names: Iterable[str], what: s
         )
 
 
+def _opened(value: Any, files: ExitStack) -> Any:
+    """Return a path as it is, and the open file of a URL; `file:/` and `s3a://` are Spark's own forms."""
+    if not isinstance(value, str):
+        return value
+    url = re.sub(r"^s3a://", "s3://", re.sub(r"^file:/+", "/", value))
+    return files.enter_context(open_file(url)) if is_remote(url) else url
+
+
 def _columns(result: Any) -> Row:
     """Return the columns of a result."""
     if isinstance(result, Classification):
@@ -290,6 +310,8 @@ def _is_about_job(error: ClientError) -> bool:
     """Return whether the error would be the same for every row."""
     if isinstance(error, ServerError) and error.reason == "unsuitable_model":
         return True
+    if isinstance(error, FileAccessError):
+        return error.reason in ("no_bucket", "no_credentials", "wrong_credentials")
     return isinstance(
         error,
         AccessDeniedError | ConnectionFailedError | MissingExtraError | ModelNotFoundError | ProcessBoundError,

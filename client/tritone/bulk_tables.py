@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from tritone.bulk_calls import NUMBER, NUMBER_BY_NAME, TEXT, VECTOR, BulkCall, BulkCaller, Row
+from tritone.bulk_calls import FILES, NUMBER, NUMBER_BY_NAME, TEXT, VECTOR, BulkCall, BulkCaller, Row
 from tritone.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-FILES: Final = ("audio", "prompt", "score")  # parameters whose values are files
 
 
 def with_results(table: pa.Table, caller: BulkCaller) -> pa.Table:

@@ -39,7 +39,13 @@ def dataset(music: Path, n_repeats: int = 1) -> Any:
 
 
 def classified(data: Any, server: str, **options: Any) -> list[dict[str, Any]]:
-    given = {"fn_constructor_kwargs": {"server": server}, "compute": pool(), "batch_size": 4, "num_cpus": FEW, **options}
+    given = {
+        "fn_constructor_kwargs": {"server": server},
+        "compute": pool(),
+        "batch_size": 4,
+        "num_cpus": FEW,
+        **options,
+    }
     return data.map_batches(tritone.ray.Classify, **given).take_all()
 
 

@@ -176,5 +176,5 @@ def test_columns_are_checked_before_the_job(songs: Any) -> None:
 
 def test_a_schema_without_the_columns_fails_the_job(songs: Any, server: ModelServer) -> None:
     embed = tritone.spark.Embed(server=server.address)
-    with pytest.raises(Exception, match="(?i)schema|column"):
+    with pytest.raises(Exception, match=r"(?i)schema|column"):
         songs.mapInPandas(embed, "path string, loudness double").collect()
