@@ -8,69 +8,38 @@ the fault of a row: a caller waits for a server that is away, and after `wait_s`
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from tritone.arguments import check_count
+from tritone.base_client import DEFAULT_TIMEOUT_S
+from tritone.batch.failures import FileFailures, error_type
+from tritone.batch.operations import OPERATIONS, FileCall, Opened
 from tritone.client import MusicClient
 from tritone.endpoints import DEFAULT_URL, make_endpoints
-from tritone.exceptions import (
-    AccessDeniedError,
-    ClientError,
-    ConnectionFailedError,
-    FileAccessError,
-    InvalidInputError,
-    MissingExtraError,
-    ModelNotFoundError,
-    ProcessBoundError,
-    RequestTimeoutError,
-    ServerBusyError,
-    ServerError,
-    VersionChangedError,
-)
+from tritone.exceptions import ClientError, InvalidInputError, MissingExtraError
 from tritone.operations.many import MAX_CONCURRENCY, map_ordered
 from tritone.remote_files import is_remote, open_file
-from tritone.results.classification import Classification
 from tritone.results.json_result import JsonResult
-from tritone.retry import MAX_LOST
 
 Row: TypeAlias = dict[str, Any]
+CLIENT_OPTIONS: Final = tuple(inspect.signature(MusicClient.__init__).parameters)
 Server: TypeAlias = str | Sequence[str] | Callable[[], str | Sequence[str]]
 
-# The types of columns, which Arrow and Spark name differently.
-TEXT: Final = "text"
-NUMBER: Final = "number"
-VECTOR: Final = "vector"  # float32
-NUMBER_BY_NAME: Final = "number by name"
-
-ERROR_COLUMNS: Final = {"error": TEXT, "error_type": TEXT}
-RESULT_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
-    "classify": {
-        "label": TEXT,
-        "probabilities": NUMBER_BY_NAME,
-        "emotions": NUMBER_BY_NAME,
-        "tags": NUMBER_BY_NAME,
-        "embedding": VECTOR,
-        "duration_s": NUMBER,
-        "model": TEXT,
-        "model_version": TEXT,
-    },
-    "embed": {"embedding": VECTOR},
-}
-# Other operations: their results are JSON text in the column `result`.
-JSON_OPERATIONS: Final = ("inspire", "playlist", "predict", "recommend", "search", "similar")
-
-FILES: Final = ("audio", "prompt", "score")  # parameters whose values are files
+# Operations of `tritone batch` have its columns, with the types of DuckDB. Of others, the result is JSON text.
+JSON_OPERATIONS: Final = ("playlist", "recommend", "search", "similar")
+ERROR_COLUMNS: Final = {"error": "VARCHAR", "error_type": "VARCHAR"}
 
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 10.0
 _SECRETS: Final = ("api_key", "headers", "service_key", "user_token")
-_TOO_OFTEN_LOST: Final = "the connection was lost each time that the recording or its data were sent"
 
 
 @dataclass(frozen=True)
@@ -78,13 +47,14 @@ class BulkCall:
     """What the workers of a job call, and where.
 
     Attributes:
-        operation: name of a method of `MusicClient`.
-        inputs: the column with the value, by parameter of the method.
+        operation: an operation of `tritone batch`, or of `JSON_OPERATIONS`.
+        inputs: the column with the value, by parameter of the method of `MusicClient`; `{"path": COLUMN}` for an
+            operation of `tritone batch`.
         bytes_column: column with the content of a file, which is used instead of the path where a table has it.
         server: address as for `MusicClient`. `$NAME` in it is replaced by an environment variable of the worker; a
             function is called on the worker. Both find a server on the worker's own node.
         client: further arguments of `MusicClient`; secrets only as files, because a job's arguments are logged.
-        arguments: further arguments of the method, equal for all rows.
+        arguments: further arguments of the call, equal for all rows.
         concurrency: calls at once in each worker, 1 to 256.
         wait_s: how long a worker waits for a server that cannot be reached or is overloaded, in seconds.
 
@@ -102,7 +72,7 @@ class BulkCall:
     wait_s: float = 300.0
 
     def __post_init__(self) -> None:
-        known = (*RESULT_COLUMNS, *JSON_OPERATIONS)
+        known = (*OPERATIONS, *JSON_OPERATIONS)
         if self.operation not in known:
             raise InvalidInputError(
                 f"unknown operation: expected one of {', '.join(known)}, got {self.operation!r}", argument="operation"
@@ -125,15 +95,23 @@ class BulkCall:
             raise InvalidInputError(
                 f"invalid wait_s: expected a number of seconds, 0 or more, got {self.wait_s!r}", argument="wait_s"
             )
-        _check_arguments(getattr(MusicClient, self.operation), (*self.inputs, *self.arguments), self.operation)
-        _check_arguments(MusicClient.__init__, ("url", *self.client), "the client")
+        parameters = inspect.signature(getattr(MusicClient, self.operation)).parameters
+        file_call = OPERATIONS.get(self.operation)
+        if file_call is None:
+            _check_names(self.inputs, parameters, self.operation)
+            _check_names(self.arguments, parameters, self.operation)
+        else:
+            _check_names(self.inputs, ("path",), self.operation)
+            _check_names(self.arguments, ("model", "timeout_s", *file_call.arguments), self.operation)
+        _check_names(self.client, CLIENT_OPTIONS, "the client")
         if not callable(self.server) and "$" not in "".join(self.server):
             make_endpoints(self.server)
 
     @property
     def columns(self) -> Mapping[str, str]:
         """The type of each column of a result, errors included."""
-        return {**RESULT_COLUMNS.get(self.operation, {"result": TEXT}), **ERROR_COLUMNS}
+        known = OPERATIONS.get(self.operation)
+        return {**({"result": "VARCHAR"} if known is None else known.columns), **ERROR_COLUMNS}
 
     def make_client(self) -> MusicClient:
         """Return a new client, of priority "batch" unless `client` says otherwise.
@@ -158,7 +136,6 @@ class BulkCaller:
     def __init__(self, call: BulkCall, client: MusicClient | None = None) -> None:
         self.call = call
         self._client = call.make_client() if client is None else client
-        self._method = getattr(self._client, call.operation)
 
     def rows(self, inputs: Iterable[Mapping[str, Any]]) -> list[Row]:
         """Return the result columns of each row, in order.
@@ -173,55 +150,35 @@ class BulkCaller:
         rows = map_ordered(self._row, inputs, concurrency=self.call.concurrency, on_error="raise", on_progress=None)
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
 
-    def _result(self, arguments: Mapping[str, Any]) -> Row:
-        with ExitStack() as files:
-            opened = {name: _opened(value, files) if name in FILES else value for name, value in arguments.items()}
-            return {**_columns(self._method(**opened, **self.call.arguments)), "error": None, "error_type": None}
-
     def _row(self, arguments: Mapping[str, Any]) -> Row:
         ends_s = time.monotonic() + self.call.wait_s
-        n_lost, pause_s = 0, _FIRST_WAIT_S
+        failures, pause_s = FileFailures(), _FIRST_WAIT_S
         while True:
             try:
-                return self._result(arguments)
+                return {**self._result(arguments), "error": None, "error_type": None}
             except ClientError as error:
-                n_lost += error.n_lost
-                if n_lost >= MAX_LOST:
-                    error.add_note(_TOO_OFTEN_LOST)
-                    return self._failed(error)
-                if not self._is_temporary(error):
-                    if _is_about_job(error) or self._is_fixed_argument(error):
-                        raise
-                    return self._failed(error)
-                if time.monotonic() + pause_s > ends_s:
+                kind = failures.judge(error)
+                if kind == "row" and not self._is_fixed_argument(error):
+                    return {**dict.fromkeys(self.call.columns), "error": str(error), "error_type": error_type(error)}
+                if kind != "again" or time.monotonic() + pause_s > ends_s:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
 
-    def _is_temporary(self, error: ClientError) -> bool:
-        """Return whether the call may succeed later, without any change to it."""
-        if isinstance(error, FileAccessError):
-            return error.retryable
-        if isinstance(error, ConnectionFailedError):
-            return error.reason not in ("tls", "wrong_protocol")
-        if isinstance(error, ServerBusyError | VersionChangedError):
-            return True
-        if isinstance(error, ModelNotFoundError | RequestTimeoutError):  # while a server starts, or does not respond
-            try:
-                return not self._client.server_ready(timeout_s=5.0)
-            except ClientError:
-                return True
-        return False
+    def _result(self, arguments: Mapping[str, Any]) -> Row:
+        known = OPERATIONS.get(self.call.operation)
+        if known is None:
+            result: JsonResult = getattr(self._client, self.call.operation)(**arguments, **self.call.arguments)
+            return {"result": result.to_json()}
+        given = dict(self.call.arguments)
+        model, timeout_s = given.pop("model", known.model), given.pop("timeout_s", DEFAULT_TIMEOUT_S)
+        with ExitStack() as files:
+            path, opened = _opened(arguments["path"], files)
+            row = known.call(self._client, FileCall(path, opened, model, given, timeout_s))
+        return {name: b64decode(row[name]) if kind == "BLOB" else row[name] for name, kind in known.columns.items()}
 
     def _is_fixed_argument(self, error: ClientError) -> bool:
         return isinstance(error, InvalidInputError) and error.argument in self.call.arguments
-
-    def _failed(self, error: ClientError) -> Row:
-        return {
-            **dict.fromkeys(self.call.columns),
-            "error": "; ".join([str(error), *getattr(error, "__notes__", ())]),
-            "error_type": type(error).__name__,
-        }
 
 
 def shared_caller(call: BulkCall) -> BulkCaller:
@@ -280,8 +237,8 @@ def _expanded(address: str) -> str:
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, address)
 
 
-def _check_arguments(function: Callable[..., Any], names: Iterable[str], what: str) -> None:
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "transport")]
+def _check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = [name for name in known if name not in ("self", "url", "transport")]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InvalidInputError(
@@ -289,30 +246,12 @@ def _check_arguments(function: Callable[..., Any], names: Iterable[str], what: s
         )
 
 
-def _opened(value: Any, files: ExitStack) -> Any:
-    """Return a path as it is, and the open file of a URL; `file:/` and `s3a://` are Spark's own forms."""
+def _opened(value: str | bytes, files: ExitStack) -> tuple[str, Opened]:
+    """Return the path of a file, or "" for its content; and what a call takes.
+
+    `file:/` and `s3a://` are Spark's forms of paths and URLs.
+    """
     if not isinstance(value, str):
-        return value
+        return "", io.BytesIO(value)
     url = re.sub(r"^s3a://", "s3://", re.sub(r"^file:/+", "/", value))
-    return files.enter_context(open_file(url)) if is_remote(url) else url
-
-
-def _columns(result: Any) -> Row:
-    """Return the columns of a result."""
-    if isinstance(result, Classification):
-        return {name: getattr(result, name) for name in RESULT_COLUMNS["classify"]}
-    if isinstance(result, JsonResult):
-        return {"result": result.to_json()}
-    return {"embedding": result}
-
-
-def _is_about_job(error: ClientError) -> bool:
-    """Return whether the error would be the same for every row."""
-    if isinstance(error, ServerError) and error.reason == "unsuitable_model":
-        return True
-    if isinstance(error, FileAccessError):
-        return error.reason in ("no_bucket", "no_credentials", "wrong_credentials")
-    return isinstance(
-        error,
-        AccessDeniedError | ConnectionFailedError | MissingExtraError | ModelNotFoundError | ProcessBoundError,
-    )
+    return value, files.enter_context(open_file(url)) if is_remote(url) else url

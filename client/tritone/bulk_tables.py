@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tritone.bulk_calls import FILES, NUMBER, NUMBER_BY_NAME, TEXT, VECTOR, BulkCall, BulkCaller, Row
+from tritone.bulk_calls import BulkCall, BulkCaller, Row
 from tritone.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def kept_columns(columns: Sequence[str], call: BulkCall) -> list[str]:
         InvalidInputError: a column that the call needs is missing, or one has the name of a result's column.
     """
     has_bytes = call.bytes_column in columns
-    needed = [name for parameter, name in call.inputs.items() if not (has_bytes and parameter in FILES)]
+    needed = [name for parameter, name in call.inputs.items() if not (has_bytes and parameter == "path")]
     missing = [name for name in needed if name not in columns]
     if missing:
         raise InvalidInputError(
@@ -69,7 +69,7 @@ def _inputs(columns: Sequence[str], values_of: Callable[[str], list[Any]], call:
     """Return the arguments of each row's call."""
     has_bytes = call.bytes_column in columns
     inputs = {
-        parameter: values_of(str(call.bytes_column) if has_bytes and parameter in FILES else name)
+        parameter: values_of(str(call.bytes_column) if has_bytes and parameter == "path" else name)
         for parameter, name in call.inputs.items()
     }
     return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
@@ -79,17 +79,21 @@ def _column(rows: Sequence[Row], name: str, kind: str) -> pa.Array:
     import pyarrow as pa
 
     values = [row[name] for row in rows]
-    if kind == NUMBER_BY_NAME:
+    if kind.startswith("MAP"):
         values = [None if value is None else list(value.items()) for value in values]
     return pa.array(values, _types()[kind])
 
 
 def _types() -> Mapping[str, pa.DataType]:
+    """Return the types of Arrow by their names in DuckDB."""
     import pyarrow as pa
 
     return {
-        TEXT: pa.string(),
-        NUMBER: pa.float64(),
-        VECTOR: pa.list_(pa.float32()),
-        NUMBER_BY_NAME: pa.map_(pa.string(), pa.float64()),
+        "VARCHAR": pa.string(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "BIGINT": pa.int64(),
+        "BLOB": pa.binary(),
+        "FLOAT[]": pa.list_(pa.float32()),
+        "MAP(VARCHAR, FLOAT)": pa.map_(pa.string(), pa.float32()),
     }

@@ -32,18 +32,19 @@ if TYPE_CHECKING:
 
 require("ray.data", "ray")
 
-__all__ = ["Classify", "Embed", "Operation"]
+__all__ = ["Call", "Classify", "Embed"]
 
 
-class Operation:
+class Call:
     """Calls a method of `MusicClient` for each row of a batch; a class for `Dataset.map_batches`.
 
-    All columns of the batch are kept, except `bytes_column`. The column `result` is the method's result as JSON text.
+    All columns of the batch are kept, except `bytes_column`. The columns of a result are those of `tritone batch`; for
+    operations that it does not have, the column `result` is the method's result as JSON text.
 
     Args:
-        operation: `inspire`, `playlist`, `predict`, `recommend`, `search` or `similar`; `classify` and `embed` have
-            classes of their own.
-        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`.
+        operation: an operation of `tritone batch`, such as `compose`; or `playlist`, `recommend`, `search`, `similar`.
+        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`; `{"path": COLUMN}`
+            for an operation of `tritone batch`.
         bytes_column: column with the content of a recording or score, as `ray.data.read_binary_files` reads it, which
             is used instead of its path where a batch has the column.
         server: address as for `MusicClient`: one server, or several with the same models. `$NAME` in it is an
@@ -96,33 +97,34 @@ class Operation:
         return with_results(_table(batch), self._caller)
 
 
-class Classify(Operation):
+class Classify(Call):
     """Classifies the recording of each row, as `MusicClient.classify` does.
 
-    The columns of a result are `label`, `probabilities`, `emotions`, `tags`, `embedding`, `duration_s`, `model`,
-    `model_version`, `error` and `error_type`.
+    The columns of a result are those of `tritone batch classify`: `label`, `probability`, `probabilities`, `emotions`,
+    `tags`, `duration_s`, `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: column with the path of each recording, which the worker opens if there is no `bytes_column`.
-        options: as for `Operation`.
+        options: as for `Call`.
     """
 
     def __init__(self, *, path_column: str = "path", **options: Any) -> None:
-        super().__init__("classify", inputs={"audio": path_column}, **options)
+        super().__init__("classify", inputs={"path": path_column}, **options)
 
 
-class Embed(Operation):
+class Embed(Call):
     """Embeds the recording of each row, as `MusicClient.embed` does.
 
-    The columns of a result are `embedding` (256 float32), `error` and `error_type`.
+    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `model`,
+    `model_version`, `error` and `error_type`.
 
     Args:
         path_column: as for `Classify`.
-        options: as for `Operation`.
+        options: as for `Call`.
     """
 
     def __init__(self, *, path_column: str = "path", **options: Any) -> None:
-        super().__init__("embed", inputs={"audio": path_column}, **options)
+        super().__init__("embed", inputs={"path": path_column}, **options)
 
 
 def _table(batch: Mapping[str, Any] | pa.Table) -> pa.Table:

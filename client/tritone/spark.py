@@ -16,10 +16,11 @@ than `wait_s`, the task fails, and Spark starts it again (`spark.task.maxFailure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tritone.bulk_calls import NUMBER, NUMBER_BY_NAME, TEXT, VECTOR, BulkCall, Server, require, shared_caller
+from tritone.bulk_calls import ERROR_COLUMNS, BulkCall, Server, require, shared_caller
 from tritone.bulk_tables import frame_with_results, kept_columns, with_results
 from tritone.constants import EMBEDDING_SIZE
 from tritone.endpoints import DEFAULT_URL
@@ -32,22 +33,25 @@ if TYPE_CHECKING:
 
     BATCH = TypeVar("BATCH", pd.DataFrame, pa.RecordBatch)
 
+EMBEDDED: Final = ("embedding", *ERROR_COLUMNS)
+
 require("pyspark.sql", "spark")
 require("pyarrow", "spark")
 
-__all__ = ["Classify", "Embed", "Operation", "embed_udf"]
+__all__ = ["Call", "Classify", "Embed", "embed_udf"]
 
 
-class Operation:
+class Call:
     """Calls a method of `MusicClient` for each row; a function for `DataFrame.mapInPandas` and `mapInArrow`.
 
-    All columns are kept, except `bytes_column`. The column `result` is the method's result as JSON text. The object is
+    All columns are kept, except `bytes_column`. The columns of a result are those of `tritone batch`; for
+    operations that it does not have, the column `result` is the method's result as JSON text. The object is
     sent to the workers and has no connections.
 
     Args:
-        operation: `inspire`, `playlist`, `predict`, `recommend`, `search` or `similar`; `classify` and `embed` have
-            classes of their own.
-        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`.
+        operation: an operation of `tritone batch`, such as `compose`; or `playlist`, `recommend`, `search`, `similar`.
+        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`; `{"path": COLUMN}`
+            for an operation of `tritone batch`.
         bytes_column: column with the content of a recording or score, as Spark's source `binaryFile` reads it, which is
             used instead of its path where a frame has the column.
         server: address as for `MusicClient`: one server, or several with the same models. `$NAME` in it is an
@@ -115,33 +119,34 @@ class Operation:
                 yield frame_with_results(batch, caller)
 
 
-class Classify(Operation):
+class Classify(Call):
     """Classifies the recording of each row, as `MusicClient.classify` does.
 
-    The columns of a result are `label`, `probabilities`, `emotions`, `tags`, `embedding`, `duration_s`, `model`,
-    `model_version`, `error` and `error_type`.
+    The columns of a result are those of `tritone batch classify`: `label`, `probability`, `probabilities`, `emotions`,
+    `tags`, `duration_s`, `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: column with the path of each recording, which the worker opens if there is no `bytes_column`.
-        options: as for `Operation`.
+        options: as for `Call`.
     """
 
     def __init__(self, *, path_column: str = "path", **options: Any) -> None:
-        super().__init__("classify", inputs={"audio": path_column}, **options)
+        super().__init__("classify", inputs={"path": path_column}, **options)
 
 
-class Embed(Operation):
+class Embed(Call):
     """Embeds the recording of each row, as `MusicClient.embed` does.
 
-    The columns of a result are `embedding` (256 float32), `error` and `error_type`.
+    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `model`,
+    `model_version`, `error` and `error_type`.
 
     Args:
         path_column: as for `Classify`.
-        options: as for `Operation`.
+        options: as for `Call`.
     """
 
     def __init__(self, *, path_column: str = "path", **options: Any) -> None:
-        super().__init__("embed", inputs={"audio": path_column}, **options)
+        super().__init__("embed", inputs={"path": path_column}, **options)
 
 
 def embed_udf(*, batch_size: int = 32, **options: Any) -> Callable[..., Any]:
@@ -172,15 +177,15 @@ def embed_udf(*, batch_size: int = 32, **options: Any) -> Callable[..., Any]:
         caller = shared_caller(call)
 
         def predict(recordings: Any) -> Mapping[str, Any]:
-            rows = caller.rows([{"audio": recording} for recording in recordings])
-            unknown = np.full(EMBEDDING_SIZE, np.nan, np.float32)
+            rows = caller.rows([{"path": recording} for recording in recordings])
+            unknown = [math.nan] * EMBEDDING_SIZE
+            columns = {name: np.array([row[name] for row in rows], object) for name in ERROR_COLUMNS}
             vectors = [unknown if row["embedding"] is None else row["embedding"] for row in rows]
-            texts = {name: np.array([row[name] for row in rows], object) for name in ("error", "error_type")}
-            return {"embedding": np.stack(vectors), **texts}
+            return {"embedding": np.array(vectors, np.float32), **columns}
 
         return predict
 
-    fields = [StructField(name, _type(kind)) for name, kind in call.columns.items()]
+    fields = [StructField(name, _type(kind)) for name, kind in call.columns.items() if name in EMBEDDED]
     udf: Callable[..., Any] = predict_batch_udf(make_predict_fn, return_type=StructType(fields), batch_size=batch_size)
     return udf
 
@@ -189,8 +194,11 @@ def _type(kind: str) -> DataType:
     from pyspark.sql import types
 
     return {
-        TEXT: types.StringType(),
-        NUMBER: types.DoubleType(),
-        VECTOR: types.ArrayType(types.FloatType()),
-        NUMBER_BY_NAME: types.MapType(types.StringType(), types.DoubleType()),
+        "VARCHAR": types.StringType(),
+        "FLOAT": types.FloatType(),
+        "DOUBLE": types.DoubleType(),
+        "BIGINT": types.LongType(),
+        "BLOB": types.BinaryType(),
+        "FLOAT[]": types.ArrayType(types.FloatType()),
+        "MAP(VARCHAR, FLOAT)": types.MapType(types.StringType(), types.FloatType()),
     }[kind]

@@ -16,7 +16,9 @@ import pytest
 import soundfile
 
 from tritone import MusicClient, bulk_calls
-from tritone.bulk_calls import JSON_OPERATIONS, RESULT_COLUMNS, BulkCall, BulkCaller, shared_caller
+from tritone.batch import OPERATIONS
+from tritone.batch.failures import MAX_FILE_FAILURES, MAX_LOST
+from tritone.bulk_calls import JSON_OPERATIONS, BulkCall, BulkCaller, shared_caller
 from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
@@ -47,7 +49,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call_of(operation: str = "embed", **options: Any) -> BulkCall:
-    return BulkCall(operation, **{"inputs": {"audio": "path"}, **options})
+    return BulkCall(operation, **{"inputs": {"path": "path"}, **options})
 
 
 def caller_of(answer: Callable[[Any], Any], **options: Any) -> BulkCaller:
@@ -55,14 +57,14 @@ def caller_of(answer: Callable[[Any], Any], **options: Any) -> BulkCaller:
     return BulkCaller(call_of(**options), MusicClient(transport=transport, retries=0))
 
 
-def failing(*errors: ClientError, is_ready: bool = True) -> Callable[[Any], Any]:
+def failing(*errors: ClientError) -> Callable[[Any], Any]:
     """A server whose first requests for inference fail."""
     left = list(errors)
     model = FakeServer(FakeGenreModel())
 
     def answer(request: Any) -> Any:
         if isinstance(request, ReadyRequest) and request.model is None:
-            return ReadyResponse(is_ready)
+            return ReadyResponse(True)
         if isinstance(request, InferRequest) and left:
             raise left.pop(0)
         return model(request)
@@ -71,25 +73,26 @@ def failing(*errors: ClientError, is_ready: bool = True) -> Callable[[Any], Any]
 
 
 def test_a_row_has_the_columns_of_its_operation(recording: str) -> None:
-    for operation, columns in RESULT_COLUMNS.items():
-        [row] = caller_of(failing(), operation=operation).rows([{"audio": recording}])
+    for operation in ("classify", "embed"):
+        columns = OPERATIONS[operation].columns
+        [row] = caller_of(failing(), operation=operation).rows([{"path": recording}])
         assert set(row) == {*columns, "error", "error_type"}
         assert (row["error"], row["error_type"]) == (None, None)
-        assert row["embedding"].shape == (256,)
+        assert row["duration_s"] == 1.0
 
 
 def test_rows_keep_their_order_and_errors_their_row(recording: str, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound")
     inputs = [recording, str(tmp_path / "text.wav"), recording, str(tmp_path / "gone.wav"), "ftp://host/a.wav"]
-    rows = caller_of(failing(), concurrency=3).rows({"audio": path} for path in inputs)
+    rows = caller_of(failing(), concurrency=3).rows({"path": path} for path in inputs)
     kinds = [row["error_type"] for row in rows]
-    assert kinds == [None, "InvalidAudioError", None, "InvalidAudioError", "FileAccessError"]
+    assert kinds == [None, "unreadable", None, "missing", "invalid_url"]
     assert "text.wav" in rows[1]["error"]
     assert rows[1]["embedding"] is None
 
 
 def test_the_content_of_a_file_may_stand_for_its_path(recording: str) -> None:
-    by_path, by_content = caller_of(failing()).rows([{"audio": recording}, {"audio": Path(recording).read_bytes()}])
+    by_path, by_content = caller_of(failing()).rows([{"path": recording}, {"path": Path(recording).read_bytes()}])
     np.testing.assert_array_equal(by_path["embedding"], by_content["embedding"])
 
 
@@ -112,18 +115,14 @@ TEMPORARY = [
     ConnectionFailedError("gone", reason="unreachable"),
     ConnectionFailedError("gone", reason="lost", n_lost=1),
     ServerBusyError("full"),
+    ModelNotFoundError("not yet loaded"),
+    RequestTimeoutError("late"),
 ]
 
 
 @pytest.mark.parametrize("error", TEMPORARY, ids=str)
 def test_a_worker_waits_for_the_server(error: ClientError, recording: str) -> None:
-    [row] = caller_of(failing(error)).rows([{"audio": recording}])
-    assert row["error"] is None
-
-
-@pytest.mark.parametrize("error", [ModelNotFoundError("none"), RequestTimeoutError("late")], ids=str)
-def test_a_worker_waits_for_a_server_that_starts(error: ClientError, recording: str) -> None:
-    [row] = caller_of(failing(error, is_ready=False)).rows([{"audio": recording}])
+    [row] = caller_of(failing(error)).rows([{"path": recording}])
     assert row["error"] is None
 
 
@@ -135,26 +134,28 @@ def test_a_worker_waits_for_a_server_that_starts(error: ClientError, recording: 
         ServerBusyError("full"),
         AccessDeniedError("no key"),
         ModelNotFoundError("none"),
-        ServerError("other model", reason="unsuitable_model"),
     ],
     ids=str,
 )
 def test_what_is_wrong_with_the_server_fails_the_task(error: ClientError, recording: str) -> None:
     with pytest.raises(type(error)):
-        caller_of(failing(*[error] * 20), wait_s=0.0).rows([{"audio": recording}])
+        caller_of(failing(*[error] * 20), wait_s=0.0).rows([{"path": recording}])
 
 
-@pytest.mark.parametrize("error", [RequestTimeoutError("late"), ServerError("internal")], ids=str)
-def test_what_a_healthy_server_does_with_one_row_is_its_error(error: ClientError, recording: str) -> None:
-    rows = caller_of(failing(error), concurrency=1).rows([{"audio": recording}] * 2)
-    assert [row["error_type"] for row in rows] == [type(error).__name__, None]
-
-
-def test_a_recording_that_ends_servers_is_an_error_of_its_row(recording: str) -> None:
-    lost = [ConnectionFailedError("lost", reason="lost", n_lost=1) for _ in range(2)]
-    rows = caller_of(failing(*lost), concurrency=1).rows([{"audio": recording}] * 2)
-    assert [row["error_type"] for row in rows] == ["ConnectionFailedError", None]
-    assert "each time" in rows[0]["error"]
+@pytest.mark.parametrize(
+    ("error", "n", "error_type"),
+    [
+        (RequestTimeoutError("late"), MAX_FILE_FAILURES, "timeout"),
+        (ServerError("internal"), MAX_FILE_FAILURES, "server_error"),
+        (ConnectionFailedError("lost", reason="lost", n_lost=1), MAX_LOST, "connection_lost"),
+    ],
+    ids=str,
+)
+def test_what_fails_for_one_row_alone_is_its_error(error: ClientError, n: int, error_type: str, recording: str) -> None:
+    rows = caller_of(failing(*[error] * n), concurrency=1).rows([{"path": recording}] * 2)
+    assert [row["error_type"] for row in rows] == [error_type, None]
+    assert rows[0]["error"]
+    assert rows[0]["embedding"] is None
 
 
 @pytest.mark.parametrize("reason", ["no_credentials", "wrong_credentials", "no_bucket", "expired_credentials"])
@@ -166,12 +167,12 @@ def test_a_bucket_that_refuses_all_files_fails_the_task(
 
     monkeypatch.setattr(bulk_calls, "open_file", refuse)
     with pytest.raises(FileAccessError):
-        caller_of(failing(), wait_s=0.0).rows([{"audio": "s3a://bucket/a.wav"}])
+        caller_of(failing(), wait_s=0.0).rows([{"path": "s3a://bucket/a.wav"}])
 
 
 def test_an_invalid_argument_of_all_rows_fails_the_task(recording: str) -> None:
-    with pytest.raises(InvalidInputError, match="invalid top"):
-        caller_of(failing(), operation="classify", arguments={"top": 0}).rows([{"audio": recording}])
+    with pytest.raises(InvalidInputError, match="invalid timeout_s"):
+        caller_of(failing(), arguments={"timeout_s": 0}).rows([{"path": recording}])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +181,7 @@ def test_an_invalid_argument_of_all_rows_fails_the_task(recording: str) -> None:
         ({"operation": "close"}, "unknown operation: expected one of classify, embed, .*, got 'close'"),
         ({"inputs": {}}, "invalid inputs"),
         ({"inputs": {"sound": "path"}}, "unknown argument of embed: .*got 'sound'"),
+        ({"operation": "recommend", "inputs": {"who": "user"}}, "unknown argument of recommend: .*got 'who'"),
         ({"arguments": {"bars": 2}}, "unknown argument of embed: .*got 'bars'"),
         ({"client": {"patience": 2}}, "unknown argument of the client: .*got 'patience'"),
         ({"client": {"api_key": "secret"}}, "secrets in the arguments of a job: .* got api_key"),
