@@ -52,6 +52,9 @@ def client_page() -> str:
     if importlib.util.find_spec("tritone.testing"):
         page += ["", "## Testing without a server", "", "::: tritone.testing"]
         page += ["    options: {show_root_heading: false, show_root_toc_entry: false}"]
+    page += ["", "## Jobs on Ray and Spark", "", "See [Ray and Spark](../how-to/ray-spark.md)."]
+    for module in ("ray", "spark"):
+        page += ["", f"::: tritone.{module}"]
     return "\n".join(page) + "\n"
 
 

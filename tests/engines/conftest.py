@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
-    """A server of a tiny `genre_cnn`; tests leave it running."""
+    """A server of tiny models; tests leave it running."""
     running = ModelServer(tmp_path_factory.mktemp("models"))
     running.start()
     try:

@@ -1,8 +1,9 @@
-"""A Triton server in a process of the environment that has Triton, with a tiny model."""
+"""A Triton server in a process of the environment that has Triton, with tiny models."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,8 +14,11 @@ ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("TRITONE_TEST_SERVER_PYTHON", str(ROOT / ".venv/bin/python"))
 
 
+READY = "ready\n"
+
+
 class ModelServer:
-    """A server of `genre_cnn` that can be stopped and started again at the same address."""
+    """A server of `genre_cnn` and `recommender` that can be stopped and started again at the same address."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,8 +32,12 @@ class ModelServer:
         command = [PYTHON, "-m", "tests.engines.model_server", str(self.folder), str(self.port)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
-        said = self._process.stdout.readline()
-        assert said == "ready\n", f"{command} said {said!r}"
+        said = []
+        for line in self._process.stdout:
+            if line == READY:
+                return
+            said.append(line)
+        raise AssertionError(f"{command} ended: {said}")
 
     def stop(self) -> None:
         if self._process:
@@ -39,15 +47,17 @@ class ModelServer:
 
 def main() -> None:
     from tests.integration.conftest import make_repository
+    from tests.support import recommender_models
 
     from tritone_serving import ServerOptions, TritonServer
 
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
     if not any(folder.iterdir()):
         make_repository(folder)
+        shutil.copytree(recommender_models.served("recommender").repository, folder, dirs_exist_ok=True)
     options = ServerOptions(repository=folder, grpc_port=port, http_port=0, metrics_port=0, stop_timeout_s=1.0)
     with TritonServer.start(options):
-        print("ready", flush=True)
+        print(READY, end="", flush=True)
         sys.stdin.read()
 
 

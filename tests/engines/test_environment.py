@@ -13,10 +13,7 @@ import pandas as pd
 def test_ray_runs_in_other_processes(ray_cluster: None) -> None:
     import ray
 
-    @ray.remote
-    def process() -> int:
-        return os.getpid()
-
+    process = ray.remote(os.getpid)
     assert os.getpid() not in ray.get([process.remote() for _ in range(4)])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -94,6 +96,24 @@ def test_embeddings_are_those_of_the_sdk(music: Path, server: ModelServer) -> No
                 assert (row["error_type"], row["embedding"]) == ("unreadable", None)
 
 
+def test_recommendations_are_those_of_the_sdk(server: ModelServer) -> None:
+    import ray
+
+    data = ray.data.from_items([{"user": "a", "listened": ["piece/60", "piece/7"]}, {"user": "b", "listened": ["x"]}])
+    rows = data.map_batches(
+        tritone.ray.Call,
+        fn_constructor_args=["recommend"],
+        fn_constructor_kwargs={"inputs": {"history": "listened"}, "arguments": {"n": 3}, "server": server.address},
+        compute=pool(1),
+        num_cpus=FEW,
+    ).take_all()
+    with MusicClient(server.address) as client:
+        for row in rows:
+            expected = client.recommend(history=list(row["listened"]), n=3)
+            assert row["error"] is None
+            assert json.loads(row["result"]) == expected.to_dict()
+
+
 def test_a_missing_file_is_an_error_of_its_row(music: Path, server: ModelServer) -> None:
     import ray
 
@@ -130,8 +150,6 @@ def test_a_killed_worker_loses_and_repeats_no_row(music: Path, server: ModelServ
         killed.append(wait_for_workers(tmp_path, 2)[0])
         os.kill(killed[0], signal.SIGKILL)
 
-    import threading
-
     thread = threading.Thread(target=kill)
     thread.start()
     rows = results.take_all()
@@ -145,8 +163,6 @@ def test_a_killed_worker_loses_and_repeats_no_row(music: Path, server: ModelServ
 
 
 def test_a_restarted_server_loses_no_row(music: Path, server: ModelServer, tmp_path: Path) -> None:
-    import threading
-
     def restart() -> None:
         wait_for_workers(tmp_path, 2)
         server.stop()

@@ -68,9 +68,11 @@ def test_contents_of_files_are_classified_as_by_the_sdk(spark: Any, music: Path,
     assert_as_the_sdk(results.collect(), music, server)
 
 
-def test_a_schema_in_words_selects_columns(songs: Any, music: Path, server: ModelServer) -> None:
+def test_a_schema_may_be_given_in_words(songs: Any, music: Path, server: ModelServer) -> None:
     embed = tritone.spark.Embed(server=server.address)
-    rows = songs.mapInPandas(embed, "path string, year long, embedding array<float>, error string, error_type string")
+    kept, model = "path string, year long", "model string, model_version string"
+    errors = "error string, error_type string"
+    rows = songs.mapInPandas(embed, f"{kept}, embedding array<float>, duration_s double, {model}, {errors}")
     assert Counter(row.error_type for row in rows.collect()) == {None: 12, "unreadable": 1}
 
 
