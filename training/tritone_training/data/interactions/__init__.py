@@ -7,12 +7,12 @@ train, held_out = split_log(log, fraction=0.1, seed=0)
 ```
 """
 
+from tritone_training.data.interactions.cleaning import CleaningRules
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import LOG_OPTIONS, ListeningFiles, files_of, join_data
 from tritone_training.data.interactions.item_words import words_matrix
 from tritone_training.data.interactions.listening import SESSIONS, ListeningData, columns_of, load_listening
 from tritone_training.data.interactions.log import (
-    CleaningRules,
     Log,
     MetadataTable,
     TagTable,

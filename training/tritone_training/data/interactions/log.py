@@ -6,21 +6,20 @@ Shapes: E pairs of user and item, A assignments of tags.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.user_sequences import MOST_EVENTS, UserSequences, last_of_users
+from tritone_training.data.interactions.user_sequences import UserSequences, last_of_users
 from tritone_training.exceptions import DataError
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.signedinteger[Any]]
-_FEWEST_BOT_ITEMS: Final = 1_000
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
@@ -275,25 +274,6 @@ def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.d
     return held_out
 
 
-@dataclass(frozen=True)
-class CleaningRules:
-    """Thresholds of the cleaning; the support filters are off by default.
-
-    Attributes:
-        most_plays: largest plausible count of one item by one user: one play every three seconds for a century.
-        least_rating: smallest rating that counts as listening, if the log has ratings.
-        bot_factor: multiple of the median number of items above which a user is a bot; 0 keeps all users.
-        most_events: latest events of each user that are kept in order; 0 keeps all.
-    """
-
-    most_plays: float = 1e9
-    least_rating: float | None = None
-    bot_factor: float = 100.0
-    min_items_per_user: int = 1
-    min_users_per_item: int = 1
-    most_events: int = MOST_EVENTS
-
-
 def is_text(column: pd.Series[Any]) -> Flags:
     """Return whether each value is a string that can be encoded as UTF-8."""
 
@@ -307,138 +287,3 @@ def is_text(column: pd.Series[Any]) -> Flags:
         return True
 
     return np.fromiter((ok(value) for value in column), np.bool_, len(column))
-
-
-def clean(
-    source: str,
-    *,
-    users: pd.Series[Any],
-    items: pd.Series[Any],
-    plays: Floats | None,
-    ratings: Floats | None,
-    times: Floats | None,
-    rules: CleaningRules,
-    report: Mapping[str, Any],
-    skipped: Flags | None = None,
-    is_ordered: bool = False,
-) -> Log:
-    """Apply the rules to the columns of a log.
-
-    Args:
-        plays: NaN where unreadable, like ratings and times (seconds since 1970).
-        report: entries from reading the table, for the log's report.
-        skipped: whether each row is a skip or a dislike instead of a listen; None if all are listens.
-        is_ordered: whether the rows of each user are in order of time although there are no times.
-
-    Raises:
-        DataError: no rows are left.
-    """
-    dropped: dict[str, int] = {}
-    table = pd.DataFrame({"user": users.to_numpy(object), "item": items.to_numpy(object)})
-    n_in = len(table)
-    counts = ratings if plays is None else plays
-    table["plays"] = 1.0 if counts is None else counts
-    if times is not None:
-        table["time"] = times
-    table["skipped"] = False if skipped is None else skipped
-
-    def drop(reason: str, wrong: Flags) -> None:
-        nonlocal table
-        dropped[reason] = int(wrong.sum())
-        if wrong.any():
-            table = table[~wrong]
-
-    drop("no_user", table["user"].isna().to_numpy())
-    drop("no_item", table["item"].isna().to_numpy())
-    drop("id_not_utf8", ~(is_text(table["user"]) & is_text(table["item"])))
-    drop("id_of_several_lines", (_breaks(table["user"]) | _breaks(table["item"])))
-    values = table["plays"].to_numpy(np.float64)
-    drop("count_not_a_finite_number", ~np.isfinite(values))
-    drop("count_not_above_0", (table["plays"] <= 0).to_numpy())
-    drop("count_impossible", (table["plays"] > rules.most_plays).to_numpy())
-    if times is not None:
-        drop("time_unreadable", table["time"].isna().to_numpy())
-    events = table.drop(columns="plays") if times is not None or is_ordered or skipped is not None else None
-    n_skips = int(table["skipped"].sum())
-    table = table[~table["skipped"]].drop(columns="skipped")
-    n_before = len(table)
-    how: dict[str, str] = {"plays": "sum" if ratings is None else "mean"}
-    if times is not None:
-        table["last_time"] = table["time"]
-        how |= {"time": "min", "last_time": "max"}
-    table = table.groupby(["user", "item"], sort=True, as_index=False).agg(how)
-    n_merged = n_before - len(table)
-    if ratings is not None and rules.least_rating is not None:
-        drop("rating_too_low", (table["plays"] < rules.least_rating).to_numpy())
-    drop("bot", _of_bots(table, rules))
-    _drop_unsupported(table, rules, drop)
-    report = {
-        **report,
-        "source": source,
-        "n_in": n_in,
-        "n_used": len(table),
-        "n_merged": n_merged,
-        "dropped": {reason: n for reason, n in dropped.items() if n},
-        "n_users": int(table["user"].nunique()),
-        "n_items": int(table["item"].nunique()),
-        "has_times": times is not None,
-        **({} if skipped is None else {"n_skips": n_skips}),
-        **({"is_ordered": True} if is_ordered else {}),
-        "rules": asdict(rules),
-    }
-    if not len(table):
-        why = ", ".join(f"{reason} {n}" for reason, n in dropped.items() if n) or "it has a header and no rows"
-        raise DataError(f"{source}: no rows are left of {n_in} after cleaning ({why})")
-    user, user_ids = pd.factorize(table["user"], sort=True)
-    item, item_ids = pd.factorize(table["item"], sort=True)
-    return Log(
-        source,
-        [str(name) for name in user_ids],
-        [str(name) for name in item_ids],
-        np.asarray(user, np.int64),
-        np.asarray(item, np.int64),
-        table["plays"].to_numpy(np.float32),
-        table["time"].to_numpy(np.float64) if times is not None else None,
-        report,
-        table["last_time"].to_numpy(np.float64) if times is not None else None,
-        None
-        if events is None or not (is_ordered or times is not None)
-        else _sequences(events, user_ids, item_ids, rules.most_events),
-    )
-
-
-def _sequences(events: pd.DataFrame, users: pd.Index[Any], items: pd.Index[Any], most_events: int) -> UserSequences:
-    """Return the events of the users and items that are left."""
-    user = users.get_indexer(pd.Index(events["user"])).astype(np.int64)
-    item = items.get_indexer(pd.Index(events["item"])).astype(np.int64)
-    known = (user >= 0) & (item >= 0)
-    times = events["time"].to_numpy(np.float64)[known] if "time" in events else None
-    skipped = events["skipped"].to_numpy(np.bool_)[known]
-    return UserSequences.ordered(user[known], item[known], times, skipped, most_events=most_events)
-
-
-def _breaks(column: pd.Series[Any]) -> Flags:
-    return np.fromiter(("\n" in value for value in column), np.bool_, len(column))
-
-
-def _of_bots(table: pd.DataFrame, rules: CleaningRules) -> Flags:
-    n_items = table.groupby("user")["item"].transform("size").to_numpy(np.int64)
-    if not rules.bot_factor or not len(table):
-        return np.zeros(len(table), np.bool_)
-    median = float(table.groupby("user").size().median())
-    return np.asarray(n_items > max(_FEWEST_BOT_ITEMS, rules.bot_factor * median))
-
-
-def _drop_unsupported(table: pd.DataFrame, rules: CleaningRules, drop: Callable[[str, Flags], None]) -> None:
-    if rules.min_items_per_user <= 1 and rules.min_users_per_item <= 1:
-        return
-    kept = np.ones(len(table), np.bool_)
-    users, items = pd.factorize(table["user"])[0], pd.factorize(table["item"])[0]
-    while True:
-        n_items = np.bincount(users[kept], minlength=users.max(initial=-1) + 1)[users]
-        n_users = np.bincount(items[kept], minlength=items.max(initial=-1) + 1)[items]
-        still = kept & (n_items >= rules.min_items_per_user) & (n_users >= rules.min_users_per_item)
-        if still.sum() == kept.sum():
-            break
-        kept = still
-    drop("too_little_support", ~kept)

@@ -30,14 +30,14 @@ _THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")  # 1,234 an
 _POINTS: Final = re.compile(r"[+-]?\d{1,3}(?:\.\d{3}){2,}")  # 1.234.567
 _BOOLEANS: Final = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 # Numbers above these would be seconds after the year 5138, so they are milli-, micro- or nanoseconds.
-_PARTS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
-_COMPACT: Final = r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:\d{6})?)?)?"
-_COMPACT_FORMATS: Final = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
+PARTS: Final = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))
+COMPACT: Final = r"(?:19|20)\d\d(?:(?:0[1-9]|1[0-2])(?:(?:0[1-9]|[12]\d|3[01])(?:\d{6})?)?)?"
+COMPACT_FORMATS: Final = {4: "%Y", 6: "%Y%m", 8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
 _ZONE: Final = r"(?:[Zz]|(?<=[\d.])\s*[+-]\d{2}(?::?\d{2})?)$"
 _NUMERIC_DATE: Final = (
     r"^\s*(?P<first>\d{1,2})(?P<mark>[./-])(?P<second>\d{1,2})(?P=mark)(?P<year>\d{4})(?P<rest>\D.*)?$"
 )
-_PLAUSIBLE_S: Final = (315_532_800.0, 4_102_444_800.0)  # 1980 to 2100
+PLAUSIBLE_S: Final = (315_532_800.0, 4_102_444_800.0)  # 1980 to 2100
 Seconds = npt.NDArray[np.float64]
 
 
@@ -80,14 +80,28 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
     """
     codes, values = pd.factorize(column)
     raw = [str(value) for value in values]
+    found, counts = normalize_ids(path, str(column.name), raw, np.bincount(codes[codes >= 0], minlength=len(raw)))
+    ids = np.array([*(text or None for text in found), None], dtype=object)  # a missing cell has the code -1
+    return pd.Series(ids[codes], index=column.index, name=column.name, dtype=object), counts
+
+
+def normalize_ids(path: Path, name: str, raw: list[str], rows: npt.NDArray[np.int64]) -> tuple[list[str], IdCounts]:
+    """Return the normalised id of each different text of a column, empty if it is missing; see `id_column`.
+
+    Args:
+        name: of the column.
+        raw: different texts.
+        rows: number of rows with each.
+
+    Raises:
+        DataError: the ids went through floating point and have lost digits.
+    """
     normalized = [normalize_id(text) for text in raw]
     named = [text for text in normalized if text and text.lower() not in _LIKE_MISSING]
     if named and all(map(_NUMBER.fullmatch, named)):  # among numbers, nan and null are missing values, not names
         normalized = [text if text.lower() not in _LIKE_MISSING else "" for text in normalized]
-    _check_digits(path, str(column.name), normalized)
+    _check_digits(path, name, normalized)
     whole = whole_numbers(normalized)
-    ids = np.array([*(text or None for text in whole), None], dtype=object)  # a missing cell has the code -1
-    rows = np.bincount(codes[codes >= 0], minlength=len(raw))
     changed = np.array([a != b for a, b in zip(raw, normalized, strict=True)], np.bool_)
     counts = IdCounts(
         n_rows=int(rows[changed].sum()),
@@ -95,7 +109,7 @@ def id_column(path: Path, column: pd.Series[Any]) -> tuple[pd.Series[Any], IdCou
         n_suspect=int(rows[[text.lower() in _LIKE_MISSING for text in whole]].sum()),
         n_points=sum(a != b for a, b in zip(normalized, whole, strict=True)),
     )
-    return pd.Series(ids[codes], index=column.index, name=column.name, dtype=object), counts
+    return whole, counts
 
 
 def whole_numbers(texts: list[str]) -> list[str]:
@@ -130,41 +144,39 @@ def _check_digits(path: Path, name: str, texts: list[str]) -> None:
         )
 
 
-def numbers_of(
-    path: Path, column: pd.Series[Any], *, separator: str | None, option: str
+def parse_numbers(
+    path: Path, name: str, texts: list[str], *, separator: str | None, option: str
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Return a column as numbers (NaN for other cells), and notes on how it was read.
+    """Return the number that each different text of a column is (NaN for others), and notes on how they were read.
 
     Args:
+        name: of the column.
         separator: of the table's cells; if it is a comma, a comma in a quoted cell separates thousands.
         option: the option that names the column, for the message.
 
     Raises:
         DataError: the column does not show whether 1,234 is 1234 or 1.234.
     """
-    codes, values = pd.factorize(column)
-    texts = [str(value).strip() for value in values]
+    texts = [text.strip() for text in texts]
     numbers = _plain(texts)
     notes: tuple[str, ...] = ()
     odd = [place for place, text in enumerate(texts) if np.isnan(numbers[place]) and any(map(str.isdigit, text))]
     if odd:
         written = [_BLANKS.sub("", texts[place]) for place in odd]
-        is_decimal = _comma_is_decimal(path, str(column.name), written, separator, option)
+        is_decimal = _comma_is_decimal(path, name, written, separator, option)
         plain = [_replaced(text, is_decimal=is_decimal) for text in written]
         numbers[odd] = _plain(plain)
         if is_decimal and any("," in text for text in written):
-            notes = (f"column {column.name!r}: commas are read as decimal points",)
+            notes = (f"column {name!r}: commas are read as decimal points",)
         elif any("," in text for text in written):
-            notes = (f"column {column.name!r}: commas are read as separators of thousands",)
+            notes = (f"column {name!r}: commas are read as separators of thousands",)
         if any(map(_POINTS.fullmatch, written)):
             # 1.234.567 shows that points separate thousands, so 1.234 is 1234 too.
             same = [place for place, text in enumerate(texts) if re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text)]
             numbers[same] = _plain([texts[place].replace(".", "") for place in same])
     elif texts and all(text.lower() in _BOOLEANS for text in texts):
         numbers = _plain([_BOOLEANS[text.lower()] for text in texts])
-    if not len(numbers):
-        return np.full(len(codes), np.nan), notes
-    return np.where(codes >= 0, numbers[codes], np.nan), notes
+    return numbers, notes
 
 
 def _plain(texts: list[str]) -> npt.NDArray[np.float64]:
@@ -201,17 +213,27 @@ def flags_of(path: Path, column: pd.Series[Any], *, option: str) -> npt.NDArray[
         DataError: a cell holds anything else.
     """
     codes, values = pd.factorize(column)
-    texts = [str(value).strip().lower() for value in values]
+    # A missing cell has the code -1.
+    flags = np.append(parse_flags(path, str(column.name), [str(value) for value in values], option=option), False)
+    found: npt.NDArray[np.bool_] = flags[codes]
+    return found
+
+
+def parse_flags(path: Path, name: str, texts: list[str], *, option: str) -> npt.NDArray[np.bool_]:
+    """Return the flag that each different text of a column is; see `flags_of`.
+
+    Raises:
+        DataError: a text is no flag.
+    """
+    texts = [text.strip().lower() for text in texts]
     read = [_BOOLEANS.get(text, text.removesuffix(".0")) for text in texts]
     odd = next((text for text in read if text not in ("", "0", "1")), None)
     if odd is not None:
         raise DataError(
-            f"{path}: column {column.name!r} holds {odd!r}: expected 0 or 1, true or false, in each cell; write it so, "
+            f"{path}: column {name!r} holds {odd!r}: expected 0 or 1, true or false, in each cell; write it so, "
             f"or name another column with {option}"
         )
-    flags = np.array([text == "1" for text in read] + [False], np.bool_)  # a missing cell has the code -1
-    found: npt.NDArray[np.bool_] = flags[codes]
-    return found
+    return np.array([text == "1" for text in read], np.bool_)
 
 
 @dataclass(frozen=True)
@@ -228,18 +250,13 @@ class Times:
     n_naive: int = 0
     n_zoned: int = 0
 
-    def notes(self) -> tuple[str, ...]:
-        """Return a note if most times are implausible, because their unit was probably not recognised."""
-        known = self.seconds[np.isfinite(self.seconds)]
-        middle = float(np.median(known)) if len(known) else _PLAUSIBLE_S[0]
-        if _PLAUSIBLE_S[0] <= middle <= _PLAUSIBLE_S[1]:
-            return ()
-        day = np.datetime64(int(np.clip(middle, -6e10, 2.5e11)), "s").astype("datetime64[D]")
-        return (f"the median time is {day}: expected times from 1980 to 2100; check the unit",)
 
-    def to_dict(self) -> dict[str, int]:
-        """Return the counts for the report."""
-        return {"n_without_zone": self.n_naive, "n_with_zone": self.n_zoned}
+def time_notes(median_s: float) -> tuple[str, ...]:
+    """Return a note if most times are implausible, because their unit was probably not recognised."""
+    if PLAUSIBLE_S[0] <= median_s <= PLAUSIBLE_S[1]:
+        return ()
+    day = np.datetime64(int(np.clip(median_s, -6e10, 2.5e11)), "s").astype("datetime64[D]")
+    return (f"the median time is {day}: expected times from 1980 to 2100; check the unit",)
 
 
 def times_of(source: str, times: pd.Series[Any]) -> Times:
@@ -249,27 +266,48 @@ def times_of(source: str, times: pd.Series[Any]) -> Times:
         DataError: it is ambiguous whether dates like 03/04/2012 begin with the day or with the month.
     """
     codes, values = pd.factorize(times)
-    texts = pd.Series([str(value).strip() for value in values], dtype=object)
-    known = _times_of_texts(source, texts)
-    if not len(texts):
+    texts = [str(value).strip() for value in values]
+    if not texts:
         return Times(np.full(len(codes), np.nan))
+    seconds, is_naive, is_zoned = parse_times(source, texts)
     rows = np.bincount(codes[codes >= 0], minlength=len(texts))
-    seconds, is_naive, is_zoned = known
     return Times(np.where(codes >= 0, seconds[codes], np.nan), int(rows[is_naive].sum()), int(rows[is_zoned].sum()))
 
 
-def _times_of_texts(source: str, texts: pd.Series[Any]) -> tuple[Seconds, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return (seconds, whether without a zone, whether with one) for each different text."""
+def are_numbers(n_numbers: int, n_texts: int) -> bool:
+    """Return whether a column of times holds numbers, the other cells being unreadable.
+
+    Args:
+        n_numbers: how many of the different texts are numbers.
+        n_texts: how many different texts there are.
+    """
+    return n_numbers > 0 and 2 * n_numbers >= n_texts
+
+
+def parse_times(
+    source: str, values: list[str], *, as_numbers: bool | None = None
+) -> tuple[Seconds, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return (seconds, whether without a zone, whether with one) for each different text of a column.
+
+    Args:
+        values: without blanks around them.
+        as_numbers: whether the column holds numbers (or else dates), if these are not all of its texts.
+
+    Raises:
+        DataError: as `times_of`.
+    """
+    texts = pd.Series(values, dtype=object)
     none = np.zeros(len(texts), np.bool_)
     numbers = np.array(pd.to_numeric(texts.to_numpy(), errors="coerce"), np.float64)
     is_number = np.isfinite(numbers)
     lengths = set(texts.str.len()) if len(texts) else set()
-    if len(lengths) == 1 and lengths <= set(_COMPACT_FORMATS) and texts.str.fullmatch(_COMPACT).all():
-        parsed = _parsed(texts, _COMPACT_FORMATS[lengths.pop()])
+    may_be_compact = as_numbers is None and len(lengths) == 1 and lengths <= set(COMPACT_FORMATS)
+    if may_be_compact and texts.str.fullmatch(COMPACT).all():
+        parsed = _parsed(texts, COMPACT_FORMATS[lengths.pop()])
         return _since_1970(parsed), parsed.notna().to_numpy(np.bool_), none
-    if is_number.any() and 2 * is_number.sum() >= len(texts):
+    if are_numbers(int(is_number.sum()), len(texts)) if as_numbers is None else as_numbers:
         numbers[~is_number] = np.nan
-        for least, parts in _PARTS:
+        for least, parts in PARTS:
             numbers = np.where(np.abs(numbers) > least, numbers / parts, numbers)
         return numbers, none, none
     texts = texts.str.replace(r"\s*\[[^\]]*\]$", "", regex=True)  # Java names the zone after its offset

@@ -68,7 +68,7 @@ class LogParts:
             raise DataError(f"{self.folder}: has no part {part}: expected 0 to {self.n_parts - 1}")
         path = _part_path(self.folder, part)
         try:
-            with np.load(path, allow_pickle=False) as found:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                 columns = {name: found[name] for name in found.files}
         except FileNotFoundError as error:
             raise DataError(f"{path}: is missing: expected part {part} of {self.n_parts}; write the parts again") from (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
+from tritone_training.data.interactions.cleaning import CleaningRules, LogTraits, clean
 from tritone_training.data.interactions.columns import (
     Columns,
     distinct,
@@ -22,9 +24,12 @@ from tritone_training.data.interactions.columns import (
     shown_columns,
     usual_names,
 )
-from tritone_training.data.interactions.log import CleaningRules, Log, MetadataTable, TagTable, clean, is_text
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, is_text
 from tritone_training.data.interactions.media_files import names_text_file, read_covers, read_lyrics
-from tritone_training.data.interactions.parsing import flags_of, id_column, numbers_of, times_of, whole_numbers
+from tritone_training.data.interactions.parsing import id_column, whole_numbers
+from tritone_training.data.interactions.scratch import Scratch, open_scratch, temporary_folder
+from tritone_training.data.interactions.staging import RowColumns, StagedLog, stage_frames, stage_table
+from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.data.interactions.user_sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
@@ -56,6 +61,27 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     """
     if is_sequence_file(path):
         return load_sequences(path, rules=rules)
+    with stored_log(path, columns, rules=rules) as stored:
+        return stored.load()
+
+
+@contextmanager
+def stored_log(
+    path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None
+) -> Iterator[StoredLog]:
+    """Read and clean a listening log as `load_log`, into files that are removed at the end.
+
+    Raises:
+        DataError: as `load_log`, or disk space or memory are used up.
+    """
+    with temporary_folder() as folder:
+        with open_scratch() as scratch:
+            read = _clean_sequences if is_sequence_file(path) else _clean_table
+            stored = read(scratch, path, columns, folder, rules or CleaningRules())
+        yield stored
+
+
+def _clean_table(scratch: Scratch, path: Path, columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
     with open_table(path) as table:
         user = required(table, "user", columns.user)
         item, item_notes = item_of_log(table, columns.item, user=user)
@@ -71,34 +97,15 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
         skip = optional(table, "skipped", columns.skipped)
         chosen = {"user": user, "item": item, "plays": plays, "rating": rating, "time": time, "skipped": skip}
         distinct(table, **chosen)
-        frame = table.read([name for name in chosen.values() if name])
-    users, user_counts = id_column(path, frame.pop(user))
-    items, item_counts = id_column(path, frame.pop(item))
-    counts = None
-    number_notes: tuple[str, ...] = ()
-    if (counted := plays or rating) is not None:
         option = "--plays-column" if plays else "--rating-column"
-        counts, number_notes = numbers_of(path, frame.pop(counted), separator=table.separator, option=option)
-    times = times_of(printable(path.name), frame.pop(time)) if time else None
-    skipped = flags_of(path, frame.pop(skip), option="--skipped-column") if skip else None
-    notes = [*table.notes, *ignored_notes(table), *item_notes, *number_notes]
-    report: dict[str, Any] = {"columns": shown_columns(chosen), "notes": notes}
-    ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
-    report["ids"] = {what: found for what, found in ids.items() if found}
-    if times is not None:
-        report["times"] = times.to_dict()
-        notes.extend(times.notes())
-    return clean(
-        printable(path.name),
-        users=users,
-        items=items,
-        plays=counts if plays else None,
-        ratings=counts if rating else None,
-        times=None if times is None else times.seconds,
-        rules=rules or CleaningRules(),
-        report=report,
-        skipped=skipped,
-    )
+        source = printable(path.name)
+        staged = stage_table(scratch, source, table, RowColumns(user, item, plays or rating, time, skip, option))
+        notes = [*table.notes, *ignored_notes(table), *item_notes, *staged.count_notes, *staged.time_notes]
+    report = {"columns": shown_columns(chosen), "notes": notes, "ids": _id_report(staged)}
+    if staged.times is not None:
+        report["times"] = staged.times
+    traits = LogTraits(has_ratings=rating is not None, has_times=time is not None, has_skips=skip is not None)
+    return clean(scratch, source, staged, traits, folder=folder, rules=rules, report=report)
 
 
 def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
@@ -109,21 +116,21 @@ def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
     Raises:
         DataError: the file is missing or not UTF-8, or a line has no item.
     """
-    frame = read_sequences(path)
-    users, user_counts = id_column(path, frame["user"])
-    items, item_counts = id_column(path, frame["item"])
-    ids = {"user": user_counts.to_dict(), "item": item_counts.to_dict()}
-    return clean(
-        printable(path.name),
-        users=users,
-        items=items,
-        plays=None,
-        ratings=None,
-        times=None,
-        rules=rules or CleaningRules(),
-        report={"columns": {}, "notes": [], "ids": {what: found for what, found in ids.items() if found}},
-        is_ordered=True,
-    )
+    with temporary_folder() as folder:
+        with open_scratch() as scratch:
+            stored = _clean_sequences(scratch, path, _NO_COLUMNS, folder, rules or CleaningRules())
+        return stored.load()
+
+
+def _clean_sequences(scratch: Scratch, path: Path, _columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
+    source = printable(path.name)
+    staged = stage_frames(scratch, source, path, read_sequences(path))
+    report = {"columns": {}, "notes": [], "ids": _id_report(staged)}
+    return clean(scratch, source, staged, LogTraits(is_ordered=True), folder=folder, rules=rules, report=report)
+
+
+def _id_report(staged: StagedLog) -> dict[str, dict[str, int]]:
+    return {what: found for what, counts in staged.id_counts.items() if (found := counts.to_dict())}
 
 
 def load_friends(path: Path, columns: Columns = _NO_COLUMNS) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from tritone_training.exceptions import DataError
 MOST_EVENTS: Final = 200  # latest events of each user that are kept by default
 _SNIFFED_BYTES: Final = 1 << 16
 _SNIFFED_LINES: Final = 100
+_EVENTS_AT_ONCE: Final = 200_000
 _SEPARATORS: Final = ("\t", ",", ";", "|", "::")  # of tables
 _HEADER_WORDS: Final = frozenset({"user", "userid", "user_id", "uid"})
 Ints = npt.NDArray[np.int64]
@@ -117,8 +118,8 @@ def is_sequence_file(path: Path) -> bool:
     return min(counts) >= 2 and len(counts) > 1 and len(set(users)) == len(users)
 
 
-def read_sequences(path: Path) -> pd.DataFrame:
-    """Return the events of a file with lines `user item item ...` as columns `user` and `item`, in order of the file.
+def read_sequences(path: Path) -> Iterator[pd.DataFrame]:
+    """Yield the events of a file with lines `user item item ...` as columns `user` and `item`, in order of the file.
 
     A user may have several lines, which follow one another. A first line that names the columns is left out.
 
@@ -127,6 +128,7 @@ def read_sequences(path: Path) -> pd.DataFrame:
     """
     users: list[str] = []
     items: list[str] = []
+    is_empty = True
     for number, words in _lines(path):
         if number == 1 and words[0].lower() in _HEADER_WORDS:
             continue
@@ -137,10 +139,17 @@ def read_sequences(path: Path) -> pd.DataFrame:
             )
         users += [words[0]] * (len(words) - 1)
         items += words[1:]
-    if not users:
+        if len(users) >= _EVENTS_AT_ONCE:
+            yield _frame(users, items)
+            users, items, is_empty = [], [], False
+    if users:
+        yield _frame(users, items)
+    elif is_empty:
         raise DataError(f"{path}: is empty; expected lines of `user item item ...`")
-    frame: Any = pd.DataFrame({"user": pd.Series(users, dtype=object), "item": pd.Series(items, dtype=object)})
-    return frame  # type: ignore[no-any-return]
+
+
+def _frame(users: list[str], items: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"user": pd.Series(users, dtype=object), "item": pd.Series(items, dtype=object)})
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -9,6 +9,6 @@ with open_table(Path("plays.csv.gz")) as table:
 """
 
 from tritone_training.data.tables.opening import open_table
-from tritone_training.data.tables.table import NOT_UTF8, Table
+from tritone_training.data.tables.table import NOT_UTF8, NOTHING, Table
 
-__all__ = ["NOT_UTF8", "Table", "open_table"]
+__all__ = ["NOTHING", "NOT_UTF8", "Table", "open_table"]

@@ -184,4 +184,5 @@ def _joined(path: Path, parts: Sequence[Table], keys: Sequence[dict[str, str | N
         notes=(f"read {len(parts)} parts of a folder", *notes),
         separator=parts[0].separator,
         first_row=next((part.first_row for part in parts if part.lacks_header), ()),
+        parts=list(zip(parts, keys, strict=True)),
     )

@@ -11,7 +11,7 @@ import duckdb
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training.data.tables.table import NOTHING, Table, check_names, check_zero_bytes
+from tritone_training.data.tables.table import NOTHING, ParquetScan, Table, check_names, check_zero_bytes
 from tritone_training.exceptions import DataError
 
 _SNIFFED_ROWS: Final = 1_000
@@ -50,8 +50,16 @@ def parquet_table(path: Path, file: Path) -> Table:
     by_name = dict(zip(names, columns, strict=True))
     unusable = {name: what for name, (_, kind) in by_name.items() if (what := _no_single_value(kind))}
 
+    scan = ParquetScan(
+        file=_without_wildcards(file),
+        types={name: kind for name, (_, kind) in by_name.items()},
+        stored={name: _quoted(column) for name, (column, _) in by_name.items()},
+        texts={name: _as_text(column, kind, is_binary=column in blobs) for name, (column, kind) in by_name.items()},
+        damaged=lambda error: _damaged(path, file, error),
+    )
+
     def load(wanted: Sequence[str]) -> pd.DataFrame:
-        expressions = [_as_text(*by_name[name], is_binary=by_name[name][0] in blobs) for name in wanted]
+        expressions = [f"{scan.texts[name]} AS {scan.stored[name]}" for name in wanted]
         try:
             with _database() as database:
                 relation = database.read_parquet([_without_wildcards(file)])
@@ -71,6 +79,7 @@ def parquet_table(path: Path, file: Path) -> Table:
         load,
         unusable=unusable,
         binary=frozenset(name for name, (column, _) in by_name.items() if column in blobs),
+        scan=scan,
     )
 
 
@@ -153,7 +162,7 @@ def _as_text(name: str, kind: str, *, is_binary: bool) -> str:
         text = f"lower(hex({column}))" if is_binary else f"coalesce(try(decode({column})), CAST({column} AS VARCHAR))"
     else:
         text = f"CAST({column} AS VARCHAR)"
-    return f"{text} AS {column}"
+    return text
 
 
 def _without_wildcards(path: Path) -> str:

@@ -17,6 +17,25 @@ NOTHING: Final = "nothing"  # content of a column without values, whose type is 
 
 
 @dataclass(frozen=True, eq=False)
+class ParquetScan:
+    """What DuckDB needs to read the columns of a Parquet file by their types, without a copy in memory.
+
+    Attributes:
+        file: the unpacked file, as a pattern of `read_parquet` that matches this file only.
+        types: column -> its type in DuckDB.
+        stored: column -> its name in the file, quoted for SQL.
+        texts: column -> SQL expression that converts it to text.
+        damaged: returns the error for a file that DuckDB cannot read.
+    """
+
+    file: str
+    types: Mapping[str, str]
+    stored: Mapping[str, str]
+    texts: Mapping[str, str]
+    damaged: Callable[[Exception], DataError]
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """An opened table, whose columns are read on demand.
 
@@ -30,6 +49,9 @@ class Table:
         separator: between cells, where the format has one.
         first_row: the header, in formats where the first row may be data instead.
         numbered_rows: of a text table: yields (line in the file, cells) of each row, the header first.
+        load_chunks: yields columns in pieces of a bounded number of rows; None if the table is in memory, or Parquet.
+        scan: of a Parquet file.
+        parts: of a table in several files: each part, and the columns that its folders are (Hive), in order of rows.
     """
 
     path: Path
@@ -43,6 +65,9 @@ class Table:
     separator: str | None = None
     first_row: Sequence[str] = ()
     numbered_rows: Callable[[], Iterator[tuple[int, list[str]]]] | None = None
+    load_chunks: Callable[[Sequence[str]], Iterator[pd.DataFrame]] | None = None
+    scan: ParquetScan | None = None
+    parts: Sequence[tuple[Table, Mapping[str, str | None]]] = ()
 
     def read(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return columns as text (object dtype); missing cells are missing values.
@@ -57,6 +82,19 @@ class Table:
         frame = self.load(wanted)
         frame.columns = pd.Index(wanted, dtype=object)
         return frame
+
+    def chunks(self, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Yield columns as text in pieces of a bounded number of rows, if the format allows it.
+
+        Raises:
+            DataError: the table is damaged.
+        """
+        if self.load_chunks is None:
+            yield self.read(names)
+            return
+        for frame in self.load_chunks(names):
+            frame.columns = pd.Index(list(names), dtype=object)
+            yield frame
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
         """Yield (line or row number, cells by column) of each row that is not blank, for small tables.

@@ -119,10 +119,14 @@ def text_table(content: Content, encoding: str) -> Table:
     if encoding != UTF8:
         notes = (f"read as {encoding.upper()}", *notes)
 
-    def load(wanted: Sequence[str]) -> pd.DataFrame:
+    def load_chunks(wanted: Sequence[str]) -> Iterator[pd.DataFrame]:
         indices = [names.index(name) for name in wanted]
-        chunks = [chunk.iloc[:, indices] for chunk in _chunks(content, dialect)]
-        return pd.concat(chunks, ignore_index=True).iloc[1:].reset_index(drop=True)
+        for number, chunk in enumerate(_chunks(content, dialect)):
+            columns = chunk.iloc[:, indices]
+            yield columns.iloc[1:] if number == 0 else columns  # without the header
+
+    def load(wanted: Sequence[str]) -> pd.DataFrame:
+        return pd.concat(list(load_chunks(wanted)), ignore_index=True)
 
     return Table(
         path,
@@ -133,6 +137,7 @@ def text_table(content: Content, encoding: str) -> Table:
         separator=dialect.separator,
         first_row=header,
         numbered_rows=(lambda: _numbered_rows(content, dialect)) if len(dialect.separator) == 1 else None,
+        load_chunks=load_chunks,
     )
 
 

@@ -1,0 +1,128 @@
+"""A cleaned log as files of columns, of which one at a time is in memory.
+
+Columns: those of the pairs (`user`, `item`, `plays`, `time`, `last_time`) and of the events in order (`event_user`,
+`event_item`, `event_time`, `event_skipped`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_training.data.interactions.log import Log
+from tritone_training.data.interactions.user_sequences import UserSequences
+
+_TYPES: Final[Mapping[str, Any]] = {
+    "user": np.int32,
+    "item": np.int32,
+    "plays": np.float32,
+    "time": np.float64,
+    "last_time": np.float64,
+    "event_user": np.int32,
+    "event_item": np.int32,
+    "event_time": np.float64,
+    "event_skipped": np.bool_,
+}
+
+
+class ColumnFiles:
+    """Columns of a log in a folder, which are written piece by piece."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use a folder, which is created if it does not exist."""
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+
+    def append(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Write values after those that the column has.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        with (self._folder / name).open("ab") as file:
+            file.write(np.ascontiguousarray(values, _TYPES[name]).data)
+
+    def write(self, name: str, values: npt.NDArray[Any]) -> None:
+        """Write the values of a column.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        (self._folder / name).unlink(missing_ok=True)
+        self.append(name, values)
+
+    def read(self, name: str) -> npt.NDArray[Any]:
+        """Return the values of a column; without values if it was not written."""
+        path = self._folder / name
+        return np.fromfile(path, _TYPES[name]) if path.exists() else np.zeros(0, _TYPES[name])
+
+    def remove(self) -> None:
+        """Remove the columns."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLog:
+    """A cleaned log in a folder.
+
+    Attributes:
+        users: raw ids.
+        items: ids.
+        n_pairs: number of pairs of user and item.
+        has_times: whether pairs and events have times.
+        has_events: whether the order of listening is known.
+        report: counts of the cleaning.
+    """
+
+    folder: Path
+    source: str
+    users: Sequence[str]
+    items: Sequence[str]
+    n_pairs: int
+    has_times: bool
+    has_events: bool
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.n_pairs
+
+    def column(self, name: str) -> npt.NDArray[Any] | None:
+        """Read a column; None if the log does not have it."""
+        if name.startswith("event_") and not self.has_events:
+            return None
+        if name.endswith("time") and not self.has_times:
+            return None
+        return ColumnFiles(self.folder).read(name)
+
+    def load(self) -> Log:
+        """Return the log in memory."""
+        return log_of_columns(self)
+
+
+def log_of_columns(stored: StoredLog) -> Log:
+    """Return the log in memory."""
+    columns = {name: stored.column(name) for name in _TYPES}
+    user, item, plays = columns["user"], columns["item"], columns["plays"]
+    assert user is not None and item is not None and plays is not None  # noqa: PT018, S101 - every log has them
+    event_user, event_item, skipped = columns["event_user"], columns["event_item"], columns["event_skipped"]
+    sequences = None
+    if event_user is not None and event_item is not None and skipped is not None:
+        sequences = UserSequences(event_user, event_item, columns["event_time"], skipped)
+    return Log(
+        stored.source,
+        stored.users,
+        stored.items,
+        user,
+        item,
+        plays,
+        columns["time"],
+        stored.report,
+        columns["last_time"],
+        sequences,
+    )
