@@ -246,12 +246,21 @@ def _check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
         )
 
 
-def _opened(value: str | bytes, files: ExitStack) -> tuple[str, Opened]:
+def _opened(value: Any, files: ExitStack) -> tuple[str, Opened]:
     """Return the path of a file, or "" for its content; and what a call takes.
 
     `file:/` and `s3a://` are Spark's forms of paths and URLs.
+
+    Raises:
+        InvalidInputError: the value is neither.
+        FileAccessError: the file of a URL cannot be read.
     """
-    if not isinstance(value, str):
+    if isinstance(value, bytes | bytearray | memoryview):
         return "", io.BytesIO(value)
+    if not isinstance(value, str):
+        raise InvalidInputError(
+            f"invalid path: expected text, or the content of a file as bytes, got {type(value).__name__}",
+            argument="path",
+        )
     url = re.sub(r"^s3a://", "s3://", re.sub(r"^file:/+", "/", value))
     return value, files.enter_context(open_file(url)) if is_remote(url) else url

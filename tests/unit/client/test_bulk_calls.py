@@ -83,10 +83,10 @@ def test_a_row_has_the_columns_of_its_operation(recording: str) -> None:
 
 def test_rows_keep_their_order_and_errors_their_row(recording: str, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound")
-    inputs = [recording, str(tmp_path / "text.wav"), recording, str(tmp_path / "gone.wav"), "ftp://host/a.wav"]
+    inputs = [recording, str(tmp_path / "text.wav"), recording, str(tmp_path / "gone.wav"), "ftp://host/a.wav", None, 7]
     rows = caller_of(failing(), concurrency=3).rows({"path": path} for path in inputs)
     kinds = [row["error_type"] for row in rows]
-    assert kinds == [None, "unreadable", None, "missing", "invalid_url"]
+    assert kinds == [None, "unreadable", None, "missing", "invalid_url", "rejected", "rejected"]
     assert "text.wav" in rows[1]["error"]
     assert rows[1]["embedding"] is None
 
