@@ -145,7 +145,8 @@ bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documenta
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
 audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
-	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
+	@for pins in constraints.txt constraints-engines.txt ; do \
+	    $(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r $$pins $(ARGS) || exit 1; done
 
 peer: $(DEV_READY)  ## Compare Triton with a hand-written FastAPI service of the same model
 	@$(BIN)/python -m benchmarks.load_peer $(ARGS)
