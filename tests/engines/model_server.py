@@ -37,6 +37,7 @@ class ModelServer:
             if line == READY:
                 return
             said.append(line)
+        self.stop()
         raise AssertionError(f"{command} ended: {said}")
 
     def stop(self) -> None:
@@ -52,10 +53,13 @@ def main() -> None:
     from tritone_serving import ServerOptions, TritonServer
 
     folder, port = Path(sys.argv[1]), int(sys.argv[2])
-    if not any(folder.iterdir()):
-        make_repository(folder)
-        shutil.copytree(recommender_models.served("recommender").repository, folder, dirs_exist_ok=True)
-    options = ServerOptions(repository=folder, grpc_port=port, http_port=0, metrics_port=0, stop_timeout_s=1.0)
+    models, state = folder / "models", folder / "state"
+    if not models.exists():
+        make_repository(models)
+        shutil.copytree(recommender_models.served("recommender").repository, models, dirs_exist_ok=True)
+        shutil.copytree(recommender_models.state_folder(), state)
+    os.environ["XDG_STATE_HOME"] = str(state)  # with the key of the users' pseudonyms
+    options = ServerOptions(repository=models, grpc_port=port, http_port=0, metrics_port=0, stop_timeout_s=1.0)
     with TritonServer.start(options):
         print(READY, end="", flush=True)
         sys.stdin.read()
