@@ -25,6 +25,7 @@ import glob
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +89,9 @@ def filesystem(url: PathLike) -> Any:
         import fsspec
 
         if scheme != "file":
-            __import__(_PACKAGES[scheme])
+            with warnings.catch_warnings():  # Google's packages announce the end of support for versions of Python
+                warnings.simplefilter("ignore", FutureWarning)
+                __import__(_PACKAGES[scheme])
     except ImportError as error:
         package = _PACKAGES.get(scheme, "fsspec")
         raise MissingExtraError(

@@ -78,7 +78,9 @@ def test_each_image_is_pinned_and_installed_by_its_one_script(path: Path) -> Non
 
 
 # An edit of these may install the dependencies again.
-DEPENDENCY_FILES = {"pyproject.toml", "constraints.txt", "docker/common.sh", "docker/requirements.py"}
+DEPENDENCY_FILES = {
+    "pyproject.toml", "constraints.txt", "constraints-engines.txt", "docker/common.sh", "docker/requirements.py",
+}  # fmt: skip
 
 
 def layers(path: Path, root: Path, n: int | None = None) -> list[tuple[str, str]]:

@@ -49,6 +49,7 @@ _KNOWN_REMARKS = (
     r".*lr_scheduler.step\(\).*before.*",
     r".*`broadcast_buffers` is deprecated.*",  # torch 2.9 has no other
     r".*find_unused_parameters=True was specified.*",  # whether there are any depends on the batch
+    r"You are using a Python version .*",  # of Google's packages, which Lightning imports where gcsfs is installed
 )
 
 

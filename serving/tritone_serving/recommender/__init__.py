@@ -5,7 +5,8 @@ standard library (`events`, `ids`, `security.callers`), so that the backend can 
 dependencies.
 """
 
-from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
+from tritone_serving.recommender.artifact import Artifact, open_artifact
+from tritone_serving.recommender.artifact_writing import write_artifact
 from tritone_serving.recommender.base_models.remote import RemoteInputs
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, KeyFileError, RecommenderError
 from tritone_serving.recommender.moods import MOODS, AppliedMood

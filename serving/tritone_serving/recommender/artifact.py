@@ -9,6 +9,7 @@ sequence.*.npy           (U, I) sparse: latest listens (0) and skips (1) in orde
 sequence.times.npy       time of each, seconds since 1970, 0 where unknown; optional
 friends.*.npy            (U, U) sparse
 <base_model>.<array>.npy parameters of each base model
+derived.<array>.npy      computed from the others, so that all processes map one copy, see `derived`; optional
 ```
 Items are in descending order of their number of listeners; items without listeners, known from metadata only, come
 last. Nothing is pickled, and the content is validated against the manifest when the folder is opened.
@@ -19,17 +20,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.derived_validation import DERIVED, check_derived, described_derived
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.texts import Texts
 from tritone_serving.recommender.validation import check_arrays, check_manifest
 
 PRIVATE_FILE: Final = 0o600
@@ -85,11 +88,15 @@ class Artifact:
     Attributes:
         manifest: content of recommender.json.
         arrays: name -> read-only memory-mapped array.
+        derived: arrays that were computed from `arrays` at writing; empty for artifacts of earlier versions.
+        spans: sparse matrix -> smallest and largest column index, see `Rows.span`.
     """
 
     folder: Path
     manifest: Mapping[str, Any]
     arrays: Mapping[str, Array]
+    derived: Mapping[str, Array] = field(default_factory=dict)
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def n_items(self) -> int:
@@ -106,22 +113,25 @@ class Artifact:
             ArtifactError: one of its arrays is missing.
         """
         try:
-            return Rows(*(self.arrays[f"{name}.{part}"] for part in ("starts", "columns", "values")))
+            starts, columns, values = (self.arrays[f"{name}.{part}"] for part in ("starts", "columns", "values"))
         except KeyError as error:
             raise ArtifactError(f"{self.folder}: lacks {error.args[0]}.npy; export the recommender again") from None
+        return Rows(starts, columns, values, self.spans.get(name))
 
-    def texts(self, name: str) -> list[str]:
-        """Return the strings that were written with `text_arrays`.
+    def derive(self, part: str, build: Callable[[Artifact], dict[str, Array]]) -> dict[str, Array]:
+        """Return the derived arrays of one part, such as `words`: those that are mapped, or else computed ones.
 
-        Raises:
-            ArtifactError: they are not valid UTF-8.
+        Args:
+            part: name of the part.
+            build: computes its arrays, by their names without the part.
         """
-        ids, ends = self.arrays[f"{name}.ids"].tobytes(), self.arrays[f"{name}.ends"]
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        try:
-            return [ids[a:b].decode("utf-8") for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        except UnicodeDecodeError:
-            raise ArtifactError(f"{self.folder}: {name}.ids holds bytes that are not UTF-8; export again") from None
+        prefix = f"{DERIVED}.{part}."
+        found = {name.removeprefix(prefix): each for name, each in self.derived.items() if name.startswith(prefix)}
+        return found or build(self)
+
+    def texts(self, name: str) -> Texts:
+        """Return the strings that were written with `text_arrays`, decoded when they are read."""
+        return Texts(self.arrays[f"{name}.ids"], self.arrays[f"{name}.ends"])
 
 
 def rows_arrays(name: str, rows: Rows) -> dict[str, Array]:
@@ -136,36 +146,10 @@ def text_arrays(name: str, texts: Sequence[str]) -> dict[str, Array]:
     return {f"{name}.ids": np.frombuffer(b"".join(encoded), np.uint8), f"{name}.ends": ends}
 
 
-def write_artifact(folder: Path, manifest: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-    """Write an artifact; the manifest is written last, so that an incomplete artifact is not mistaken for a valid one.
-
-    Arrays of an earlier artifact in the folder are removed. Folder and files are readable by their owner only.
-    """
-    make_private_folder(folder)
-    described = {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in sorted(arrays.items())}
-    for name, array in arrays.items():
-        with replacing_private(folder / f"{name}.npy") as file:
-            _write_array(file, np.ascontiguousarray(array))
-    whole = {"format": FORMAT, **manifest, "arrays": described}
-    text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with replacing_private(folder / MANIFEST) as file:
-        file.write(text.encode())
-    for path in folder.glob("*.npy"):
-        if path.name.removesuffix(".npy") not in described:
-            path.unlink()
-
-
-def _write_array(file: BinaryIO, array: Array) -> None:
-    """Write a .npy file as `np.save` does, but raise the original OSError if the disk is full."""
-    npy: Any = np.lib.format  # has no type hints
-    npy.write_array_header_1_0(file, npy.header_data_from_array_1_0(array))
-    file.write(array.data)
-
-
 def files_of(artifact: Artifact) -> Iterator[Path]:
     """Yield the paths of an artifact's files, the manifest first."""
     yield artifact.folder / MANIFEST
-    for name in artifact.arrays:
+    for name in (*artifact.arrays, *artifact.derived):
         yield artifact.folder / f"{name}.npy"
 
 
@@ -176,30 +160,38 @@ def open_artifact(folder: Path) -> Artifact:
         ArtifactError: it is missing, damaged, or of another format version.
     """
     manifest = read_manifest(folder)
+    arrays = _map_all(folder, manifest["arrays"])
+    derived = _map_all(folder, described_derived(manifest))
+    try:
+        spans = check_arrays(manifest, arrays)
+        check_derived(manifest, arrays, derived)
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: is damaged ({error}); export again") from error
+    return Artifact(folder, manifest, arrays, derived, spans)
+
+
+def _map_all(folder: Path, described: Mapping[str, Any]) -> dict[str, Array]:
+    """Map arrays that a manifest describes."""
     arrays: dict[str, Array] = {}
-    for name, described in manifest["arrays"].items():
+    for name, each in described.items():
         if not _ARRAY_NAME.fullmatch(name):  # used as a file name
             raise ArtifactError(
                 f"{folder / MANIFEST}: names an array {name!r}; expected letters, digits, '_', '.', '-'"
             )
         path = folder / f"{name}.npy"
         try:
-            array = _map(path, described["shape"])
+            array = _map(path, each["shape"])
         except FileNotFoundError:
             raise ArtifactError(f"{path}: is missing, though {MANIFEST} names it; export again") from None
         except (OSError, ValueError, EOFError) as error:
             raise ArtifactError(f"{path}: is damaged ({error}); export again") from error
-        if list(array.shape) != described["shape"] or array.dtype.str != described["dtype"]:
+        if list(array.shape) != each["shape"] or array.dtype.str != each["dtype"]:
             raise ArtifactError(
-                f"{path}: holds {array.dtype.str} {list(array.shape)}, {MANIFEST} says {described['dtype']} "
-                f"{described['shape']}; the files do not belong together, export again"
+                f"{path}: holds {array.dtype.str} {list(array.shape)}, {MANIFEST} says {each['dtype']} "
+                f"{each['shape']}; the files do not belong together, export again"
             )
         arrays[name] = array
-    try:
-        check_arrays(manifest, arrays)
-    except ValueError as error:
-        raise ArtifactError(f"{folder}: is damaged ({error}); export again") from error
-    return Artifact(folder, manifest, arrays)
+    return arrays
 
 
 def _map(path: Path, shape: Sequence[int]) -> Array:
@@ -232,6 +224,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{path}: lacks {', '.join(sorted(missing))}; train and export again")
     try:
         check_manifest(manifest)
+        described_derived(manifest)
     except (ValueError, KeyError) as error:
         raise ArtifactError(f"{path}: is damaged ({error}); export again") from error
     return dict(manifest)

@@ -55,7 +55,7 @@ class RequestBatch:
     is_known: npt.NDArray[np.bool_]
     sequences: SequenceBatch | None = None
     is_session: npt.NDArray[np.bool_] | None = None
-    memo: dict[str, Floats] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

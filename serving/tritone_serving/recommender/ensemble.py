@@ -131,7 +131,9 @@ class Blend:
         """Start with scores of 0.
 
         Args:
-            n_listened: number of items with listeners, which come first.
+            n_requests: B.
+            n_listened: number of the scored items with listeners, which come first.
+            n_items: number of scored items.
         """
         self._n_listened = n_listened
         self._total = np.zeros((n_requests, n_items), np.float32)

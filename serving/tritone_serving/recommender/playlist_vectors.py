@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
+from tritone_serving.recommender.item_index import listener_counts
 from tritone_serving.recommender.requests import MIN_FRIENDS
 
 _N_SOUND: Final = 32
@@ -55,6 +56,28 @@ class TrackVectors:
         if not blocks:
             return cls(np.zeros((artifact.n_items, 1), np.float32), ())
         return cls(_unit(np.concatenate(list(blocks.values()), axis=1)), tuple(blocks))
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> TrackVectors:
+        """Return the vectors that `playlist_arrays` computed."""
+        is_joined = zip(_SPACES, arrays["spaces"].tolist(), strict=True)
+        return cls(arrays["vectors"], tuple(name for name, joined in is_joined if joined))
+
+
+def playlist_arrays(artifact: Artifact) -> dict[str, npt.NDArray[Any]]:
+    """Return what playlists are made from: `vectors` (I, D), which spaces they join, and each item's artist.
+
+    `artists` (I,) holds numbers; items without an artist have numbers of their own.
+    """
+    joint = TrackVectors.of(artifact, listener_counts(artifact))
+    artists = np.arange(artifact.n_items, dtype=np.int32)
+    if "artists.ends" in artifact.arrays:
+        numbers: dict[str, int] = {}
+        keys = (text.strip().casefold() or f"\0{index}" for index, text in enumerate(artifact.texts("artists")))
+        each = (numbers.setdefault(key, len(numbers)) for key in keys)
+        artists = np.fromiter(each, np.int32, artifact.n_items)
+    spaces = np.array([name in joint.spaces for name in _SPACES], np.uint8)
+    return {"vectors": joint.vectors, "spaces": spaces, "artists": artists}
 
 
 def _listening(artifact: Artifact, n_listeners: Ints) -> Floats | None:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import AppliedMood
-from tritone_serving.recommender.playlist_vectors import TrackVectors
+from tritone_serving.recommender.playlist_vectors import TrackVectors, playlist_arrays
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.requests import MOST_HISTORY, RecommendRequest, UnknownInputs
 
@@ -163,11 +163,11 @@ class PlaylistMaker:
     """Makes playlists from the items of one recommender. Safe to use from several threads."""
 
     def __init__(self, recommender: Recommender) -> None:
-        """Join the vectors of all items, which takes about a second for 20,000 items with recordings."""
+        """Read the vectors of all items, or compute them for artifacts that were written without."""
         self._recommender = recommender
-        n_listeners = recommender.resolver.n_listeners
-        self._vectors = TrackVectors.of(recommender.artifact, n_listeners)
-        self._known: Floats = _KNOWN * (n_listeners / (n_listeners + _LISTENERS)).astype(np.float32)
+        arrays = recommender.artifact.derive("playlists", playlist_arrays)
+        self._vectors = TrackVectors.from_arrays(arrays)
+        self._artists = arrays["artists"]
 
     def make(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
         """Return a playlist.
@@ -243,7 +243,8 @@ class PlaylistMaker:
         batch = resolved.batch
         mood = batch.moods[0] if listener.mood is None else recommender.resolver.given_mood(listener)
         chance = np.random.default_rng(request.seed).random(recommender.artifact.n_items, np.float32)
-        values: Floats = _CHANCE * chance + self._known
+        n_listeners = recommender.resolver.n_listeners
+        values: Floats = _CHANCE * chance + _KNOWN * (n_listeners / (n_listeners + _LISTENERS)).astype(np.float32)
         by_taste = bool(batch.has_history[0]) or batch.embeddings is not None
         if by_taste:
             values += _TASTE * _share_of_range(recommender.score(resolved).ensemble[0])
@@ -312,17 +313,6 @@ class PlaylistMaker:
         most = max(4, n // 16)
         varied: Ints = np.unique(np.concatenate([best[: n // 2], wide[ranks < most][: n // 2]]))
         return varied
-
-    @cached_property
-    def _artists(self) -> Ints:
-        """(I,) number of each item's artist; items without one have numbers of their own."""
-        texts = self._recommender.artists
-        n_items = self._recommender.artifact.n_items
-        if texts is None:
-            return np.arange(n_items)
-        numbers: dict[str, int] = {}
-        keys = [text.strip().casefold() or f"\0{index}" for index, text in enumerate(texts)]
-        return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
     @cached_property
     def _has_artists(self) -> bool:

@@ -77,24 +77,37 @@ def _promising(scores: Floats, k: int) -> Places:
     return np.flatnonzero(scores >= np.partition(best, n_groups - k)[n_groups - k])
 
 
+def pool_size(k: int) -> int:
+    """Return how many items are re-ranked to select k of them."""
+    return min(max(k * _POOL_PER_ITEM, _SMALLEST_POOL), max(k, _LARGEST_POOL))
+
+
 def rank(
-    scores: Floats, k: int, *, diversity: float, novelty: float, popularity: Floats, vectors: Floats | None
+    scores: Floats,
+    k: int,
+    *,
+    diversity: float,
+    novelty: float,
+    popularity: Floats,
+    vectors: Floats | None,
+    scored: Places | None = None,
 ) -> Ranked:
     """Select k items by maximal marginal relevance (Carbonell & Goldstein 1998) with a bonus for unpopular items.
 
     Args:
-        scores: (I,) relevance, -inf for excluded items.
+        scores: (I,) relevance, -inf for excluded items; or (n,) of some items.
+        k: number of items.
         diversity: 0..1, weight of the similarity to items selected before.
         novelty: 0..1, weight of the bonus.
         popularity: (I,) 0..1.
         vectors: (I, D) of norm 1; without them diversity has no effect.
+        scored: (n,) the items that have scores, ascending; None for all.
     """
+    places = top(scores, k if diversity == 0 and novelty == 0 else pool_size(k))
+    pool, relevance = places if scored is None else scored[places], scores[places]
     if diversity == 0 and novelty == 0:
-        items = top(scores, k)
-        none = np.zeros(len(items), np.float32)
-        return Ranked(items, scores[items], none, none)
-    pool = top(scores, min(max(k * _POOL_PER_ITEM, _SMALLEST_POOL), max(k, _LARGEST_POOL)))
-    relevance = scores[pool]
+        none = np.zeros(len(pool), np.float32)
+        return Ranked(pool, relevance, none, none)
     spread = float(relevance[0] - relevance[-1]) if len(pool) else 0.0  # the unit of both bonuses
     bonus = (novelty * spread * (1 - popularity[pool])).astype(np.float32)
     if diversity == 0 or vectors is None:

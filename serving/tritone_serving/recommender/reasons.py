@@ -58,7 +58,7 @@ def reasons_of(
         base_model = scorer.base_models[name]
         for some in _slices(len(ranked.items), int(batch.history.counts[row])):
             items = ranked.items[some]
-            raw = model_scores[row, items]
+            raw = model_scores[row, scored.positions(items)]
             # A network's scores cannot be attributed to single items of a history.
             parts = (
                 [whole("history", raw)]

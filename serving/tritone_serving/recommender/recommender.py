@@ -34,6 +34,7 @@ from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, RemoteInputs, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.candidates import CandidateScorer, CandidateScores, CandidateSettings
 from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
 from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
@@ -43,7 +44,7 @@ from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
-    Floats,
+    Ints,
     RecommendRequest,
     RecommendResponse,
     ScoreReason,
@@ -62,8 +63,15 @@ from tritone_serving.recommender.scorer import (
 )
 from tritone_serving.recommender.similarity import SimilarItem, similar_items
 from tritone_serving.recommender.text_search import TextSearch
+from tritone_serving.recommender.texts import Texts
 from tritone_serving.recommender.title_resolution import TitleResolver
-from tritone_serving.recommender.track_search import SearchRequest, SearchResponse, TrackSearch
+from tritone_serving.recommender.track_search import (
+    SearchRequest,
+    SearchResponse,
+    TrackSearch,
+    search_arrays_of,
+    texts_of_items,
+)
 
 _NEVER: Final = np.float32(-np.inf)
 _LONGEST_NAME: Final = 60  # characters of a title or an artist in an error
@@ -91,11 +99,15 @@ class Recommender:
         on_base_model: OnBaseModel | None = None,
         *,
         min_friends: int = MIN_FRIENDS,
+        candidates: CandidateSettings | None = None,
     ) -> None:
         self.artifact = artifact
         self.min_friends = min_friends
         self.scorer = EnsembleScorer(artifact, base_models, on_base_model)
-        self.item_ids: tuple[str, ...] = tuple(artifact.texts("items"))
+        self._candidates = None
+        if candidates is not None and artifact.n_items >= candidates.from_items:
+            self._candidates = CandidateScorer(self.scorer, candidates)
+        self.item_ids = artifact.texts("items")
         self.titles, self.artists = (_texts(artifact, name) for name in ("titles", "artists"))
         self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
@@ -105,7 +117,13 @@ class Recommender:
 
     @classmethod
     def open(
-        cls, folder: Path, *, key: bytes, on_base_model: OnBaseModel | None = None, min_friends: int = MIN_FRIENDS
+        cls,
+        folder: Path,
+        *,
+        key: bytes,
+        on_base_model: OnBaseModel | None = None,
+        min_friends: int = MIN_FRIENDS,
+        candidates: CandidateSettings | None = None,
     ) -> Recommender:
         """Open an artifact with its arrays mapped into memory.
 
@@ -114,6 +132,7 @@ class Recommender:
             key: key of the users' pseudonyms.
             on_base_model: called with the name of a local base model and the seconds it took to score a batch.
             min_friends: smallest number of friends whose shared listening may be named in reasons.
+            candidates: from which size of the catalogue on only candidates are scored to recommend; None for never.
 
         Raises:
             ArtifactError: the artifact is missing, damaged, of another version, or was made with another key.
@@ -129,7 +148,7 @@ class Recommender:
             **open_remote_base_models(artifact),
         }
         resolver = Resolver(artifact, key, min_friends=min_friends)
-        return cls(artifact, resolver, base_models, on_base_model, min_friends=min_friends)
+        return cls(artifact, resolver, base_models, on_base_model, min_friends=min_friends, candidates=candidates)
 
     # --- recommend -----------------------------------------------------------------------------
 
@@ -209,11 +228,14 @@ class Recommender:
         arms = [self.scorer.arm(request) for request in requests]
         return ResolvedRequests(requests, batch, arms, self.scorer.remote_inputs(batch), [None] * n)
 
-    def score_local(self, resolved: ResolvedRequests) -> LocalScores:
+    def score_local(self, resolved: ResolvedRequests) -> LocalScores | CandidateScores:
         """Return the scores of the local base models, which can be computed while remote ones run elsewhere.
 
-        Base models without a weight for any of the requests are left out.
+        Base models without a weight for any of the requests are left out. For catalogues from the size in the
+        settings on, only candidates are scored.
         """
+        if self._candidates is not None:
+            return self._candidates.score_local(resolved.batch, resolved.requests, resolved.arms, self._excluded)
         return self.scorer.score_local(resolved.batch, resolved.arms)
 
     def needed_remote_inputs(self, resolved: ResolvedRequests) -> dict[str, RemoteInputs]:
@@ -228,7 +250,7 @@ class Recommender:
         remote_scores: RemoteScores | None = None,
         local: LocalScores | None = None,
     ) -> Scored:
-        """Return the unfiltered scores of all base models and of the ensemble.
+        """Return the unfiltered scores of all items by all base models and the ensemble.
 
         Args:
             resolved: result of `resolve`.
@@ -244,21 +266,21 @@ class Recommender:
             if isinstance(response, InvalidRequestError):
                 raise response
         every = self.scorer.score_local(resolved.batch, resolved.arms, every=True) if local is None else local
-        return self._score(resolved, remote_scores, every)
+        return self.scorer.combine(resolved.batch, resolved.arms, every, remote_scores or {})
 
     def respond(
         self,
         resolved: ResolvedRequests,
         *,
         remote_scores: RemoteScores | None = None,
-        local: LocalScores | None = None,
+        local: LocalScores | CandidateScores | None = None,
     ) -> list[RecommendResponse | InvalidRequestError]:
         """Recommend items for resolved requests.
 
         Args:
             resolved: result of `resolve`.
             remote_scores: as in `score`.
-            local: as in `score`.
+            local: result of `score_local` for the same requests; computed if it is None.
 
         Returns:
             in the order of the requests, a response or the reason why the request is invalid.
@@ -268,7 +290,12 @@ class Recommender:
         """
         answers: Iterator[RecommendResponse] = iter(())
         if resolved.requests:
-            answers = iter(self._recommend(resolved, self._score(resolved, remote_scores, local)))
+            found = self.score_local(resolved) if local is None else local
+            if isinstance(found, CandidateScores):
+                answers = self._recommend_candidates(resolved, found, remote_scores or {})
+            else:
+                scored = self.scorer.combine(resolved.batch, resolved.arms, found, remote_scores or {})
+                answers = self._recommend(resolved.requests, resolved.batch, scored)
         responses = [next(answers) if response is None else response for response in resolved.responses]
         if resolved.is_without_events:
             responses = [_without_events(each) for each in responses]
@@ -300,39 +327,41 @@ class Recommender:
             n_consumed=self.resolver.n_stored(user),
         )
 
-    def _score(
-        self, resolved: ResolvedRequests, remote_scores: RemoteScores | None, local: LocalScores | None
-    ) -> Scored:
-        local = self.score_local(resolved) if local is None else local
-        return self.scorer.combine(resolved.batch, resolved.arms, local, remote_scores or {})
+    def _recommend_candidates(
+        self, resolved: ResolvedRequests, local: CandidateScores, remote_scores: RemoteScores
+    ) -> Iterator[RecommendResponse]:
+        assert self._candidates is not None  # noqa: S101 - checked by the caller
+        for row, (request, arm) in enumerate(zip(resolved.requests, resolved.arms, strict=True)):
+            batch = local.batches[row]
+            scored = self._candidates.combine(row, local, arm, self._excluded(batch, 0, request), remote_scores)
+            yield from self._recommend([request], batch, scored)
 
-    def _recommend(self, resolved: ResolvedRequests, scored: Scored) -> list[RecommendResponse]:
-        batch = resolved.batch
-        total = scored.ensemble
-        answers = []
-        for row, request in enumerate(resolved.requests):
-            n_consumed = self._mask(total[row], request, batch, row)
+    def _recommend(
+        self, requests: Sequence[RecommendRequest], batch: RequestBatch, scored: Scored
+    ) -> Iterator[RecommendResponse]:
+        for row, request in enumerate(requests):
+            scores = scored.ensemble[row]
+            if scored.items is None:  # else they are not among the candidates
+                scores[self._excluded(batch, row, request)] = _NEVER
             ranked = rank(
-                total[row],
+                scores,
                 request.k,
                 diversity=request.diversity,
                 novelty=request.novelty,
                 popularity=self._popularity,
                 vectors=self._vectors,
+                scored=scored.items,
             )
-            answers.append(
-                RecommendResponse(
-                    items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
-                    scores=ranked.scores,
-                    source=self._source(request, batch, row),
-                    reasons=self._reasons(request, batch, row, ranked, scored),
-                    unknown=batch.unknown[row],
-                    arm=scored.arms[row],
-                    n_consumed=n_consumed,
-                    mood=batch.moods[row],
-                )
+            yield RecommendResponse(
+                items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
+                scores=ranked.scores,
+                source=self._source(request, batch, row),
+                reasons=self._reasons(request, batch, row, ranked, scored),
+                unknown=batch.unknown[row],
+                arm=scored.arms[row],
+                n_consumed=int(batch.consumed.counts[row]) if request.filter_listened else 0,
+                mood=batch.moods[row],
             )
-        return answers
 
     def _reasons(
         self, request: RecommendRequest, batch: RequestBatch, row: int, ranked: Ranked, scored: Scored
@@ -341,17 +370,15 @@ class Recommender:
             return ()
         return reasons_of(self, batch, row, ranked=ranked, scored=scored, is_trusted=request.caller.is_trusted)
 
-    def _mask(self, scores: Floats, request: RecommendRequest, batch: RequestBatch, row: int) -> int:
-        """Set the scores of excluded items to -inf; return how many were excluded because the user listened to them."""
-        consumed = batch.consumed.row(row)[0]
+    def _excluded(self, batch: RequestBatch, row: int, request: RecommendRequest) -> Ints:
+        """Return the items that must not be recommended: rejected, excluded, and those listened to before."""
         history, weights = batch.history.row(row)
-        scores[history[weights < 0]] = _NEVER
+        excluded = [history[weights < 0].astype(np.int64)]
         if request.exclude:
-            scores[self.resolver.items(request.exclude)[0]] = _NEVER
-        if not request.filter_listened:
-            return 0
-        scores[consumed] = _NEVER
-        return len(consumed)
+            excluded.append(np.array(self.resolver.items(request.exclude)[0], np.int64))
+        if request.filter_listened:
+            excluded.append(batch.consumed.row(row)[0].astype(np.int64))
+        return np.concatenate(excluded)
 
     def _source(self, request: RecommendRequest, batch: RequestBatch, row: int) -> Source:
         if batch.n_history[row]:
@@ -375,9 +402,8 @@ class Recommender:
 
     @cached_property
     def track_search(self) -> TrackSearch:
-        """Search index of ids, titles and artists; building it takes about a second for 100,000 items."""
-        texts = {"id": self.item_ids, "title": self.titles, "artist": self.artists}
-        return TrackSearch({field: each for field, each in texts.items() if each is not None})
+        """Search index of ids, titles and artists."""
+        return TrackSearch(texts_of_items(self.artifact), self.artifact.derive("search", search_arrays_of))
 
     def search(self, search: SearchRequest) -> SearchResponse:
         """Find items by id, title or artist.
@@ -389,7 +415,7 @@ class Recommender:
 
     @cached_property
     def text_search(self) -> TextSearch:
-        """Search index of descriptions; building it takes seconds for 100,000 items.
+        """Search index of descriptions.
 
         Raises:
             ArtifactError: the arrays of the search are damaged.
@@ -400,7 +426,7 @@ class Recommender:
 
     @cached_property
     def playlist_maker(self) -> PlaylistMaker:
-        """Maker of playlists; building it takes about a second for 20,000 items with recordings."""
+        """Maker of playlists."""
         return PlaylistMaker(self)
 
     def playlist(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
@@ -462,5 +488,5 @@ def _without_events(response: RecommendResponse | InvalidRequestError) -> Recomm
     return replace(response, unknown=replace(response.unknown, events=True))
 
 
-def _texts(artifact: Artifact, name: str) -> tuple[str, ...] | None:
-    return tuple(artifact.texts(name)) if f"{name}.ends" in artifact.arrays else None
+def _texts(artifact: Artifact, name: str) -> Texts | None:
+    return artifact.texts(name) if f"{name}.ends" in artifact.arrays else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, Arti
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.event_sequences import EventSequence, SequenceBatch, join_events
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
+from tritone_serving.recommender.item_index import ItemIndex
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
@@ -65,7 +65,7 @@ class Resolver:
         """
         self._key = key
         self._min_friends = min_friends
-        self._items = {name: index for index, name in enumerate(artifact.texts("items"))}
+        self._items = ItemIndex(artifact)
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
@@ -82,8 +82,7 @@ class Resolver:
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
-        index = self._items.get(name)
-        return self._items.get(normalize_id(name)) if index is None else index
+        return self._items.find(name)
 
     def user(self, raw: str) -> int:
         """Return a user's row, -1 if no user of that id is stored.
@@ -248,7 +247,7 @@ class Resolver:
         """
         people = [self._neighbourhood.around(direct, exclude=user) for direct, user in zip(friends, users, strict=True)]
         return (
-            Rows.from_lists(friends, [self._neighbourhood.step_weights[direct] for direct in friends]),
+            Rows.from_lists(friends, [self._neighbourhood.step_weights(direct) for direct in friends]),
             Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people]),
         )
 
@@ -286,11 +285,10 @@ class Resolver:
         """Return the items that n stored users listen to, sparse (n, I)."""
         return self._listening.take(people)
 
-    @cached_property
-    def n_listeners(self) -> npt.NDArray[np.int64]:
-        """Number of stored users who listen to each item, (I,); computed once, from all listening data."""
-        counts: npt.NDArray[np.int64] = np.bincount(self._listening.columns, minlength=len(self._items))
-        return counts
+    @property
+    def n_listeners(self) -> npt.NDArray[np.integer[Any]]:
+        """Number of stored users who listen to each item, (I,)."""
+        return self._items.n_listeners
 
     def _can_compare(self, request: RecommendRequest) -> bool:
         """Return whether a request contains a recording that can be compared with the items."""

@@ -6,6 +6,7 @@ Shapes: R rows, C columns, E entries.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from scipy.sparse import _sparsetools
 Floats = npt.NDArray[np.float32]
 _MOST_COUNTED: Final = 2**31 - 1  # entries that can be indexed by the 32-bit integers of these loops
 Integers = npt.NDArray[np.integer[Any]]
+_DENSE_FROM: Final = 8  # a product with more than this part of the columns is computed densely
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,13 @@ class Rows:
         starts: (R + 1,) int64, start of each row in `columns` and `values`, and their length.
         columns: (E,) int32.
         values: (E,) float32.
+        known_span: smallest and largest column index, if they were computed before.
     """
 
     starts: npt.NDArray[np.int64]
     columns: npt.NDArray[np.int32]
     values: Floats
+    known_span: tuple[int, int] | None = None
 
     @property
     def n_rows(self) -> int:
@@ -50,7 +54,9 @@ class Rows:
 
     @cached_property
     def span(self) -> tuple[int, int]:
-        """Smallest and largest column index; computed once, by reading all columns."""
+        """Smallest and largest column index; if they are not known, computed once, by reading all columns."""
+        if self.known_span is not None:
+            return self.known_span
         return (int(self.columns.min()), int(self.columns.max())) if len(self.columns) else (0, 0)
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], Floats]:
@@ -123,6 +129,92 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
         heights[::2] = weights[order]
         _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
     return result
+
+
+@dataclass(frozen=True, eq=False)
+class RowProduct:
+    """The product of one sparse row and a table, for access to some of its entries.
+
+    Attributes:
+        columns: (E,) columns of the entries other than 0, in any order; None if `values` are dense.
+        values: (E,) or (C,).
+        n_columns: C.
+    """
+
+    columns: Integers | None
+    values: Floats
+    n_columns: int
+
+    @classmethod
+    def of(cls, left: Rows, table: Rows, n_columns: int) -> RowProduct:
+        """Return the product of the single row of `left` (1, R) and a table (R, n_columns).
+
+        Raises:
+            IndexError: as `product`.
+        """
+        rows, weights = left.row(0)
+        counts = table.starts[rows + 1] - table.starts[rows]
+        if int(counts.sum()) > n_columns // _DENSE_FROM:
+            return cls(None, product(left, table, n_columns)[0], n_columns)
+        entries = ranges(table.starts[rows], counts)
+        columns, values = table.columns[entries], table.values[entries] * np.repeat(weights, counts)
+        if len(columns) and not 0 <= columns.min() <= columns.max() < n_columns:
+            raise IndexError(f"columns {columns.min()} to {columns.max()} of a table with {n_columns}")
+        # Entries of the same column are added at the place of the last of them; sorting would take longer.
+        order = np.arange(len(columns), dtype=np.int32)
+        last = _scratch(n_columns)
+        last[columns] = order
+        places = last[columns]
+        is_last = places == order
+        sums = np.bincount(places, values, len(columns))[is_last]
+        return cls(columns[is_last], sums.astype(np.float32), n_columns)
+
+    def at(self, columns: Integers) -> Floats:
+        """Return the entries at some columns, without duplicates (n,)."""
+        if self.columns is None:
+            return self.values[columns]
+        found = np.zeros(len(columns), np.float32)
+        if len(columns):
+            places = _scratch(self.n_columns)
+            places[columns] = np.arange(len(columns), dtype=np.int32)
+            # Elsewhere the scratch array holds anything: what it points to is compared.
+            index = places[self.columns]
+            index[(index < 0) | (index >= len(columns))] = 0
+            hits = columns[index] == self.columns
+            found[index[hits]] = self.values[hits]
+        return found
+
+    def largest(self, n: int, *, first: int = 0, factors: Floats | None = None) -> npt.NDArray[np.int64]:
+        """Return the columns of the n largest entries above 0, or fewer, in any order.
+
+        Args:
+            n: number of columns.
+            first: only columns from this one on.
+            factors: (C,) above 0, by which the entries are multiplied first.
+        """
+        positive = np.flatnonzero(self.values > 0)
+        if first:
+            positive = positive[(positive if self.columns is None else self.columns[positive]) >= first]
+        columns = positive if self.columns is None else self.columns[positive].astype(np.int64)
+        if len(columns) <= n:
+            return columns
+        values = self.values[positive] if factors is None else self.values[positive] * factors[columns]
+        best: npt.NDArray[np.int64] = columns[np.argpartition(-values, n - 1)[:n]]
+        return best
+
+
+_own = threading.local()
+
+
+def _scratch(n: int) -> npt.NDArray[np.int32]:
+    """Return an array (n,) of this thread with any content, which the next call returns again.
+
+    A new one would have to be filled with zeros by the system, which takes longer than using a few of its entries.
+    """
+    found: npt.NDArray[np.int32] | None = getattr(_own, "scratch", None)
+    if found is None or len(found) < n:
+        found = _own.scratch = np.zeros(n, np.int32)
+    return found
 
 
 def ranges(starts: Integers, counts: Integers) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from tritone_serving.recommender.base_models.remote import RemoteBaseModel, Remo
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import Blend, Ensemble, Weights, log_scaled
 from tritone_serving.recommender.exceptions import InvalidRequestError
-from tritone_serving.recommender.requests import Floats, RecommendRequest, RecommendResponse
+from tritone_serving.recommender.requests import Floats, Ints, RecommendRequest, RecommendResponse
 
 
 def arm_of(user: str | None, *, salt: str, shares: Mapping[str, float]) -> str:
@@ -74,12 +74,14 @@ class LocalScores:
     """Scores of one batch by the local base models.
 
     Attributes:
-        base_models: name -> raw scores (B, I).
+        base_models: name -> raw scores (B, I), or (B, n) of some items.
         blend: their weighted sum, to which the remote base models are added.
+        items: (n,) the scored items, ascending; None for all.
     """
 
     base_models: dict[str, Floats]
     blend: Blend
+    items: Ints | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,16 +89,36 @@ class Scored:
     """Scores of one batch.
 
     Attributes:
-        base_models: name -> raw scores (B, I); remote base models are missing if they did not answer.
-        ensemble: (B, I).
+        base_models: name -> raw scores (B, I), or (B, n) of some items; remote base models are missing if they did not
+            answer.
+        ensemble: (B, I) or (B, n).
         weights: weights of the base models, in the order of `base_models`.
         arms: (B,) arm of each request.
+        items: (n,) the scored items, ascending; None for all.
     """
 
     base_models: dict[str, Floats]
     ensemble: Floats
     weights: Weights
     arms: Sequence[str]
+    items: Ints | None = None
+
+    def positions(self, items: Ints) -> Ints:
+        """Return where the scores of some of the scored items are."""
+        return items if self.items is None else np.searchsorted(self.items, items)
+
+    def joined(self, other: Scored) -> Scored:
+        """Return the scores of the same requests for the items of both, which must have none in common."""
+        if self.items is None or other.items is None:
+            raise ValueError("cannot join scores: expected scores of some items, got scores of all")
+        items = np.concatenate([self.items, other.items])
+        order = np.argsort(items)
+
+        def join(one: Floats, two: Floats) -> Floats:
+            return np.concatenate([one, two], axis=1)[:, order]
+
+        base_models = {name: join(each, other.base_models[name]) for name, each in self.base_models.items()}
+        return Scored(base_models, join(self.ensemble, other.ensemble), self.weights, self.arms, items[order])
 
 
 class EnsembleScorer:
@@ -106,6 +128,7 @@ class EnsembleScorer:
         base_models: by name, including the remote `taste_vae`.
         scales: unit of each base model's scores, see `ensemble.log_scaled`.
         n_listened: number of items with listeners, which come first.
+        n_items: I.
     """
 
     def __init__(
@@ -120,7 +143,7 @@ class EnsembleScorer:
         self.n_listened = int(np.count_nonzero(artifact.arrays["popularity.shares"]))
         self._local = {name: each for name, each in base_models.items() if not isinstance(each, RemoteBaseModel)}
         self._remote = {name: each for name, each in base_models.items() if isinstance(each, RemoteBaseModel)}
-        self._n_items = artifact.n_items
+        self.n_items = artifact.n_items
         self._on_base_model = on_base_model
         self._ensembles = {arm: Ensemble.from_manifest(each) for arm, each in manifest["ensembles"].items()}
         self._ab: Mapping[str, Any] = manifest.get("ab") or {"salt": "", "shares": {next(iter(self._ensembles)): 1.0}}
@@ -151,17 +174,26 @@ class EnsembleScorer:
         """
         return _weighted(self._weights(batch, arms, tuple(names)), names)
 
-    def score_local(self, batch: RequestBatch, arms: Sequence[str], *, every: bool = False) -> LocalScores:
+    def score_local(
+        self, batch: RequestBatch, arms: Sequence[str], *, every: bool = False, items: Ints | None = None
+    ) -> LocalScores:
         """Score a batch by the local base models, which takes most of the time; see `combine`.
 
         Args:
+            batch: the requests; a single one if `items` are given.
             arms: (B,) arm of each request.
             every: score by all base models, also by those that have no weight for any request.
+            items: (n,) score only these items, ascending.
         """
         names = tuple(self._local)
         weights = self._weights(batch, arms, names)
-        found = LocalScores({}, Blend(batch.n, self.n_listened, self._n_items))
-        for name, scores in self._score_local(batch, names if every else _weighted(weights, names)):
+        blend = (
+            Blend(batch.n, self.n_listened, self.n_items)
+            if items is None
+            else Blend(batch.n, int(np.searchsorted(items, self.n_listened)), len(items))
+        )
+        found = LocalScores({}, blend, items)
+        for name, scores in self._score_local(batch, names if every else _weighted(weights, names), items):
             found.base_models[name] = scores
             found.blend.add(log_scaled(scores, self.scales[name]), weights, names.index(name))
         return found
@@ -179,12 +211,12 @@ class EnsembleScorer:
         Raises:
             ValueError: the outputs are of a wrong shape.
         """
-        remote = self._score_remote(batch, remote_scores)
+        remote = self._score_remote(batch, remote_scores, local.items)
         base_models = {**local.base_models, **remote}
         weights = self._weights(batch, arms, tuple(base_models))
         for column, (name, scores) in enumerate(remote.items(), start=len(local.base_models)):
             local.blend.add(log_scaled(scores, self.scales[name]), weights, column)
-        return Scored(base_models, local.blend.total(weights.bias), weights, arms)
+        return Scored(base_models, local.blend.total(weights.bias), weights, arms, local.items)
 
     def score_cold(self, batch: RequestBatch, arms: Sequence[str], first: int) -> Floats:
         """Return the ensemble's scores of the items from `first` on, which have no listeners (B, I - first).
@@ -196,24 +228,53 @@ class EnsembleScorer:
             first: index of the first of these items.
         """
         weights = self._weights(batch, arms, tuple(self._local))
-        total = np.repeat(weights.bias[:, None], self._n_items - first, axis=1)
+        total = np.repeat(weights.bias[:, None], self.n_items - first, axis=1)
         for column, (name, base_model) in enumerate(self._local.items()):
             if weights.cold[:, column].any():
                 scores = log_scaled(base_model.score(batch)[:, first:], self.scales[name])
                 total += weights.cold[:, column, None] * scores
         return total
 
-    def _score_local(self, batch: RequestBatch, names: Sequence[str]) -> Iterator[tuple[str, Floats]]:
+    def proposals(self, batch: RequestBatch, arms: Sequence[str], n: int) -> list[Ints]:
+        """Return the items that the local base models with a weight for a single request score highest.
+
+        Items without listeners have weights of their own, so that the best of them are proposed too.
+
+        Args:
+            batch: the request.
+            arms: (1,) its arm.
+            n: number of items of each base model.
+        """
+        weights = self._weights(batch, arms, tuple(self._local))
+        # Without evidence, scores are equal: the first items of either kind are the best ones.
+        found = [np.arange(min(n, self.n_listened)), np.arange(self.n_listened, min(self.n_listened + n, self.n_items))]
+        for (name, base_model), listened, cold in zip(
+            self._local.items(), weights.listened[0].tolist(), weights.cold[0].tolist(), strict=True
+        ):
+            start_s = time.perf_counter()
+            if listened:
+                found.append(base_model.propose(batch, n))
+            if cold and self.n_listened < self.n_items:
+                found.append(base_model.propose(batch, n, self.n_listened))
+            batch.memo[f"seconds of {name}"] = time.perf_counter() - start_s  # counted with those of scoring
+        return found
+
+    def _score_local(
+        self, batch: RequestBatch, names: Sequence[str], items: Ints | None = None
+    ) -> Iterator[tuple[str, Floats]]:
         for name in names:
             start_s = time.perf_counter()
-            scores = self._local[name].score(batch)
+            scores = self._local[name].score(batch, items)
             if self._on_base_model is not None:
-                self._on_base_model(name, time.perf_counter() - start_s)
+                seconds = time.perf_counter() - start_s + batch.memo.pop(f"seconds of {name}", 0.0)
+                self._on_base_model(name, seconds)
             yield name, scores
 
-    def _score_remote(self, batch: RequestBatch, remote_scores: RemoteScores) -> dict[str, Floats]:
+    def _score_remote(
+        self, batch: RequestBatch, remote_scores: RemoteScores, items: Ints | None = None
+    ) -> dict[str, Floats]:
         return {
-            name: base_model.scores(batch, outputs)
+            name: base_model.scores(batch, outputs, items)
             for name, base_model in self._remote.items()
             if (outputs := remote_scores.get(name)) is not None and base_model.knows(batch).any()
         }

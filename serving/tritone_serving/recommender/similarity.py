@@ -45,7 +45,7 @@ def similar_items(
     *,
     by: str,
     n: int,
-    n_listeners: Callable[[], npt.NDArray[np.int64]],
+    n_listeners: Callable[[], npt.NDArray[np.integer[Any]]],
 ) -> list[tuple[int, float]]:
     """Return (index, cosine similarity) of the n most similar items, best first.
 

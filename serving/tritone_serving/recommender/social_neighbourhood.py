@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from tritone_serving.recommender.requests import Ints
 from tritone_serving.recommender.rows import Floats, Rows
@@ -23,20 +24,24 @@ class SocialNeighbourhood:
 
     Attributes:
         friends: (U, U) sparse adjacency.
-        step_weights: (U,) weight of a step to each user, degree ** -damping.
+        damping: exponent of the weight of a step to a user, degree ** -damping.
         second: weight of walks of two steps relative to those of one; 0 ignores friends of friends.
     """
 
     friends: Rows
-    step_weights: Floats
+    damping: float
     second: float
 
     @classmethod
     def open(cls, friends: Rows, described: Mapping[str, Any]) -> SocialNeighbourhood:
         """Read the parameters from a manifest; by default all friends count the same and their friends not at all."""
-        damping = float(described.get("damping", 0.0))
-        step_weights = np.maximum(friends.counts, 1).astype(np.float32) ** np.float32(-damping)
-        return cls(friends, step_weights, float(described.get("second", 0.0)))
+        return cls(friends, float(described.get("damping", 0.0)), float(described.get("second", 0.0)))
+
+    def step_weights(self, users: npt.NDArray[np.integer[Any]]) -> Floats:
+        """Return the weights of steps to some users (n,)."""
+        degrees = self.friends.starts[users + 1] - self.friends.starts[users]
+        weights: Floats = np.maximum(degrees, 1).astype(np.float32) ** np.float32(-self.damping)
+        return weights
 
     def around(self, direct: Ints, *, exclude: int) -> tuple[Ints, Floats]:
         """Return the rows of the users around a user, ascending, and their closeness.
@@ -45,11 +50,15 @@ class SocialNeighbourhood:
             direct: rows of the user's friends, without duplicates.
             exclude: row of the user, -1 if not stored.
         """
-        closeness = self.step_weights[direct]
+        closeness = self.step_weights(direct)
         if not self.second or not len(direct):
             return direct, closeness
         second = self.friends.take(direct)
-        walks = np.float32(self.second) * np.repeat(closeness, second.counts) * self.step_weights[second.columns]
+        walks = (
+            np.float32(self.second)
+            * np.repeat(closeness, second.counts)
+            * self.step_weights(second.columns.astype(np.int64))
+        )
         people, index = np.unique(np.concatenate([direct, second.columns]), return_inverse=True)
         total = np.bincount(index, np.concatenate([closeness, walks]), len(people)).astype(np.float32)
         kept = people != exclude

@@ -15,9 +15,9 @@ Shapes: I items, G tags, W different words, D size of a sentence embedding, F fa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,9 @@ from tritone_serving.recommender.exceptions import InvalidRequestError
 from tritone_serving.recommender.moods import MOODS
 from tritone_serving.recommender.requests import check_k
 from tritone_serving.recommender.rows import Rows, product
+from tritone_serving.recommender.texts import Texts
 from tritone_serving.recommender.track_search import words_of
-from tritone_serving.recommender.word_index import WordIndex
+from tritone_serving.recommender.word_index import WordIndex, word_arrays
 
 Floats = npt.NDArray[np.float32]
 
@@ -140,13 +141,13 @@ class TextSearch:
         Raises:
             ArtifactError: its texts are damaged.
         """
-        self._ids = tuple(artifact.texts("items"))
+        self._ids = artifact.texts("items")
         self._n_items = len(self._ids)
         self._weights = FusionWeights() if weights is None else weights
         self._popularity = np.asarray(artifact.arrays["popularity.shares"], np.float32)
-        self._tags, self._by_tag = _tags_of(artifact)
-        fields = [artifact.texts(name) for name in ("titles", "artists") if f"{name}.ends" in artifact.arrays]
-        self._words = WordIndex(fields, self._tags, self._by_tag, self._n_items, typos=typos)
+        tags, self._by_tag = _tags_of(artifact)
+        arrays = artifact.derive("words", words_of_artifact)
+        self._words = WordIndex(len(_fields_of(artifact)), len(tags), self._by_tag, self._n_items, arrays, typos=typos)
         self._embeddings = artifact.arrays.get(TAG_EMBEDDINGS)
         self._item_factors, self._tag_factors = (artifact.arrays.get(name) for name in (ITEM_FACTORS, TAG_FACTORS))
         self._moods = artifact.arrays.get("items.moods")
@@ -231,7 +232,16 @@ def _moods_in(words: Iterable[str]) -> list[int]:
     return [index for index, mood in enumerate(MOODS) if not given.isdisjoint(MOOD_WORDS[mood])]
 
 
-def _tags_of(artifact: Artifact) -> tuple[list[str], Rows]:
+def words_of_artifact(artifact: Artifact) -> dict[str, npt.NDArray[Any]]:
+    """Return the index of the words of an artifact's titles, artists and tags, see `word_arrays`."""
+    return word_arrays(_fields_of(artifact), _tags_of(artifact)[0], artifact.n_items)
+
+
+def _fields_of(artifact: Artifact) -> list[Texts]:
+    return [artifact.texts(name) for name in ("titles", "artists") if f"{name}.ends" in artifact.arrays]
+
+
+def _tags_of(artifact: Artifact) -> tuple[Sequence[str], Rows]:
     """Return the names of the tags and the table (G, I) of how strongly each item has them."""
     if f"{BY_TAG}.starts" in artifact.arrays:
         return artifact.texts(TAG_NAMES), artifact.rows(BY_TAG)

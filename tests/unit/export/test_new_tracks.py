@@ -25,7 +25,8 @@ from tritone_export import new_tracks as new_tracks_module
 from tritone_export.new_tracks import add_tracks, open_newest
 from tritone_export.repository import versions
 from tritone_serving.recommender import Recommender, RecommendRequest, read_key
-from tritone_serving.recommender.artifact import Artifact, open_artifact, write_artifact
+from tritone_serving.recommender.artifact import Artifact, open_artifact
+from tritone_serving.recommender.artifact_writing import write_artifact
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.new_items import NewItem, with_items
 from tritone_training.data.interactions.new_tracks import load_new_tracks
@@ -58,7 +59,7 @@ def test_new_tracks_come_last_and_everything_else_is_unchanged(repository: Path)
     assert (done.version, done.before, done.n_items) == (2, 1, before.n_items + 2)
     assert done.items.added == ("new/1", "new/2")
     assert after.texts("items") == [*before.texts("items"), "new/1", "new/2"]
-    assert after.texts("titles")[-2:] == ["jig no. 1", "jig no. 2"]
+    assert after.texts("titles")[-2:] == ("jig no. 1", "jig no. 2")
     assert after.manifest["base_models"] == before.manifest["base_models"]
     assert after.manifest["ensembles"] == before.manifest["ensembles"]
     for name, array in before.arrays.items():
@@ -241,7 +242,7 @@ def test_bad_rows_are_listed_and_the_others_added(repository: Path, tmp_path: Pa
     assert result.status == 1
     assert found["added"] == ["new/1", "new/2"]
     assert [(each["row"], each["track"]) for each in found["problems"]] == [(2, ""), (3, "new/1")]
-    assert open_newest(repository, "recommender").texts("titles")[-2:] == ["a", "e"]
+    assert open_newest(repository, "recommender").texts("titles")[-2:] == ("a", "e")
 
 
 def test_tables_without_a_usable_row_are_refused(tmp_path: Path) -> None:

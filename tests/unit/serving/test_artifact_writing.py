@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tritone_serving.recommender.artifact import write_artifact
+from tritone_serving.recommender.artifact_writing import write_artifact
 
 ARRAYS = {
     "floats": np.arange(4000, dtype=np.float32).reshape(40, 100),

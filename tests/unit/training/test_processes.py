@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
+import re
+import shlex
+import shutil
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.support.torchrun import ROOT, torchrun
+from tests.unit.training import sounds
+from tests.unit.training.conftest import N_EACH
 from tests.unit.training.small_data import write_log, write_scores, write_sequences
 
 from tritone_training import checkpoint
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 WORKER = ROOT / "tests" / "support" / "process_training.py"
 # Without dropout, noise and augmentation, and a last batch that cannot be divided evenly where the kind has one.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -41,26 +45,6 @@ BATCH = {"music_transformer": "batch_frames"}
 KINDS = tuple(SETTINGS)
 
 
-def environment(**more: str) -> dict[str, str]:
-    paths = [str(ROOT / each) for each in ("cli", "client", "export", "serving", "training", "gateway")]
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "TRITONE_PROCESSES_TIMEOUT_S": "60",
-        **more,
-    }
-
-
-def torchrun(n_processes: int, *command: str, **more: str) -> subprocess.Popen[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    return subprocess.Popen(
-        [*launcher, *command], env=environment(**more), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: int) -> Path:
     """Train every kind with `share` of the batch in each of so many processes."""
     trainings = {}
@@ -73,8 +57,8 @@ def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: i
     folder.mkdir()
     specification = {"trainings": trainings, "folder": str(folder), "share": share}
     (folder / "specification.json").write_text(json.dumps(specification))
-    process = torchrun(n_processes, str(WORKER), str(folder / "specification.json"))
-    _, errors = process.communicate(timeout=240)
+    with torchrun(n_processes, str(WORKER), str(folder / "specification.json")) as process:
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return folder
 
@@ -83,10 +67,13 @@ def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: i
 def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
     scores = write_scores(folder)
+    rows = sounds.full_rows(folders, n_each=N_EACH)
+    for row in rows[::3]:  # so that processes have different numbers of recordings with emotions
+        row.update({name: "" for name in row if name.startswith("emotion_")})
     found = dict.fromkeys(KINDS, scores)
     return {
         **found,
-        "genre_cnn": folders,
+        "genre_cnn": sounds.write_manifest(folders / "partly.csv", rows),
         "taste_vae": write_log(folder),
         "taste_sequence": write_sequences(folder),
     }
@@ -102,7 +89,7 @@ def alone(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return train_all(tmp_path_factory.mktemp("alone") / "runs", 1, data, share=2)
 
 
-def rows(folder: Path) -> Sequence[dict[str, str]]:
+def epochs(folder: Path) -> Sequence[dict[str, str]]:
     with (folder / "logs" / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -122,7 +109,42 @@ def test_weights_and_losses_are_those_of_one_process_with_twice_the_batch(
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
-    losses, expected = rows(together / kind), rows(alone / kind)
+    losses, expected = epochs(together / kind), epochs(alone / kind)
     assert len(losses) == len(expected)
     for row, other in zip(losses, expected, strict=True):
         assert {k: float(v) for k, v in row.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-4)
+
+
+def test_two_hosts_with_a_process_each(data: dict[str, Path], tmp_path: Path) -> None:
+    """By two launchers, as the guide says; the second host has a folder of its own for what it writes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    batch = str(SETTINGS["taste_vae"]["batch_size"])
+    training = ["-m", "tritone_training", "train", "taste_vae", "--interactions", str(data["taste_vae"])]
+    training += ["--preset", "tiny", "--seed", "3", "--set", f"batch_size={batch}", "--out", str(tmp_path / "run")]
+    with ExitStack() as stack:
+        launchers = [
+            stack.enter_context(
+                torchrun(
+                    1, *training, options=("--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint=127.0.0.1:{port}")
+                )
+            )
+            for node in (0, 1)
+        ]
+        outputs = [launcher.communicate(timeout=120) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
+    assert [f"checkpoint: {tmp_path / 'run'}" in "".join(each).replace("\n", "") for each in outputs] == [True, False]
+
+
+def test_the_command_of_the_guide(data: dict[str, Path], tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "how-to" / "multi-node.md").read_text()
+    (command,) = re.findall(r"```sh\n(.*?)\n```", guide, flags=re.DOTALL)
+    name, count, n_processes, *words = shlex.split(command)
+    assert (name, count) == ("torchrun", "--nproc-per-node")
+    shutil.copy(data["taste_vae"], tmp_path / "plays.csv")
+    with torchrun(int(n_processes), *words, "--preset", "tiny", cwd=tmp_path) as launcher:
+        output, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode == 0, errors
+    assert (output + errors).count("checkpoint: runs/taste") == 1
+    assert checkpoint.read_info(tmp_path / "runs" / "taste")["command"].startswith("tritone train taste_vae")

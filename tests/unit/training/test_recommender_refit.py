@@ -23,7 +23,8 @@ from tests.support import recommender_models
 from tritone_export import forget_in_checkpoint
 from tritone_serving.events import EventStoreError, checked_event, event_id, open_store
 from tritone_serving.recommender import Artifact, read_key
-from tritone_serving.recommender.artifact import open_artifact, write_artifact
+from tritone_serving.recommender.artifact import open_artifact
+from tritone_serving.recommender.artifact_writing import write_artifact
 from tritone_serving.recommender.new_items import NewItem, with_items
 from tritone_serving.recommender.pseudonyms import Pseudonym, pseudonym
 from tritone_serving.recommender.resolving import Resolver

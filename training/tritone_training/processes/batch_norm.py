@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -66,14 +67,19 @@ class SharedBatchNorm(_BatchNorm):
 
 
 class SharedBatchNorms(LayerSync):
-    """Lightning plugin that replaces the batch normalisation of a module while it is trained."""
+    """Lightning plugin that replaces the batch normalisation of a module while it is trained.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: longest time that a process waits for the others.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
+        self._timeout = timeout
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Replace every batch normalisation by one with the same parameters and statistics."""
-        group = distributed.new_group(backend="gloo")
+        group = distributed.new_group(timeout=self._timeout)
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):

@@ -66,9 +66,10 @@ def trainer_options(group: ProcessGroup, *, n_gpus: int) -> dict[str, Any]:
             f"--nproc-per-node: expected at most {n_gpus}, the number of GPUs of this host, got {group.local_size}; "
             f"lower it, or train on CPUs with CUDA_VISIBLE_DEVICES=''"
         )
+    timeout = timedelta(seconds=group.timeout_s)
     strategy = DDPStrategy(
         process_group_backend="nccl" if n_gpus else "gloo",
-        timeout=timedelta(seconds=group.timeout_s),
+        timeout=timeout,
         # Heads without a label in a share of the batch have no gradient there.
         find_unused_parameters=True,
         broadcast_buffers=False,  # they are equal already: statistics are those of all processes
@@ -81,4 +82,4 @@ def trainer_options(group: ProcessGroup, *, n_gpus: int) -> dict[str, Any]:
     }
     if n_gpus:
         return {**options, "sync_batchnorm": group.size > 1}
-    return {**options, "plugins": [SharedBatchNorms()] if group.size > 1 else []}
+    return {**options, "plugins": [SharedBatchNorms(timeout)] if group.size > 1 else []}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pickle
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,14 +25,13 @@ from tritone_training.exceptions import OtherProcessError, ProcessGroupError, Tr
 TIMEOUT_VARIABLE: Final = "TRITONE_PROCESSES_TIMEOUT_S"
 _DEFAULT_TIMEOUT_S: Final = 1800.0
 _LONGEST_TIMEOUT_S: Final = 86_400.0
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.1
+_FAST_POLL_S: Final = 0.02
 _CONFIRMATION_S: Final = 5.0  # in which processes that are alive notice that another one is not
 _FAILED: Final = "failed"
-_JOINED: Final = "joined"
 _ALIVE: Final = "alive"
 
 _joined_groups: Final[list[ProcessGroup]] = []
-_numbers: Final = itertools.count()  # each group of this process uses its own part of the store
 
 
 def is_launched() -> bool:
@@ -60,6 +59,7 @@ class ProcessGroup:
         local_size: of them, those on this host.
         timeout_s: longest time that a process waits for the others.
         store: small values by name, which all processes see.
+        files: torch's group for tensors on CPUs.
     """
 
     rank: int
@@ -67,6 +67,7 @@ class ProcessGroup:
     local_size: int
     timeout_s: float
     store: Any
+    files: Any
     _n_sent: int = field(default=0, init=False)
 
     @property
@@ -136,7 +137,7 @@ class ProcessGroup:
             size = int(self.from_first(len(content)))
             buffer = torch.frombuffer(bytearray(content or bytes(size)), dtype=torch.uint8) if size else torch.empty(0)
             if size:
-                distributed.broadcast(buffer, 0)
+                distributed.broadcast(buffer, 0, group=self.files)
             if not self.is_first:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(buffer.numpy().tobytes())
@@ -157,7 +158,7 @@ class ProcessGroup:
                     f"{describe(missing)} within {self.timeout_s:g} s; see the output of that process, or raise "
                     f"{TIMEOUT_VARIABLE}"
                 )
-            time.sleep(_POLL_S if self.timeout_s > 2 else 0.02)
+            time.sleep(_FAST_POLL_S)
 
     def report(self, message: str) -> bool:
         """Report that this process failed; return whether it is the first one that did."""
@@ -242,27 +243,60 @@ def _join() -> ProcessGroup:
             f"torchrun's store cannot be reached within {timeout_s:g} s ({str(error).splitlines()[0]}); check "
             f"--rdzv-endpoint and the network"
         ) from error
-    store = PrefixStore(f"tritone/{next(_numbers)}", store)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     if size % local_size:
         raise TrainingError(
             f"--nproc-per-node: expected the same number on every host, got {local_size} of {size} on this one"
         )
-    group = ProcessGroup(rank, size, local_size, timeout_s, store)
-    store.set(f"{_JOINED}/{rank}", "")
-    group._wait_for(
-        [f"{_JOINED}/{each}" for each in range(size)],
-        lambda missing: f"{_described(missing, size)} did not start",
-    )
-    has_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+    own = _meet(store, rank, size, timeout_s)
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if has_gpus else "gloo",
-        store=PrefixStore("torch", store),
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore("torch", own),
         rank=rank,
         world_size=size,
         timeout=timeout,
     )
-    return group
+    files = distributed.new_group(backend="gloo", timeout=timeout)
+    return ProcessGroup(rank, size, local_size, timeout_s, own, files)
+
+
+def _meet(store: Any, rank: int, size: int, timeout_s: float) -> Any:
+    """Return a part of the store for the processes that are running now.
+
+    After a restart torchrun's store still has the values of the processes before. So the first process answers the
+    others, who ask under names that nobody used before.
+
+    Raises:
+        ProcessGroupError: not all processes ask, or answer, within the timeout.
+    """
+    until = time.monotonic() + timeout_s
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"tritone/question/{rank}", name)
+        while not store.check([answer := f"tritone/answer/{name}"]):
+            _wait_until(until, [0], size, timeout_s)
+        own = PrefixStore(store.get(answer).decode(), store)
+        own.set(f"answered/{rank}", "")
+        return own
+    own = PrefixStore(name, store)
+    while missing := [each for each in range(1, size) if not own.check([f"answered/{each}"])]:
+        for each in missing:
+            if store.check([question := f"tritone/question/{each}"]):
+                store.set(f"tritone/answer/{store.get(question).decode()}", name)
+        _wait_until(until, missing, size, timeout_s)
+    return own
+
+
+def _wait_until(until: float, missing: Sequence[int], size: int, timeout_s: float) -> None:
+    if time.monotonic() > until:
+        raise ProcessGroupError(
+            f"{_described(missing, size)} did not start within {timeout_s:g} s; see its output, or raise "
+            f"{TIMEOUT_VARIABLE}"
+        )
+    time.sleep(_FAST_POLL_S)
 
 
 def _timeout_s() -> float:

@@ -52,11 +52,15 @@ class SharedBatches(Sampler[list[int]]):
 
 
 def share_loader(loader: DataLoader[Any], *, n_processes: int, seed: int, n_epochs: int) -> DataLoader[Any]:
-    """Return a loader of this process's share of each batch; a data set that draws batches itself takes its share."""
+    """Return a loader of this process's share of each batch; a data set that draws batches itself takes its share.
+
+    It draws nothing from the global random numbers, which are seeded for each epoch.
+    """
+    generator = torch.Generator().manual_seed(seed)
     if loader.batch_sampler is None:
-        return loader
+        return DataLoader(loader.dataset, batch_size=None, collate_fn=loader.collate_fn, generator=generator)
     batches = SharedBatches(loader.batch_sampler, n_processes=n_processes, seed=seed, n_epochs=n_epochs)
-    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn)
+    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn, generator=generator)
 
 
 def seed_of(*parts: object) -> int:

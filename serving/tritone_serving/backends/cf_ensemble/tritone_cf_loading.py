@@ -11,6 +11,7 @@ from tritone_cf_remote import TIMEOUT_S, RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
+from tritone_serving.recommender.candidates import LEAST_PER_MODEL, MOST_PER_MODEL, CandidateSettings
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
@@ -21,8 +22,13 @@ from tritone_serving.recommender.text_search import TEXT_ENCODER, VOCABULARY
 KEY_PARAMETER = "key_file"
 ENCODER_PARAMETER = "text_encoder_model"
 MIN_PARAMETER = "min_friends"
+CANDIDATES_PARAMETER = "candidates_from_items"
+PER_MODEL_PARAMETER = "candidates_per_model"
 _LARGEST_TIMEOUT_MS = 60_000
 _LARGEST_MIN_FRIENDS = 1_000
+NEVER = "never"
+MOST_ITEMS = 2**31 - 1
+_MOST_DIGITS = 10
 
 
 class LoadError(Exception):
@@ -59,7 +65,8 @@ def load(folder: Path, config: dict[str, Any], *, on_base_model: Callable[[str, 
             folder,
             key=read_key(path),
             on_base_model=on_base_model,
-            min_friends=_min_friends(_parameter(config, MIN_PARAMETER)),
+            min_friends=_count(config, MIN_PARAMETER, MIN_FRIENDS, (1, _LARGEST_MIN_FRIENDS)),
+            candidates=_candidates(config),
         )
     except (RecommenderError, ValueError) as error:
         raise LoadError(str(error)) from error
@@ -119,13 +126,26 @@ def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_uti
         raise LoadError(f"the manifest's {TEXT_ENCODER} is damaged ({error}); export the recommender again") from error
 
 
-def _min_friends(text: str) -> int:
+def _candidates(config: dict[str, Any]) -> CandidateSettings | None:
+    """Return when candidates are scored in place of all items; None for never."""
+    usual = CandidateSettings()
+    per_model = _count(config, PER_MODEL_PARAMETER, usual.per_model, (LEAST_PER_MODEL, MOST_PER_MODEL))
+    if _parameter(config, CANDIDATES_PARAMETER) == NEVER:
+        return None
+    return CandidateSettings(
+        _count(config, CANDIDATES_PARAMETER, usual.from_items, (1, MOST_ITEMS), f", or {NEVER}"), per_model
+    )
+
+
+def _count(config: dict[str, Any], name: str, usual: int, within: tuple[int, int], or_else: str = "") -> int:
+    """Return a parameter that is a whole number, `usual` if it is empty."""
+    text = _parameter(config, name)
     if not text:
-        return MIN_FRIENDS
-    if not text.isdecimal() or not 1 <= int(text) <= _LARGEST_MIN_FRIENDS:
+        return usual
+    least, most = within
+    if not (text.isdecimal() and len(text) <= _MOST_DIGITS and least <= int(text) <= most):
         raise LoadError(
-            f"the config's parameter {MIN_PARAMETER} is {shown(text)}: expected a whole number from 1 to "
-            f"{_LARGEST_MIN_FRIENDS}"
+            f"the config's parameter {name} is {shown(text)}: expected a whole number from {least} to {most}{or_else}"
         )
     return int(text)
 

@@ -23,6 +23,7 @@ from tritone_serving.recommender import (
     TextResponse,
     UnknownInputs,
 )
+from tritone_serving.recommender.texts import Texts
 
 Array = np.ndarray[Any, Any]
 
@@ -145,12 +146,11 @@ def _filled(values: Sequence[Sequence[Any] | Array], array: Array) -> Array:
     return array
 
 
-def _by_item(recommender: Recommender, texts: Sequence[str] | None) -> Callable[[OutputRow], Sequence[bytes]]:
+def _by_item(recommender: Recommender, texts: Texts | None) -> Callable[[OutputRow], Sequence[bytes]]:
     if texts is None:
         return lambda row: [b""] * len(row.items)
-    encoded = [text.encode("utf-8") for text in texts]
     index: Callable[[str], Any] = recommender.resolver.item  # never None, because results hold known items only
-    return lambda row: [encoded[index(item)] for item in row.items]
+    return lambda row: [bytes(texts.encoded(index(item))) for item in row.items]
 
 
 def _reason(reason: ScoreReason) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from tritone_cf_breaker import CircuitBreaker
 
 from tritone_serving.recommender import LocalScores, RemoteInputs
+from tritone_serving.recommender.candidates import CandidateScores
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +42,7 @@ class FetchedScores:
 
     remote: Mapping[str, Array | None]
     waited_s: Mapping[str, float]
-    local: LocalScores
+    local: LocalScores | CandidateScores
 
 
 class RemoteModel:
@@ -152,7 +153,7 @@ class PendingScores:
 
 
 def fetch_scores(
-    calls: Sequence[tuple[RemoteModel, RemoteInputs]], score_local: Callable[[], LocalScores]
+    calls: Sequence[tuple[RemoteModel, RemoteInputs]], score_local: Callable[[], LocalScores | CandidateScores]
 ) -> FetchedScores:
     """Fetch the scores of the remote base models, all at once, while this thread scores the local base models.
 

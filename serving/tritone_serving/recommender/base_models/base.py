@@ -8,7 +8,7 @@ Shapes: B requests, U stored users, I items, n items to explain, C causes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,9 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.rows import Floats, Rows
+from tritone_serving.recommender.rows import Floats, RowProduct, Rows
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +49,53 @@ class LocalBaseModel(Protocol):
         """Return for which requests the base model can score items (B,); the scores of others are 0."""
         ...
 
-    def score(self, batch: RequestBatch) -> Floats:
-        """Return the scores (B, I)."""
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        """Return the scores (B, I), or only those of the given items (B, n).
+
+        Args:
+            batch: the requests; a single one if `items` are given.
+            items: (n,) ascending.
+        """
+        ...
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        """Return the items that this base model scores highest, about n or fewer, in any order.
+
+        Args:
+            batch: a single request.
+            n: number of items.
+            first: only items from this index on.
+        """
         ...
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         """Return the contributions to one request's scores of some items; they add up to the scores of `score`."""
         ...
+
+
+def best_of(scores: Floats, n: int, first: int = 0) -> Ints:
+    """Return the indices of the n largest scores (I,) from `first` on, in any order."""
+    rest = scores[first:]
+    if n >= len(rest):
+        return np.arange(first, len(scores))
+    return np.argpartition(-rest, n - 1)[:n] + first
+
+
+def row_product(batch: RequestBatch, name: str, left: Callable[[], Rows], table: Rows, n_items: int) -> RowProduct:
+    """Return the product of one request's row and a table, computed once for each batch.
+
+    Args:
+        batch: a single request.
+        name: of the base model.
+        left: returns the row, (1, rows of the table).
+        table: (rows, I) sparse.
+        n_items: I.
+    """
+    key = f"product of {name}"
+    if key not in batch.memo:
+        batch.memo[key] = RowProduct.of(left(), table, n_items)
+    found: RowProduct = batch.memo[key]
+    return found
 
 
 def whole(because: str, scores: Floats) -> ScoreParts:
@@ -76,14 +118,25 @@ class OwnTags:
         found = f"{name}.own_tags.starts" in artifact.arrays
         return cls(artifact.rows(f"{name}.own_tags") if found else None)
 
-    def apply(self, scores: Floats, batch: RequestBatch) -> None:
-        """Multiply scores (B, I) by the ratios in place."""
+    def apply(self, scores: Floats, batch: RequestBatch, items: Ints | None = None) -> None:
+        """Multiply scores (B, I), or those of the given items (1, n), by the ratios in place."""
         if self.ratios is None:
+            return
+        if items is not None:
+            if batch.users[0] >= 0:
+                self._apply_to(scores[0], *self.ratios.row(int(batch.users[0])), items)
             return
         known = np.flatnonzero(batch.users >= 0)
         if len(known):
             taken = self.ratios.take(batch.users[known])
             scores[known[taken.row_numbers()], taken.columns] *= taken.values
+
+    @staticmethod
+    def _apply_to(scores: Floats, columns: npt.NDArray[np.int32], values: Floats, items: Ints) -> None:
+        if len(items) and len(columns):
+            index = np.minimum(np.searchsorted(items, columns), len(items) - 1)
+            hits = items[index] == columns
+            scores[index[hits]] *= values[hits]
 
     def of(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Floats:
         """Return the factors of some items for one request (n,)."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import OwnTags, ScoreParts, whole
+from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, row_product, whole
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.requests import MIN_FRIENDS
-from tritone_serving.recommender.rows import Floats, Rows, product
+from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,12 @@ class Popularity:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return np.ones(batch.n, np.bool_)
 
-    def score(self, batch: RequestBatch) -> Floats:
-        return np.broadcast_to(self.shares, (batch.n, len(self.shares)))
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        shares = self.shares if items is None else self.shares[items]
+        return np.broadcast_to(shares, (batch.n, len(shares)))
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return np.arange(first, min(first + n, len(self.shares)))  # items are in descending order of popularity
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("popularity", self.shares[items])]
@@ -68,8 +72,11 @@ class Mainstream:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
-        return self._excess(batch)[:, None] * self.shares
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        return self._excess(batch)[:, None] * (self.shares if items is None else self.shares[items])
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return np.zeros(0, np.int64)  # corrects the popularity of what others propose
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("popularity", self._excess(batch.only(request)) * self.shares[items])]
@@ -107,12 +114,25 @@ class ItemItem:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        if items is None:
+            scores = product(self._scaled(batch), self.table, self.table.n_rows)
+        else:
+            scores = self._product(batch).at(items)[None]
+        self.own.apply(scores, batch, items)
+        return scores
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
+
+    def _product(self, batch: RequestBatch) -> RowProduct:
+        return row_product(batch, self.name, lambda: self._scaled(batch), self.table, self.table.n_rows)
+
+    def _scaled(self, batch: RequestBatch) -> Rows:
+        """Return the histories, normalised by their lengths."""
         history = batch.history
         weights = history.values * np.repeat(self._scale(history), history.counts)
-        scores = product(Rows(history.starts, history.columns, weights), self.table, self.table.n_rows)
-        self.own.apply(scores, batch)
-        return scores
+        return Rows(history.starts, history.columns, weights)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, values = batch.history.row(request)
@@ -154,9 +174,9 @@ class Listeners:
         by_item = artifact.rows("listeners")
         people = np.arange(artifact.n_users)
         if described.get("drawn"):
-            people = np.unique(by_item.columns).astype(np.int64)
-            indices = np.searchsorted(people, by_item.columns).astype(np.int32)
-            by_item = Rows(by_item.starts, indices, by_item.values)
+            sample = artifact.derive(SAMPLE, sampled_listeners)
+            people = sample["people"].astype(np.int64)
+            by_item = Rows(by_item.starts, sample["columns"], by_item.values, (0, max(len(people) - 1, 0)))
         return cls(artifact.rows("listening"), by_item, np.asarray(artifact.arrays["listeners.rarity"]), people)
 
     @property
@@ -202,9 +222,20 @@ class Listeners:
         unit: Floats = (rare / np.maximum(lengths, 1e-9)[rows]).astype(np.float32)
         return unit
 
-    def add_up(self, people: Sequence[npt.NDArray[np.int64]], strengths: Sequence[Floats], n_items: int) -> Floats:
-        """Return the sum of given users' listening, weighted by strength (B, I)."""
-        return product(Rows.from_lists(people, strengths), self.by_user, n_items)
+
+def _of_people(values: Floats, people: npt.NDArray[np.int64]) -> Floats:
+    """Return the values (U,) of the candidate neighbours, without a copy if those are all users."""
+    return values if len(people) == len(values) else values[people]
+
+
+SAMPLE: Final = "sample"  # part of the derived arrays
+
+
+def sampled_listeners(artifact: Artifact) -> dict[str, npt.NDArray[Any]]:
+    """Return the sampled candidates `people` (S,), and `columns`: those of `listeners` as indices in them."""
+    columns = artifact.rows("listeners").columns
+    people = np.unique(columns).astype(np.int32)
+    return {"people": people, "columns": np.searchsorted(people, columns).astype(np.int32)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,16 +268,29 @@ class UserKnn:
             int(described["n_neighbours"]),
             float(described["sharpness"]),
             np.asarray(artifact.arrays[f"{name}.popularity_penalty"]),
-            np.asarray(artifact.arrays[f"{name}.means"])[listeners.people],
+            _of_people(np.asarray(artifact.arrays[f"{name}.means"]), listeners.people),
         )
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        if items is not None:
+            return (self._product(batch).at(items) * self.popularity_penalty[items])[None]
+        n_items = len(self.popularity_penalty)
+        return product(self._neighbours(batch), self.listeners.by_user, n_items) * self.popularity_penalty
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first, factors=self.popularity_penalty)
+
+    def _product(self, batch: RequestBatch) -> RowProduct:
+        n_items = len(self.popularity_penalty)
+        return row_product(batch, self.name, lambda: self._neighbours(batch), self.listeners.by_user, n_items)
+
+    def _neighbours(self, batch: RequestBatch) -> Rows:
+        """Return the most similar users of each request and their weights, sparse (B, U)."""
         near = [self._nearest(row) for row in self._strengths(batch)]
-        people, strengths = [self.listeners.people[who] for who, _ in near], [strength for _, strength in near]
-        return self.listeners.add_up(people, strengths, len(self.popularity_penalty)) * self.popularity_penalty
+        return Rows.from_lists([self.listeners.people[who] for who, _ in near], [strength for _, strength in near])
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         # Neighbours are not disclosed. Contributions are attributed to the items of the history: each neighbour's
@@ -325,9 +369,21 @@ class Social:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.friends.counts > 0
 
-    def score(self, batch: RequestBatch) -> Floats:
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        if items is not None:
+            return self._product(batch).at(items)[None]
+        return product(self._weighted(batch), self.listeners.by_user, self.n_items)
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
+
+    def _product(self, batch: RequestBatch) -> RowProduct:
+        return row_product(batch, self.name, lambda: self._weighted(batch), self.listeners.by_user, self.n_items)
+
+    def _weighted(self, batch: RequestBatch) -> Rows:
+        """Return the users around each requesting user and their weights, sparse (B, U)."""
         around = [self._around(batch, request) for request in range(batch.n)]
-        return self.listeners.add_up([who for who, _ in around], [strength for _, strength in around], self.n_items)
+        return Rows.from_lists([who for who, _ in around], [strength for _, strength in around])
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         who, strengths = self._around(batch, request)

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import OwnTags, ScoreParts, whole
+from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, best_of, row_product, whole
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.rows import Floats, Rows, product
+from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
+from tritone_serving.recommender.similarity import SoundIndex, open_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +45,19 @@ class Tags:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
-        scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
-        self.own.apply(scores, batch)
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        if items is None:
+            scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
+        else:
+            scores = self._product(batch).at(items)[None]
+        self.own.apply(scores, batch, items)
         return scores
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
+
+    def _product(self, batch: RequestBatch) -> RowProduct:
+        return row_product(batch, self.name, lambda: self._profiles(batch), self.by_tag, self.by_item.n_rows)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         tags, amounts = self._profiles(batch.only(request)).row(0)
@@ -79,23 +89,34 @@ class Sound:
     Attributes:
         embeddings: (I, 256) of norm 1, zeros for items without a recording.
         centre: (256,) mean of all embeddings, which is subtracted from the query.
+        index: approximate index of the embeddings; None compares all items.
     """
 
     name: str
     embeddings: Floats
     centre: Floats
+    index: SoundIndex | None = None
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Sound:
-        return cls(name, artifact.arrays["items.embeddings"], np.asarray(artifact.arrays[f"{name}.centre"]))
+        centre = np.asarray(artifact.arrays[f"{name}.centre"])
+        return cls(name, artifact.arrays["items.embeddings"], centre, open_index(artifact.folder))
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         given = np.zeros(batch.n, np.bool_) if batch.embeddings is None else batch.embeddings.any(1)
         return given | batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
-        scores: Floats = self._wanted(batch) @ self.embeddings.T
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        scores: Floats = self._wanted(batch) @ (self.embeddings if items is None else self.embeddings[items]).T
         return scores
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        [wanted] = self._wanted(batch)
+        if first:
+            return best_of(self.embeddings[first:] @ wanted, n) + first
+        if self.index is not None and wanted.any():
+            return self.index.search(wanted, n)[0]
+        return best_of(self.embeddings @ wanted, n)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         one = batch.only(request)
@@ -138,13 +159,17 @@ class Mood:
         known: npt.NDArray[np.bool_] = batch.mood_vectors.any(1)
         return known
 
-    def score(self, batch: RequestBatch) -> Floats:
-        scores = np.zeros((batch.n, len(self.moods)), np.float32)
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        moods = self.moods if items is None else self.moods[items]
+        scores = np.zeros((batch.n, len(moods)), np.float32)
         vectors = batch.mood_vectors
         for request in np.flatnonzero(vectors.any(1)).tolist():
             # The length of the vector is the weight of this base model, see `RequestBatch.brought`.
-            scores[request] = self.moods @ (vectors[request] / np.linalg.norm(vectors[request]))
+            scores[request] = moods @ (vectors[request] / np.linalg.norm(vectors[request]))
         return scores
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return best_of(self.score(batch)[0], n, first)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         return [whole("mood", self.score(batch.only(request))[0, items])]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import N_FITTED, Artifact
-from tritone_serving.recommender.base_models.base import ScoreParts
+from tritone_serving.recommender.base_models.base import Ints, ScoreParts, best_of
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.rows import Floats, Rows
 
@@ -85,6 +85,13 @@ class FactorSolver:
         return found
 
 
+def rotated_factors(artifact: Artifact, name: str, unobserved: float) -> dict[str, npt.NDArray[Any]]:
+    """Return the factors and the spectrum of a `FactorSolver`, from an artifact's base model of a given name."""
+    factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
+    solver = FactorSolver.of(factors, unobserved=unobserved, l2=0.0)
+    return {"factors": solver.factors, "spectrum": solver.spectrum}
+
+
 def _solved(prior: Floats, vectors: Floats, weights: Floats) -> Floats:
     """Solve `(diag(prior) + sum |w| v v') x = sum w v` for R rows of n columns: vectors (R, n, D), weights (R, n)."""
     amounts = np.abs(weights)
@@ -119,16 +126,22 @@ class MatrixFactorization:
         unobserved, l2 = float(described["unobserved"]), float(described["l2"])
         if not (0 <= unobserved < _MOST and 0 < l2 < _MOST):
             raise ValueError(f"unobserved {unobserved} or l2 {l2}, which are out of range")
-        factors = np.asarray(artifact.arrays[f"{name}.factors"], np.float32)
+        arrays = artifact.derive(f"rotated.{name}", lambda opened: rotated_factors(opened, name, unobserved))
+        factors = arrays["factors"]
         n_fitted = int(artifact.manifest.get(N_FITTED, len(factors)))
-        return cls(name, FactorSolver.of(factors, unobserved=unobserved, l2=l2, n_columns=n_fitted))
+        return cls(name, FactorSolver(factors, unobserved, l2, n_fitted, arrays["spectrum"]))
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch) -> Floats:
-        scores: Floats = self.solver.solve(_listened(batch.history)) @ self.solver.factors.T
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        factors = self.solver.factors if items is None else self.solver.factors[items]
+        scores: Floats = self.solver.solve(_listened(batch.history)) @ factors.T
         return scores
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        # Compares all items: fits of catalogues for which that takes long have no factorization.
+        return best_of(self.score(batch)[0], n, first)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, weights = _listened(batch.only(request).history).row(0)

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import ScoreParts
+from tritone_serving.recommender.base_models.base import Ints, ScoreParts, row_product
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.exceptions import ArtifactError
-from tritone_serving.recommender.rows import Floats, Rows, product
+from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
 
 _NEGLIGIBLE: Final = 1e-3  # weight of a listen relative to the latest one
 
@@ -46,8 +46,16 @@ class Transitions:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return np.zeros(batch.n, np.bool_) if batch.sequences is None else batch.sequences.has_listens
 
-    def score(self, batch: RequestBatch) -> Floats:
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        if items is not None:
+            return self._product(batch).at(items)[None]
         return product(self._latest(batch), self.table, self.table.n_rows)
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self._product(batch).largest(n, first=first)
+
+    def _product(self, batch: RequestBatch) -> RowProduct:
+        return row_product(batch, self.name, lambda: self._latest(batch), self.table, self.table.n_rows)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         columns, values = self._latest(batch.only(request)).row(0)

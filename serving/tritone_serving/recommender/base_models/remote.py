@@ -75,11 +75,13 @@ class RemoteBaseModel:
         weights[rows, index] = batch.history.values[keep]
         return RemoteInputs({"items": items, "weights": weights})
 
-    def scores(self, batch: RequestBatch, outputs: Floats) -> Floats:
-        """Return the scores (B, I).
+    def scores(self, batch: RequestBatch, outputs: Floats, items: npt.NDArray[np.int64] | None = None) -> Floats:
+        """Return the scores (B, I), or only those of the given items (B, n).
 
         Args:
+            batch: the requests.
             outputs: log-probabilities (B, T) of the network for `inputs(batch)`.
+            items: (n,) ascending; all if None.
 
         Raises:
             ValueError: they are of another shape.
@@ -88,9 +90,15 @@ class RemoteBaseModel:
         if outputs.shape != expected:
             raise ValueError(f"invalid scores of {self.name}: expected shape {expected}, got {outputs.shape}")
         logits = np.asarray(outputs, np.float32)
-        scores = np.zeros((batch.n, self.n_items), np.float32)
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        scores[:, : self.n_known] = exponentials * (self.n_known / exponentials.sum(1, keepdims=True))
+        factors = self.n_known / exponentials.sum(1, keepdims=True)
+        if items is None:
+            scores = np.zeros((batch.n, self.n_items), np.float32)
+            scores[:, : self.n_known] = exponentials * factors
+        else:
+            n_known = int(np.searchsorted(items, self.n_known))
+            scores = np.zeros((batch.n, len(items)), np.float32)
+            scores[:, :n_known] = exponentials[:, items[:n_known]] * factors
         scores[~self.knows(batch)] = 0
         return scores
 

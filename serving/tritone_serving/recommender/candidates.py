@@ -1,0 +1,123 @@
+"""Candidates: the items of a large catalogue that are scored for a request, in place of all.
+
+Each base model proposes the items that it scores highest, which most can find without scoring the others: the rows of
+its table for the items of the history, the listening of similar users and friends, the most popular items, the nearest
+ones in an index of sound. The union is scored by the same base models and ensemble as the whole catalogue would be, so
+that scores are the same; an item that no base model ranks high may be missed. Requests that leave too few candidates
+are scored for all items.
+Shapes: I items, n candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from tritone_serving.recommender.base_models.base import best_of
+from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.ranking import pool_size
+from tritone_serving.recommender.requests import Ints, RecommendRequest
+from tritone_serving.recommender.scorer import EnsembleScorer, LocalScores, RemoteScores, Scored
+
+LEAST_PER_MODEL: Final = 100
+MOST_PER_MODEL: Final = 1_000_000
+_SPARE: Final = 2  # times the needed number of candidates; with fewer, all items are scored
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """When candidates are scored in place of all items.
+
+    Attributes:
+        from_items: size of the catalogue from which on candidates are used.
+        per_model: number of items that each base model proposes.
+    """
+
+    from_items: int = 500_000
+    per_model: int = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateScores:
+    """Scores of the candidates of a batch by the local base models.
+
+    Attributes:
+        batches: (B,) each request as a batch of its own.
+        scores: (B,) of each request's candidates, or of all items.
+    """
+
+    batches: Sequence[RequestBatch]
+    scores: Sequence[LocalScores]
+
+
+class CandidateScorer:
+    """Scores candidates by the base models and ensembles of one artifact."""
+
+    def __init__(self, scorer: EnsembleScorer, settings: CandidateSettings) -> None:
+        self._scorer = scorer
+        self._n = settings.per_model
+
+    def score_local(
+        self,
+        batch: RequestBatch,
+        requests: Sequence[RecommendRequest],
+        arms: Sequence[str],
+        excluded: Callable[[RequestBatch, int, RecommendRequest], Ints],
+    ) -> CandidateScores:
+        """Score the candidates of each request by the local base models.
+
+        Args:
+            batch: the requests, resolved.
+            requests: (B,) the requests.
+            arms: (B,) arm of each.
+            excluded: returns the items that must not be recommended for a request, given its batch and row.
+        """
+        batches = [batch.only(row) for row in range(batch.n)]
+        scores = []
+        for one, request, arm in zip(batches, requests, arms, strict=True):
+            masked = excluded(one, 0, request)
+            items = self._union(self._scorer.proposals(one, [arm], self._n + len(masked)), without=[masked])
+            is_enough = self._is_enough(items, request)
+            scores.append(self._scorer.score_local(one, [arm], items=items if is_enough else None))
+        return CandidateScores(batches, scores)
+
+    def combine(self, row: int, local: CandidateScores, arm: str, masked: Ints, remote_scores: RemoteScores) -> Scored:
+        """Add the remote base models to the scores of one request, and the items that they propose.
+
+        Args:
+            row: index of the request.
+            local: result of `score_local`.
+            arm: arm of the request.
+            masked: items that must not be recommended.
+            remote_scores: outputs of the remote base models for the whole batch.
+        """
+        one, scores = local.batches[row], local.scores[row]
+        outputs = {name: each[row : row + 1] for name, each in remote_scores.items() if each is not None}
+        scored = self._scorer.combine(one, [arm], scores, outputs)
+        names = self._scorer.weighted(one, [arm], tuple(outputs))
+        if scores.items is None or not names:
+            return scored
+        proposals = [best_of(outputs[name][0], self._n + len(masked)) for name in names]
+        more = self._union(proposals, without=[scores.items, masked])
+        if not len(more):
+            return scored
+        return scored.joined(
+            self._scorer.combine(one, [arm], self._scorer.score_local(one, [arm], items=more), outputs)
+        )
+
+    def _union(self, proposals: Sequence[Ints], *, without: Sequence[Ints]) -> Ints:
+        """Return the items of some proposals, ascending."""
+        chosen = np.zeros(self._scorer.n_items, np.bool_)
+        for items in proposals:
+            chosen[items] = True
+        for items in without:
+            chosen[items] = False
+        return np.flatnonzero(chosen)
+
+    @staticmethod
+    def _is_enough(items: Ints, request: RecommendRequest) -> bool:
+        n_needed = pool_size(request.k) if request.diversity or request.novelty else request.k
+        return len(items) >= _SPARE * n_needed

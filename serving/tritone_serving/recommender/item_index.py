@@ -1,0 +1,48 @@
+"""Items of an artifact by their ids, and the number of their listeners.
+
+Shapes: I items.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tritone_serving.ids import normalize_id
+from tritone_serving.recommender.artifact import Artifact
+from tritone_serving.recommender.texts import TextIndex, slots_of
+
+Array = npt.NDArray[Any]
+
+
+def item_arrays(artifact: Artifact) -> dict[str, Array]:
+    """Return the hash table of the items' ids, `slots`, and `n_listeners` (I,)."""
+    return {"slots": slots_of(artifact.texts("items")), "n_listeners": listener_counts(artifact).astype(np.int32)}
+
+
+def listener_counts(artifact: Artifact) -> npt.NDArray[np.int64]:
+    """Return the number of stored users who listen to each item (I,), from all listening data."""
+    name = "listening" if "listening.starts" in artifact.arrays else "history"
+    counts: npt.NDArray[np.int64] = np.bincount(artifact.rows(name).columns, minlength=artifact.n_items)
+    return counts
+
+
+class ItemIndex:
+    """Finds items by their ids.
+
+    Attributes:
+        n_listeners: (I,) number of stored users who listen to each item.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Read the index of an artifact, or compute it if the artifact was written without."""
+        arrays = artifact.derive("items", item_arrays)
+        self.n_listeners = arrays["n_listeners"]
+        self._index = TextIndex(artifact.arrays["items.ids"], artifact.arrays["items.ends"], arrays["slots"])
+
+    def find(self, name: str) -> int | None:
+        """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
+        index = self._index.find(name)
+        return self._index.find(normalize_id(name)) if index is None else index
