@@ -90,6 +90,7 @@ def _types() -> Mapping[str, pa.DataType]:
 
     return {
         "VARCHAR": pa.string(),
+        "VARCHAR[]": pa.list_(pa.string()),
         "FLOAT": pa.float32(),
         "DOUBLE": pa.float64(),
         "BIGINT": pa.int64(),

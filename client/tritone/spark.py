@@ -195,6 +195,7 @@ def _type(kind: str) -> DataType:
 
     return {
         "VARCHAR": types.StringType(),
+        "VARCHAR[]": types.ArrayType(types.StringType()),
         "FLOAT": types.FloatType(),
         "DOUBLE": types.DoubleType(),
         "BIGINT": types.LongType(),

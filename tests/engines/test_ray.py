@@ -18,6 +18,7 @@ from tests.engines.workers import SlowClassify, wait_for_workers
 
 import tritone.ray
 from tritone import MusicClient
+from tritone.batch import OPERATIONS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -111,7 +112,7 @@ def test_recommendations_are_those_of_the_sdk(server: ModelServer) -> None:
         for row in rows:
             expected = client.recommend(history=list(row["listened"]), n=3)
             assert row["error"] is None
-            assert json.loads(row["result"]) == expected.to_dict()
+            assert json.loads(row["result"]) | {"request_id": None} == expected.to_dict() | {"request_id": None}
 
 
 def test_a_missing_file_is_an_error_of_its_row(music: Path, server: ModelServer) -> None:
@@ -191,6 +192,16 @@ def test_a_server_that_stays_away_fails_the_job(music: Path) -> None:
     options = {"fn_constructor_kwargs": {"server": "127.0.0.1:9", "wait_s": 0}, "compute": pool(1), "num_cpus": FEW}
     with pytest.raises(Exception, match="ConnectionFailedError"):
         classified(dataset(music), "", **options)
+
+
+def test_all_operations_of_batch_jobs_have_columns() -> None:
+    import pyarrow as pa
+
+    nothing = pa.table({"path": pa.array([], pa.string())})
+    for name, operation in OPERATIONS.items():
+        table = tritone.ray.Call(name, inputs={"path": "path"})(nothing)
+        assert table.column_names == ["path", *operation.columns, "error", "error_type"]
+        assert pa.null() not in table.schema.types
 
 
 def test_a_missing_column_fails_the_job_plainly(music: Path, server: ModelServer) -> None:

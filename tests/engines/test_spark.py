@@ -20,6 +20,7 @@ from tests.engines.workers import wait_for_workers
 
 import tritone.spark
 from tritone import MusicClient
+from tritone.batch import OPERATIONS
 from tritone.exceptions import InvalidInputError
 
 
@@ -70,9 +71,9 @@ def test_contents_of_files_are_classified_as_by_the_sdk(spark: Any, music: Path,
 
 def test_a_schema_may_be_given_in_words(songs: Any, music: Path, server: ModelServer) -> None:
     embed = tritone.spark.Embed(server=server.address)
-    kept, model = "path string, year long", "model string, model_version string"
-    errors = "error string, error_type string"
-    rows = songs.mapInPandas(embed, f"{kept}, embedding array<float>, duration_s double, {model}, {errors}")
+    words = embed.schema(songs).simpleString()
+    assert words.startswith("struct<path:string,year:bigint,embedding:array<float>,")
+    rows = songs.mapInPandas(embed, words)
     assert Counter(row.error_type for row in rows.collect()) == {None: 12, "unreadable": 1}
 
 
@@ -173,6 +174,12 @@ def test_columns_are_checked_before_the_job(songs: Any) -> None:
         tritone.spark.Embed(path_column="file").schema(songs)
     with pytest.raises(InvalidInputError, match="got 'error'; rename or drop it"):
         tritone.spark.Embed().schema(songs.withColumnRenamed("year", "error"))
+
+
+def test_all_operations_of_batch_jobs_have_a_schema(songs: Any) -> None:
+    for name, operation in OPERATIONS.items():
+        call = tritone.spark.Call(name, inputs={"path": "path"})
+        assert call.schema(songs).names == ["path", "year", *operation.columns, "error", "error_type"]
 
 
 def test_a_schema_without_the_columns_fails_the_job(songs: Any, server: ModelServer) -> None:
