@@ -93,7 +93,8 @@ TrainReport = Annotated[
 Interactions = Annotated[
     Path | None,
     typer.Option(
-        help="Listening log: CSV, Parquet, JSON, Excel or a folder of parts. Default: simulated listening.",
+        help="Listening log: CSV, Parquet, JSON or Excel file, folder of parts, quoted glob, s3:// or gs:// URL. "
+        "Default: simulated listening.",
         show_default=False,
     ),
 ]

@@ -237,10 +237,11 @@ def _plain(value: Any) -> Any:
         return value
     from tritone_training.corpus import parse_selection
     from tritone_training.data.recordings import printable
+    from tritone_training.data.tables import location_of
 
     if (selection := parse_selection(value)) is not None:
         return str(selection)
-    return printable(str(value.resolve()))
+    return printable(location_of(value))
 
 
 def _normalized(value: Any) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tritone_training.data.interactions.files import ListeningFiles
+from tritone_training.data.tables import location_of
 from tritone_training.evaluation import TuningResult
 from tritone_training.exceptions import DataError, TrainingError
 from tritone_training.kind import ModelKind, TrainRequest
@@ -65,7 +66,7 @@ def _study(kind: ModelKind, request: TrainRequest) -> optuna.Study:
     # Values of other data, splits or lengths of training could not be compared.
     data = request.data.interactions if isinstance(request.data, ListeningFiles) else request.data
     asked = {
-        "data": str(data.resolve()) if data else "embedded corpus",
+        "data": location_of(data) if data else "embedded corpus",
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "overrides": dict(request.overrides),
     }

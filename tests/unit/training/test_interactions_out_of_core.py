@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,22 @@ import pandas as pd
 import pytest
 from tests.support.pandas_log import load_in_memory
 
-from tritone_training.data.interactions import CleaningRules, Columns, Log, load_log
+from tritone_training.data.interactions import (
+    CleaningRules,
+    Columns,
+    ListeningFiles,
+    Log,
+    listening,
+    load_listening,
+    load_log,
+    split_log,
+)
 from tritone_training.data.interactions import cleaning as cleaning_module
+from tritone_training.data.interactions.listening import three_parts
+from tritone_training.data.interactions.reading import keep_log
+from tritone_training.data.interactions.scratch import FOLDER_VARIABLE
 from tritone_training.exceptions import DataError
+from tritone_training.kind import TrainRequest
 
 Draw = Callable[[np.random.Generator, int], list[Any]]
 N_SEEDS = 6
@@ -168,42 +183,48 @@ def test_dirty_text_tables_give_the_same_log(
             assert_equal(found, expected)
 
 
-_PARQUET: Mapping[str, tuple[str, ...]] = {
+# Column -> kinds of types, of which all parts of a log have the same one -> types.
+_PARQUET: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "user": (
-        "'u' || (i * 7919 % 37)",
-        "(i * 7919 % 37)::INTEGER",
-        "(i * 7919 % 37)::DOUBLE",
-        "(i % 37)::DECIMAL(9, 1)",
+        ("'u' || (i * 7919 % 37)",),
+        ("(i * 7919 % 37)::INTEGER", "(i * 7919 % 37)::DOUBLE", "(i % 37)::DECIMAL(9, 1)"),
     ),
-    "item": ("'i' || (i * 104729 % 23)", "(i * 104729 % 23)::UBIGINT", "('i' || (i % 5))::BLOB"),
+    "item": (
+        ("'i' || (i * 104729 % 23)", "('i' || (i % 5))::BLOB"),
+        ("(i * 104729 % 23)::UBIGINT", "(i % 9)::TINYINT"),
+    ),
     "plays": (
-        "(i % 5)::INTEGER",
-        "CASE WHEN i % 11 = 0 THEN 'nan'::DOUBLE WHEN i % 13 = 0 THEN 'inf'::DOUBLE ELSE i % 7 / 8 END",
-        "(i % 7 / 4)::FLOAT",
-        "(i % 9)::DECIMAL(9, 2)",
-        "i % 2 = 0",
-        "CASE WHEN i % 3 > 0 THEN (i % 5)::VARCHAR ELSE '2,5' END",
+        (
+            "(i % 5)::INTEGER",
+            "CASE WHEN i % 11 = 0 THEN 'nan'::DOUBLE WHEN i % 13 = 0 THEN 'inf'::DOUBLE ELSE i % 7 / 8 END",
+            "(i % 7 / 4)::FLOAT",
+            "(i % 9)::DECIMAL(9, 2)",
+        ),
+        ("i % 2 = 0",),
+        ("CASE WHEN i % 3 > 0 THEN (i % 5)::VARCHAR ELSE '2,5' END", "(i % 4)::VARCHAR"),
     ),
     "time": (
-        "1500000000 + i * 7",
-        "(1500000000 + i * 7) * 1000",
-        "(1500000000 + i / 8)::DOUBLE",
-        "20120101 + i % 28",
-        "(20120101 + i % 28)::DOUBLE",
-        "TIMESTAMP '2012-01-01' + INTERVAL (i * 977) MILLISECONDS",
-        "TIMESTAMPTZ '2012-01-01 00:00:00+02' + INTERVAL (i) SECONDS",
-        "CASE WHEN i % 9 > 0 THEN TIMESTAMP_NS '2012-01-01 00:00:00.123456789' END",
-        "CASE WHEN i % 7 = 0 THEN 'infinity' ELSE '2012-01-01' END::TIMESTAMP",
-        "DATE '2012-01-01' + (i % 300)::INTEGER",
-        "strftime(TIMESTAMP '2012-01-01' + INTERVAL (i) SECONDS, '%Y-%m-%dT%H:%M:%S.%f')",
-        "NULL::INTEGER",
+        ("1500000000 + i * 7", "(1500000000 + i * 7) * 1000", "(1500000000 + i / 8)::DOUBLE"),
+        ("20120101 + i % 28",),
+        ("(20120101 + i % 28)::DOUBLE",),
+        (
+            "TIMESTAMP '2012-01-01' + INTERVAL (i * 977) MILLISECONDS",
+            "TIMESTAMPTZ '2012-01-01 00:00:00+02' + INTERVAL (i) SECONDS",
+            "CASE WHEN i % 9 > 0 THEN TIMESTAMP_NS '2012-01-01 00:00:00.123456789' END",
+            "CASE WHEN i % 7 = 0 THEN 'infinity' ELSE '2012-01-01' END::TIMESTAMP",
+            "DATE '2012-01-01' + (i % 300)::INTEGER",
+        ),
+        ("strftime(TIMESTAMP '2012-01-01' + INTERVAL (i) SECONDS, '%Y-%m-%dT%H:%M:%S.%f')", "(2000 + i % 20)::VARCHAR"),
+        ("NULL::INTEGER",),
     ),
-    "skipped": ("i % 6 = 0", "(i % 2)::INTEGER", "CASE WHEN i % 3 = 0 THEN 'yes' END"),
+    "skipped": (("i % 6 = 0", "(i % 2)::INTEGER", "CASE WHEN i % 3 = 0 THEN 'yes' END"),),
 }
 
 
-def _write_parquet(rng: np.random.Generator, names: list[str], path: Path, first: int, n: int) -> None:
-    chosen = [f"{options[int(rng.integers(len(options)))]} AS {name}" for name in names for options in [_PARQUET[name]]]
+def _write_parquet(
+    rng: np.random.Generator, types: Mapping[str, tuple[str, ...]], path: Path, first: int, n: int
+) -> None:
+    chosen = [f"{options[int(rng.integers(len(options)))]} AS {name}" for name, options in types.items()]
     rng.shuffle(chosen)
     duckdb.execute(f"COPY (SELECT {', '.join(chosen)} FROM range({first}, {first + n}) x(i)) TO '{path}'")  # noqa: S608
 
@@ -213,12 +234,76 @@ def test_parquet_parts_of_different_types_give_the_same_log(tmp_path: Path, seed
     for number in range(4):
         rng = np.random.default_rng(1_000 * seed + number)
         names = ["user", "item", *(name for name in ("plays", "time", "skipped") if rng.random() < 0.7)]
+        types = {name: _PARQUET[name][int(rng.integers(len(_PARQUET[name])))] for name in names}
         folder = tmp_path / f"log{number}"
         folder.mkdir()
         for part in range(int(rng.integers(1, 4))):
-            _write_parquet(rng, names, folder / f"part-{part}.parquet", 300 * part, 300)
+            _write_parquet(rng, types, folder / f"part-{part}.parquet", 300 * part, 300)
         found, expected = (_result(load, folder, Columns(), CleaningRules()) for load in (load_log, load_in_memory))
         if isinstance(found, str) or isinstance(expected, str):
             assert found == expected
         else:
             assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("times", list(_TIMES))
+def test_splits_of_a_log_in_files_equal_those_of_a_log_in_memory(tmp_path: Path, times: str) -> None:
+    rng = np.random.default_rng(5)
+    columns = {"user": _numbered("u", 30)(rng, 600), "item": _numbered("i", 40)(rng, 600)}
+    draw = _TIMES[times]
+    if draw is not None:
+        columns["time"] = draw(rng, 600)
+    path = tmp_path / "log.csv"
+    _write(pd.DataFrame(columns, dtype=object), path, ",")
+    stored = keep_log(path)
+    whole = stored.load()
+    shuffled = rng.permutation(len(whole))
+    assert whole.take(shuffled).fingerprint() == whole.fingerprint()
+    for one, other in zip(three_parts(stored, 3), three_parts(whole, 3), strict=True):
+        assert_equal(one, other)
+        assert one.fingerprint() == other.fingerprint()
+        lines = sorted(
+            f"{one.users[u]}\t{one.items[i]}\t{n:g}" for u, i, n in zip(one.user, one.item, one.plays, strict=True)
+        )
+        assert one.fingerprint() == hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def test_the_latest_pairs_are_held_out_and_ties_drawn_as_by_a_sort() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        time = rng.integers(0, 1 + seed % 7 * 10, 200 + seed).astype(np.float64)
+        order = np.lexsort((np.random.default_rng(seed).permutation(len(time)), time))
+        expected = np.zeros(len(time), np.bool_)
+        expected[order[int(0.9 * (len(time) - 1)) + 1 :]] = True
+        log = Log("test", ["u"], [str(n) for n in range(len(time))], np.zeros(len(time), np.int32),
+                  np.arange(len(time), dtype=np.int32), np.ones(len(time), np.float32), time)  # fmt: skip
+        train, held_out = split_log(log, fraction=0.1, seed=seed)
+        np.testing.assert_array_equal(held_out.item, np.flatnonzero(expected))
+        assert len(train) + len(held_out) == len(log)
+
+
+def test_large_logs_stay_in_files_until_they_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(listening, "_MOST_IN_MEMORY", 0)
+    rng = np.random.default_rng(5)
+    columns = {"user": _numbered("u", 30)(rng, 600), "item": _numbered("i", 40)(rng, 600)}
+    _write(pd.DataFrame(columns, dtype=object), tmp_path / "log.csv", ",")
+    request = TrainRequest(out=tmp_path, data=ListeningFiles(interactions=tmp_path / "log.csv"), seed=1, progress=False)
+    data = load_listening(request)
+    assert len(list(tmp_path.glob("tritone-read-*"))) == 1
+    monkeypatch.setattr(listening, "_MOST_IN_MEMORY", 10**9)
+    expected = load_listening(request)
+    assert_equal(data.whole().train, expected.whole().train)
+    assert data.report == expected.report
+    del data
+    assert list(tmp_path.glob("tritone-read-*")) == []
+
+
+@pytest.mark.parametrize("n_most", [1, 7, 10**6])
+def test_ranges_of_users_cover_all_users_once(n_most: int) -> None:
+    counts = np.array([3, 9, 0, 1, 2, 40, 1, 1])
+    ranges = cleaning_module._ranges(counts, n_most)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == len(counts)
+    assert all(end == first for (_, end), (first, _) in itertools.pairwise(ranges))
+    assert all(counts[first:end].sum() <= n_most or end - first == 1 for first, end in ranges)

@@ -9,6 +9,7 @@ import pytest
 
 from tritone_training.data.interactions import Log, load_log
 from tritone_training.data.interactions.partitions import INDEX_FILE, open_parts, part_of_users, write_parts
+from tritone_training.data.interactions.reading import keep_log
 from tritone_training.exceptions import DataError
 
 N_PARTS = 3
@@ -47,6 +48,15 @@ def test_the_parts_together_hold_every_listen_and_event_once(tmp_path: Path, log
         np.testing.assert_array_equal(
             log.sequences.take(np.isin(log.sequences.user, part.user)).item, part.sequences.item
         )
+
+
+def test_a_log_in_files_gives_the_same_parts(tmp_path: Path, log: Log) -> None:
+    stored = write_parts(keep_log(tmp_path / "log.tsv"), tmp_path / "stored", N_PARTS)
+    for one, other in zip(stored, write_parts(log, tmp_path / "parts", N_PARTS), strict=True):
+        assert one.fingerprint() == other.fingerprint()
+        assert one.sequences is not None
+        assert other.sequences is not None
+        np.testing.assert_array_equal(one.sequences.time, other.sequences.time)
 
 
 def test_the_part_of_a_user_depends_on_the_id_alone() -> None:

@@ -360,7 +360,7 @@ def test_a_folder_of_parts_is_one_table(tmp_path: Path) -> None:
         ["12.0", "2", None, None],
     ]
     assert table.notes == ("read 2 parts of a folder",)
-    assert table.incomplete == {"plays": "country=__HIVE_DEFAULT_PARTITION__/part-1.parquet"}
+    assert table.incomplete == {"plays": ("country=__HIVE_DEFAULT_PARTITION__/part-1.parquet", ["user", "item"])}
 
 
 def test_parts_may_be_compressed_text_with_columns_in_any_order(tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from tritone_training.data.interactions.log import (
     MetadataTable,
     TagTable,
     held_out_counts,
-    last_pairs,
-    split_log,
 )
 from tritone_training.data.interactions.partitions import LogParts, open_parts, write_parts
 from tritone_training.data.interactions.reading import (
+    keep_log,
     load_friends,
     load_log,
     load_metadata,
@@ -36,6 +35,7 @@ from tritone_training.data.interactions.simulated_sessions import (
     simulate_sessions,
     simulated_sessions,
 )
+from tritone_training.data.interactions.splitting import last_pairs, split_log
 from tritone_training.data.interactions.user_sequences import (
     MOST_EVENTS,
     UserSequences,
@@ -65,6 +65,7 @@ __all__ = [
     "held_out_counts",
     "is_sequence_file",
     "join_data",
+    "keep_log",
     "last_of_users",
     "last_pairs",
     "load_friends",

@@ -200,10 +200,11 @@ def _find(table: Table, usual: Sequence[str]) -> str | None:
 
 
 def _complete(table: Table, name: str) -> str:
-    if (part := table.incomplete.get(name)) is not None:
+    if (found := table.incomplete.get(name)) is not None:
+        part, names = found
         raise DataError(
-            f"{table.path}: its part {part} has no column {name!r}: expected the same columns in all parts; write the "
-            f"table again, or name another column"
+            f"{table.path}: its part {part} has no column {name!r}: expected the same columns in all parts, got "
+            f"{_listed(names)} there; rename the column in that part, write the table again, or name another column"
         )
     return name
 

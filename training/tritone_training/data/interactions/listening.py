@@ -8,19 +8,23 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import ListeningFiles, files_of
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, merge_logs, split_log
-from tritone_training.data.interactions.reading import load_log, load_metadata, load_tags, read_friends
+from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, merge_logs, pair_keys
+from tritone_training.data.interactions.reading import keep_log, load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import simulated_sessions
+from tritone_training.data.interactions.splitting import LogColumns, LogPart, split_log, split_part
+from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 HELD_OUT: Final = 0.1  # of the listens, once for validation and once for testing
+_MOST_IN_MEMORY: Final = 5_000_000  # pairs of a log that is kept in memory besides its splits
 SESSIONS: Final = "simulated:sessions"  # named in place of a log
 _NO_TAGS: Final = TagTable((), (), ())
 
@@ -38,7 +42,7 @@ class ListeningData:
         metadata: item id -> column -> text.
         report: what was read and used of each table.
         held_out_tags: the tags of held-out pairs that `tags` lacks.
-        log: the log that was split; None if the validation split is a file of its own.
+        stored: the log that was split, large ones in files; None if the validation split is a file of its own.
     """
 
     train: Log
@@ -49,12 +53,18 @@ class ListeningData:
     metadata: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any] = field(default_factory=dict)
     held_out_tags: TagTable = _NO_TAGS
-    log: Log | None = None
+    stored: Log | StoredLog | None = None
+
+    @property
+    def log(self) -> Log | None:
+        """The log that was split, read again if it is in files; None if the validation split is a file of its own."""
+        return self.stored.load() if isinstance(self.stored, StoredLog) else self.stored
 
     def whole(self) -> ListeningData:
         """Return the data with all listens and tags in the training split; the other splits are unchanged."""
         held_out = [self.valid, *([] if self.test is None else [self.test])]
-        train = merge_logs([self.train, *held_out]) if self.log is None else self.log
+        log = self.log
+        train = merge_logs([self.train, *held_out]) if log is None else log
         return replace(
             self,
             train=train,
@@ -107,14 +117,18 @@ def load_listening(request: TrainRequest) -> ListeningData:
     if str(files.interactions) == SESSIONS:
         return of_world(simulated_sessions(seed=request.seed, progress=request.progress).world, seed=request.seed)
     columns = columns_of(files)
-    log = load_log(files.interactions, columns)
+    stored = keep_log(files.interactions, columns)
+    in_memory = files.valid is not None or len(stored) <= _MOST_IN_MEMORY
+    log = stored.load() if in_memory else stored
+    del stored
     test: Log | None = None
     whole = log if files.valid is None else None
     reports: dict[str, Any] = {"log": log.report}
     if files.valid is not None:
-        train, (valid, n_known) = log, _without_known(log, load_log(files.valid, columns))
+        train = log if isinstance(log, Log) else log.load()
+        valid, n_known = _without_known(train, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
-    elif log.time is None and log.sequences is not None:
+    elif not LogPart(log).has_times and LogPart(log).has_order:
         train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
         reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
@@ -122,10 +136,10 @@ def load_listening(request: TrainRequest) -> ListeningData:
         how = (
             "the latest (drawn among those of one moment)" if train.time is not None else "of each listener's at random"
         )
-        if log.time is not None and train.time is None:
+        if LogPart(log).has_times and train.time is None:
             how += ", since the latest are of listeners or items without earlier listens"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
-    if len(np.unique(train.user)) < 2:
+    if np.bincount(train.user, minlength=2).astype(np.bool_).sum() < 2:
         raise DataError(
             f"{train.source}: has one listener; expected at least two, to recommend from the listening of others"
         )
@@ -168,21 +182,31 @@ def _without_known(train: Log, valid: Log) -> tuple[Log, int]:
     Raises:
         DataError: all validation pairs are in the training log.
     """
-    known = valid.matrix(
-        {name: place for place, name in enumerate(train.users)}, {name: place for place, name in enumerate(train.items)}
-    )
-    known = known.multiply(train.matrix() > 0)
-    users, items = known.nonzero()
-    both = {(train.users[u], train.items[i]) for u, i in zip(users.tolist(), items.tolist(), strict=True)}
-    kept = np.array(
-        [(valid.users[u], valid.items[i]) not in both for u, i in zip(valid.user, valid.item, strict=True)], np.bool_
-    )
+    kept = ~_are_pairs(valid.users, valid.items, valid.user, valid.item, train)
     if not kept.any():
         raise DataError(
             f"{valid.source}: all {len(valid)} of its listens are in {train.source} too; --valid has to hold listens "
             f"that the log does not"
         )
     return valid.take(kept), int((~kept).sum())
+
+
+def _are_pairs(
+    users: Sequence[str], items: Sequence[str], user: npt.NDArray[Any], item: npt.NDArray[Any], log: Log
+) -> npt.NDArray[np.bool_]:
+    """Return which pairs of (indices of) user and item are pairs of a log.
+
+    Args:
+        users: ids that `user` refers to.
+        items: ids that `item` refers to.
+    """
+    user_of = {name: index for index, name in enumerate(log.users)}
+    item_of = {name: index for index, name in enumerate(log.items)}
+    known_user = np.array([user_of.get(name, -1) for name in users] or [-1], np.int64)[user]
+    known_item = np.array([item_of.get(name, -1) for name in items] or [-1], np.int64)[item]
+    keys = pair_keys(known_user, known_item, len(log.items))
+    found: npt.NDArray[np.bool_] = (known_user >= 0) & (known_item >= 0) & np.isin(keys, log.pair_keys())
+    return found
 
 
 def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
@@ -193,22 +217,33 @@ def of_world(world: SimulatedWorld, *, seed: int) -> ListeningData:
     return ListeningData(train, valid, test, world.friends, tags, world.metadata, report, held_out_tags, world.log)
 
 
-def three_parts(log: Log, seed: int) -> tuple[Log, Log, Log]:
+def three_parts(log: LogColumns, seed: int) -> tuple[Log, Log, Log]:
     """Return (train, test, valid); the test split is made first, so that it has the latest listens.
 
     If none of the latest listens is of a listener and an item of the earlier ones, as in a log that is sorted by
     listener, times are ignored and the listens of each listener are split at random.
     """
-    rest, test = split_log(log, fraction=HELD_OUT, seed=seed)
-    train, valid = split_log(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
-    if log.time is not None and not (_can_judge(train, valid) and _can_judge(train, test)):
-        return three_parts(replace(log, time=None, last_time=None, sequences=None), seed)
+    train, test, valid = _three_parts(LogPart(log), seed)
+    return train.load(), test.load(), valid.load()
+
+
+def _three_parts(log: LogPart, seed: int) -> tuple[LogPart, LogPart, LogPart]:
+    rest, test = split_part(log, fraction=HELD_OUT, seed=seed)
+    train, valid = split_part(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
+    if log.has_times and not (_can_judge(train, valid) and _can_judge(train, test)):
+        return _three_parts(log.without_order(), seed)
     return train, test, valid
 
 
-def _can_judge(train: Log, held_out: Log) -> bool:
+def _can_judge(train: LogPart, held_out: LogPart) -> bool:
     """Return whether any held-out listen is of a listener and an item of the training split."""
-    return bool((np.isin(held_out.user, train.user) & np.isin(held_out.item, train.item)).any())
+    are_known = []
+    for name in ("user", "item"):
+        known, asked = train.required(name), held_out.required(name)
+        is_known = np.zeros(int(max(known.max(initial=0), asked.max(initial=0))) + 1, np.bool_)
+        is_known[known] = True
+        are_known.append(is_known[asked])
+    return bool((are_known[0] & are_known[1]).any())
 
 
 def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:
@@ -218,14 +253,12 @@ def without_pairs(tags: TagTable, held_out: list[Log]) -> TagTable:
 
 def split_tags(tags: TagTable, held_out: list[Log]) -> tuple[TagTable, TagTable]:
     """Return the tags of other pairs than the held-out (user, item) pairs, and those of the held-out pairs."""
-    pairs = {
-        (log.users[u], log.items[i])
-        for log in held_out
-        for u, i in zip(log.user.tolist(), log.item.tolist(), strict=True)
-    }
-    is_held_out = [pair in pairs for pair in zip(tags.users, tags.items, strict=True)]
-    report = {**tags.report, "n_of_held_out_pairs_left_out": sum(is_held_out)}
-    return _taken(tags, [not each for each in is_held_out], report), _taken(tags, is_held_out, {})
+    n = np.arange(len(tags))
+    is_held_out = np.zeros(len(tags), np.bool_)
+    for log in held_out if len(tags) and any(tags.users) else ():
+        is_held_out |= _are_pairs(tags.users, tags.items, n, n, log)
+    report = {**tags.report, "n_of_held_out_pairs_left_out": int(is_held_out.sum())}
+    return _taken(tags, (~is_held_out).tolist(), report), _taken(tags, is_held_out.tolist(), {})
 
 
 def _taken(tags: TagTable, kept: Sequence[bool], report: Mapping[str, Any]) -> TagTable:

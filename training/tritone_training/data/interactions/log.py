@@ -1,4 +1,4 @@
-"""Cleaned listening logs and tags as arrays, the cleaning rules, and the split into a training and a held-out part.
+"""Cleaned listening logs, tags and metadata in memory.
 
 Shapes: E pairs of user and item, A assignments of tags.
 """
@@ -6,21 +6,23 @@ Shapes: E pairs of user and item, A assignments of tags.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from tritone_training.data.interactions.user_sequences import UserSequences, last_of_users
-from tritone_training.exceptions import DataError
+from tritone_training.data.interactions.user_sequences import UserSequences
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.signedinteger[Any]]
 Flags = npt.NDArray[np.bool_]
+_LINES_AT_ONCE: Final = 200_000
+_EVENTS_AT_ONCE: Final = 1_000_000
 Floats = npt.NDArray[np.float64]
 
 
@@ -94,16 +96,77 @@ class Log:
             return None
         left_out = np.ones(len(self), np.bool_)
         left_out[pairs] = False
-        events = pair_keys(self.sequences.user, self.sequences.item, len(self.items))
-        return self.sequences.take(~np.isin(events, self.pair_keys()[left_out]))
+        events = self.sequences
+        index = pair_of_events(self.user, self.item, events.user, events.item, len(self.items))
+        return events.take((index < 0) | ~left_out[index])
+
+    def column(self, name: str) -> npt.NDArray[Any] | None:
+        """Return a column by its name; those of the events begin with `event_`. None if the log does not have it."""
+        owner = self if (plain := name.removeprefix("event_")) == name else self.sequences
+        found: npt.NDArray[Any] | None = None if owner is None else getattr(owner, plain)
+        return found
 
     def fingerprint(self) -> str:
         """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""
-        users, items = np.array(self.users, object), np.array(self.items, object)
-        lines = sorted(
-            f"{u}\t{i}\t{p:g}" for u, i, p in zip(users[self.user], items[self.item], self.plays.tolist(), strict=True)
-        )
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        if any(min(name) <= "\t" for ids in (self.users, self.items) for name in ids):  # sorts before the tab
+            lines = [line for piece in self._lines(np.arange(len(self))) for line in piece]
+            return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        user_rank, item_rank = (_ranks(ids) for ids in (self.users, self.items))
+        keys = pair_keys(user_rank[self.user], item_rank[self.item], len(self.items))
+        order = None if bool((keys[1:] > keys[:-1]).all()) else np.argsort(keys, kind="stable")
+        del keys
+        digest = hashlib.sha256()
+        for number, lines in enumerate(self._lines(order)):
+            digest.update(("\n" * bool(number) + "\n".join(lines)).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()[:16]
+
+    def _lines(self, order: Ints | None) -> Iterator[list[str]]:
+        """Yield the pairs as lines of text, in an order, some at a time."""
+        users, items = self.users, self.items
+        for first in range(0, len(self), _LINES_AT_ONCE):
+            span = slice(first, first + _LINES_AT_ONCE)
+            chosen = span if order is None else order[span]
+            plays, index = np.unique(self.plays[chosen], return_inverse=True)
+            shown = [f"{each:g}" for each in plays.tolist()]
+            columns = (self.user[chosen].tolist(), self.item[chosen].tolist(), index.tolist())
+            yield [f"{users[user]}\t{items[item]}\t{shown[count]}" for user, item, count in zip(*columns, strict=True)]
+
+
+def _ranks(ids: Sequence[str]) -> Ints:
+    """Return the position of each id among the sorted ids."""
+    if all(one < other for one, other in itertools.pairwise(ids)):
+        return np.arange(len(ids))
+    ranks = np.empty(len(ids), np.int64)
+    ranks[np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)] = np.arange(len(ids))
+    return ranks
+
+
+def pair_of_events(
+    user: Codes, item: Codes, event_user: Codes, event_item: Codes, n_items: int
+) -> npt.NDArray[np.int32]:
+    """Return the index of each event's pair (N,), -1 for events whose user and item are no pair of the log.
+
+    Args:
+        user: (E,) of the pairs.
+        item: (E,) of the pairs.
+        event_user: (N,) ascending.
+        event_item: (N,).
+    """
+    order = None
+    if not bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (item[1:] > item[:-1]))).all()):
+        order = np.lexsort((item, user)).astype(np.int32)
+        user, item = user[order], item[order]
+    found = np.full(len(event_user), -1, np.int32)
+    for first in range(0, len(event_user), _EVENTS_AT_ONCE):
+        span = slice(first, first + _EVENTS_AT_ONCE)
+        wanted = pair_keys(event_user[span], event_item[span], n_items)
+        begin = int(np.searchsorted(user, event_user[span][0], "left"))
+        end = int(np.searchsorted(user, event_user[span][-1], "right"))
+        keys = pair_keys(user[begin:end], item[begin:end], n_items)
+        if len(keys):
+            index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            found[span] = np.where(keys[index] == wanted, begin + index, -1)
+    return found if order is None else np.where(found >= 0, order[found], -1).astype(np.int32)
 
 
 def pair_keys(user: Codes, item: Codes, n_items: int) -> Ints:
@@ -146,51 +209,6 @@ class MetadataTable:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def split_log(log: Log, *, fraction: float, seed: int) -> tuple[Log, Log]:
-    """Return a training and a held-out log; the held-out log must not be used in training.
-
-    With times, the latest `fraction` of the pairs of all users is held out, so that no listen is predicted from later
-    ones; ties, which are common if times are months, are broken at random. The training log then has no events later
-    than the held-out ones begin. If only the order is known, the last item of each user is held out, whatever the
-    fraction. Without order, that fraction of the items of each user is held out at random. A user with a single item
-    keeps it.
-
-    Raises:
-        DataError: one of the logs would be empty.
-    """
-    if not 0 < fraction < 1:
-        raise DataError(f"invalid held-out fraction: expected a number between 0 and 1, got {fraction}")
-    if log.time is not None:
-        held_out = _latest(log, fraction, seed)
-    elif log.sequences is not None:
-        held_out = last_pairs(log)
-    else:
-        held_out = _random(log, fraction, seed)
-    if held_out.all() or not held_out.any():
-        wanted = "users with several items each" if log.time is None else "several listens"
-        raise DataError(
-            f"{log.source}: {len(log)} listens of {len(np.unique(log.user))} users cannot be split: one side would be "
-            f"empty; expected {wanted}"
-        )
-    train = log.take(~held_out)
-    if log.time is not None and train.sequences is not None and train.sequences.time is not None:
-        until = float(log.time[held_out].min())
-        train = replace(train, sequences=train.sequences.take(train.sequences.time <= until))
-    return train, log.take(held_out)
-
-
-def last_pairs(log: Log, n_back: int = 1) -> npt.NDArray[np.bool_]:
-    """Return which pairs (E,) are the n-th last listen of a user, for the leave-one-out protocol.
-
-    Raises:
-        DataError: the log has no order.
-    """
-    if log.sequences is None:
-        raise DataError(f"{log.source}: has neither times nor an order; the last item of each user is not known")
-    last = log.sequences.take(last_of_users(log.sequences, n_back))
-    return np.isin(log.pair_keys(), pair_keys(last.user, last.item, len(log.items)))
 
 
 def merge_logs(logs: Sequence[Log]) -> Log:
@@ -249,29 +267,6 @@ def held_out_counts(held_out: Log, users: Sequence[str]) -> npt.NDArray[np.int64
     """Return the number of held-out listens of each user (n,), including those of unknown items."""
     counts = dict(zip(held_out.users, np.bincount(held_out.user, minlength=len(held_out.users)).tolist(), strict=True))
     return np.array([counts.get(name, 0) for name in users], np.int64)
-
-
-def _latest(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    assert log.time is not None  # noqa: S101 - checked by the caller
-    order = np.lexsort((np.random.default_rng(seed).permutation(len(log)), log.time))
-    held_out = np.zeros(len(log), np.bool_)
-    held_out[order[int((1 - fraction) * (len(log) - 1)) + 1 :]] = True
-    return held_out
-
-
-def _random(log: Log, fraction: float, seed: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(log))
-    order = shuffled[np.argsort(log.user[shuffled], kind="stable")]  # user by user, each in random order
-    counts = np.bincount(log.user, minlength=len(log.users))
-    firsts = np.cumsum(counts) - counts
-    place = np.arange(len(log)) - np.repeat(firsts, counts)
-    # Rounded at random, so that short histories hold out their share on average.
-    wanted = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
-    wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
-    held_out = np.zeros(len(log), np.bool_)
-    held_out[order] = place < np.repeat(wanted, counts)
-    return held_out
 
 
 def is_text(column: pd.Series[Any]) -> Flags:

@@ -1,9 +1,9 @@
 """Write a cleaned listening log in parts of its users, for workers that read one part each.
 
 ```python
-parts = write_parts(train, Path("/shared/parts"), n_parts=16)   # on the driver
-parts = open_parts(Path("/shared/parts"))                       # on each worker: ids and counts, no listens
-log = parts.read(3)                                             # all listens of a sixteenth of the users
+write_parts(log, Path("/shared/parts"), n_parts=16)   # on the driver; `keep_log` reads logs larger than memory
+parts = open_parts(Path("/shared/parts"))             # on each worker: ids and counts, no listens
+log = parts.read(3)                                   # all listens of a sixteenth of the users
 ```
 
 All listens of a user are in one part, which depends on the user's id and the number of parts alone. Each part is a
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from tritone.atomic import PRIVATE_FILE, make_private_folder, replacing, write_atomically
 from tritone_training.data.interactions.log import Log
+from tritone_training.data.interactions.splitting import COLUMNS, EVENT_COLUMNS, LogColumns
 from tritone_training.data.interactions.user_sequences import UserSequences
 from tritone_training.exceptions import DataError
 
@@ -34,6 +35,7 @@ INDEX_FILE: Final = "parts.json"
 _USERS_FILE: Final = "users.txt"
 _ITEMS_FILE: Final = "items.txt"
 _FORMAT: Final = 1
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,16 +118,22 @@ def part_of_users(users: Sequence[str], n_parts: int) -> npt.NDArray[np.int32]:
     return np.fromiter((zlib.crc32(name.encode("utf-8")) % n_parts for name in users), np.int32, len(users))
 
 
-def write_parts(log: Log, folder: Path, n_parts: int) -> LogParts:
+def write_parts(log: LogColumns, folder: Path, n_parts: int) -> LogParts:
     """Write a log in parts of its users to a folder, and replace the parts that are there.
 
-    The index is written last, so that a folder with an index is complete.
+    Of a log in files (`keep_log`), one column and one part at a time are in memory. The index is written last, so that
+    a folder with an index is complete.
 
     Raises:
         DataError: the folder cannot be written.
     """
     part_of = part_of_users(log.users, n_parts)
-    n_pairs = np.bincount(part_of[log.user], minlength=n_parts).tolist()
+    user, event_user = log.column("user"), log.column("event_user")
+    assert user is not None  # noqa: S101 - every log has it
+    of_pairs = part_of[user]
+    of_events = None if event_user is None else part_of[event_user]
+    n_pairs = np.bincount(of_pairs, minlength=n_parts).tolist()
+    del user, event_user
     try:
         make_private_folder(folder)
         (folder / INDEX_FILE).unlink(missing_ok=True)
@@ -136,7 +144,7 @@ def write_parts(log: Log, folder: Path, n_parts: int) -> LogParts:
                 replacing(_part_path(folder, part), mode=PRIVATE_FILE) as staged,
                 staged.open("wb") as file,
             ):
-                np.savez(file, **_columns(log, part_of == part))
+                np.savez(file, **_columns(log, of_pairs == part, None if of_events is None else of_events == part))
         for name, ids in ((_USERS_FILE, log.users), (_ITEMS_FILE, log.items)):
             write_atomically(folder / name, "".join(f"{each}\n" for each in ids), mode=PRIVATE_FILE)
         index = {
@@ -182,25 +190,19 @@ def open_parts(folder: Path) -> LogParts:
     return LogParts(folder, index["source"], index["n_parts"], users, items, index["n_pairs"], index["report"])
 
 
-def _columns(log: Log, chosen: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of the chosen users (U,); names are those of `Log` and, with `event_`, of its sequences."""
-    pairs = chosen[log.user]
-    columns: dict[str, npt.NDArray[Any] | None] = {
-        "user": log.user[pairs].astype(np.int32),
-        "item": log.item[pairs].astype(np.int32),
-        "plays": log.plays[pairs],
-        "time": None if log.time is None else log.time[pairs],
-        "last_time": None if log.last_time is None else log.last_time[pairs],
-    }
-    if (events := log.sequences) is not None:
-        kept = chosen[events.user]
-        columns |= {
-            "event_user": events.user[kept].astype(np.int32),
-            "event_item": events.item[kept].astype(np.int32),
-            "event_time": None if events.time is None else events.time[kept],
-            "event_skipped": events.skipped[kept],
-        }
-    return {name: column for name, column in columns.items() if column is not None}
+def _columns(log: LogColumns, pairs: Flags, events: Flags | None) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a part by name.
+
+    Args:
+        pairs: which pairs of the log are in the part.
+        events: which events are; None if the log has none.
+    """
+    columns = {}
+    for name in (*COLUMNS, *(() if events is None else EVENT_COLUMNS)):
+        if (values := log.column(name)) is not None:
+            chosen = values[events if name in EVENT_COLUMNS else pairs]
+            columns[name] = chosen.astype(np.int32) if name.endswith(("user", "item")) else chosen
+    return columns
 
 
 def _part_path(folder: Path, part: int) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,24 +62,30 @@ def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules
     """
     if is_sequence_file(path):
         return load_sequences(path, rules=rules)
-    with stored_log(path, columns, rules=rules) as stored:
-        return stored.load()
+    return keep_log(path, columns, rules=rules).load()
 
 
-@contextmanager
-def stored_log(
-    path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None
-) -> Iterator[StoredLog]:
-    """Read and clean a listening log as `load_log`, into files that are removed at the end.
+def keep_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> StoredLog:
+    """Read and clean a listening log as `load_log`, into temporary files that exist as long as the result.
 
     Raises:
         DataError: as `load_log`, or disk space or memory are used up.
     """
-    with temporary_folder() as folder:
+    return _kept(_clean_sequences if is_sequence_file(path) else _clean_table, path, columns, rules)
+
+
+def _kept(
+    read: Callable[[Scratch, Path, Columns, Path, CleaningRules], StoredLog],
+    path: Path,
+    columns: Columns,
+    rules: CleaningRules | None,
+) -> StoredLog:
+    with ExitStack() as stack:
+        folder = stack.enter_context(temporary_folder())
         with open_scratch() as scratch:
-            read = _clean_sequences if is_sequence_file(path) else _clean_table
             stored = read(scratch, path, columns, folder, rules or CleaningRules())
-        yield stored
+        weakref.finalize(stored, stack.pop_all().close)
+    return stored
 
 
 def _clean_table(scratch: Scratch, path: Path, columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
@@ -116,10 +123,7 @@ def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
     Raises:
         DataError: the file is missing or not UTF-8, or a line has no item.
     """
-    with temporary_folder() as folder:
-        with open_scratch() as scratch:
-            stored = _clean_sequences(scratch, path, _NO_COLUMNS, folder, rules or CleaningRules())
-        return stored.load()
+    return _kept(_clean_sequences, path, _NO_COLUMNS, rules).load()
 
 
 def _clean_sequences(scratch: Scratch, path: Path, _columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:

@@ -148,6 +148,7 @@ def open_scratch() -> Iterator[Scratch]:
         except duckdb.Error as error:
             raise DataError(f"{folder}: a temporary database cannot be created ({_first_line(error)})") from error
         stack.callback(database.close)
+        database.execute("SET enable_progress_bar = false")
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET pandas_analyze_sample = 0")  # all texts, whatever they look like
         yield Scratch(folder, database, memory_bytes)
@@ -174,10 +175,12 @@ def temporary_folder() -> Iterator[Path]:
     with (folder / f".{_LOCK}").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system even if the process is killed
         (folder / f".{_LOCK}").rename(folder / _LOCK)  # nobody finds it before it is locked
+        process = os.getpid()
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if os.getpid() == process:  # no forked one
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_left(parent: Path) -> None:

@@ -132,6 +132,9 @@ def stage_table(scratch: Scratch, source: str, table: Table, columns: RowColumns
     """
     parts = table.parts or [(table, {})]
     staging = _Staging(scratch, source, columns, table.path, table.separator)
+    for use, name in _used(columns).items():
+        if use != "skipped":
+            _check_same_types(name, parts)
     for what in ("counted", "time"):
         if (name := getattr(columns, what)) is not None:
             staging.kinds[what] = _kind_of(what, [_type_of(part, keys, name) for part, keys in parts])
@@ -177,12 +180,41 @@ def _type_of(part: Table, keys: Mapping[str, str | None], name: str) -> str | No
     return _TEXT if part.scan is None else part.scan.types[name]
 
 
+def _check_same_types(name: str, parts: Sequence[tuple[Table, Mapping[str, str | None]]]) -> None:
+    """Check that a column has one kind of type in all Parquet parts; numbers may have different sizes.
+
+    Raises:
+        DataError: it holds text in one part and numbers in another, for example.
+    """
+    first: tuple[Path, str] | None = None
+    for part, keys in parts:
+        kind = _type_of(part, keys, name)
+        if part.scan is None or kind is None or name in keys:
+            continue
+        if first is None:
+            first = part.path, kind
+        elif _family(kind) != _family(first[1]):
+            raise DataError(
+                f"{part.path}: column {name!r} has another type than in {first[0].name}: expected {_family(first[1])} "
+                f"({first[1]}), got {_family(kind)} ({kind}); write the part again with that type"
+            )
+
+
+def _family(kind: str) -> str:
+    if kind in _WHOLE_TYPES or kind in ("DOUBLE", "FLOAT") or kind.startswith("DECIMAL"):
+        return "numbers"
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        return "times"
+    return "flags" if kind == "BOOLEAN" else "text"
+
+
 def _kind_of(what: str, types: Sequence[str | None]) -> str:
     """Return how a column is staged: by its type if this settles in each part how it is read, else as text."""
     known = [kind for kind in types if kind is not None]
-    if known and all(kind in _WHOLE_TYPES or kind in ("DOUBLE", "FLOAT") or "DECIMAL" in kind for kind in known):
+    families = {_family(kind) for kind in known}
+    if families == {"numbers"}:
         return _NUMBER
-    if what == "time" and known and all(kind.startswith("TIMESTAMP") or kind == "DATE" for kind in known):
+    if what == "time" and families == {"times"}:
         return _MOMENT
     return _TEXT
 

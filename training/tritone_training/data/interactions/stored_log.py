@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training.data.interactions.log import Log
-from tritone_training.data.interactions.user_sequences import UserSequences
+from tritone_training.data.interactions.splitting import LogPart
 
 _TYPES: Final[Mapping[str, Any]] = {
     "user": np.int32,
@@ -102,27 +102,4 @@ class StoredLog:
 
     def load(self) -> Log:
         """Return the log in memory."""
-        return log_of_columns(self)
-
-
-def log_of_columns(stored: StoredLog) -> Log:
-    """Return the log in memory."""
-    columns = {name: stored.column(name) for name in _TYPES}
-    user, item, plays = columns["user"], columns["item"], columns["plays"]
-    assert user is not None and item is not None and plays is not None  # noqa: PT018, S101 - every log has them
-    event_user, event_item, skipped = columns["event_user"], columns["event_item"], columns["event_skipped"]
-    sequences = None
-    if event_user is not None and event_item is not None and skipped is not None:
-        sequences = UserSequences(event_user, event_item, columns["event_time"], skipped)
-    return Log(
-        stored.source,
-        stored.users,
-        stored.items,
-        user,
-        item,
-        plays,
-        columns["time"],
-        stored.report,
-        columns["last_time"],
-        sequences,
-    )
+        return LogPart(self).load()

@@ -9,6 +9,7 @@ with open_table(Path("plays.csv.gz")) as table:
 """
 
 from tritone_training.data.tables.opening import open_table
+from tritone_training.data.tables.sources import location_of, url_of
 from tritone_training.data.tables.table import NOT_UTF8, NOTHING, Table
 
-__all__ = ["NOTHING", "NOT_UTF8", "Table", "open_table"]
+__all__ = ["NOTHING", "NOT_UTF8", "Table", "location_of", "open_table", "url_of"]

@@ -7,6 +7,7 @@ import tempfile
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from tritone_training.data.tables.packing import Content, content_of, is_workbook_name
 from tritone_training.data.tables.parquet import parquet_table
+from tritone_training.data.tables.sources import Source, located
 from tritone_training.data.tables.table import EXPECTED, NOTHING, Table
 from tritone_training.data.tables.text import decoded, encoding_of, json_table, text_table
 from tritone_training.data.tables.workbook import workbook_table
@@ -55,14 +57,27 @@ def open_table(path: Path) -> Iterator[Table]:
         DataError: it is missing, empty, damaged, or in another format.
     """
     with ExitStack() as stack:
-        if path.is_dir():
-            yield _folder(path, stack)
-        elif path.is_file():
-            yield _file(path, stack)
-        elif path.exists():
-            raise DataError(f"{path}: is a pipe or device: expected {EXPECTED}, as a file; write it to disk first")
-        else:
-            raise DataError(f"{path}: no such file; expected {EXPECTED}")
+        source = stack.enter_context(located(path))
+        try:
+            yield _opened(path, source, stack)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{error.filename or path}: has vanished while {path} was read; wait until nothing writes there, and "
+                f"read it again"
+            ) from error
+
+
+def _opened(path: Path, source: Source, stack: ExitStack) -> Table:
+    base = source.base
+    if source.files is not None:
+        return replace(_of_parts(base, [each for each in source.files if _is_part(each, base)], stack), path=path)
+    if base.is_dir():
+        return _folder(base, stack)
+    if base.is_file():
+        return replace(_file(base, stack), path=path)
+    if base.exists():
+        raise DataError(f"{base}: is a pipe or device: expected {EXPECTED}, as a file; write it to disk first")
+    raise DataError(f"{base}: no such file; expected {EXPECTED}")
 
 
 def _file(path: Path, stack: ExitStack) -> Table:
@@ -120,14 +135,25 @@ def _folder(path: Path, stack: ExitStack) -> Table:
                 f"{path}: is a table of {lake}, whose folder also holds files that are no longer part of it: expected "
                 f"{EXPECTED}; export its current rows as Parquet"
             )
-    files = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-        and file.stat().st_size
+    return _of_parts(path, [file for file in sorted(path.rglob("*")) if _is_part(file, path)], stack)
+
+
+def _is_part(file: Path, base: Path) -> bool:
+    """Return whether a file is part of a table: it is not empty, and neither a checksum nor hidden."""
+    return (
+        file.is_file()
+        and file.stat().st_size > 0
         and file.suffix != ".crc"
-        and not any(part.startswith(("_", ".")) and "=" not in part for part in file.relative_to(path).parts)
-    ]
+        and not any(part.startswith(("_", ".")) and "=" not in part for part in file.relative_to(base).parts)
+    )
+
+
+def _of_parts(path: Path, files: Sequence[Path], stack: ExitStack) -> Table:
+    """Open files as one table.
+
+    Args:
+        path: the folder that they are in.
+    """
     if not files:
         raise DataError(f"{path}: is a folder without parts of a table; expected {EXPECTED}, or a folder of such files")
     parts = [_file(file, stack) for file in files]
@@ -153,7 +179,7 @@ def _joined(path: Path, parts: Sequence[Table], keys: Sequence[dict[str, str | N
     every = (name for part, key in zip(parts, keys, strict=True) for name in (*part.names, *key))
     names = [name for name in dict.fromkeys(every) if name not in unusable]
     incomplete = {
-        name: part.path.relative_to(path).as_posix()
+        name: (part.path.relative_to(path).as_posix(), part.names)
         for part, key in zip(parts, keys, strict=True)
         for name in names
         if name not in part.names and name not in key and part.unusable.get(name) != NOTHING

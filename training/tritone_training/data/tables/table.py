@@ -44,7 +44,7 @@ class Table:
         names: all columns that can be read, in order.
         unusable: column -> what it holds instead of single values, such as lists.
         binary: columns of bytes that are not text, read as hexadecimal digits.
-        incomplete: column -> a part of the table that does not have it.
+        incomplete: column -> a part of the table that does not have it, and the columns of that part.
         notes: sentences for the report.
         separator: between cells, where the format has one.
         first_row: the header, in formats where the first row may be data instead.
@@ -60,7 +60,7 @@ class Table:
     load: Callable[[Sequence[str]], pd.DataFrame]
     unusable: Mapping[str, str] = field(default_factory=dict)
     binary: frozenset[str] = frozenset()
-    incomplete: Mapping[str, str] = field(default_factory=dict)
+    incomplete: Mapping[str, tuple[str, Sequence[str]]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     separator: str | None = None
     first_row: Sequence[str] = ()

@@ -15,6 +15,7 @@ from tritone_serving.recommender import Artifact, KeyFileError, read_key
 from tritone_serving.recommender.forgotten import marks_in
 from tritone_serving.recommender.pseudonyms import key_check
 from tritone_training.data.interactions import ListeningData, ListeningFiles
+from tritone_training.data.tables import url_of
 from tritone_training.exceptions import HyperparameterError, TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.checkpoint_folder import KEY_FILENAME
@@ -193,7 +194,11 @@ class InputReader:
             )
         files = {name: value for name, value in trained.items() if name not in _NOT_FILES and value is not None}
         source = trained.get("data")
-        if source is not None and "interactions" not in files and Path(str(source)).is_absolute():
+        if (
+            source is not None
+            and "interactions" not in files
+            and (Path(str(source)).is_absolute() or url_of(Path(str(source))))
+        ):
             files["interactions"] = source
         paths: dict[str, Any] = {
             name: value if name.endswith("_column") else Path(str(value)) for name, value in files.items()
