@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -213,6 +214,8 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         retry_s=given["retry_for"],
         **further,
     )
+    # Warnings about recordings are in the column `notes`; one line for each of a million files helps nobody.
+    logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given["server"] or ("localhost:8001",))
     with (
         connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,
@@ -232,9 +235,10 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
 
 def _print_summary(summary: BatchSummary) -> None:
     n_errors = sum(summary.errors.values())
+    parts = f"{summary.n_parts:,} {'part' if summary.n_parts == 1 else 'parts'}"
     console.say(
         f"{summary.n_done:,} of {summary.n_files:,} files done, {n_errors:,} with errors; this run: {summary.n_new:,} "
-        f"files in {summary.elapsed_s:.1f} s, {summary.files_per_s:.1f} files/s, {summary.n_parts:,} parts"
+        f"files in {summary.elapsed_s:.1f} s, {summary.files_per_s:.1f} files/s, {parts}"
         + (f", {summary.hours_done:.2f} h of audio" if summary.hours_done else "")
     )
     for kind, n in summary.errors.items():
@@ -260,7 +264,8 @@ def _stop_on_signals() -> Iterator[_Signals]:
         signals.number = number
         signals.stop.set()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield signals
     finally:

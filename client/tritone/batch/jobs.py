@@ -138,7 +138,7 @@ class JobRecord:
             )
         digest = hashlib.sha256()
         try:
-            with open_file(self.list_url) as packed, gzip.GzipFile(fileobj=packed) as file:
+            with open_file(self.list_url) as packed, gzip.GzipFile(fileobj=packed, mode="rb") as file:
                 work.add(_paths(file, digest), (1, 1))
         except FileAccessError as error:
             if error.reason == "missing":

@@ -87,6 +87,7 @@ def _classify(music: MusicClient, call: FileCall) -> Row:
         "emotions": None if result.emotions is None else dict(result.emotions),
         "tags": None if result.tags is None else dict(result.tags),
         "duration_s": result.duration_s,
+        "notes": list(result.notes),
         "model": result.model,
         "model_version": result.model_version,
     }
@@ -97,6 +98,7 @@ def _embed(music: MusicClient, call: FileCall) -> Row:
     return {
         "embedding": result.embedding.tolist(),
         "duration_s": result.duration_s,
+        "notes": list(result.notes),
         "model": result.model,
         "model_version": result.model_version,
     }
@@ -153,6 +155,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "emotions": _SHARES,
                 "tags": _SHARES,
                 "duration_s": "DOUBLE",
+                "notes": "VARCHAR[]",
                 **_MODEL,
             },
             call=_classify,
@@ -163,7 +166,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             does="the embedding of each recording",
             reads="recordings",
             model=GENRE_MODEL,
-            columns={"embedding": "FLOAT[]", "duration_s": "DOUBLE", **_MODEL},
+            columns={"embedding": "FLOAT[]", "duration_s": "DOUBLE", "notes": "VARCHAR[]", **_MODEL},
             call=_embed,
             seconds_column="duration_s",
         ),

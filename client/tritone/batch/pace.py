@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from tritone.exceptions import ServerBusyError, ServerError
+from tritone.exceptions import ClientError, ServerBusyError, ServerError
 from tritone.messages import InferRequest, InferResponse, Request, Response, StreamRequest, Transport
 from tritone.retry import timed_out
 
@@ -74,7 +74,7 @@ class Pace:
         return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(REQUEST_S / row_s)))
 
     def close(self) -> None:
-        """Let all waiting requests go on, so that they fail with the closed client instead of waiting."""
+        """Make all waiting and further requests fail."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -85,6 +85,7 @@ class Pace:
 
         Raises:
             RequestTimeoutError: no slot became free in time.
+            ClientError: the pace is closed.
         """
         began_s = time.monotonic()
         with self._changed:
@@ -92,6 +93,8 @@ class Pace:
             is_free = self._changed.wait_for(lambda: self._in_flight < self.limit or self._closed, timeout_s)
             self._n_waiting -= 1
             sent_s = time.monotonic()
+            if self._closed:
+                raise ClientError("the batch job has ended", reason="closed", model=request.model)
             if not is_free or sent_s - began_s >= timeout_s:
                 raise timed_out(request, timeout_s)
             self._in_flight += 1
@@ -144,15 +147,14 @@ class Pace:
 
     def _next_level(self, now_s: float, *, is_starved: bool) -> int:
         here = self._levels[self._at]
+        below = self._levels[self._at - 1] if self._at else None
+        if below is not None and below.is_fresh(now_s) and _GAIN * below.rate > here.rate:
+            return self._at - 1
         if self._at + 1 < len(self._levels) and not is_starved:
             above = self._levels[self._at + 1]
             if not above.is_fresh(now_s) or above.rate > _GAIN * here.rate:
                 return self._at + 1
-        if self._at > 0:
-            below = self._levels[self._at - 1]
-            if not below.is_fresh(now_s) or _GAIN * below.rate > here.rate:
-                return self._at - 1
-        return self._at
+        return self._at - 1 if below is not None and not below.is_fresh(now_s) else self._at
 
     def _begin_epoch(self, now_s: float) -> None:
         self._epoch_s = now_s

@@ -63,6 +63,8 @@ class PartNames:
         self._shard = shard
         before, after = (re.escape(part) for part in _NUMBER.split(name)[::2])
         self._pattern = re.compile(f"{before}([0-9]+){after}")
+        stem = after.removesuffix(re.escape(".parquet"))
+        self._staged = re.compile(rf"\.{before}([0-9]+){stem}-[0-9a-f]+{re.escape(STAGED_SUFFIX)}")
         self.base = _NUMBER.sub("", name).removesuffix(".parquet").strip("-_.") or "parts"
 
     def url(self, number: int) -> str:
@@ -107,11 +109,12 @@ class PartNames:
         return number + self._shard[1]
 
     def remove_unfinished(self, files: list[str]) -> None:
-        """Remove temporary files of this job's parts that a killed process left; local folders only."""
+        """Remove temporary files of this shard's parts that a killed process left; local folders only."""
         if is_remote(self.folder):
             return
         for name in files:
-            if name.startswith(".") and name.endswith(STAGED_SUFFIX) and self.base in name:
+            match = self._staged.fullmatch(name)
+            if match and int(match[1]) % self._shard[1] == self._shard[0] - 1:
                 (local_path(self.folder) / name).unlink(missing_ok=True)
 
 

@@ -66,7 +66,7 @@ def run_batch(
     stop = threading.Event() if stop is None else stop
     with tempfile.TemporaryDirectory(prefix="tritone-batch-") as temporary, record.locked():
         folder = Path(temporary)
-        work = WorkList(folder)
+        work = WorkList()
         try:
             numbers, errors = _prepare(options, record, work, folder)
             writer = PartWriter(names, OPERATIONS[options.operation].all_columns, folder, names.first_free(numbers))
@@ -190,6 +190,7 @@ class _Run:
                 self._process()
             finally:
                 self._ended.set()
+                self._pace.close()
         elapsed_s = time.monotonic() - began_s
         summary = BatchSummary(
             n_files=self._work.n_files,
@@ -212,10 +213,10 @@ class _Run:
         outage = Outage(min(_FIRST_RETRY_S, self._options.retry_s))
         for n_failed in range(1, 1_000_000):
             try:
-                if any(each.name == self._options.model_name for each in self._music.models()):
+                if self._music.model_ready(self._options.model_name):
                     return
                 raise ModelNotFoundError(
-                    f"the server has no model {self._options.model_name!r}; give another one with --model",
+                    f"model {self._options.model_name!r} is not ready on the server; load it, or give another --model",
                     model=self._options.model_name,
                 )
             except ModelNotFoundError:
@@ -372,7 +373,7 @@ class _Run:
             except ClientError as error:
                 kind = "again" if self._ended.is_set() else failures.judge(error)
                 if kind == "row":
-                    return {"path": path, "error": str(error)[:_MAX_ERROR], "error_type": error_type(error)}
+                    return {"path": path, "error": _text(error), "error_type": error_type(error)}
                 if kind == "stop":
                     what = "storage" if isinstance(error, FileAccessError) else "server"
                     self._outage.stop(error, what, "it cannot go on")
@@ -387,7 +388,7 @@ class _Run:
 
     def _call(self, path: str, url: str) -> Row:
         options = self._options
-        opened: Opened = url if not is_remote(url) else open_file(url)
+        opened: Opened = open_file(url) if is_remote(url) else str(local_path(url))
         try:
             if not isinstance(opened, str):
                 self._outage.succeeded(read_only=True)
@@ -400,6 +401,11 @@ class _Run:
         finally:
             if not isinstance(opened, str):
                 opened.close()
+
+
+def _text(error: ClientError) -> str:
+    """Return a message as text that Parquet and JSON can hold."""
+    return str(error)[:_MAX_ERROR].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def _check_duration(path: str, opened: Opened, most_s: float) -> None:

@@ -28,9 +28,9 @@ def iter_paths(source: str) -> Iterator[str]:
         return
     folder = source.rpartition("/")[0] if is_remote(source) else str(local_path(source).parent)
     n_paths = 0
-    with open_file(source) as file:
+    with open_file(source) as file, io.TextIOWrapper(file, "utf-8-sig", newline="") as lines:
         try:
-            for path in _manifest_paths(io.TextIOWrapper(file, "utf-8-sig", newline=""), source):
+            for path in _manifest_paths(lines, source):
                 n_paths += 1
                 yield _resolved(path, folder)
         except UnicodeDecodeError as error:

@@ -7,7 +7,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Final, TypeVar
 
 from tritone.batch.sources import printable
@@ -26,13 +25,10 @@ class WorkList:
         n_repeated: entries of the source that named a file again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Create an empty list.
-
-        Args:
-            folder: for the database, removed by the caller.
-        """
-        self._database = sqlite3.connect(folder / "work.sqlite", isolation_level=None)
+    def __init__(self) -> None:
+        """Create an empty list."""
+        # Without a name, SQLite uses memory up to its cache, and beyond it a file that vanishes with the process.
+        self._database = sqlite3.connect("", isolation_level=None)
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, raw BLOB, done INTEGER DEFAULT 0)"
