@@ -42,8 +42,8 @@ class LogColumns(Protocol):
     def __len__(self) -> int:
         """Number of pairs."""
 
-    def column(self, name: str) -> npt.NDArray[Any] | None:
-        """Return a column by name; None if the log does not have it."""
+    def column(self, name: str, chosen: Flags | None = None) -> npt.NDArray[Any] | None:
+        """Return the chosen values of a column by its name, all by default; None if the log does not have it."""
 
 
 class LogPart:
@@ -78,12 +78,10 @@ class LogPart:
     def column(self, name: str) -> npt.NDArray[Any] | None:
         """Return a column; None if the log does not have it."""
         is_of_order = name in EVENT_COLUMNS or name in ("time", "last_time")
-        values = self._log.column(name) if self._has_order or not is_of_order else None
-        if values is None:
+        if is_of_order and not self._has_order:
             return None
-        if name not in EVENT_COLUMNS:
-            return values if self._pairs.all() else values[self._pairs]
-        return values if self._events is None else values[self._events]
+        chosen = self._events if name in EVENT_COLUMNS else None if self._pairs.all() else self._pairs
+        return self._log.column(name, chosen)
 
     def required(self, name: str) -> npt.NDArray[Any]:
         """Return a column that every log has."""
@@ -94,8 +92,8 @@ class LogPart:
     def take(self, chosen: Flags) -> LogPart:
         """Return the chosen ones of the part's pairs, without the events of its other pairs."""
         part = LogPart(self._log, has_order=self._has_order)
-        part._pairs = np.zeros(len(self._log), np.bool_)
-        part._pairs[np.flatnonzero(self._pairs)[chosen]] = True
+        part._pairs = self._pairs.copy()
+        part._pairs[self._pairs] = chosen
         if self._has_order and self._log.column("event_user") is not None:
             index = self._index()
             kept = (index < 0) | ~(self._pairs & ~part._pairs)[index]  # skips of pairs that are not in the log stay
