@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training.data.interactions.log import Log
-from tritone_training.data.interactions.splitting import LogPart
+from tritone_training.data.interactions.splitting import LogSelection
 
 _TYPES: Final[Mapping[str, Any]] = {
     "user": np.int32,
@@ -116,4 +116,4 @@ class StoredLog:
 
     def load(self) -> Log:
         """Return the log in memory."""
-        return LogPart(self).load()
+        return LogSelection(self).load()
