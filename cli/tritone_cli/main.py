@@ -19,6 +19,7 @@ from tritone import TritoneError
 from tritone_cli import console
 from tritone_cli.commands import (
     analysis,
+    batch,
     bench,
     check,
     compose,
@@ -104,6 +105,7 @@ EXTRA_OF: Final = {
         ),
         "train",
     ),
+    **dict.fromkeys(("fsspec", "gcsfs", "s3fs"), "batch"),
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
     **dict.fromkeys(("fastapi", "filelock", "limits", "pydantic", "uvicorn", "uvloop"), "gateway"),
 }
@@ -129,6 +131,7 @@ def build_app() -> typer.Typer:
     for panel, commands in PANELS.items():
         for command in commands:
             app.command(rich_help_panel=panel, epilog=_environment_variables(command))(command)
+    app.add_typer(batch.build_batch_app(new_app), name="batch", rich_help_panel="Use")
     app.add_typer(events.build_events_app(new_app), name="events", rich_help_panel="Deploy")
     app.add_typer(tracks.build_tracks_app(new_app), name="tracks", rich_help_panel="Use", cls=tracks.SearchByDefault)
     app.add_typer(keys.build_keys_app(new_app), name="keys", rich_help_panel="Deploy")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tritone.exceptions import (
     AccessDeniedError,
+    BatchError,
     ClientError,
     ConnectionFailedError,
     FileAccessError,
@@ -137,6 +138,7 @@ __all__ = [
     "AsyncPieceStream",
     "AsyncTransport",
     "Audio",
+    "BatchError",
     "Classification",
     "ClientError",
     "Conditions",

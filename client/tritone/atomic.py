@@ -17,23 +17,30 @@ _N_STEM: Final = 40  # letters of the name that a temporary file keeps, since na
 
 @contextmanager
 def replacing(
-    path: Path, *, mode: int | None = None, sync: bool = False, keep_existing: bool = False
+    path: Path,
+    *,
+    mode: int | None = None,
+    sync: bool = False,
+    keep_existing: bool = False,
+    staged_suffix: str | None = None,
 ) -> Iterator[Path]:
     """Yield an empty temporary file in the same folder, which becomes `path` when the block ends without an error.
 
-    The temporary file has the suffix of `path`. It is removed if the block raises.
+    The temporary file is removed if the block raises, and remains if the process is killed.
 
     Args:
         mode: permissions of the file, whatever the umask; nobody else can open it before the block ends. None
             leaves them to the umask.
         sync: write the file and its folder entry to disk, so that they survive a power failure.
         keep_existing: leave a file that already exists as it is.
+        staged_suffix: suffix of the temporary file, so that readers of a folder do not take it for a complete one; that
+            of `path` if None, for libraries that derive the format from it.
 
     Raises:
         OSError: the file cannot be created, written or renamed.
         ValueError: no file can have that name.
     """
-    staged = path.with_name(f".{path.stem[:_N_STEM]}-{secrets.token_hex(6)}{path.suffix}")
+    staged = path.with_name(f".{path.stem[:_N_STEM]}-{secrets.token_hex(6)}{staged_suffix or path.suffix}")
     os.close(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else PRIVATE_FILE))
     try:
         yield staged
@@ -54,10 +61,16 @@ def replacing(
 
 
 def write_atomically(
-    path: Path, content: bytes | str, *, mode: int | None = None, sync: bool = False, keep_existing: bool = False
+    path: Path,
+    content: bytes | str,
+    *,
+    mode: int | None = None,
+    sync: bool = False,
+    keep_existing: bool = False,
+    staged_suffix: str | None = None,
 ) -> None:
     """Write bytes, or text as UTF-8, to a file in one step; see `replacing`."""
-    with replacing(path, mode=mode, sync=sync, keep_existing=keep_existing) as staged:
+    with replacing(path, mode=mode, sync=sync, keep_existing=keep_existing, staged_suffix=staged_suffix) as staged:
         staged.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar
@@ -168,6 +168,20 @@ class BaseClient(Generic[TRANSPORT]):
         other.__dict__.update(self.__dict__)
         other._arguments = {**self._arguments, "priority": priority}
         other._priority = checked
+        return other
+
+    def with_transport(self, wrap: Callable[[TRANSPORT], TRANSPORT]) -> Self:
+        """Return a client whose requests go through a wrapper of this client's transport.
+
+        Closing either client closes the connections.
+
+        Args:
+            wrap: takes the transport and returns the one to use, which may count, delay or change requests.
+        """
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._transport = wrap(self._transport)
+        other._arguments = {**self._arguments, "transport": other._transport}
         return other
 
     def _open_arguments(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ TritoneError                        root, for all packages
 │   │   └── InvalidScoreError       a score cannot be used: not MIDI, truncated, without notes, too long
 │   ├── ConnectionFailedError       the server cannot be reached or ended (also a ConnectionError)
 │   ├── RequestTimeoutError         no response within `timeout_s` (also a TimeoutError)
+│   ├── BatchError                  a batch job cannot start, or stopped before its end
 │   ├── FileAccessError             a file or an object of a bucket cannot be listed, read or written
 │   ├── ProcessBoundError           the client belongs to another process; create one in each process
 │   │   └── NotCopiedError          the object cannot be pickled or copied (also a TypeError)
@@ -186,6 +187,17 @@ class FileAccessError(ClientError):
     @property
     def retryable(self) -> bool:
         return self.reason in ("expired_credentials", "unreachable", "busy")
+
+
+class BatchError(ClientError):
+    """Raised when a batch job cannot start, or stopped before its end; what it has written stays valid.
+
+    Attributes:
+        reason: `not_resumed` (the output has parts of an earlier job), `other_job` (those parts are of another source,
+            operation, shard or setting), `running` (another process writes the same output), `damaged` (a part or the
+            manifest cannot be read), `ambiguous_paths` (two files have the same path as text), `storage` (the source
+            or the output failed) or `server` (no successful request for too long).
+    """
 
 
 class ProcessBoundError(ClientError):

@@ -37,6 +37,7 @@ from tritone.exceptions import FileAccessError, MissingExtraError
 from tritone.files import PathLike
 
 SCHEMES: Final = ("file", "s3", "gs")
+STAGED_SUFFIX: Final = ".partial"  # of a local file that is being written; left behind if the process is killed
 _PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs"}
 _WILDCARDS: Final = "*?["
 _SPOOL_BYTES: Final = 1 << 24  # of an object are kept in memory, the rest on disk
@@ -218,7 +219,7 @@ def write_file(url: PathLike, content: bytes, *, keep_existing: bool = False) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         if keep_existing and path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", text)
-        atomic.write_atomically(path, content, mode=0o644, sync=True)
+        atomic.write_atomically(path, content, mode=0o644, sync=True, staged_suffix=STAGED_SUFFIX)
 
 
 @contextmanager

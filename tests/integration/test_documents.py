@@ -39,7 +39,7 @@ RUN = (
     *(f"docs/tutorials/{name}.md" for name in ("index", "classify", "compose", "recommend", "train", "deploy")),
     *(
         f"docs/how-to/{name}.md"
-        for name in ("connections", "events", "playlists", "scores", "search", "serve", "train")
+        for name in ("batch", "connections", "events", "playlists", "scores", "search", "serve", "train")
     ),
 )
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
@@ -171,6 +171,7 @@ def test_commands_parse(page: str) -> None:
 
 ARGUMENTS = {
     "example_data.py": "more_data",
+    "batch_to_parquet.py": "data/music results --server SERVER",
     "classify_folder.py": "data/music labels.csv --server SERVER",
     "compose_and_stream.py": "--bars 2 --server SERVER",
     "recommend_from_csv.py": "data/plays.csv --metadata data/songs.csv --history reel-1 --preset tiny",

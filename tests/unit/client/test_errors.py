@@ -191,7 +191,7 @@ def test_an_array_that_cannot_be_sent(url: str) -> None:
 
 def test_every_error_is_a_tritone_error() -> None:
     kinds = [getattr(tritone, name) for name in tritone.__all__ if name.endswith("Error")]
-    assert len(kinds) == 18
+    assert len(kinds) == 19
     assert all(issubclass(kind, TritoneError) for kind in kinds)
     assert issubclass(RequestTimeoutError, TimeoutError)
     assert issubclass(ConnectionFailedError, ConnectionError)

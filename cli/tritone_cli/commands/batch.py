@@ -1,0 +1,319 @@
+"""`tritone batch`: run a model on every file of a folder, manifest or bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import typer
+
+from tritone_cli import connections, console, options
+
+if TYPE_CHECKING:
+    from tritone.batch import BatchProgress, BatchSummary
+
+_LINE_INTERVAL_S: Final = 10.0
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, glob, file or manifest (.txt with a path per line, .csv with a column `path`); local, s3:// or gs://.",
+        show_default=False,
+    ),
+]
+Servers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--server",
+        envvar="TRITONE_SERVER",
+        show_envvar=False,
+        help="Server address, as for the other commands; repeat the option for several servers of the same models. "
+        "Default: localhost:8001. Environment variable: TRITONE_SERVER.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        help="Name of the Parquet parts with a number, such as 'DIR/part-%05d.parquet'; local, s3:// or gs://.",
+        show_default=False,
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the job whose parts are there, or start a new one.")]
+Shard = Annotated[str, typer.Option(metavar="K/N", help="Process the K-th of N shares of the files.")]
+RowsPerPart = Annotated[int, typer.Option(min=1, help="Largest number of rows in a part.")]
+PartSeconds = Annotated[
+    float, typer.Option(min=0.1, help="Longest time between two parts in seconds: the work that a kill loses.")
+]
+Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Largest number of requests that run at once.")]
+Priority = Annotated[
+    Literal["batch", "interactive"],
+    typer.Option(help="Priority in the model's queue: batch waits for the interactive requests of all clients."),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Name of the model. Default: that of the operation.", show_default=False)
+]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of one file in seconds, retries included.")]
+RetryFor = Annotated[
+    float, typer.Option(min=0.1, help="Time in seconds that the server or a bucket may fail before the job stops.")
+]
+MaxDuration = Annotated[float, typer.Option(min=0.5, help="Longest recording in seconds; longer ones get an error.")]
+Bars = Annotated[int, typer.Option(min=1, max=256, help="Number of new bars.")]
+
+
+def classify(
+    source: Source,
+    *,
+    out: Out,
+    server: Servers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    rows_per_part: RowsPerPart = 10_000,
+    part_seconds: PartSeconds = 60.0,
+    concurrency: Concurrency = 8,
+    priority: Priority = "batch",
+    model: Model = None,
+    max_duration: MaxDuration = 14_400.0,
+    timeout: Timeout = 600.0,
+    retry_for: RetryFor = 600.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Classify recordings: genre, emotions and tags of each, as a row of a Parquet part.
+
+    A file that cannot be used gets a row with an error, and the exit status stays 0. The exit status is 1 if the job
+    stopped before its end, for example because no server could be reached; `--resume` continues it.
+    """
+    _run("classify", locals(), max_duration_s=max_duration)
+
+
+def embed(
+    source: Source,
+    *,
+    out: Out,
+    server: Servers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    rows_per_part: RowsPerPart = 10_000,
+    part_seconds: PartSeconds = 60.0,
+    concurrency: Concurrency = 8,
+    priority: Priority = "batch",
+    model: Model = None,
+    max_duration: MaxDuration = 14_400.0,
+    timeout: Timeout = 600.0,
+    retry_for: RetryFor = 600.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Embed recordings: the embedding of each, as a row of a Parquet part; errors as for `batch classify`."""
+    _run("embed", locals(), max_duration_s=max_duration)
+
+
+def predict(
+    source: Source,
+    *,
+    out: Out,
+    server: Servers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    rows_per_part: RowsPerPart = 10_000,
+    part_seconds: PartSeconds = 60.0,
+    concurrency: Concurrency = 8,
+    priority: Priority = "batch",
+    model: Model = None,
+    timeout: Timeout = 600.0,
+    retry_for: RetryFor = 600.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Evaluate scores: the mean surprise of each, as a row of a Parquet part; errors as for `batch classify`."""
+    _run("predict", locals())
+
+
+def compose(
+    source: Source,
+    *,
+    out: Out,
+    bars: Bars = 8,
+    server: Servers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    rows_per_part: RowsPerPart = 10_000,
+    part_seconds: PartSeconds = 60.0,
+    concurrency: Concurrency = 8,
+    priority: Priority = "batch",
+    model: Model = None,
+    timeout: Timeout = 600.0,
+    retry_for: RetryFor = 600.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Continue scores: new bars after each, as MIDI in a row of a Parquet part; errors as for `batch classify`.
+
+    The seed of each piece depends on the path, so a repeated job composes the same pieces.
+    """
+    _run("compose", locals(), arguments={"bars": bars})
+
+
+def reconstruct(
+    source: Source,
+    *,
+    out: Out,
+    server: Servers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    rows_per_part: RowsPerPart = 10_000,
+    part_seconds: PartSeconds = 60.0,
+    concurrency: Concurrency = 8,
+    priority: Priority = "batch",
+    model: Model = None,
+    timeout: Timeout = 600.0,
+    retry_for: RetryFor = 600.0,
+    api_key_file: options.ApiKeyFile = None,
+    ca_file: options.CaFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Encode scores and decode them again, as MIDI in a row of a Parquet part; errors as for `batch classify`."""
+    _run("reconstruct", locals())
+
+
+def build_batch_app(new_app: Any) -> typer.Typer:
+    """Return the app of `tritone batch`."""
+    app: typer.Typer = new_app(help_text="Run a model on every file of a folder, manifest or bucket.")
+    for command in (classify, embed, predict, compose, reconstruct):
+        app.command()(command)
+    return app
+
+
+def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
+    """Run an operation with a command's parameters."""
+    from tritone.batch import BatchOptions, run_batch
+
+    as_json: bool = given["as_json"]
+    chosen = BatchOptions(
+        source=given["source"],
+        out=given["out"],
+        operation=operation,
+        model=given["model"],
+        shard=options.parse_pair(given["shard"], "/", "--shard", "2/8"),
+        resume=given["resume"],
+        rows_per_part=given["rows_per_part"],
+        part_s=given["part_seconds"],
+        concurrency=given["concurrency"],
+        priority=given["priority"],
+        timeout_s=given["timeout"],
+        retry_s=given["retry_for"],
+        **further,
+    )
+    # Warnings about recordings are in the column `notes`; one line for each of a million files helps nobody.
+    logging.getLogger("tritone.audio").setLevel(logging.ERROR)
+    server = ",".join(given["server"] or ("localhost:8001",))
+    with (
+        connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,
+        _stop_on_signals() as signals,
+        _progress(f"batch {operation}", as_json=as_json) as on_progress,
+    ):
+        summary = run_batch(music, chosen, stop=signals.stop, on_progress=on_progress)
+    if as_json:
+        console.print_json(summary.to_dict())
+    else:
+        _print_summary(summary)
+    if not summary.complete:
+        if not as_json:
+            console.say("interrupted; --resume goes on")
+        raise typer.Exit(128 + (signals.number or signal.SIGTERM))
+
+
+def _print_summary(summary: BatchSummary) -> None:
+    n_errors = sum(summary.errors.values())
+    parts = f"{summary.n_parts:,} {'part' if summary.n_parts == 1 else 'parts'}"
+    console.say(
+        f"{summary.n_done:,} of {summary.n_files:,} files done, {n_errors:,} with errors; this run: {summary.n_new:,} "
+        f"files in {summary.elapsed_s:.1f} s, {summary.files_per_s:.1f} files/s, {parts}"
+        + (f", {summary.hours_done:.2f} h of audio" if summary.hours_done else "")
+    )
+    for kind, n in summary.errors.items():
+        console.say(f"  {n:,} {kind.replace('_', ' ')}")
+
+
+class _Signals:
+    """The signal that stopped the process, if one did."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.number: int | None = None
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[_Signals]:
+    """Yield an event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    signals = _Signals()
+
+    def handle(number: int, _frame: Any) -> None:
+        if signals.number is not None:
+            raise KeyboardInterrupt
+        signals.number = number
+        signals.stop.set()
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress(what: str, *, as_json: bool) -> Iterator[Callable[[BatchProgress], None] | None]:
+    """Yield a function that shows the progress on stderr: a bar on a terminal, a line every ten seconds in logs."""
+    if not console.shows_progress(as_json=as_json):
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    if not console.people.is_terminal:
+        shown_s = 0.0
+
+        def show_line(progress: BatchProgress) -> None:
+            nonlocal shown_s
+            if time.monotonic() - shown_s >= _LINE_INTERVAL_S:
+                shown_s = time.monotonic()
+                console.say(f"{what}: {progress.n_done:,} of {progress.n_files:,} files, {_describe(progress)}")
+
+        yield show_line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+    with Progress(*columns, console=console.people, transient=True) as bar:
+        task = bar.add_task(what, total=None, detail="")
+        yield lambda progress: bar.update(
+            task, completed=progress.n_done, total=progress.n_files, detail=_describe(progress)
+        )
+
+
+def _describe(progress: BatchProgress) -> str:
+    parts = [f"{progress.files_per_s:.1f} files/s"]
+    if progress.hours_done:
+        parts.append(f"{progress.hours_done:.2f} h of audio")
+    if progress.n_errors:
+        parts.append(f"{progress.n_errors:,} errors")
+    if progress.left_s is not None:
+        parts.append(f"{_duration(progress.left_s)} left")
+    if progress.waiting_for is not None:
+        parts.append(f"waiting: {progress.waiting_for}")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

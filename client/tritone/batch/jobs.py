@@ -1,0 +1,192 @@
+"""The record of a job beside its parts, and the lock that keeps a second process from writing them.
+
+`<base>.job.json` describes the job, and `<base>.files.jsonl.gz` lists its files; `<base>` is the name of the parts
+without the number, with `.KofN` for a shard. The list is written first, and the description last: with a description,
+the record is complete. Which files are done is not recorded here, but read from the parts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tritone.batch.options import BatchOptions
+from tritone.batch.parts import PartNames
+from tritone.batch.work import WorkList
+from tritone.exceptions import BatchError, FileAccessError
+from tritone.remote_files import is_remote, local_path, open_file, read_file, translated_errors, write_file
+
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """Where the record of a job is, and what the job does.
+
+    Attributes:
+        names: of the parts.
+        settings: what must be the same in all runs of the job.
+    """
+
+    names: PartNames
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, options: BatchOptions, names: PartNames) -> JobRecord:
+        """Return the record of a job."""
+        source = options.source if is_remote(options.source) else str(local_path(options.source).absolute())
+        k, n = options.shard
+        return cls(
+            names,
+            {
+                "operation": options.operation,
+                "model": options.model_name,
+                "arguments": dict(options.arguments),
+                "source": source,
+                "shard": f"{k}/{n}",
+                "max_duration_s": options.max_duration_s,
+            },
+        )
+
+    @property
+    def base(self) -> str:
+        """Return the start of the names of the files of the record."""
+        k, n = self.settings["shard"].split("/")
+        return self.names.base if n == "1" else f"{self.names.base}.{k}of{n}"
+
+    @property
+    def url(self) -> str:
+        """Return the path or URL of the description."""
+        return self.names.beside(f"{self.base}.job.json")
+
+    @property
+    def list_url(self) -> str:
+        """Return the path or URL of the list of files."""
+        return self.names.beside(f"{self.base}.files.jsonl.gz")
+
+    def exists(self, files: list[str]) -> bool:
+        """Return whether the job has been recorded.
+
+        Args:
+            files: names of the files in the folder of the parts.
+
+        Raises:
+            BatchError: there is a record of the same name with another number of shards (`other_job`).
+        """
+        others = re.compile(rf"{re.escape(self.names.base)}(\.\d+of(\d+))?\.job\.json")
+        n_mine = self.settings["shard"].split("/")[1]
+        for name in files:
+            match = others.fullmatch(name)
+            if match and (match[2] or "1") != n_mine:
+                raise BatchError(
+                    f"{self.names.beside(name)}: a job with {match[2] or 1} shards writes parts of this name: expected "
+                    f"{n_mine}; give the same number of shards, or another --out",
+                    reason="other_job",
+                )
+        return f"{self.base}.job.json" in files
+
+    def write(self, work: WorkList) -> None:
+        """Record the job with its files.
+
+        Raises:
+            FileAccessError: the files cannot be written.
+        """
+        digest = hashlib.sha256()
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
+            for path in work.all_paths():
+                line = json.dumps(path).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+        write_file(self.list_url, packed.getvalue())
+        described = {
+            "format": _FORMAT,
+            **self.settings,
+            "n_files": work.n_files,
+            "files_sha256": digest.hexdigest(),
+        }
+        write_file(self.url, json.dumps(described, indent=2, ensure_ascii=True).encode() + b"\n")
+
+    def load(self, work: WorkList) -> None:
+        """Read the files of a recorded job.
+
+        Raises:
+            BatchError: the job does something else (`other_job`), or its record is damaged.
+            FileAccessError: the record cannot be read.
+        """
+        try:
+            described = json.loads(read_file(self.url))
+            differing = [name for name, value in self.settings.items() if described[name] != value]
+            n_files, expected = described["n_files"], described["files_sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(self.url, error) from error
+        if differing:
+            name = differing[0]
+            raise BatchError(
+                f"{self.url}: belongs to another job: its {name} is {described[name]!r}, but {self.settings[name]!r} "
+                f"was given; repeat the command of that job, or give another --out",
+                reason="other_job",
+            )
+        digest = hashlib.sha256()
+        try:
+            with open_file(self.list_url) as packed, gzip.GzipFile(fileobj=packed, mode="rb") as file:
+                work.add(_paths(file, digest), (1, 1))
+        except FileAccessError as error:
+            if error.reason == "missing":
+                raise self._damaged(self.list_url, error) from error
+            raise
+        except (OSError, EOFError, ValueError) as error:  # not gzip, cut off, not JSON
+            raise self._damaged(self.list_url, error) from error
+        if digest.hexdigest() != expected or work.n_files != n_files:
+            raise self._damaged(self.list_url, "its content has changed")
+
+    def _damaged(self, url: str, why: object) -> BatchError:
+        return BatchError(
+            f"{url}: the record of the job is damaged ({why}); start again with another --out, or delete the parts and "
+            f"the record",
+            reason="damaged",
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes on this machine from writing the same parts; buckets have no lock.
+
+        In a bucket, a second process stops at the first part that exists already.
+
+        Raises:
+            BatchError: another process has the lock (`running`).
+            FileAccessError: the folder cannot be written.
+        """
+        if is_remote(self.names.folder):
+            yield
+            return
+        url = self.names.beside(f".{self.base}.lock")
+        with translated_errors(url):
+            local_path(self.names.folder).mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(local_path(url), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BatchError(
+                    f"{url}: another process is writing these parts; wait for it, or give another --out",
+                    reason="running",
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _paths(file: gzip.GzipFile, digest: Any) -> Iterator[str]:
+    for line in file:
+        digest.update(line)
+        yield json.loads(line)

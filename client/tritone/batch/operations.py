@@ -1,0 +1,199 @@
+"""The operations of batch jobs: the call for one file, and the columns of its row.
+
+The columns of an operation do not depend on the model or on the files, so that all parts have the same schema.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
+
+from tritone.constants import COMPOSE_MODEL, GENRE_MODEL, LATENT_MODEL, PREDICT_MODEL
+
+if TYPE_CHECKING:
+    from tritone.client import MusicClient
+
+Opened: TypeAlias = "str | BinaryIO"  # the path of a local file, or the content of an object
+Row: TypeAlias = dict[str, Any]
+
+# Of every operation, before its own columns; types of DuckDB.
+COMMON_COLUMNS: Final[Mapping[str, str]] = {"path": "VARCHAR", "error": "VARCHAR", "error_type": "VARCHAR"}
+
+
+@dataclass(frozen=True)
+class FileCall:
+    """What the call for one file is given.
+
+    Attributes:
+        path: of the file, as in the column `path`.
+        opened: its path, or its content.
+        model: name of the model.
+        arguments: further arguments of the call.
+        timeout_s: time limit of the call.
+    """
+
+    path: str
+    opened: Opened
+    model: str
+    arguments: Mapping[str, Any]
+    timeout_s: float
+
+    @property
+    def seed(self) -> int:
+        """Return a seed that depends on the path alone, so that a repeated job gives the same result."""
+        return int.from_bytes(hashlib.sha256(self.path.encode()).digest()[:8]) >> 1
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        name: as in `tritone batch NAME`.
+        does: what a row contains, for help texts.
+        reads: `recordings` or `scores`.
+        model: the default model.
+        columns: type of DuckDB by name, without `COMMON_COLUMNS`.
+        call: returns the values of the columns; bytes are base64 text, which `sql` decodes.
+        arguments: names of further arguments that the call takes.
+        seconds_column: the column with the length of the recording in seconds, if there is one.
+    """
+
+    name: str
+    does: str
+    reads: str
+    model: str
+    columns: Mapping[str, str]
+    call: Callable[[MusicClient, FileCall], Row]
+    arguments: tuple[str, ...] = ()
+    seconds_column: str | None = None
+
+    @property
+    def all_columns(self) -> dict[str, str]:
+        """Return all columns in order, with their types."""
+        return {**COMMON_COLUMNS, **self.columns}
+
+
+def _classify(music: MusicClient, call: FileCall) -> Row:
+    result = music.classify(call.opened, model=call.model, timeout_s=call.timeout_s)
+    return {
+        "label": result.label,
+        "probability": result.probabilities[result.label],
+        "probabilities": dict(result.probabilities),
+        "emotions": None if result.emotions is None else dict(result.emotions),
+        "tags": None if result.tags is None else dict(result.tags),
+        "duration_s": result.duration_s,
+        "notes": list(result.notes),
+        "model": result.model,
+        "model_version": result.model_version,
+    }
+
+
+def _embed(music: MusicClient, call: FileCall) -> Row:
+    result = music.classify(call.opened, model=call.model, timeout_s=call.timeout_s)  # `embed` returns no version
+    return {
+        "embedding": result.embedding.tolist(),
+        "duration_s": result.duration_s,
+        "notes": list(result.notes),
+        "model": result.model,
+        "model_version": result.model_version,
+    }
+
+
+def _predict(music: MusicClient, call: FileCall) -> Row:
+    result = music.predict(call.opened, model=call.model, timeout_s=call.timeout_s)
+    return {
+        "nll_per_step": result.nll_per_frame,
+        "n_steps": result.n_frames,
+        "model": result.model,
+        "model_version": result.model_version,
+    }
+
+
+def _compose(music: MusicClient, call: FileCall) -> Row:
+    piece = music.compose(
+        prompt=call.opened, model=call.model, seed=call.seed, timeout_s=call.timeout_s, **call.arguments
+    )
+    return _piece_row(piece)
+
+
+def _reconstruct(music: MusicClient, call: FileCall) -> Row:
+    piece = music.reconstruct(call.opened, model=call.model, seed=call.seed, timeout_s=call.timeout_s, **call.arguments)
+    return _piece_row(piece)
+
+
+def _piece_row(piece: Any) -> Row:
+    written = io.BytesIO()
+    piece.save(written, format="mid")
+    return {
+        "midi": base64.b64encode(written.getvalue()).decode(),
+        "seed": piece.seed,
+        "model": piece.model,
+        "model_version": piece.model_version,
+    }
+
+
+_SHARES: Final = "MAP(VARCHAR, FLOAT)"
+_MODEL: Final = {"model": "VARCHAR", "model_version": "VARCHAR"}
+_PIECE: Final = {"midi": "BLOB", "seed": "BIGINT", **_MODEL}
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    each.name: each
+    for each in (
+        Operation(
+            name="classify",
+            does="genre, emotions and tags of each recording",
+            reads="recordings",
+            model=GENRE_MODEL,
+            columns={
+                "label": "VARCHAR",
+                "probability": "FLOAT",
+                "probabilities": _SHARES,
+                "emotions": _SHARES,
+                "tags": _SHARES,
+                "duration_s": "DOUBLE",
+                "notes": "VARCHAR[]",
+                **_MODEL,
+            },
+            call=_classify,
+            seconds_column="duration_s",
+        ),
+        Operation(
+            name="embed",
+            does="the embedding of each recording",
+            reads="recordings",
+            model=GENRE_MODEL,
+            columns={"embedding": "FLOAT[]", "duration_s": "DOUBLE", "notes": "VARCHAR[]", **_MODEL},
+            call=_embed,
+            seconds_column="duration_s",
+        ),
+        Operation(
+            name="predict",
+            does="the mean surprise of each score",
+            reads="scores",
+            model=PREDICT_MODEL,
+            columns={"nll_per_step": "DOUBLE", "n_steps": "BIGINT", **_MODEL},
+            call=_predict,
+        ),
+        Operation(
+            name="compose",
+            does="a continuation of each score, as MIDI",
+            reads="scores",
+            model=COMPOSE_MODEL,
+            columns=_PIECE,
+            call=_compose,
+            arguments=("bars",),
+        ),
+        Operation(
+            name="reconstruct",
+            does="each score encoded and decoded again, as MIDI",
+            reads="scores",
+            model=LATENT_MODEL,
+            columns=_PIECE,
+            call=_reconstruct,
+        ),
+    )
+}

@@ -1,0 +1,111 @@
+"""The command `tritone batch`, without a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tritone import ConnectionFailedError, InferRequest, MusicClient
+from tritone.messages import Request
+from tritone.testing import FakeGenreModel, FakeServer, MockTransport
+from tritone_cli.commands import batch
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replace the connection of the commands by a fake server, and return what it was given."""
+    given: dict[str, Any] = {}
+    answer = FakeServer(FakeGenreModel())
+
+    def handle(request: Request) -> Any:
+        if given.get("down") and isinstance(request, InferRequest):
+            raise ConnectionFailedError("refused")
+        return answer(request)
+
+    def connect(server: str, *arguments: Any, **options: Any) -> MusicClient:
+        given["server"] = server
+        return MusicClient(transport=MockTransport(handle), retries=0)
+
+    monkeypatch.setattr(batch.connections, "connect", connect)
+    return given
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(3):
+        soundfile.write(folder / f"{number}.wav", np.full(8_000, 0.2), 8_000)
+    (folder / "empty.wav").touch()
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["classify", "embed", "predict", "compose", "reconstruct"])
+def test_every_operation_has_help(run_tritone: Run, verb: str) -> None:
+    ended = run_tritone("batch", verb, "--help")
+    assert ended.status == 0
+    assert "--resume" in ended.stdout
+
+
+def test_a_job_prints_a_summary_and_goes_on(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    command = ("batch", "classify", recordings, "--out", tmp_path / "out" / "part-%05d.parquet", "--resume")
+    ended = run_tritone(*command, "--server", "a:1", "--server", "b:1")
+    assert ended.status == 0
+    assert ended.stdout == ""
+    assert "4 of 4 files done, 1 with errors" in ended.stderr
+    assert "1 empty" in ended.stderr
+    assert fake["server"] == "a:1,b:1"
+    again = run_tritone(*command, "--json")
+    values = json.loads(again.stdout)
+    assert (values["n_files"], values["n_done"], values["n_new"], values["complete"]) == (4, 4, 0, True)
+    assert values["errors"] == {"empty": 1}
+    refused = run_tritone(*command[:-1])
+    assert refused.status == 1
+    assert "--resume" in refused.stderr
+
+
+def test_a_server_that_stays_down_ends_the_command_with_status_1(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    fake["down"] = True
+    ended = run_tritone(
+        "batch", "embed", recordings, "--out", tmp_path / "part-%05d.parquet", "--retry-for", 0.1, "--json"
+    )
+    assert ended.status == 1
+    assert ended.stdout == ""
+    assert "--resume goes on" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--shard", "0/3"], 1),
+        (["--shard", "three"], 2),
+        (["--rows-per-part", "0"], 2),
+        (["--priority", "high"], 2),
+        (["--out", "part.parquet"], 1),
+    ],
+)
+def test_invalid_options_are_errors(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, *, arguments: list[str], status: int
+) -> None:
+    ended = run_tritone("batch", "classify", recordings, "--out", recordings.parent / "p-%d.parquet", *arguments)
+    assert ended.status == status
+    assert "Traceback" not in ended.stderr
+    assert not list(recordings.parent.glob("*.parquet"))
+
+
+def test_a_source_that_does_not_exist_is_an_error(run_tritone: Run, fake: dict[str, Any], tmp_path: Path) -> None:
+    ended = run_tritone("batch", "classify", tmp_path / "gone", "--out", tmp_path / "p-%d.parquet")
+    assert ended.status == 1
+    assert "gone: does not exist" in ended.stderr

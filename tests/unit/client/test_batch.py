@@ -1,0 +1,556 @@
+"""Batch jobs with a fake server: each file becomes one row, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from tests.support.s3_server import s3_server, use_store
+
+from tritone import BatchError, FileAccessError, InvalidInputError, ModelNotFoundError, MusicClient, ServerBusyError
+from tritone.batch import OPERATIONS, BatchOptions, run_batch
+from tritone.batch.pace import Pace, PacedTransport
+from tritone.batch.parts import PartNames
+from tritone.exceptions import ConnectionFailedError, RequestRejectedError, RequestTimeoutError
+from tritone.messages import InferRequest, InferResponse, Request
+from tritone.remote_files import filesystem, write_file
+from tritone.testing import FakeGenreModel, FakeServer, MockTransport
+
+SHARES = {"jazz": 0.25, "rock": 0.75}
+Fail = Callable[[Request], None]
+
+
+class Server:
+    """A fake server whose inferences can fail.
+
+    Attributes:
+        fail: called with each inference; raises the error to answer with.
+        n_rows: windows of each inference.
+    """
+
+    def __init__(self) -> None:
+        self.fail: Fail = lambda request: None
+        self.n_rows: list[int] = []
+        fake = FakeServer(FakeGenreModel(SHARES))
+
+        def handle(request: Request) -> Any:
+            if isinstance(request, InferRequest):
+                self.n_rows.append(len(request.inputs["audio"]))
+                self.fail(request)
+            return fake(request)
+
+        self.transport = MockTransport(handle)
+
+    def run(self, source: object, out: object, **options: Any) -> Any:
+        given = {"concurrency": 2, "retry_s": 0.3, **options}
+        with MusicClient(transport=self.transport, retries=0) as music:
+            stop, on_progress = given.pop("stop", None), given.pop("on_progress", None)
+            job = BatchOptions(source=str(source), out=f"{out}/part-%05d.parquet", **given)
+            return run_batch(music, job, stop=stop, on_progress=on_progress)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr("tritone.batch.runner._FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("tritone.batch.runner._LONGEST_WAIT_S", 0.05)
+    return Server()
+
+
+def write_tone(path: Path, duration_s: float = 1.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times_s = np.arange(round(8_000 * duration_s)) / 8_000
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times_s), 8_000, format="WAV")
+    return path
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    folder = tmp_path / "recordings"
+    for number in range(10):
+        write_tone(folder / ("sub" if number % 2 else ".") / f"{number}.wav")
+    return folder
+
+
+def rows(out: object) -> pd.DataFrame:
+    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/part-*.parquet') ORDER BY path").df()  # noqa: S608 - a path of the test
+
+
+def paths_in(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
+
+
+class TestRows:
+    def test_every_file_becomes_one_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        summary = server.run(tones, tmp_path / "out")
+        found = rows(tmp_path / "out")
+        assert found["path"].tolist() == paths_in(tones)
+        assert found["error"].isna().all()
+        assert set(found["label"]) == {"rock"}
+        assert found["probabilities"][0] == pytest.approx(SHARES)
+        assert found["duration_s"].tolist() == pytest.approx([1.0] * 10)
+        assert (summary.n_files, summary.n_done, summary.n_new, summary.errors) == (10, 10, 10, {})
+        assert summary.complete
+        assert summary.hours_done == pytest.approx(10 / 3_600)
+
+    def test_embeddings_are_lists_of_numbers(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        server.run(tones, tmp_path / "out", operation="embed")
+        found = rows(tmp_path / "out")
+        assert np.linalg.norm(found["embedding"][3]) == pytest.approx(1.0, abs=1e-5)
+        assert set(OPERATIONS["embed"].all_columns) == set(found.columns)
+
+    def test_what_is_wrong_with_a_file_is_in_its_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        (tones / "empty.wav").touch()
+        (tones / "text.wav").write_text("no audio")
+        (tones / "cut.wav").write_bytes((tones / "0.wav").read_bytes()[:5_000])
+        write_tone(tones / "short.wav", 0.1)
+        write_tone(tones / "long.wav", 20.0)
+        soundfile.write(tones / "silent.wav", np.zeros(8_000), 8_000)
+        (tones / "gone.wav").symlink_to(tones / "nothing")
+        summary = server.run(tones, tmp_path / "out", max_duration_s=15.0)
+        found = rows(tmp_path / "out").set_index("path")
+        kinds = {Path(path).name: kind for path, kind in found["error_type"].dropna().items()}
+        assert kinds == {
+            "empty.wav": "empty",
+            "text.wav": "unreadable",
+            "cut.wav": "too_short",
+            "short.wav": "too_short",
+            "long.wav": "too_long",
+            "silent.wav": "silent",
+            "gone.wav": "missing",
+        }
+        assert found["error"].notna().sum() == found["label"].isna().sum() == 7
+        assert summary.errors["too_short"] == 2
+        assert summary.complete
+
+    def test_a_file_that_vanishes_after_the_start_gets_a_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        server.fail = lambda request: (tones / "sub" / "9.wav").unlink(missing_ok=True)
+        server.run(tones, tmp_path / "out", concurrency=1)
+        found = rows(tmp_path / "out")
+        assert len(found) == 10
+        assert found["error_type"].dropna().tolist() == ["missing"]
+
+    def test_names_that_are_not_utf8_are_escaped(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        (tones / "0.wav").rename(os.fsdecode(os.fsencode(tones) + b"/caf\xe9.wav"))
+        Path(os.fsdecode(os.fsencode(tones) + b"/bad\xe9.wav")).touch()
+        server.run(tones, tmp_path / "out")
+        assert f"{tones}/caf\\xe9.wav" in rows(tmp_path / "out")["path"].tolist()
+        server.run(tones, tmp_path / "out", resume=True)
+        assert len(rows(tmp_path / "out")) == 11
+
+    def test_parts_have_the_same_schema_and_are_bounded(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        for number in range(4):
+            (tones / f"bad{number}.wav").touch()
+        server.run(tones, tmp_path / "out", rows_per_part=2, concurrency=1)
+        parts = sorted((tmp_path / "out").glob("*.parquet"))
+        schemas = {
+            str(duckdb.sql(f"SELECT name, type, repetition_type FROM parquet_schema('{part}')").fetchall())  # noqa: S608
+            for part in parts
+        }
+        assert len(parts) >= 7
+        assert len(schemas) == 1
+        assert max(len(pd.read_parquet(part, engine="fastparquet")) for part in parts) <= 2
+
+    def test_long_recordings_are_sent_in_small_requests(self, server: Server, tmp_path: Path) -> None:
+        write_tone(tmp_path / "in" / "long.wav", 60.0)
+        server.fail = lambda request: time.sleep(0.02 * len(request.inputs["audio"]))
+        server.run(tmp_path / "in", tmp_path / "out")
+        assert max(server.n_rows) <= 2
+        assert rows(tmp_path / "out")["duration_s"][0] == pytest.approx(60.0)
+
+
+class TestManifestsAndShards:
+    def test_a_manifest_names_files_relative_to_itself(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        (tones / "list.csv").write_text("title,path\na,0.wav\nb,sub/1.wav\nc,0.wav\nd,nothing.wav\n")
+        (tones / "list.txt").write_text(f"\ufeff0.wav\r\n\r\n{tones}/2.wav\n", encoding="utf-8")
+        summary = server.run(tones / "list.csv", tmp_path / "csv")
+        assert summary.n_files == 3  # a repeated file is one file
+        found = rows(tmp_path / "csv")
+        assert found["path"].tolist() == [f"{tones}/{name}" for name in ("0.wav", "nothing.wav", "sub/1.wav")]
+        assert found["error_type"].dropna().tolist() == ["missing"]
+        assert server.run(tones / "list.txt", tmp_path / "txt").n_files == 2
+
+    @pytest.mark.parametrize("content", [b"file\na.wav\n", b"path\n\xff\xfe\n", b"path\n"])
+    def test_a_manifest_that_cannot_be_read_is_an_error(self, server: Server, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "list.csv").write_bytes(content)
+        with pytest.raises((InvalidInputError, FileAccessError)):
+            server.run(tmp_path / "list.csv", tmp_path / "out")
+        assert not list((tmp_path / "out").glob("*.parquet"))
+
+    def test_shards_share_a_folder_and_have_all_files_once(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        counts = [
+            server.run(tones, tmp_path / "out", shard=(k, 3), rows_per_part=2, resume=True).n_new for k in (1, 2, 3)
+        ]
+        assert sum(counts) == 10
+        assert max(counts) < 10
+        assert rows(tmp_path / "out")["path"].tolist() == paths_in(tones)
+        for shard in ((1, 1), (1, 2)):
+            with pytest.raises(BatchError) as caught:
+                server.run(tones, tmp_path / "out", shard=shard, resume=True)
+            assert caught.value.reason == "other_job"
+
+    def test_the_output_may_be_in_the_folder_of_the_recordings(self, server: Server, tones: Path) -> None:
+        server.run(tones, tones, shard=(1, 2))
+        summary = server.run(tones, tones, shard=(2, 2))
+        assert summary.errors == {}
+        assert len(rows(tones)) == 10
+
+
+class TestResume:
+    def interrupted(self, server: Server, source: Path, out: Path, n: int, **options: Any) -> Any:
+        """Stop a job after `n` inferences."""
+        stop = threading.Event()
+
+        def fail(request: Request) -> None:
+            if len(server.n_rows) >= n:
+                stop.set()
+
+        server.fail = fail
+        summary = server.run(source, out, stop=stop, concurrency=1, **options)
+        server.fail = lambda request: None
+        return summary
+
+    def test_a_stopped_job_writes_what_is_done_and_goes_on(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        first = self.interrupted(server, tones, out, 3)
+        assert not first.complete
+        assert 3 <= first.n_done < 10
+        assert len(rows(out)) == first.n_done
+        second = server.run(tones, out, resume=True)
+        assert (second.n_new, second.n_done, second.complete) == (10 - first.n_done, 10, True)
+        assert rows(out)["path"].tolist() == paths_in(tones)
+        third = server.run(tones, out, resume=True)
+        assert (third.n_new, third.n_parts, third.complete) == (0, 0, True)
+
+    def test_rows_whose_part_was_lost_are_made_again(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        server.run(tones, out, rows_per_part=3)
+        sorted(out.glob("*.parquet"))[1].unlink()
+        assert server.run(tones, out, resume=True).n_new > 0
+        assert rows(out)["path"].tolist() == paths_in(tones)
+
+    def test_temporary_files_of_a_killed_process_are_removed(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        self.interrupted(server, tones, out, 3)
+        (out / ".part-00001-0123456789ab.partial").write_bytes(b"PAR1 half")
+        server.run(tones, out, resume=True)
+        assert not list(out.glob(".*.partial"))
+
+    def test_temporary_files_of_another_shard_are_kept(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        for number in (0, 1):
+            (out / f".part-0000{number}-0123456789ab.partial").touch()
+        server.run(tones, out, shard=(1, 2), resume=True)
+        assert [path.name[:11] for path in out.glob(".*.partial")] == [".part-00001"]
+
+    def test_files_added_later_belong_to_another_job(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        self.interrupted(server, tones, out, 3)
+        write_tone(tones / "new.wav")
+        assert server.run(tones, out, resume=True).n_files == 10
+
+    def test_parts_of_an_earlier_job_are_not_added_to_by_mistake(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        server.run(tones, out)
+        for options, reason in (
+            ({}, "not_resumed"),
+            ({"resume": True, "operation": "embed"}, "other_job"),
+            ({"resume": True, "model": "other"}, "other_job"),
+            ({"resume": True, "max_duration_s": 5.0}, "other_job"),
+        ):
+            with pytest.raises(BatchError) as caught:
+                server.run(tones, out, **options)
+            assert caught.value.reason == reason
+        with pytest.raises(BatchError) as caught:
+            server.run(tones / "sub", out, resume=True)
+        assert caught.value.reason == "other_job"
+        (out / "part.job.json").unlink()
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, out, resume=True)
+        assert caught.value.reason == "other_job"
+
+    @pytest.mark.parametrize("damage", ["part-00000.parquet", "part.job.json", "part.files.jsonl.gz"])
+    @pytest.mark.parametrize("content", [b"", b"half", None])
+    def test_a_damaged_file_of_a_job_stops_it(
+        self, server: Server, tones: Path, tmp_path: Path, damage: str, content: bytes | None
+    ) -> None:
+        out = tmp_path / "out"
+        server.run(tones, out)
+        whole = (out / damage).read_bytes()
+        (out / damage).write_bytes(whole[: len(whole) // 2] if content is None else content)
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, out, resume=True)
+        assert caught.value.reason == "damaged"
+
+    def test_a_row_that_is_repeated_in_another_part_is_reported(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        server.run(tones, out)
+        shutil.copy(out / "part-00000.parquet", out / "part-00007.parquet")
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, out, resume=True)
+        assert caught.value.reason == "damaged"
+
+    def test_two_processes_do_not_write_the_same_parts(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        import fcntl
+
+        out = tmp_path / "out"
+        out.mkdir()
+        with (out / ".part.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(BatchError) as caught:
+                server.run(tones, out)
+        assert caught.value.reason == "running"
+
+
+class TestFailures:
+    def test_busy_answers_are_tried_again_and_never_become_rows(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        def fail(request: Request) -> None:
+            if len(server.n_rows) % 3:
+                raise ServerBusyError("the queue is full")
+
+        server.fail = fail
+        summary = server.run(tones, tmp_path / "out", retry_s=30.0)
+        assert summary.errors == {}
+        assert len(rows(tmp_path / "out")) == 10
+
+    @pytest.mark.parametrize("error", [ServerBusyError("full"), ConnectionFailedError("refused")])
+    def test_a_server_that_stays_down_stops_the_job_and_finished_rows_are_kept(
+        self, server: Server, tones: Path, tmp_path: Path, error: Exception
+    ) -> None:
+        def fail(request: Request) -> None:
+            if len(server.n_rows) > 4:
+                raise error
+
+        server.fail = fail
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, tmp_path / "out", concurrency=1)
+        assert caught.value.reason == "server"
+        found = rows(tmp_path / "out")
+        assert len(found) == 4
+        assert found["error"].isna().all()
+        server.fail = lambda request: None
+        assert server.run(tones, tmp_path / "out", resume=True).complete
+        assert rows(tmp_path / "out")["path"].tolist() == paths_in(tones)
+
+    def test_a_request_that_the_server_rejects_is_a_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        def fail(request: Request) -> None:
+            if len(server.n_rows) == 5:
+                raise RequestRejectedError("audio: out of range")
+
+        server.fail = fail
+        assert server.run(tones, tmp_path / "out").errors in ({}, {"rejected": 1})  # the client asks once more
+
+    def test_a_file_that_times_out_again_and_again_is_a_row(self, server: Server, tmp_path: Path) -> None:
+        write_tone(tmp_path / "in" / "a.wav", 1.0)
+        write_tone(tmp_path / "in" / "b.wav", 3.0)
+
+        def fail(request: Request) -> None:
+            if abs(request.inputs["audio"][0, 40_000:60_000]).max() > 0.29 and request.inputs["audio"].size:
+                raise RequestTimeoutError("no response", timeout_s=1.0)
+
+        server.fail = fail
+        assert server.run(tmp_path / "in", tmp_path / "out", retry_s=20.0).errors == {"timeout": 2}
+
+    def test_a_file_that_makes_the_server_crash_is_a_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        def fail(request: Request) -> None:
+            raise ConnectionFailedError("lost", reason="lost", n_lost=1)
+
+        server.fail = fail
+        assert server.run(tones, tmp_path / "out", retry_s=60.0).errors == {"connection_lost": 10}
+
+    def test_a_model_that_the_server_does_not_have_is_an_error_at_once(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        with pytest.raises(ModelNotFoundError):
+            server.run(tones, tmp_path / "out", model="no_model")
+        assert not list((tmp_path / "out").glob("*.parquet"))
+
+    def test_a_full_disk_stops_the_job_and_leaves_nothing_half_written(
+        self, server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out = tmp_path / "out"
+        written = Path.write_bytes
+
+        def full(path: Path, content: bytes) -> int:
+            if path.suffix == ".partial" and path.parent == out and "00001" in path.name:
+                written(path, content[:10])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written(path, content)
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, out, rows_per_part=3)
+        assert caught.value.reason == "storage"
+        assert not list(out.glob(".*.partial"))
+        monkeypatch.undo()
+        assert server.run(tones, out, resume=True).complete
+        assert rows(out)["path"].tolist() == paths_in(tones)
+
+    def test_an_error_of_the_program_ends_the_job(
+        self, server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(request: Request) -> None:
+            raise KeyError("a bug")
+
+        server.fail = fail
+        with pytest.raises(KeyError):
+            server.run(tones, tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"operation": "sing"},
+            {"shard": (0, 2)},
+            {"shard": (3, 2)},
+            {"concurrency": 0},
+            {"rows_per_part": 0},
+            {"part_s": 0.0},
+            {"priority": "high"},
+        ],
+    )
+    def test_invalid_options_are_refused(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidInputError):
+            BatchOptions(source="a", out="part-%05d.parquet", **options)
+
+    @pytest.mark.parametrize("out", ["a.parquet", "a-%d.csv", "a-%d-%d.parquet", "%05d/a.parquet", "a-%s.parquet"])
+    def test_names_of_parts_need_one_number(self, out: str) -> None:
+        with pytest.raises(InvalidInputError):
+            PartNames(out)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+class TestBuckets:
+    def test_recordings_and_parts_in_a_bucket(
+        self, server: Server, tones: Path, store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        use_store(monkeypatch, store)
+        filesystem("s3://any").call_s3("create_bucket", Bucket="music")
+        for path in paths_in(tones):
+            write_file(f"s3://music/in/{Path(path).relative_to(tones)}", Path(path).read_bytes())
+        write_file("s3://music/in/bad.wav", b"no audio")
+        stop = threading.Event()
+        server.fail = lambda request: stop.set() if len(server.n_rows) > 3 else None
+        first = server.run("s3://music/in/", "s3://music/out", stop=stop, concurrency=1)
+        assert 0 < first.n_done < 11
+        server.fail = lambda request: None
+        second = server.run("s3://music/in/", "s3://music/out", resume=True)
+        assert second.complete
+        assert second.errors == {"unreadable": 1}
+        for name in filesystem("s3://any").ls("music/out"):
+            filesystem("s3://any").get(name, str(tmp_path / "copy" / Path(name).name))
+        found = rows(tmp_path / "copy")
+        names = [f"s3://music/in/{Path(path).relative_to(tones)}" for path in paths_in(tones)]
+        assert found["path"].tolist() == sorted([*names, "s3://music/in/bad.wav"])
+        error = found.set_index("path")["error"]["s3://music/in/bad.wav"]
+        assert error.startswith("s3://music/in/bad.wav: ")
+
+    def test_a_second_process_in_a_bucket_does_not_replace_parts(
+        self, server: Server, tones: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_store(monkeypatch, store)
+        filesystem("s3://any").call_s3("create_bucket", Bucket="two")
+
+        def fail(request: Request) -> None:  # the other process writes the first part meanwhile
+            if not filesystem("s3://any").exists("two/part-00000.parquet"):
+                write_file("s3://two/part-00000.parquet", b"of the other process")
+
+        server.fail = fail
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, "s3://two")
+        assert caught.value.reason == "running"
+
+    def test_credentials_that_expire_stop_the_job_without_rows_of_errors(
+        self, server: Server, store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        use_store(monkeypatch, store)
+        filesystem("s3://any").call_s3("create_bucket", Bucket="expiring")
+        for number in range(3):
+            write_file(f"s3://expiring/{number}.wav", write_tone(tmp_path / "a.wav").read_bytes())
+
+        def expired(url: str) -> Any:
+            raise FileAccessError(f"{url}: expired", url=url, reason="expired_credentials")
+
+        monkeypatch.setattr("tritone.batch.runner.open_file", expired)
+        with pytest.raises(BatchError) as caught:
+            server.run("s3://expiring/", tmp_path / "out")
+        assert caught.value.reason == "storage"
+        assert not list((tmp_path / "out").glob("*.parquet"))
+        monkeypatch.undo()
+        use_store(monkeypatch, store)
+        assert server.run("s3://expiring/", tmp_path / "out", resume=True).errors == {}
+
+
+class TestPace:
+    def test_more_requests_run_at_once_only_while_that_is_faster(self) -> None:
+        pace = Pace(16)
+        n_parallel = 3  # requests that the simulated server processes at once
+        slots = threading.Semaphore(n_parallel)
+        done = threading.Event()
+
+        def call() -> None:
+            request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
+            while not done.is_set():
+                with pace.slot(request, 1, 10.0), slots:
+                    time.sleep(0.004)
+
+        threads = [threading.Thread(target=call) for _ in range(18)]
+        for thread in threads:
+            thread.start()
+        limits = []
+        for _ in range(40):
+            time.sleep(0.1)
+            limits.append(pace.limit)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert 2 <= np.median(limits[20:]) <= 8  # of 16, on a machine that other tests keep busy
+
+    def test_a_busy_answer_lowers_the_pace(self) -> None:
+        pace = Pace(64)
+        pace._at = 8
+        before = pace.limit
+        request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
+        with pytest.raises(ServerBusyError), pace.slot(request, 1, 1.0):
+            raise ServerBusyError("full")
+        assert pace.limit <= before / 2
+
+    def test_pieces_of_a_request_are_joined_in_order(self) -> None:
+        def handle(request: Request) -> InferResponse:
+            assert isinstance(request, InferRequest)
+            return InferResponse("m", "1", request.request_id, {"y": request.inputs["audio"][:, :2]})
+
+        audio = np.arange(20, dtype=np.float32).reshape(5, 4)
+        transport = PacedTransport(MockTransport(handle), Pace(2))
+        response = transport.handle(InferRequest("m", "x", {"audio": audio}, ("y",)), timeout_s=5.0)
+        assert response.outputs["y"].tolist() == audio[:, :2].tolist()
+
+
+def test_progress_counts_files_and_hours(server: Server, tones: Path, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    server.run(tones, tmp_path / "out", on_progress=seen.append)
+    assert (seen[-1].n_done, seen[-1].n_files) == (10, 10)
+    assert seen[-1].hours_done == pytest.approx(10 / 3_600)
+    json.dumps(seen[-1].__dict__)
