@@ -309,7 +309,7 @@ def test_large_logs_stay_in_files_until_they_are_needed(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("n_most", [1, 7, 10**6])
 def test_ranges_of_users_cover_all_users_once(n_most: int) -> None:
     counts = np.array([3, 9, 0, 1, 2, 40, 1, 1])
-    ranges = cleaning_module._ranges(counts, n_most)
+    ranges = cleaning_module.ranges_of_users(counts, n_most)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == len(counts)
     assert all(end == first for (_, end), (first, _) in itertools.pairwise(ranges))
