@@ -282,7 +282,7 @@ def main() -> None:
         row = json.loads(ended.stdout.splitlines()[-1])
         rows = [each for each in rows if (each["size"], _series(each)) != (name, _series(row))] + [row]
         if options.out:  # after each size, since the largest take long
-            rows.sort(key=lambda each: (_series(each), MEASURED.index(each["size"])))
+            rows.sort(key=lambda each: (_series(each), list(MEASURED).index(each["size"])))
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / RESULT).write_text(json.dumps(rows, indent=2) + "\n")
             draw(rows, (options.out / RESULT).with_suffix(".png"))
