@@ -23,7 +23,7 @@ from tritone.exceptions import ClientError, ServerBusyError, ServerError
 from tritone.messages import InferRequest, InferResponse, Request, Response, StreamRequest, Transport
 from tritone.retry import timed_out
 
-REQUEST_S: Final = 0.03
+REQUEST_S: Final = 0.015
 _LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _INTERVAL_S: Final = 0.5  # minimum measurement interval
 _N_INTERVAL: Final = 20  # minimum number of responses in it
@@ -45,7 +45,7 @@ class _Measurement:
 class AdaptiveConcurrencyLimiter:
     """Limits the requests in flight; thread-safe."""
 
-    def __init__(self, most: int, *, start: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with a limit of `start`.
 
         Args:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone.batch.operations import FileCall, Opened, Operation, Row
-from tritone.exceptions import InvalidAudioError
+from tritone.exceptions import ClientError, InvalidAudioError
 from tritone.remote_files import is_remote, local_path, open_file
 
 if TYPE_CHECKING:
     from tritone.client import MusicClient
 
+_HEALTH_TIMEOUT_S: Final = 10.0
 _LONGEST_CLAIM_S: Final = 1e9  # libsndfile reports such lengths where the header has none
 
 
@@ -35,6 +36,13 @@ class FileCaller:
     timeout_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_duration_s: float | None = None
+
+    def server_responds(self, music: MusicClient) -> bool:
+        """Return whether the model is ready, which tells a file that times out from a server that does."""
+        try:
+            return music.model_ready(self.model, timeout_s=min(_HEALTH_TIMEOUT_S, self.timeout_s))
+        except ClientError:
+            return False
 
     def call(self, music: MusicClient, path: str, source: Opened, *, on_read: Callable[[], None] = lambda: None) -> Row:
         """Return the values of the operation's columns.

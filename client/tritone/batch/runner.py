@@ -28,7 +28,6 @@ from tritone.remote_files import is_remote
 
 _N_DECODING: Final = 2  # files that are read while requests of others run
 _FIRST_RETRY_S: Final = 30.0  # shorter limit before the first response: the address may be wrong
-_HEALTH_TIMEOUT_S: Final = 10.0
 _JOIN_S: Final = 2.0  # for threads, of which a running call is not interrupted
 _FIRST_PART_S: Final = 5.0
 _DRAIN_S: Final = 20.0  # longest wait for running calls after a stop
@@ -345,7 +344,9 @@ class _Run:
                 )
             except ClientError as error:
                 action = "retry_file" if self._ended.is_set() else failures.classify(error)
-                if action == "record" and self._is_about_the_file(error):
+                if action == "record" and isinstance(error, RequestTimeoutError):
+                    action = "record" if self._caller.server_responds(self._music) else "retry"
+                if action == "record":
                     return {"path": path, "error": error_text(error), "error_type": error_type(error)}
                 if action == "stop":
                     self._outage.stop(error, _stop_reason(error), "no file can succeed")
@@ -358,19 +359,6 @@ class _Run:
                 return {"path": path, **values}
             self._ended.wait(retry_pause_s(n_failed))
         return {}
-
-    def _is_about_the_file(self, error: ClientError) -> bool:
-        """Return whether a file is the cause of an error; after timeouts, only if the server responds otherwise."""
-        if not isinstance(error, RequestTimeoutError):
-            return True
-        timeout_s = min(_HEALTH_TIMEOUT_S, self._options.timeout_s)
-        try:
-            if self._music.model_ready(self._options.model_name, timeout_s=timeout_s):
-                return True
-        except ClientError:
-            pass
-        self._outage.failed(error)
-        return False
 
 
 def _stop_reason(error: ClientError) -> str:

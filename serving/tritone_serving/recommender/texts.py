@@ -73,6 +73,9 @@ class Texts(Sequence[str]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[Texts], tuple[Bytes, Integers]]:
+        return Texts, (np.asarray(self._joined), np.asarray(self._ends))
+
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
         return f"Texts({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
@@ -146,3 +149,6 @@ class TextIndex:
                 return position
             slot += 1
         return None
+
+    def __reduce__(self) -> tuple[type[TextIndex], tuple[Bytes, Integers, npt.NDArray[np.int32]]]:
+        return TextIndex, (np.asarray(self._joined), np.asarray(self._ends), np.asarray(self._slots))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -72,12 +73,13 @@ def test_an_existing_file_can_be_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_of_two_writers_at_the_same_time_one_gets_an_error(tmp_path: Path) -> None:
     path = tmp_path / "part"
-    path_of_first = replacing(path, if_exists="error")
-    path_of_first.__enter__().write_text("first")
-    with pytest.raises(FileExistsError), replacing(path, if_exists="error") as staged:
-        staged.write_text("second")
-        path_of_first.__exit__(None, None, None)
-    assert path.read_text() == "first"
+    with ExitStack() as first, ExitStack() as second:
+        for stack in (second, first):
+            stack.enter_context(replacing(path, if_exists="error")).write_text("of one writer")
+        first.close()
+        with pytest.raises(FileExistsError):
+            second.close()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["part-00001.parquet", "n" * 60 + "-00001.parquet"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 
 import numpy as np
@@ -21,6 +22,14 @@ def texts_of(names: list[str]) -> Texts:
 def index_of(names: list[str]) -> TextIndex:
     arrays = text_arrays("items", names)
     return TextIndex(arrays["items.ids"], arrays["items.ends"], slots_of(names))
+
+
+@pytest.mark.parametrize("names", [NAMES, []])
+def test_texts_and_their_index_can_be_sent_to_another_process(names: list[str]) -> None:
+    assert pickle.loads(pickle.dumps(texts_of(names))) == names  # noqa: S301
+    found = pickle.loads(pickle.dumps(index_of(names)))  # noqa: S301
+    assert [found.find(name) for name in names] == list(range(len(names)))
+    assert found.find("not there") is None
 
 
 def test_texts_are_a_sequence_of_strings() -> None:
