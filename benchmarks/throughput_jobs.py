@@ -3,7 +3,8 @@
     make test-engines ARGS=--collect-only  # creates .venv-engines
     .venv-engines/bin/python -m benchmarks.throughput_jobs --server localhost:8001 --recordings 600
 
-The start of Ray and Spark, and that of their workers, is not counted: each engine first runs on a few recordings.
+The start of Ray and Spark is not counted: each engine first runs on a few recordings. Ray makes new actors for every
+data set, so their start (seconds) is part of its time; give it enough recordings.
 """
 
 from __future__ import annotations
