@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tritone.batch import BatchProgress, BatchSummary
 
 _LINE_INTERVAL_S: Final = 10.0
+_NICENESS: Final = 10
 Source = Annotated[
     str,
     typer.Argument(
@@ -217,6 +219,8 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
     # Warnings about recordings are in the column `notes`; one line for each of a million files helps nobody.
     logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given["server"] or ("localhost:8001",))
+    if chosen.priority == "batch":
+        _yield_processors()
     with (
         connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,
         _stop_on_signals() as signals,
@@ -231,6 +235,12 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         if not as_json:
             console.say("interrupted; --resume goes on")
         raise typer.Exit(128 + (signals.number or signal.SIGTERM))
+
+
+def _yield_processors() -> None:
+    """Let other processes of this machine go first, such as a server and its interactive callers."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _print_summary(summary: BatchSummary) -> None:
