@@ -5,6 +5,10 @@ keeps the lowest level that is about as fast as the next one. More requests woul
 An answer that the server is busy lowers the level at once. Requests are cut so that one takes about `REQUEST_S`,
 because a running request is not interrupted for an interactive one that arrives.
 
+While others use the model too, which the server's counts of rows show, one request runs at a time, with a pause of the
+same length after it: even at a lower priority, a job that keeps all processors busy would slow interactive callers
+down.
+
 Shapes: N rows (windows of a recording).
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +36,10 @@ _FRESH_S: Final = 30.0  # a measurement of a neighbouring level is repeated afte
 _GAIN: Final = 1.05  # by which the next level must be faster to be worth it
 _BUSY_S: Final = 1.0  # after a busy answer the level is not lowered again for this time
 _LARGEST_ROWS: Final = 64
+_OTHERS_S: Final = 5.0  # over which rows of others are counted
+_YIELD_S: Final = 5.0  # how long the job yields after it has noticed others
+_LONGEST_PAUSE_S: Final = 1.0
+_PAUSE: Final = 1.0  # after a request, relative to its duration
 
 
 @dataclass
@@ -61,12 +70,35 @@ class Pace:
         self._busy_until_s = 0.0
         self._row_s: float | None = None  # fastest recent time of a row, within a request
         self._closed = False
+        self._n_sent = 0  # rows, of all requests
+        self._n_done = 0
+        self._counts: deque[tuple[float, int]] = deque()  # (time, largest possible number of rows of others)
+        self._yields_until_s = 0.0
+        self._request_s = 0.0
         self._begin_epoch(time.monotonic())
 
     @property
     def limit(self) -> int:
         """Return the number of requests that may run at once now."""
-        return self._sizes[self._at]
+        return 1 if self.yields else self._sizes[self._at]
+
+    @property
+    def yields(self) -> bool:
+        """Return whether the job yields to others that use the model."""
+        return time.monotonic() < self._yields_until_s
+
+    def count(self, n_rows: int) -> None:
+        """Compare the number of rows that the model has processed, of all callers, with those of this job."""
+        now_s = time.monotonic()
+        with self._changed:
+            while self._counts and now_s - self._counts[0][0] > _OTHERS_S:
+                self._counts.popleft()
+            # Rows in flight may be in the server's number already or not.
+            if self._counts and n_rows - self._n_sent > self._counts[0][1]:
+                self._yields_until_s = now_s + _YIELD_S
+                self._begin_epoch(now_s)
+            self._counts.append((now_s, n_rows - self._n_done))
+            self._changed.notify_all()
 
     def n_rows(self) -> int:
         """Return the number of rows that a request should have at most."""
@@ -98,23 +130,29 @@ class Pace:
             if not is_free or sent_s - began_s >= timeout_s:
                 raise timed_out(request, timeout_s)
             self._in_flight += 1
+            self._n_sent += n_rows
+        if self.yields:
+            time.sleep(min(_PAUSE * self._request_s, _LONGEST_PAUSE_S))
+            sent_s = time.monotonic()
         try:
-            yield timeout_s - (sent_s - began_s)
+            yield max(1e-3, timeout_s - (sent_s - began_s))
         except ServerBusyError:
-            self._finish(sent_s, 0, busy=True)
+            self._finish(sent_s, n_rows, busy=True)
             raise
         except BaseException:
-            self._finish(sent_s, 0)
+            self._finish(sent_s, n_rows, failed=True)
             raise
         self._finish(sent_s, n_rows)
 
-    def _finish(self, sent_s: float, n_rows: int, *, busy: bool = False) -> None:
+    def _finish(self, sent_s: float, n_rows: int, *, busy: bool = False, failed: bool = False) -> None:
         now_s = time.monotonic()
         with self._changed:
             self._in_flight -= 1
+            self._n_done += n_rows
+            self._request_s = now_s - sent_s
             if busy:
                 self._slow_down(now_s)
-            elif n_rows:
+            elif not failed and not self.yields:
                 self._measure(now_s, (now_s - sent_s) / n_rows, n_rows)
             self._changed.notify_all()
 

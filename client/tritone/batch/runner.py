@@ -33,6 +33,8 @@ _FIRST_PART_S: Final = 5.0
 _DRAIN_S: Final = 20.0  # longest wait for running calls after a stop
 _POLL_S: Final = 0.2
 _PROGRESS_S: Final = 0.5
+_WATCH_S: Final = 1.0
+_WATCH_TIMEOUT_S: Final = 5.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # between calls of a file
 _MAX_ERROR: Final = 2_000  # characters
 
@@ -239,6 +241,9 @@ class _Run:
         ]
         for worker in workers:
             worker.start()
+        is_counted = self._operation.reads == "recordings"  # one row for each window; others have rows for candidates
+        if is_counted and self._options.priority == "batch" and self._music.n_servers == 1:
+            threading.Thread(target=self._watch_others, name="tritone-batch-watch", daemon=True).start()
         pending = self._work.pending()
         n_open = 0
         part_s = min(_FIRST_PART_S, self._options.part_s)
@@ -362,6 +367,17 @@ class _Run:
             except BaseException as error:  # raised again by the calling thread
                 done = _Done({}, error)
             self._results.put(done)
+
+    def _watch_others(self) -> None:
+        """Tell the pace how many rows the model has processed, until the run ends."""
+        while not self._ended.wait(_WATCH_S):
+            try:
+                models = self._music.models(timeout_s=_WATCH_TIMEOUT_S)
+            except ClientError:  # the calls of the files report a server that cannot be reached
+                continue
+            for model in models:
+                if model.name == self._options.model_name:
+                    self._pace.count(model.n_inferences)
 
     def _row_of(self, path: str, url: str) -> Row:
         """Return the row of a file; empty if the run ended before it was done."""

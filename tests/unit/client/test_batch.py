@@ -537,6 +537,20 @@ class TestPace:
             raise ServerBusyError("full")
         assert pace.limit <= before / 2
 
+    def test_one_request_runs_at_a_time_while_others_use_the_model(self) -> None:
+        pace = Pace(64)
+        pace._at = 8
+        request = InferRequest("m", "x", {"audio": np.zeros((4, 4), np.float32)}, ("y",))
+        n_rows = 1_000  # of everybody, before the job
+        pace.count(n_rows)
+        with pace.slot(request, 4, 1.0):
+            pace.count(n_rows + 4)  # the server may have counted rows in flight
+        pace.count(n_rows + 4)
+        assert not pace.yields
+        pace.count(n_rows + 5)
+        assert pace.yields
+        assert pace.limit == 1
+
     def test_pieces_of_a_request_are_joined_in_order(self) -> None:
         def handle(request: Request) -> InferResponse:
             assert isinstance(request, InferRequest)
