@@ -51,6 +51,8 @@ def client_page() -> str:
         page += ["", f"## {title}", ""] + [f"::: tritone.{name}" for name in members]
     modules = {
         "Batch jobs": "tritone.batch",
+        "Jobs on Ray": "tritone.ray",
+        "Jobs on Spark": "tritone.spark",
         "Files by path or URL": "tritone.remote_files",
         "Testing without a server": "tritone.testing",
     }
