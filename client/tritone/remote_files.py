@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import importlib
 import os
 import tempfile
 import threading
@@ -91,7 +92,7 @@ def filesystem(url: PathLike) -> Any:
         if scheme != "file":
             with warnings.catch_warnings():  # Google's packages announce the end of support for versions of Python
                 warnings.simplefilter("ignore", FutureWarning)
-                __import__(_PACKAGES[scheme])
+                importlib.import_module(_PACKAGES[scheme])
     except ImportError as error:
         package = _PACKAGES.get(scheme, "fsspec")
         raise MissingExtraError(
