@@ -180,7 +180,9 @@ class _Run:
             worker.start()
         is_counted = self._operation.reads == "recordings"  # one row for each window; others have rows for candidates
         if is_counted and self._options.priority == "batch" and self._music.n_servers == 1:
-            threading.Thread(target=self._watch_others, name="tritone-batch-watch", daemon=True).start()
+            watcher = threading.Thread(target=self._watch_others, name="tritone-batch-watch", daemon=True)
+            watcher.start()
+            workers.append(watcher)  # it is joined with the others
         try:
             self._collect_all(n_workers)
         except BaseException:
