@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -186,17 +186,22 @@ class _Run:
         try:
             self._collect_all(n_workers)
         except BaseException:
-            self._keep_rows()
+            self._end(workers)
+            self._keep_rows()  # with those of the calls that were running
             raise
         finally:
-            self._ended.set()
-            self._limiter.close()
-            self._discard_tasks()
-            for _ in workers:
-                self._tasks.put(None)
-            join_until_s = time.monotonic() + _JOIN_S
-            for worker in workers:
-                worker.join(max(0.0, join_until_s - time.monotonic()))
+            self._end(workers)
+
+    def _end(self, workers: Sequence[threading.Thread]) -> None:
+        """End the threads and wait for them; calls that run longer than `_JOIN_S` are left behind."""
+        self._ended.set()
+        self._limiter.close()
+        self._discard_tasks()
+        for _ in workers:
+            self._tasks.put(None)
+        join_until_s = time.monotonic() + _JOIN_S
+        for worker in workers:
+            worker.join(max(0.0, join_until_s - time.monotonic()))
 
     def _keep_rows(self) -> None:
         """Write the rows that are complete after a failure; one attempt, and none if the output has failed."""
