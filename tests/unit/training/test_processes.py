@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "genre_cnn": {"dropout": 0.0, "mixup_alpha": 0.0, "mask_fraction": 0.0, "batch_size": 4, "average_from": 0.0},
     "polyphony_rnn": {"hidden_conditions": 0.0, "batch_size": 3},
     "music_transformer": {"dropout": 0.0, "batch_frames": 200, "epoch_frames": 1000},
-    "music_vae": {"word_dropout": 0.0, "edit_share": 0.0, "free_nats": 0.05, "batch_size": 8},
+    "music_vae": {"word_dropout": 0.0, "edit_share": 0.0, "free_nats": 1.6, "batch_size": 8},
     "music_gan": {"batch_size": 8, "critic_steps": 2, "steps_per_epoch": 3, "n_judged": 64},
     "taste_vae": {"batch_size": 7},
     "taste_sequence": {
@@ -42,6 +42,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }
 BATCH = {"music_transformer": "batch_frames"}
+# The latents of the GAN are those of a music_vae that differs by rounding.
+TOLERANCE = {"music_gan": 2e-3}
 KINDS = tuple(SETTINGS)
 
 
@@ -63,6 +65,15 @@ def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: i
     return folder
 
 
+def uneven(log: Path) -> Path:
+    """Leave the last user out, and the last items of every third line, so that the shares of a batch differ in size."""
+    lines = [line for line in log.read_text().splitlines() if not line.startswith("u39")]
+    if log.suffix == ".txt":
+        lines = [line.rsplit(" ", 3)[0] if number % 3 else line for number, line in enumerate(lines)]
+    log.write_text("\n".join(lines) + "\n")
+    return log
+
+
 @pytest.fixture(scope="module")
 def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("data")
@@ -74,8 +85,8 @@ def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return {
         **found,
         "genre_cnn": sounds.write_manifest(folders / "partly.csv", rows),
-        "taste_vae": write_log(folder),
-        "taste_sequence": write_sequences(folder),
+        "taste_vae": uneven(write_log(folder)),
+        "taste_sequence": uneven(write_sequences(folder)),
     }
 
 
@@ -112,7 +123,9 @@ def test_weights_and_losses_are_those_of_one_process_with_twice_the_batch(
     losses, expected = epochs(together / kind), epochs(alone / kind)
     assert len(losses) == len(expected)
     for row, other in zip(losses, expected, strict=True):
-        assert {k: float(v) for k, v in row.items()} == pytest.approx({k: float(v) for k, v in other.items()}, rel=1e-4)
+        assert {k: float(v) for k, v in row.items()} == pytest.approx(
+            {k: float(v) for k, v in other.items()}, rel=TOLERANCE.get(kind, 1e-4)
+        )
 
 
 def test_two_hosts_with_a_process_each(data: dict[str, Path], tmp_path: Path) -> None:
