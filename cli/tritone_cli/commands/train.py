@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
     import tritone_training as training
-    from tritone_training.processes import is_first_process
+    from tritone_training.processes import is_rank_zero
 
     options.require_supported(context, kind)
 
@@ -80,7 +80,7 @@ def train(
         refit_on_all=refit_on_all,
         mlflow=mlflow,
     )
-    if not is_first_process():  # of those that torchrun started, one prints
+    if not is_rank_zero():  # of those that torchrun started, one prints
         if not print_config:
             training.get_kind(kind).train(request)
         return
