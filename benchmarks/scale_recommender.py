@@ -3,11 +3,13 @@
 ```
 python -m benchmarks.scale_recommender                           # four small sizes, minutes
 python -m benchmarks.scale_recommender --sizes all --out docs/benchmarks     # up to 1,000,000 users x 200,000 items
+python -m benchmarks.scale_recommender --engine ray --workers 2              # on a local Ray; spark likewise
 ```
 Each size runs in a process of its own, so that its peak memory is its own. The listening is simulated: item popularity
 falls like 1 / rank ** 0.8, and users belong to taste groups. `taste_vae` and validation are left out; what grows with
 the log is fitted: the item-item models, user-kNN, popularity. Recommendations are computed for stored users, one after
-the other in this process, without a server and without precomputed lists. Values with `cpu` are CPU time.
+the other in this process, without a server and without precomputed lists. Values with `cpu` are CPU time of this
+process; `engine` has those of the engine's tasks.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
+
+if TYPE_CHECKING:
+    from tritone_training.kinds.recommender.engines import Engine
 
 # users, items, plays
 SIZES = {
@@ -72,7 +77,7 @@ def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.
     return sparse.csr_matrix((plays, indices, np.array(starts)), shape=(n_users, n_items))
 
 
-def measure(name: str, keep: Path | None) -> dict[str, Any]:
+def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
     """Fit one size, write the artifact and recommend to stored users; return times and memory of this process."""
     from tritone_serving.recommender import write_artifact
     from tritone_training.hyperparameters import from_preset
@@ -95,7 +100,7 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         current[0] = (step, now_s)
         return lambda done, total: None
 
-    parts = fit_base_models(dataset, config, metadata={}, on_step=on_step)
+    parts = fit_base_models(dataset, config, metadata={}, on_step=on_step, engine=engine)
     on_step("end")
     fit_s, fit_cpu_s = time.perf_counter() - began_s, time.process_time() - worked_s
     weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
@@ -119,6 +124,7 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         "n_items": n_items,
         "n_plays": n_plays,
         "base_models": base_models,
+        "engine": engine.describe(),
         "steps_cpu_s": {step: round(seconds, 1) for step, seconds in steps.items()},
         "fit_s": round(fit_s, 1),
         "fit_cpu_s": round(fit_cpu_s, 1),
@@ -128,6 +134,21 @@ def measure(name: str, keep: Path | None) -> dict[str, Any]:
         "artifact_mb": round(disk_mb),
         **answering,
     }
+
+
+def opened_engine(options: argparse.Namespace) -> Engine:
+    """Open the engine of the options."""
+    from tritone_training.kind import TrainRequest
+    from tritone_training.kinds.recommender.engines import open_engine
+
+    return open_engine(
+        TrainRequest(
+            out=Path("unused"),
+            engine=options.engine,
+            workers=options.workers,
+            engine_address=options.engine_address,
+        )
+    )
 
 
 def answer(folder: Path) -> dict[str, float]:
@@ -202,19 +223,24 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the artifacts; without it they are removed")
     parser.add_argument("--answers", type=Path, help="only measure an artifact from --keep")
     parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--engine", help="what computes the parts of the fit: local (default), ray or spark")
+    parser.add_argument("--workers", type=int, help="processes or tasks of the engine at the same time")
+    parser.add_argument("--engine-address", help="running cluster; without it, this computer")
     options = parser.parse_args()
     if options.answers:
         print(json.dumps(answer(options.answers)))
         return
     if options.one:
-        print(json.dumps(measure(options.one, options.keep)))
+        with opened_engine(options) as engine:
+            print(json.dumps(measure(options.one, options.keep, engine)))
         return
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
     rows = _measured_before(options.out) if options.out else {}
     for name in names:
         command = [sys.executable, "-m", "benchmarks.scale_recommender", "--one", name]
-        if options.keep:
-            command += ["--keep", str(options.keep)]
+        for option in ("keep", "engine", "workers", "engine_address"):
+            if (value := getattr(options, option)) is not None:
+                command += [f"--{option.replace('_', '-')}", str(value)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)

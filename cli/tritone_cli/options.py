@@ -79,6 +79,26 @@ Mlflow = Annotated[
         help="URI of an MLflow tracking server or store to log to. Default: MLFLOW_TRACKING_URI.", show_default=False
     ),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="What computes the parts of a fit: local, ray or spark. Default: local.", show_default=False),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes (local) or tasks at the same time (ray, spark) of --engine. Default: 1 (local) or all CPUs.",
+        show_default=False,
+    ),
+]
+EngineAddress = Annotated[
+    str | None,
+    typer.Option(
+        help="Running cluster: HOST:PORT, ray://HOST:PORT or auto (ray); spark://HOST:PORT, yarn or k8s://HOST:PORT "
+        "(spark). Default: this computer.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder written by `tritone train`.", show_default=False)]
 Report = Annotated[

@@ -52,7 +52,16 @@ class Exportable:
 
 
 # Fields of a request that only some kinds take.
-_REQUEST_OPTIONS: Final = ("fold", "pretrained", "warm_start", "refit_on_all", "baselines")
+_REQUEST_OPTIONS: Final = (
+    "fold",
+    "pretrained",
+    "warm_start",
+    "refit_on_all",
+    "baselines",
+    "engine",
+    "workers",
+    "engine_address",
+)
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
     {"data", "devices", "report", "seeds", *_REQUEST_OPTIONS, *(each.name for each in fields(ListeningFiles))}
@@ -75,6 +84,9 @@ class TrainRequest:
         refit_on_all: after the selection on held-out data, fit what is served on all data; None for the kind's default.
         mlflow: URI of the MLflow tracking server or store that the run is logged to.
         mlflow_run: id of the MLflow run, once it has begun.
+        engine: what computes the parts of a fit: "local", "ray" or "spark"; None for "local".
+        workers: processes or tasks of the engine at the same time; None for its default.
+        engine_address: of a running cluster of the engine; None for this computer.
     """
 
     out: Path
@@ -95,6 +107,9 @@ class TrainRequest:
     refit_on_all: bool | None = None
     mlflow: str | None = None
     mlflow_run: str | None = None
+    engine: str | None = None
+    workers: int | None = None
+    engine_address: str | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ def train(
     warm_start: PathLike | None = None,
     refit_on_all: bool | None = None,
     mlflow: str | None = None,
+    engine: str | None = None,
+    workers: int | None = None,
+    engine_address: str | None = None,
     progress: bool = True,
 ) -> TrainedCheckpoint:
     """Train a model and write a checkpoint folder, as `tritone train` does.
@@ -61,6 +64,9 @@ def train(
         refit_on_all: after model selection on held-out data, train what is served on all data (`taste_sequence`,
             `recommender`); None for the default of the kind and the log.
         mlflow: URI of an MLflow tracking server or store to log to.
+        engine: what computes the parts of a fit of `recommender`: `local` (default), `ray` or `spark`.
+        workers: processes or tasks of the engine at the same time; None for 1 (`local`) or all CPUs.
+        engine_address: of a running Ray or Spark cluster; None for this computer.
         progress: show progress bars on stderr.
 
     Raises:
@@ -92,5 +98,8 @@ def train(
             warm_start=None if warm_start is None else Path(warm_start),
             refit_on_all=refit_on_all,
             mlflow=mlflow,
+            engine=engine,
+            workers=workers,
+            engine_address=engine_address,
         )
     )

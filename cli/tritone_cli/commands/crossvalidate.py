@@ -50,6 +50,9 @@ def crossvalidate(
     friend_column: options.FriendColumn = None,
     tag_column: options.TagColumn = None,
     key: options.Key = None,
+    engine: options.Engine = None,
+    workers: options.Workers = None,
+    engine_address: options.EngineAddress = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -70,6 +73,9 @@ def crossvalidate(
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
         n_seeds=seeds,
+        engine=engine,
+        workers=workers,
+        engine_address=engine_address,
     )
     if print_config:
         console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())

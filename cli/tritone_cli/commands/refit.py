@@ -80,6 +80,9 @@ def refit(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin again instead of continuing an interrupted refit.")
     ] = False,
+    engine: options.Engine = None,
+    workers: options.Workers = None,
+    engine_address: options.EngineAddress = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, report, and change nothing.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -105,6 +108,9 @@ def refit(
         dry_run=dry_run,
         progress=console.shows_progress(as_json=as_json),
         command=options.command_line(sys.argv),
+        engine=engine,
+        workers=workers,
+        engine_address=engine_address,
     )
     with live_or_none(
         () if dry_run else server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file

@@ -53,6 +53,9 @@ def train(
     warm_start: options.WarmStart = None,
     refit_on_all: options.RefitOnAll = None,
     mlflow: options.Mlflow = None,
+    engine: options.Engine = None,
+    workers: options.Workers = None,
+    engine_address: options.EngineAddress = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
@@ -79,6 +82,9 @@ def train(
         warm_start=warm_start,
         refit_on_all=refit_on_all,
         mlflow=mlflow,
+        engine=engine,
+        workers=workers,
+        engine_address=engine_address,
     )
     if not is_rank_zero():  # of those that torchrun started, one prints
         if not print_config:

@@ -25,8 +25,10 @@ from tritone_training.data.interactions import (
     load_listening,
     load_log,
     split_log,
+    stored_log,
 )
 from tritone_training.data.interactions import cleaning as cleaning_module
+from tritone_training.data.interactions import log as log_module
 from tritone_training.data.interactions.listening import three_parts
 from tritone_training.data.interactions.reading import keep_log
 from tritone_training.data.interactions.scratch import FOLDER_VARIABLE
@@ -247,7 +249,12 @@ def test_parquet_parts_of_different_types_give_the_same_log(tmp_path: Path, seed
 
 
 @pytest.mark.parametrize("times", list(_TIMES))
-def test_splits_of_a_log_in_files_equal_those_of_a_log_in_memory(tmp_path: Path, times: str) -> None:
+def test_splits_of_a_log_in_files_equal_those_of_a_log_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: str
+) -> None:
+    monkeypatch.setattr(stored_log, "_VALUES_AT_ONCE", 7)
+    monkeypatch.setattr(log_module, "_EVENTS_AT_ONCE", 11)
+    monkeypatch.setattr(log_module, "_LINES_AT_ONCE", 13)
     rng = np.random.default_rng(5)
     columns = {"user": _numbered("u", 30)(rng, 600), "item": _numbered("i", 40)(rng, 600)}
     draw = _TIMES[times]
@@ -302,7 +309,7 @@ def test_large_logs_stay_in_files_until_they_are_needed(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("n_most", [1, 7, 10**6])
 def test_ranges_of_users_cover_all_users_once(n_most: int) -> None:
     counts = np.array([3, 9, 0, 1, 2, 40, 1, 1])
-    ranges = cleaning_module._ranges(counts, n_most)
+    ranges = cleaning_module.ranges_of_users(counts, n_most)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == len(counts)
     assert all(end == first for (_, end), (first, _) in itertools.pairwise(ranges))

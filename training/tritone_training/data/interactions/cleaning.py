@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training.data.interactions.scratch import Scratch
-from tritone_training.data.interactions.staging import HAS_LINES, IS_MISSING, IS_NOT_UTF8, StagedLog
+from tritone_training.data.interactions.staged_cells import HAS_LINES, IS_MISSING, IS_NOT_UTF8, StagedLog
 from tritone_training.data.interactions.stored_log import ColumnFiles, StoredLog
 from tritone_training.data.interactions.user_sequences import MOST_EVENTS
 from tritone_training.exceptions import DataError
@@ -85,7 +85,7 @@ def clean(
     n_listens, n_skips = scratch.run(
         "SELECT count(*) FILTER (NOT skipped), count(*) FILTER (skipped) FROM judged WHERE reason IS NULL"
     )[0]
-    ranges = _ranges(staged.n_rows_of_user, max(scratch.memory_bytes // _BYTES_A_ROW, _FEWEST_ROWS))
+    ranges = ranges_of_users(staged.n_rows_of_user, max(scratch.memory_bytes // _BYTES_A_ROW, _FEWEST_ROWS))
     with scratch.errors():
         counted = ColumnFiles(folder / "counted")
         n_pairs, n_rated_low = _count(scratch, traits, rules, ranges, counted)
@@ -155,7 +155,7 @@ def _judge(scratch: Scratch, traits: LogTraits, rules: CleaningRules) -> dict[st
     return {reason: int(found[reason]) for reason in reasons if reason in found}
 
 
-def _ranges(n_rows_of_user: npt.NDArray[np.int64], n_most: int) -> list[tuple[int, int]]:
+def ranges_of_users(n_rows_of_user: npt.NDArray[np.int64], n_most: int) -> list[tuple[int, int]]:
     """Return (first user, end) of ranges of users with about `n_most` rows, or a single user each."""
     ranges = []
     ends = np.cumsum(n_rows_of_user)

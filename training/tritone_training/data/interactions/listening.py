@@ -16,7 +16,7 @@ from tritone_training.data.interactions.log import Log, MetadataTable, TagTable,
 from tritone_training.data.interactions.reading import keep_log, load_log, load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import simulated_sessions
-from tritone_training.data.interactions.splitting import LogColumns, LogPart, split_log, split_part
+from tritone_training.data.interactions.splitting import LogColumns, LogSelection, split_log, split_part
 from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.exceptions import DataError
 
@@ -128,7 +128,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
         train = log if isinstance(log, Log) else log.load()
         valid, n_known = _without_known(train, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
-    elif not LogPart(log).has_times and LogPart(log).has_order:
+    elif not LogSelection(log).has_times and LogSelection(log).has_order:
         train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
         reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
@@ -136,7 +136,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
         how = (
             "the latest (drawn among those of one moment)" if train.time is not None else "of each listener's at random"
         )
-        if LogPart(log).has_times and train.time is None:
+        if LogSelection(log).has_times and train.time is None:
             how += ", since the latest are of listeners or items without earlier listens"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
     if np.bincount(train.user, minlength=2).astype(np.bool_).sum() < 2:
@@ -223,11 +223,11 @@ def three_parts(log: LogColumns, seed: int) -> tuple[Log, Log, Log]:
     If none of the latest listens is of a listener and an item of the earlier ones, as in a log that is sorted by
     listener, times are ignored and the listens of each listener are split at random.
     """
-    train, test, valid = _three_parts(LogPart(log), seed)
+    train, test, valid = _three_parts(LogSelection(log), seed)
     return train.load(), test.load(), valid.load()
 
 
-def _three_parts(log: LogPart, seed: int) -> tuple[LogPart, LogPart, LogPart]:
+def _three_parts(log: LogSelection, seed: int) -> tuple[LogSelection, LogSelection, LogSelection]:
     rest, test = split_part(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_part(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
     if log.has_times and not (_can_judge(train, valid) and _can_judge(train, test)):
@@ -235,7 +235,7 @@ def _three_parts(log: LogPart, seed: int) -> tuple[LogPart, LogPart, LogPart]:
     return train, test, valid
 
 
-def _can_judge(train: LogPart, held_out: LogPart) -> bool:
+def _can_judge(train: LogSelection, held_out: LogSelection) -> bool:
     """Return whether any held-out listen is of a listener and an item of the training split."""
     are_known = []
     for name in ("user", "item"):

@@ -100,11 +100,14 @@ class Log:
         index = pair_of_events(self.user, self.item, events.user, events.item, len(self.items))
         return events.take((index < 0) | ~left_out[index])
 
-    def column(self, name: str) -> npt.NDArray[Any] | None:
-        """Return a column by its name; those of the events begin with `event_`. None if the log does not have it."""
+    def column(self, name: str, chosen: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[Any] | None:
+        """Return the chosen values of a column by its name, all by default; None if the log does not have it.
+
+        The names of the columns of the events begin with `event_`.
+        """
         owner = self if (plain := name.removeprefix("event_")) == name else self.sequences
         found: npt.NDArray[Any] | None = None if owner is None else getattr(owner, plain)
-        return found
+        return found if found is None or chosen is None else found[chosen]
 
     def fingerprint(self) -> str:
         """Return the first 16 characters of the SHA-256 of all pairs in a fixed order."""

@@ -29,7 +29,8 @@ from tritone_training.data.interactions.log import Log, MetadataTable, TagTable,
 from tritone_training.data.interactions.media_files import names_text_file, read_covers, read_lyrics
 from tritone_training.data.interactions.parsing import id_column, whole_numbers
 from tritone_training.data.interactions.scratch import Scratch, open_scratch, temporary_folder
-from tritone_training.data.interactions.staging import RowColumns, StagedLog, stage_frames, stage_table
+from tritone_training.data.interactions.staged_cells import StagedLog, read_cells
+from tritone_training.data.interactions.staging import RowColumns, stage_frames, stage_table
 from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.data.interactions.user_sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
@@ -106,7 +107,8 @@ def _clean_table(scratch: Scratch, path: Path, columns: Columns, folder: Path, r
         distinct(table, **chosen)
         option = "--plays-column" if plays else "--rating-column"
         source = printable(path.name)
-        staged = stage_table(scratch, source, table, RowColumns(user, item, plays or rating, time, skip, option))
+        row_columns = RowColumns(user, item, plays or rating, time, skip, option)
+        staged = read_cells(stage_table(scratch, source, table, row_columns))
         notes = [*table.notes, *ignored_notes(table), *item_notes, *staged.count_notes, *staged.time_notes]
     report = {"columns": shown_columns(chosen), "notes": notes, "ids": _id_report(staged)}
     if staged.times is not None:
@@ -128,7 +130,7 @@ def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
 
 def _clean_sequences(scratch: Scratch, path: Path, _columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
     source = printable(path.name)
-    staged = stage_frames(scratch, source, path, read_sequences(path))
+    staged = read_cells(stage_frames(scratch, source, path, read_sequences(path)))
     report = {"columns": {}, "notes": [], "ids": _id_report(staged)}
     return clean(scratch, source, staged, LogTraits(is_ordered=True), folder=folder, rules=rules, report=report)
 

@@ -42,11 +42,11 @@ class LogColumns(Protocol):
     def __len__(self) -> int:
         """Number of pairs."""
 
-    def column(self, name: str) -> npt.NDArray[Any] | None:
-        """Return a column by name; None if the log does not have it."""
+    def column(self, name: str, chosen: Flags | None = None) -> npt.NDArray[Any] | None:
+        """Return the chosen values of a column by its name, all by default; None if the log does not have it."""
 
 
-class LogPart:
+class LogSelection:
     """Some of the pairs of a log, without the events of the others; indices of ids do not change."""
 
     def __init__(self, log: LogColumns, *, has_order: bool = True) -> None:
@@ -78,12 +78,10 @@ class LogPart:
     def column(self, name: str) -> npt.NDArray[Any] | None:
         """Return a column; None if the log does not have it."""
         is_of_order = name in EVENT_COLUMNS or name in ("time", "last_time")
-        values = self._log.column(name) if self._has_order or not is_of_order else None
-        if values is None:
+        if is_of_order and not self._has_order:
             return None
-        if name not in EVENT_COLUMNS:
-            return values if self._pairs.all() else values[self._pairs]
-        return values if self._events is None else values[self._events]
+        chosen = self._events if name in EVENT_COLUMNS else None if self._pairs.all() else self._pairs
+        return self._log.column(name, chosen)
 
     def required(self, name: str) -> npt.NDArray[Any]:
         """Return a column that every log has."""
@@ -91,11 +89,11 @@ class LogPart:
         assert found is not None  # noqa: S101 - users, items and plays
         return found
 
-    def take(self, chosen: Flags) -> LogPart:
+    def take(self, chosen: Flags) -> LogSelection:
         """Return the chosen ones of the part's pairs, without the events of its other pairs."""
-        part = LogPart(self._log, has_order=self._has_order)
-        part._pairs = np.zeros(len(self._log), np.bool_)
-        part._pairs[np.flatnonzero(self._pairs)[chosen]] = True
+        part = LogSelection(self._log, has_order=self._has_order)
+        part._pairs = self._pairs.copy()
+        part._pairs[self._pairs] = chosen
         if self._has_order and self._log.column("event_user") is not None:
             index = self._index()
             kept = (index < 0) | ~(self._pairs & ~part._pairs)[index]  # skips of pairs that are not in the log stay
@@ -103,19 +101,19 @@ class LogPart:
             part._pair_of_event = index
         return part
 
-    def until(self, time_s: float) -> LogPart:
+    def until(self, time_s: float) -> LogSelection:
         """Return the part without later events."""
         time = self._log.column("event_time") if self._has_order else None
         if time is None:
             return self
-        part = LogPart(self._log, has_order=self._has_order)
+        part = LogSelection(self._log, has_order=self._has_order)
         part._pairs, part._pair_of_event = self._pairs, self._pair_of_event
         part._events = time <= time_s if self._events is None else self._events & (time <= time_s)
         return part
 
-    def without_order(self) -> LogPart:
+    def without_order(self) -> LogSelection:
         """Return the part without times and events."""
-        part = LogPart(self._log, has_order=False)
+        part = LogSelection(self._log, has_order=False)
         part._pairs = self._pairs
         return part
 
@@ -158,11 +156,11 @@ def split_log(log: LogColumns, *, fraction: float, seed: int) -> tuple[Log, Log]
     Raises:
         DataError: one of the logs would be empty.
     """
-    train, held_out = split_part(LogPart(log), fraction=fraction, seed=seed)
+    train, held_out = split_part(LogSelection(log), fraction=fraction, seed=seed)
     return train.load(), held_out.load()
 
 
-def split_part(log: LogPart, *, fraction: float, seed: int) -> tuple[LogPart, LogPart]:
+def split_part(log: LogSelection, *, fraction: float, seed: int) -> tuple[LogSelection, LogSelection]:
     """Return a training and a held-out part as `split_log`, of which nothing is in memory yet.
 
     Raises:
@@ -191,13 +189,13 @@ def split_part(log: LogPart, *, fraction: float, seed: int) -> tuple[LogPart, Lo
     return train if until is None else train.until(until), log.take(held_out)
 
 
-def last_pairs(log: Log | LogPart, n_back: int = 1) -> Flags:
+def last_pairs(log: Log | LogSelection, n_back: int = 1) -> Flags:
     """Return which pairs (E,) are the n-th last listen of a user, for the leave-one-out protocol.
 
     Raises:
         DataError: the log has no order.
     """
-    part = LogPart(log) if isinstance(log, Log) else log
+    part = LogSelection(log) if isinstance(log, Log) else log
     sequences = part.sequences()
     if sequences is None:
         raise DataError(f"{part.source}: has neither times nor an order; the last item of each user is not known")

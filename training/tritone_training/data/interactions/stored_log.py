@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_training.data.interactions.log import Log
-from tritone_training.data.interactions.splitting import LogPart
+from tritone_training.data.interactions.splitting import LogSelection
 
 _TYPES: Final[Mapping[str, Any]] = {
     "user": np.int32,
@@ -29,6 +29,8 @@ _TYPES: Final[Mapping[str, Any]] = {
     "event_time": np.float64,
     "event_skipped": np.bool_,
 }
+
+_VALUES_AT_ONCE: Final = 1 << 22
 
 
 class ColumnFiles:
@@ -57,10 +59,22 @@ class ColumnFiles:
         (self._folder / name).unlink(missing_ok=True)
         self.append(name, values)
 
-    def read(self, name: str) -> npt.NDArray[Any]:
-        """Return the values of a column; without values if it was not written."""
-        path = self._folder / name
-        return np.fromfile(path, _TYPES[name]) if path.exists() else np.zeros(0, _TYPES[name])
+    def read(self, name: str, chosen: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[Any]:
+        """Return the chosen values of a column, all by default; without values if it was not written."""
+        path, kind = self._folder / name, np.dtype(_TYPES[name])
+        if not path.exists():
+            return np.zeros(0, kind)
+        if chosen is None:
+            return np.fromfile(path, kind)
+        values = np.empty(int(chosen.sum()), kind)
+        n_read = 0
+        with path.open("rb") as file:
+            for first in range(0, len(chosen), _VALUES_AT_ONCE):  # a whole column besides the chosen values is large
+                wanted = chosen[first : first + _VALUES_AT_ONCE]
+                piece = np.fromfile(file, kind, len(wanted))[wanted]
+                values[n_read : n_read + len(piece)] = piece
+                n_read += len(piece)
+        return values
 
     def remove(self) -> None:
         """Remove the columns."""
@@ -92,14 +106,14 @@ class StoredLog:
     def __len__(self) -> int:
         return self.n_pairs
 
-    def column(self, name: str) -> npt.NDArray[Any] | None:
-        """Read a column; None if the log does not have it."""
+    def column(self, name: str, chosen: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[Any] | None:
+        """Read the chosen values of a column, all by default; None if the log does not have it."""
         if name.startswith("event_") and not self.has_events:
             return None
         if name.endswith("time") and not self.has_times:
             return None
-        return ColumnFiles(self.folder).read(name)
+        return ColumnFiles(self.folder).read(name, chosen)
 
     def load(self) -> Log:
         """Return the log in memory."""
-        return LogPart(self).load()
+        return LogSelection(self).load()

@@ -37,6 +37,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     staging,
 )
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine, check_engine, open_engine
 from tritone_training.kinds.recommender.ensemble.inferred_moods import inference_of_strength_1, select_mood_inference
 from tritone_training.kinds.recommender.ensemble.model_selection import (
     NOTHING_LEARNED,
@@ -76,7 +77,12 @@ class TrainingData:
 
 
 def prepare(request: TrainRequest) -> TrainingData:
-    """Read the log and embed the recordings."""
+    """Read the log and embed the recordings.
+
+    Raises:
+        EngineError: the engine of the request cannot be used.
+    """
+    check_engine(request)
     listening, sounds = load_listening(request), embed_recordings(request)
     if sounds is not None:
         recordings = {"n_used": len(sounds.items), "n_in_log": len(set(sounds.items) & set(listening.train.items))}
@@ -89,6 +95,7 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
     """Train and write the checkpoint folder; an existing one is replaced only when training has finished.
 
     Raises:
+        EngineError: the engine cannot be used, or lost its workers.
         TrainingError: training `taste_vae` diverged, or the key cannot be used.
     """
     key_path = files_of(request.data).key or request.out / KEY_FILENAME
@@ -96,8 +103,8 @@ def train_prepared(request: TrainRequest, config: RecommenderConfig, prepared: T
         key = make_key(key_path)
     except KeyFileError as error:
         raise TrainingError(str(error)) from error
-    with staging(request.out, resume=request.resume) as staged:
-        summary = _fit(replace(request, out=staged), config, prepared, key, key_path)
+    with open_engine(request) as engine, staging(request.out, resume=request.resume) as staged:
+        summary = _fit(replace(request, out=staged), config, prepared, key, key_path, engine=engine)
         put_in_place(request.out, staged, PARTS)
     return {"checkpoint": str(request.out), "key": str(key_path), **summary}
 
@@ -122,18 +129,34 @@ class FittedModels:
 
 
 def _fit(
-    request: TrainRequest, config: RecommenderConfig, prepared: TrainingData, key: bytes, key_path: Path
+    request: TrainRequest,
+    config: RecommenderConfig,
+    prepared: TrainingData,
+    key: bytes,
+    key_path: Path,
+    *,
+    engine: Engine,
 ) -> dict[str, Any]:
     began_s = time.monotonic()
     refits = _refits(request, prepared.listening)
     selection = replace(request, out=request.out / SELECTION_FOLDER) if refits else request
-    fitted = fit_models(selection, config, prepared, key)
-    chosen = _select(selection, config, prepared.listening, fitted, key_path)
+    fitted = fit_models(selection, config, prepared, key, engine=engine)
+    chosen = _select(selection, config, prepared.listening, fitted, key_path, engine=engine)
     moods = _select_moods(selection, prepared.listening, fitted, chosen, key_path)
     refit = None
     if refits:
         seconds = time.monotonic() - began_s
-        write_fit(selection, config, prepared, fitted, chosen, moods=moods, key_path=key_path, seconds=seconds)
+        write_fit(
+            selection,
+            config,
+            prepared,
+            fitted,
+            chosen,
+            moods=moods,
+            key_path=key_path,
+            seconds=seconds,
+            engine=engine,
+        )
         least_before = least_popularity(fitted.parts.arrays)
         del fitted
         prepared = replace(prepared, listening=prepared.listening.whole())
@@ -146,6 +169,7 @@ def _fit(
             key,
             selected_taste=taste,
             selected_sequence=sequence if sequence.is_dir() else None,
+            engine=engine,
         )
         least_known = least_popularity(fitted.parts.arrays)
         ensembles = with_bounded_bias(chosen.ensembles, least_before=least_before, least_known=least_known)
@@ -162,6 +186,7 @@ def _fit(
         seconds=time.monotonic() - began_s,
         refit=refit,
         ranks=True,
+        engine=engine,
     )
 
 
@@ -184,6 +209,7 @@ def fit_models(
     *,
     selected_taste: Mapping[str, Any] | None = None,
     selected_sequence: Path | None = None,
+    engine: Engine = IN_PROCESS,
 ) -> FittedModels:
     """Fit all base models on the training split.
 
@@ -195,6 +221,7 @@ def fit_models(
         selected_taste: checkpoint.json of the `taste_vae` whose number of epochs and metrics are used, if the training
             split holds the held-out listens too.
         selected_sequence: checkpoint of the `taste_sequence`, for the same.
+        engine: computes the parts of the base models; networks are trained in this process.
     """
     listening = prepared.listening
     dataset = build_dataset(listening, config, key, prepared.sounds.items if prepared.sounds else ())
@@ -204,7 +231,7 @@ def fit_models(
             bars.close()
             return bars.enter_context(progress_bar(name, shown=request.progress))
 
-        parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step)
+        parts = fit_base_models(dataset, config, metadata=listening.metadata, on_step=on_step, engine=engine)
     if prepared.sounds is not None:
         add_sounds(parts, dataset, prepared.sounds)
     text_encoder = _add_text_search(request, config, dataset, parts, prepared.sounds)
@@ -227,14 +254,27 @@ def fit_models(
 
 
 def _select(
-    request: TrainRequest, config: RecommenderConfig, listening: ListeningData, fitted: FittedModels, key_path: Path
+    request: TrainRequest,
+    config: RecommenderConfig,
+    listening: ListeningData,
+    fitted: FittedModels,
+    key_path: Path,
+    *,
+    engine: Engine,
 ) -> SelectedEnsemble:
     folder = request.out / ARTIFACT_FOLDER
     write_artifact(folder, {**fitted.manifest, "ensembles": NOTHING_LEARNED}, fitted.parts.arrays)
     recommender, ask = open_recommender(request.out, key_path)
     with progress_bar("fitting the ensemble's weights", shown=request.progress) as on_progress:
         return select_ensemble(
-            recommender, ask, listening, fitted.dataset, config, seed=request.seed, on_progress=on_progress
+            recommender,
+            ask,
+            listening,
+            fitted.dataset,
+            config,
+            seed=request.seed,
+            on_progress=on_progress,
+            engine=engine,
         )
 
 
@@ -266,6 +306,7 @@ def write_fit(
     seconds: float,
     refit: Mapping[str, Any] | None = None,
     ranks: bool = False,
+    engine: Engine = IN_PROCESS,
 ) -> dict[str, Any]:
     """Write the artifact and checkpoint.json of fitted base models with the selected ensemble.
 
@@ -280,6 +321,7 @@ def write_fit(
         seconds: duration of the training.
         refit: description of a fit on all listens, for checkpoint.json; None for a fit on the training split.
         ranks: precompute the users' rankings.
+        engine: computes them.
 
     Returns:
         summary of the training.
@@ -306,7 +348,7 @@ def write_fit(
         recommender, ask = open_recommender(request.out, key_path)
         with progress_bar("precomputing rankings", shown=request.progress) as on_progress:
             parts.arrays.update(
-                precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress)
+                precompute_rankings(recommender, ask, dataset, config.n_listed, on_progress=on_progress, engine=engine)
             )
         write_artifact(folder, manifest, parts.arrays)
     report = prepared.listening.report
@@ -321,6 +363,7 @@ def write_fit(
         "preset": request.preset,
         "config": config.to_dict(),
         "seconds": round(seconds, 1),
+        "engine": engine.describe(),
         "n_users": dataset.n_users,
         "n_items": dataset.n_items,
         "base_models": list(parts.base_models),
@@ -336,7 +379,9 @@ def write_fit(
     }
     checkpoint.update_info(request.out, info)
     return {
-        **{name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "data")},
+        **{
+            name: info[name] for name in ("n_users", "n_items", "base_models", "ensembles", "seconds", "engine", "data")
+        },
         **({} if refit is None else {REFIT: refit}),
         "metrics": {"valid": chosen.metrics["ensemble"]},
         "base_models_valid": chosen.metrics["base_models"],

@@ -25,6 +25,8 @@ from tritone_serving.recommender.rows import Rows
 from tritone_training.data.interactions import ListeningData, Log, held_out_counts
 from tritone_training.exceptions import DataError
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine, Shared
+from tritone_training.kinds.recommender.engines.parts import Parts, blocks_of
 from tritone_training.kinds.recommender.ensemble.cross_fitting import (
     cross_fitted,
     ensemble_or_best_base_model,
@@ -53,6 +55,7 @@ from tritone_training.kinds.recommender.fitting.interaction_dataset import Inter
 
 UNORDERED: Final = "unordered"  # arm without the base models of the order of listening
 METRICS: Final = ("cosine", "pearson", "euclidean")
+_BATCHES_BY_TASK: Final = 8  # a worker unpacks the recommender for each task
 _LONGEST_SHORT: Final = 5  # items of a history that is cut
 _METRIC_USERS: Final = 500  # users on whom the metric is selected
 _LEAST_COLD_LISTENS: Final = 30  # held-out listens to cold items needed to fit their weights
@@ -90,8 +93,9 @@ def select_ensemble(
     *,
     seed: int,
     on_progress: OnProgress,
+    engine: Engine = IN_PROCESS,
 ) -> SelectedEnsemble:
-    """Fit the ensemble on the users with held-out listens.
+    """Fit the ensemble on the users with held-out listens, who are scored in parts by the engine.
 
     Raises:
         DataError: there are none.
@@ -127,10 +131,10 @@ def select_ensemble(
         done += 1
         on_progress(done, total)
 
-    validation = _ValidationData(
-        recommender, networks, batches, consumed, wanted, counts[users], HiddenItems.draw(recommender, seed), count
-    )
-    fitted = _fit_segments(validation, sessions, rng)
+    hidden = HiddenItems.draw(recommender, seed)
+    with engine.share(_ScoredValidation(recommender, networks, consumed, wanted, counts[users], hidden)) as shared:
+        validation = _ValidationData(recommender, networks, batches, hidden, count, engine, shared)
+        fitted = _fit_segments(validation, sessions, rng)
     return SelectedEnsemble(
         metric,
         {name: fitted.scales.get(name, 0.0) for name in recommender.scorer.base_models},
@@ -146,44 +150,80 @@ def select_ensemble(
 
 
 @dataclass(frozen=True, eq=False)
-class _ValidationData:
+class _ScoredValidation:
     """The users with held-out listens, and what scores their histories.
 
     Attributes:
         recommender: with the selected metric.
         networks: of the remote base models.
-        batches: requests of the users.
         consumed: (B, I) listens of the training split.
         wanted: (B, I) held-out listens.
         n_held_out: (B,) number of held-out listens, including unknown items.
         hidden: items that are scored as if nobody listened to them.
+    """
+
+    recommender: Recommender
+    networks: RemoteNetworks
+    consumed: sparse.csr_matrix
+    wanted: sparse.csr_matrix
+    n_held_out: npt.NDArray[np.int64]
+    hidden: HiddenItems | None
+
+
+@dataclass(frozen=True, eq=False)
+class _ValidationData:
+    """Requests of the users with held-out listens, and the engine that scores them.
+
+    Attributes:
+        recommender: with the selected metric.
+        networks: of the remote base models.
+        batches: requests of the users.
+        hidden: items that are scored as if nobody listened to them.
         on_batch: called after each batch.
+        engine: scores parts of the batches.
+        shared: what it scores them with.
     """
 
     recommender: Recommender
     networks: RemoteNetworks
     batches: Sequence[RequestBatch]
-    consumed: sparse.csr_matrix
-    wanted: sparse.csr_matrix
-    n_held_out: npt.NDArray[np.int64]
     hidden: HiddenItems | None
     on_batch: Callable[[], None]
+    engine: Engine
+    shared: Shared[_ScoredValidation]
 
     def collect(self, change: Callable[[RequestBatch], RequestBatch]) -> tuple[Candidates, Candidates | None]:
         """Return the candidates for changed requests, and those among which the hidden items are cold."""
-        collector = Collector(self.consumed, self.wanted, self.n_held_out, is_cold(self.recommender))
-        of_hidden = None if self.hidden is None else self.hidden.collector(self.consumed, self.wanted, self.n_held_out)
-        scorer = self.recommender.scorer
-        for number, batch in enumerate(self.batches):
-            rows = slice(number * AT_ONCE, number * AT_ONCE + batch.n)
-            changed = change(batch)
-            remote = remote_scores(scorer.remote_inputs(changed), self.networks)
-            scores = scorer.score_base_models(changed, remote)
-            collector.add(rows, scores)
-            if self.hidden is not None and of_hidden is not None:
-                of_hidden.add(rows, self.hidden.scores(scores))
-            self.on_batch()
-        return collector.finish(), None if of_hidden is None else of_hidden.finish()
+        # Changed here and in order, since a change may be drawn.
+        parts = Parts(
+            blocks_of(len(self.batches), _BATCHES_BY_TASK),
+            lambda some: [(n * AT_ONCE, change(self.batches[n])) for n in range(some.start, some.stop)],
+        )
+        collected: list[Candidates] = []
+        hidden: list[Candidates] = []
+        for some, (found, of_hidden) in zip(parts.blocks, self.engine.map(_collect, parts, self.shared), strict=True):
+            collected.append(found)
+            if of_hidden is not None:
+                hidden.append(of_hidden)
+            for _ in range(some.start, some.stop):
+                self.on_batch()
+        return Candidates.joined(collected), Candidates.joined(hidden) if hidden else None
+
+
+def _collect(
+    batches: Sequence[tuple[int, RequestBatch]], data: _ScoredValidation
+) -> tuple[Candidates, Candidates | None]:
+    """Return the candidates of some batches, given with the numbers of their first users."""
+    collector = Collector(data.consumed, data.wanted, data.n_held_out, is_cold(data.recommender))
+    of_hidden = None if data.hidden is None else data.hidden.collector(data.consumed, data.wanted, data.n_held_out)
+    scorer = data.recommender.scorer
+    for first, batch in batches:
+        rows = slice(first, first + batch.n)
+        scores = scorer.score_base_models(batch, remote_scores(scorer.remote_inputs(batch), data.networks))
+        collector.add(rows, scores)
+        if data.hidden is not None and of_hidden is not None:
+            of_hidden.add(rows, data.hidden.scores(scores))
+    return collector.finish(), None if of_hidden is None else of_hidden.finish()
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ Shapes: B requests, I items, T items that a network knows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,11 +30,14 @@ from tritone_serving.recommender.artifact import rows_arrays
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kinds.recommender.checkpoint_folder import ARTIFACT_FOLDER, KEY_FILENAME
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine
+from tritone_training.kinds.recommender.engines.parts import Parts, blocks_of
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.taste_sequence.export import load_network as load_sequence_network
 from tritone_training.kinds.taste_vae.export import load_network
 
 AT_ONCE: Final = 64
+_RANKED_BY_TASK: Final = 16 * AT_ONCE  # a worker unpacks the recommender for each task
 Floats = npt.NDArray[np.float32]
 # Remote base model -> function that returns its network's log-probabilities (B, T).
 RemoteNetworks = Mapping[str, Callable[[RemoteInputs], Floats]]
@@ -52,20 +56,27 @@ def open_recommender(folder: Path, key: Path | None = None) -> tuple[Recommender
     return recommender, {name: network_of(folder / name) for name in _LOADERS if name in recommender.scorer.base_models}
 
 
-def network_of(folder: Path) -> Callable[[RemoteInputs], Floats]:
+@dataclass(frozen=True, eq=False)
+class RemoteNetwork:
+    """The network of a remote base model, run in this process; can be sent to others."""
+
+    network: torch.nn.Module
+
+    def __call__(self, inputs: RemoteInputs) -> Floats:
+        with torch.inference_mode():
+            # Copies of read-only arrays, which are those of a worker: PyTorch has none.
+            tensors = (torch.from_numpy(a if a.flags.writeable else a.copy()) for a in inputs.tensors.values())
+            scores = self.network(*tensors)[0]
+        return np.asarray(scores.numpy(), np.float32)
+
+
+def network_of(folder: Path) -> RemoteNetwork:
     """Return a function that runs the network of a remote base model in this process.
 
     Args:
         folder: checkpoint of the network.
     """
-    network, _ = _LOADERS[folder.name](folder)
-
-    def run(inputs: RemoteInputs) -> Floats:
-        with torch.inference_mode():
-            scores = network(*(torch.from_numpy(array) for array in inputs.tensors.values()))[0]
-        return np.asarray(scores.numpy(), np.float32)
-
-    return run
+    return RemoteNetwork(_LOADERS[folder.name](folder)[0])
 
 
 # Folder of a checkpoint -> function that loads its network and checkpoint.json.
@@ -73,6 +84,14 @@ _LOADERS: Final[Mapping[str, Callable[[Path], tuple[torch.nn.Module, Mapping[str
     TASTE: load_network,
     TASTE_SEQUENCE: load_sequence_network,
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """What workers score requests with."""
+
+    recommender: Recommender
+    networks: RemoteNetworks
 
 
 def remote_scores(remote_inputs: Mapping[str, RemoteInputs], networks: RemoteNetworks) -> RemoteScores:
@@ -98,24 +117,40 @@ def precompute_rankings(
     n: int,
     *,
     on_progress: Callable[[int, int], None],
+    engine: Engine = IN_PROCESS,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return the arrays `lists.<arm>.*`, the best n items of each stored user, for all arms with a share above 0."""
     indices = {name: index for index, name in enumerate(recommender.item_ids)}
     n = min(n, dataset.n_items)
     arms: dict[str, tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.float32]]]] = {}
-    for start in range(0, dataset.n_users, AT_ONCE):
-        requests = [RecommendRequest(user=name, k=n) for name in dataset.users[start : start + AT_ONCE]]
-        for arm in recommender.scorer.arms:
-            columns, values = arms.setdefault(arm, ([], []))
-            resolved = recommender.resolve(requests, arm=arm)
-            answers = recommender.respond(resolved, remote_scores=remote_scores(resolved.remote_inputs, networks))
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-                columns.append(np.array([indices[item] for item in answer.items], np.int64))
-                values.append(answer.scores)
-        on_progress(min(start + AT_ONCE, dataset.n_users), dataset.n_users)
+    parts = Parts(blocks_of(dataset.n_users, _RANKED_BY_TASK), lambda users: (dataset.users[users], n))
+    with engine.share(Scoring(recommender, networks)) as scoring:
+        for users, rankings in zip(parts.blocks, engine.map(_rankings, parts, scoring), strict=True):
+            for arm, answers in rankings.items():
+                columns, values = arms.setdefault(arm, ([], []))
+                columns.extend(np.array([indices[item] for item in items], np.int64) for items, _ in answers)
+                values.extend(scores for _, scores in answers)
+            on_progress(users.stop, dataset.n_users)
     arrays: dict[str, npt.NDArray[Any]] = {}
     for arm, (columns, values) in arms.items():
         arrays.update(rows_arrays(f"lists.{arm}", Rows.from_lists(columns, values)))
     return arrays
+
+
+def _rankings(
+    part: tuple[Sequence[str], int], scoring: Scoring
+) -> dict[str, list[tuple[Sequence[str], npt.NDArray[np.float32]]]]:
+    """Return items and scores of each user by arm."""
+    users, n = part
+    recommender = scoring.recommender
+    found: dict[str, list[tuple[Sequence[str], npt.NDArray[np.float32]]]] = {}
+    for start in range(0, len(users), AT_ONCE):
+        requests = [RecommendRequest(user=name, k=n) for name in users[start : start + AT_ONCE]]
+        for arm in recommender.scorer.arms:
+            resolved = recommender.resolve(requests, arm=arm)
+            remote = remote_scores(resolved.remote_inputs, scoring.networks)
+            for answer in recommender.respond(resolved, remote_scores=remote):
+                if isinstance(answer, Exception):
+                    raise answer
+                found.setdefault(arm, []).append((answer.items, answer.scores))
+    return found

@@ -72,6 +72,23 @@ class Candidates:
             np.where(users, self.n_held_out, 0),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of parts of the same users, in ascending order of users.
+
+        Args:
+            parts: at least one; `tops` has only the users of the part.
+        """
+        return cls(
+            np.concatenate([part.users for part in parts]),
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.wanted for part in parts]),
+            np.concatenate([part.cold for part in parts]),
+            {name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
+            {name: np.concatenate([part.tops[name] for part in parts]) for name in parts[0].tops},
+            parts[0].n_held_out,
+        )
+
 
 class Collector:
     """Collects candidates in chunks, so that only the scores of one chunk are in memory."""

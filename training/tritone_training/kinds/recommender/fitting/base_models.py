@@ -15,6 +15,7 @@ from tritone_serving.recommender.pseudonyms import key_check
 from tritone_serving.recommender.rows import Rows
 from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine
 from tritone_training.kinds.recommender.fitting.factorization import item_factors
 from tritone_training.kinds.recommender.fitting.interaction_dataset import InteractionDataset
 from tritone_training.kinds.recommender.fitting.neighbourhoods import ease_near, graph_near, neighbourhoods
@@ -53,6 +54,7 @@ def fit_base_models(
     *,
     metadata: Mapping[str, Mapping[str, str]],
     on_step: OnStep,
+    engine: Engine = IN_PROCESS,
 ) -> ArtifactParts:
     """Fit all base models except `taste_vae` and those based on recordings.
 
@@ -61,8 +63,10 @@ def fit_base_models(
         config: hyper-parameters.
         metadata: item -> column -> text, for titles and artists.
         on_step: called with the name of a step; returns its progress callback.
+        engine: computes what grows with the log; the result does not depend on it.
 
     Raises:
+        EngineError: the engine lost its workers.
         TrainingError: fitted values are not finite, or a system cannot be solved.
     """
     parts = ArtifactParts()
@@ -72,14 +76,14 @@ def fit_base_models(
     large = dataset.n_items > config.ease_most_items and dataset.n_users > MOST_DUAL_USERS
     items = _items_among_neighbours if large else _items_among_all
     try:
-        items(parts, dataset, listening, config, on_step)
+        items(parts, dataset, listening, config, on_step, engine=engine)
     except np.linalg.LinAlgError as error:
         raise TrainingError(
             f"the item-item base models cannot be solved ({error}); raise ease_l2 or graph_l2"
         ) from error
     _people(parts, dataset, listening, config)
     _tags(parts, dataset, config)
-    _order(parts, dataset, config)
+    _order(parts, dataset, config, engine)
     _check_finite(parts)
     return parts
 
@@ -97,24 +101,26 @@ def _items_among_all(
     listening: sparse.csr_matrix,
     config: RecommenderConfig,
     on_step: OnStep,
+    *,
+    engine: Engine,
 ) -> None:
     tagged = dataset.tagged.nnz > 0
-    table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"))
+    table = item_knn_table(listening, config.item_knn_shrink, config.n_neighbours, on_step("item-kNN"), engine)
     _item_item(parts, "item_knn", table, config)
     if tagged:
         own = item_knn_ratios(dataset, table, config.tag_weight, listening, config.item_knn_shrink)
         parts.arrays.update(rows_arrays("item_knn.own_tags", own))
     side_info = side_info_of(dataset, config.ease_tags)
-    solved = ridge(sparse.csr_matrix(sparse.vstack([dataset.weights, side_info.rows])), config.ease_l2)
-    _item_item(parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE")), config)
+    solved = ridge(sparse.csr_matrix(sparse.vstack([dataset.weights, side_info.rows])), config.ease_l2, engine)
+    _item_item(parts, "ease", ease_table(solved, config.n_neighbours, on_step("EASE"), engine), config)
     if tagged:
         parts.arrays.update(rows_arrays("ease.own_tags", ease_ratios(dataset, solved, side_info)))
     del solved, side_info
     graph = graph_of(dataset.weights)
-    table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"))
+    table = graph_table(graph, config.graph_l2, config.n_neighbours, on_step("graph filter"), engine)
     _item_item(parts, "graph", table, config)
     parts.arrays["vectors"] = item_vectors(graph, config.n_factors)
-    _factorization(parts, dataset, config, on_step("matrix factorization"))
+    _factorization(parts, dataset, config, on_step("matrix factorization"), engine)
 
 
 def _items_among_neighbours(
@@ -123,30 +129,32 @@ def _items_among_neighbours(
     listening: sparse.csr_matrix,
     config: RecommenderConfig,
     on_step: OnStep,
+    *,
+    engine: Engine,
 ) -> None:
     """As `_items_among_all`, for catalogues whose dense item-item matrices would be too large.
 
     EASE is fitted without side information here, because the effect of a user's own tags could not be removed.
     """
     n = config.n_neighbours
-    near = neighbourhoods(listening, n, config.item_knn_shrink, on_step("item-kNN"))
+    near = neighbourhoods(listening, n, config.item_knn_shrink, on_step("item-kNN"), engine)
     table = near.table(n, near.cosines)
     _item_item(parts, "item_knn", table, config)
     if dataset.tagged.nnz > 0:
         own = item_knn_ratios(dataset, table, config.tag_weight, listening, config.item_knn_shrink)
         parts.arrays.update(rows_arrays("item_knn.own_tags", own))
-        near = neighbourhoods(dataset.weights, n, config.item_knn_shrink, on_step("EASE's neighbours"))
-    _item_item(parts, "ease", ease_near(near, n, config.ease_l2, on_step("EASE")), config)
+        near = neighbourhoods(dataset.weights, n, config.item_knn_shrink, on_step("EASE's neighbours"), engine)
+    _item_item(parts, "ease", ease_near(near, n, config.ease_l2, on_step("EASE"), engine), config)
     parts.base_models["ease"]["among"] = n
     del near, table
     graph = graph_of(dataset.weights)
-    near = neighbourhoods(graph.edges, n, 0.0, on_step("graph's neighbours"))
-    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"))
+    near = neighbourhoods(graph.edges, n, 0.0, on_step("graph's neighbours"), engine)
+    table = graph_near(near, graph.degrees, n, config.graph_l2, on_step("graph filter"), engine=engine)
     _item_item(parts, "graph", table, config)
     parts.base_models["graph"]["among"] = n
     del near, table
     on_step("vectors")
-    parts.arrays["vectors"] = item_vectors_drawn(graph, config.n_factors)
+    parts.arrays["vectors"] = item_vectors_drawn(graph, config.n_factors, engine)
 
 
 def manifest_of(
@@ -190,7 +198,7 @@ def _popularity(parts: ArtifactParts, dataset: InteractionDataset) -> None:
     parts.base_models["mainstream"] = {"kind": "mainstream", "average": round(float(means.mean()), 6)}
 
 
-def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig) -> None:
+def _order(parts: ArtifactParts, dataset: InteractionDataset, config: RecommenderConfig, engine: Engine) -> None:
     """Add the order of listening and its base models, if the log has an order."""
     if dataset.sequences is None or not len(dataset.sequences):
         return
@@ -199,7 +207,7 @@ def _order(parts: ArtifactParts, dataset: InteractionDataset, config: Recommende
         ("transitions", transition_table, config.transition_decay),
         ("markov", markov_table, 0.0),
     ):
-        fitted = table(dataset.sequences, dataset.n_items, config)
+        fitted = table(dataset.sequences, dataset.n_items, config, engine)
         parts.arrays.update(rows_arrays(name, Rows.from_csr(fitted)))
         parts.base_models[name] = {"kind": "transitions", "decay": decay}
 
@@ -214,12 +222,13 @@ def _factorization(
     dataset: InteractionDataset,
     config: RecommenderConfig,
     on_progress: Callable[[int, int], None],
+    engine: Engine,
 ) -> None:
     if not config.factorization_size:
         return
     settings = {"unobserved": config.factorization_unobserved, "l2": config.factorization_l2}
     listened = sparse.csr_matrix(dataset.plays > 0, dtype=np.float32)
-    factors = item_factors(listened, size=config.factorization_size, on_progress=on_progress, **settings)
+    factors = item_factors(listened, size=config.factorization_size, on_progress=on_progress, engine=engine, **settings)
     parts.arrays["factorization.factors"] = factors
     parts.base_models["factorization"] = {"kind": "factorization", **settings}
 

@@ -10,7 +10,7 @@ Shapes: U users, I items, m neighbours with a known overlap, n neighbours in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,13 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine
+from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 OnProgress = Callable[[int, int], None]
 _MOST_ENTRIES: Final = (
-    40_000_000  # of a block of the Gram matrix: 8 bytes each, and as much again during its computation
+    10_000_000  # of a block of the Gram matrix: 8 bytes each, and as much again during its computation
 )
 _SOLVED_AT_ONCE: Final = 128
+_SOLVED_BY_TASK: Final = 1024
 _KNOWN_PER_SOLVED: Final = 4  # m / n
 
 
@@ -61,61 +65,90 @@ class Neighbourhoods:
         return table
 
 
-def neighbourhoods(matrix: sparse.csr_matrix, n: int, shrink: float, on_progress: OnProgress) -> Neighbourhoods:
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """What every block of items is compared with.
+
+    Attributes:
+        matrix: (U, I).
+        lengths: (I,) norms of the columns.
+        shrink: added to the denominator of the cosine.
+        m: number of neighbours.
+    """
+
+    matrix: sparse.csr_matrix
+    lengths: Floats
+    shrink: float
+    m: int
+
+
+def neighbourhoods(
+    matrix: sparse.csr_matrix, n: int, shrink: float, on_progress: OnProgress, engine: Engine = IN_PROCESS
+) -> Neighbourhoods:
     """Find the neighbours of every item by the cosine similarity of their columns.
+
+    A task computes the rows of the Gram matrix of a block of items, for which every worker has the whole matrix.
+    Partial Gram matrices of some of the users each would have to be sent and added: they have more entries than the
+    matrix, about the mean length of a history times as many.
 
     Args:
         matrix: (U, I), not negative.
         n: number of neighbours in the regressions; overlaps are kept for four times as many.
         shrink: added to the denominator of the cosine.
         on_progress: called with the number of finished items and of all items.
+        engine: computes the blocks.
     """
     n_items = matrix.shape[1]
     m = min(_KNOWN_PER_SOLVED * n, n_items)
     turned = sparse.csr_matrix(matrix.T)
     squares = np.asarray(turned.multiply(turned).sum(1), np.float32).ravel()
-    lengths = np.sqrt(squares)
     found = Neighbourhoods(
-        np.repeat(np.arange(n_items, dtype=np.int32)[:, None], m, 1),
-        np.zeros((n_items, m), np.float32),
-        np.zeros((n_items, m), np.float32),
+        np.empty((n_items, m), np.int32),
+        np.empty((n_items, m), np.float32),
+        np.empty((n_items, m), np.float32),
         squares,
     )
-    for block in _blocks(turned, np.diff(matrix.indptr)):
-        gram = turned[block] @ matrix
-        for row, item in enumerate(range(block.start, block.stop)):
-            span = slice(gram.indptr[row], gram.indptr[row + 1])
-            others, overlaps = gram.indices[span], gram.data[span]
-            cosines = overlaps / (lengths[item] * lengths[others] + np.float32(shrink))
-            cosines[others == item] = 0
-            best = np.argpartition(-cosines, m - 1)[:m] if len(cosines) > m else np.arange(len(cosines))
-            best = best[np.argsort(-cosines[best], kind="stable")]
-            best = best[cosines[best] > 0]
-            found.items[item, : len(best)] = others[best]
-            found.overlaps[item, : len(best)] = overlaps[best]
-            found.cosines[item, : len(best)] = cosines[best]
-        on_progress(block.stop, n_items)
+    blocks = gram_blocks(turned, np.diff(matrix.indptr))
+    parts = Parts(blocks, lambda block: (block.start, turned[block]))
+    with engine.share(_Columns(matrix, np.sqrt(squares), shrink, m)) as columns:
+        for block, nearest in zip(blocks, engine.map(_nearest, parts, columns), strict=True):
+            found.items[block], found.overlaps[block], found.cosines[block] = nearest
+            on_progress(block.stop, n_items)
     return found
 
 
-def _blocks(turned: sparse.csr_matrix, n_listened: Ints) -> Iterator[slice]:
-    """Yield slices of items whose rows of the Gram matrix fit into memory together.
+def _nearest(part: tuple[int, sparse.csr_matrix], columns: _Columns) -> tuple[Ints, Floats, Floats]:
+    """Return the neighbours (b, m) of a block of items, their overlaps and cosines, padded as in `Neighbourhoods`."""
+    first, rows = part
+    n_rows, m, lengths = rows.shape[0], columns.m, columns.lengths
+    items = np.repeat(np.arange(first, first + n_rows, dtype=np.int32)[:, None], m, 1)
+    all_overlaps, all_cosines = np.zeros((n_rows, m), np.float32), np.zeros((n_rows, m), np.float32)
+    gram = rows @ columns.matrix
+    for row in range(n_rows):
+        span = slice(gram.indptr[row], gram.indptr[row + 1])
+        others, overlaps = gram.indices[span], gram.data[span]
+        cosines = overlaps / (lengths[first + row] * lengths[others] + np.float32(columns.shrink))
+        cosines[others == first + row] = 0
+        best = np.argpartition(-cosines, m - 1)[:m] if len(cosines) > m else np.arange(len(cosines))
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        best = best[cosines[best] > 0]
+        items[row, : len(best)] = others[best]
+        all_overlaps[row, : len(best)] = overlaps[best]
+        all_cosines[row, : len(best)] = cosines[best]
+    return items, all_overlaps, all_cosines
+
+
+def gram_blocks(turned: sparse.csr_matrix, n_listened: Ints) -> list[slice]:
+    """Return slices of items whose rows of the Gram matrix fit into memory together.
 
     Args:
         turned: (I, U).
         n_listened: (U,) number of items of each user.
     """
-    n_items = turned.shape[0]
     consumed = sparse.csr_matrix((np.ones(turned.nnz, np.float32), turned.indices, turned.indptr), shape=turned.shape)
-    widths = np.minimum(consumed @ n_listened.astype(np.float64), n_items)  # upper bound of the entries in each row
-    start, total = 0, 0.0
-    for item, width in enumerate(widths.tolist()):
-        if item > start and total + width > _MOST_ENTRIES:
-            yield slice(start, item)
-            start, total = item, 0.0
-        total += width
-    if n_items:
-        yield slice(start, n_items)
+    # An upper bound of the entries in each row.
+    widths = np.minimum(consumed @ n_listened.astype(np.float64), turned.shape[0])
+    return blocks_by_work(widths, _MOST_ENTRIES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,23 +164,56 @@ class ItemRegressions:
     inverses: Floats
 
 
-def solve(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> ItemRegressions:
-    """Solve `(G + l2)^-1 g` for each item within its n neighbours."""
+def solve(
+    near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress, engine: Engine = IN_PROCESS
+) -> ItemRegressions:
+    """Solve `(G + l2)^-1 g` for each item within its n neighbours.
+
+    Args:
+        near: neighbourhoods, which every worker gets whole, since the neighbours of a block of items are anywhere.
+        n: number of neighbours in the regressions.
+        l2: regularisation.
+        on_progress: called with the number of finished items and of all items.
+        engine: solves blocks of items.
+    """
     n = min(n, near.items.shape[1])
-    index = np.full(near.n_items, -1, np.int16)  # position of an item among the neighbours of the target
     weights = np.zeros((near.n_items, n), np.float32)
     inverses = np.zeros(near.n_items, np.float32)
-    for start in range(0, near.n_items, _SOLVED_AT_ONCE):
-        block = slice(start, min(start + _SOLVED_AT_ONCE, near.n_items))
-        wanted = near.overlaps[block, :n]
-        grams = np.stack([_gram(near, item, n, l2, index) for item in range(block.start, block.stop)])
-        weights[block] = _positive(grams, wanted)
-        inverses[block] = 1 / (near.squares[block] + np.float32(l2) - (weights[block] * wanted).sum(1))
-        on_progress(block.stop, near.n_items)
+    blocks = blocks_of(near.n_items, _SOLVED_BY_TASK)
+    with engine.share(_Regressions(near.items, near.overlaps, near.squares, n, l2)) as shared:
+        for block, solved in zip(blocks, engine.map(_solve_block, blocks, shared), strict=True):
+            weights[block], inverses[block] = solved
+            on_progress(block.stop, near.n_items)
     return ItemRegressions(weights, inverses)
 
 
-def _gram(near: Neighbourhoods, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:
+@dataclass(frozen=True, eq=False)
+class _Regressions:
+    """What the regressions of all items are built from: `Neighbourhoods` without cosines, n and the regularisation."""
+
+    items: Ints
+    overlaps: Floats
+    squares: Floats
+    n: int
+    l2: float
+
+
+def _solve_block(block: slice, near: _Regressions) -> tuple[Floats, Floats]:
+    """Return weights (b, n) and inverses (b,) of a block of items."""
+    n_items, n = block.stop - block.start, near.n
+    index = np.full(len(near.items), -1, np.int16)  # position of an item among the neighbours of the target
+    weights, inverses = np.zeros((n_items, n), np.float32), np.zeros(n_items, np.float32)
+    for start in range(0, n_items, _SOLVED_AT_ONCE):
+        rows = slice(start, min(start + _SOLVED_AT_ONCE, n_items))
+        items = slice(block.start + rows.start, block.start + rows.stop)
+        wanted = near.overlaps[items, :n]
+        grams = np.stack([_gram(near, item, n, near.l2, index) for item in range(items.start, items.stop)])
+        weights[rows] = _positive(grams, wanted)
+        inverses[rows] = 1 / (near.squares[items] + np.float32(near.l2) - (weights[rows] * wanted).sum(1))
+    return weights, inverses
+
+
+def _gram(near: _Regressions, item: int, n: int, l2: float, index: npt.NDArray[np.int16]) -> Floats:
     """Return the regularised Gram matrix of an item's neighbours (n, n); rows of padding are those of the identity."""
     among = near.items[item, :n]
     among = among[: int(np.count_nonzero(near.overlaps[item, :n]))]
@@ -186,12 +252,16 @@ def _is_positive(grams: Floats) -> bool:
     return True
 
 
-def ease_near(near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress) -> sparse.csr_matrix:
+def ease_near(
+    near: Neighbourhoods, n: int, l2: float, on_progress: OnProgress, engine: Engine = IN_PROCESS
+) -> sparse.csr_matrix:
     """Return EASE's weights (I, I)."""
-    return near.table(n, solve(near, n, l2, on_progress).weights)
+    return near.table(n, solve(near, n, l2, on_progress, engine).weights)
 
 
-def graph_near(near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_progress: OnProgress) -> sparse.csr_matrix:
+def graph_near(
+    near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_progress: OnProgress, *, engine: Engine = IN_PROCESS
+) -> sparse.csr_matrix:
     """Return the table of the graph filter (I, I), `-l2 P`, where a column of P is EASE's times its diagonal entry.
 
     Args:
@@ -200,8 +270,9 @@ def graph_near(near: Neighbourhoods, degrees: Floats, n: int, l2: float, on_prog
         n: number of neighbours in the regressions.
         l2: regularisation.
         on_progress: called with the number of finished items and of all items.
+        engine: solves blocks of items.
     """
-    solved = solve(near, n, l2, on_progress)
+    solved = solve(near, n, l2, on_progress, engine)
     roots = np.sqrt(degrees)
     back = np.divide(1, roots, out=np.zeros_like(roots), where=roots > 0)
     scale = np.float32(l2) * solved.inverses * roots

@@ -5,7 +5,7 @@ Shapes: U users, I items, N events of all users.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,16 @@ from scipy import sparse
 
 from tritone_serving.recommender.artifact import SEQUENCE, SEQUENCE_TIMES, rows_arrays
 from tritone_serving.recommender.rows import Rows
-from tritone_training.data.interactions import UserSequences
-from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.engines import IN_PROCESS, Engine
+from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work
+
+if TYPE_CHECKING:  # the workers of an engine do without pandas
+    from tritone_training.data.interactions import UserSequences
+    from tritone_training.kinds.recommender.config import RecommenderConfig
 
 MOST_STORED: Final = 100  # latest events of a user in the artifact
 _MOST_STEPS: Final = 50_000_000  # pairs of events that are counted; a large log gets a shorter window
+_STEPS_OF_TASK: Final = 4_000_000  # pairs of a part of the users
 
 
 def stored_order(sequences: UserSequences, n_users: int) -> dict[str, npt.NDArray[Any]]:
@@ -32,7 +37,9 @@ def stored_order(sequences: UserSequences, n_users: int) -> dict[str, npt.NDArra
     return arrays
 
 
-def transition_table(sequences: UserSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
+def transition_table(
+    sequences: UserSequences, n_items: int, config: RecommenderConfig, engine: Engine = IN_PROCESS
+) -> sparse.csr_matrix:
     """Return how much more often an item follows another one than others of its popularity (I, I).
 
     A pair of listens counts less the more listens are between them, and in reverse order `transition_backward` times
@@ -41,25 +48,48 @@ def transition_table(sequences: UserSequences, n_items: int, config: Recommender
     """
     listens = sequences.take(~sequences.skipped)
     window = max(1, min(config.transition_window, _MOST_STEPS // max(len(listens), 1)))
-    counts = _steps(listens, n_items, window, config.transition_gap_decay)
+    counts = _steps(listens, n_items, window, config.transition_gap_decay, engine=engine)
     counts = sparse.csr_matrix(counts + config.transition_backward * counts.T)
     return _shares(counts, config.transition_shrinkage, config.n_neighbours, config.transition_damping)
 
 
-def markov_table(sequences: UserSequences, n_items: int, config: RecommenderConfig) -> sparse.csr_matrix:
+def markov_table(
+    sequences: UserSequences, n_items: int, config: RecommenderConfig, engine: Engine = IN_PROCESS
+) -> sparse.csr_matrix:
     """Return the probability of each next item, shrunk for rare items (I, I)."""
     listens = sequences.take(~sequences.skipped)
-    return _shares(_steps(listens, n_items, 1, 1.0), config.transition_shrinkage, config.n_neighbours)
+    return _shares(_steps(listens, n_items, 1, 1.0, engine=engine), config.transition_shrinkage, config.n_neighbours)
 
 
-def _steps(listens: UserSequences, n_items: int, window: int, gap_decay: float) -> sparse.csr_matrix:
-    """Return the weighted number of times that one item came at most `window` listens before another (I, I)."""
-    total = sparse.csr_matrix((n_items, n_items), dtype=np.float32)
-    for gap in range(1, min(window, len(listens) - 1) + 1):
-        same = (listens.user[gap:] == listens.user[:-gap]) & (listens.item[gap:] != listens.item[:-gap])
-        weights = np.full(int(same.sum()), gap_decay ** (gap - 1), np.float32)
-        pairs = (listens.item[:-gap][same], listens.item[gap:][same])
-        total += sparse.csr_matrix((weights, pairs), shape=total.shape)
+def _steps(listens: UserSequences, n_items: int, window: int, gap_decay: float, *, engine: Engine) -> sparse.csr_matrix:
+    """Return the weighted number of times that one item came at most `window` listens before another (I, I).
+
+    It is the sum over parts of the users, in double precision and in their order.
+    """
+    n_users = int(listens.user[-1]) + 1 if len(listens) else 0
+    starts = listens.starts(n_users)
+
+    def cut(users: slice) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        events = slice(int(starts[users.start]), int(starts[users.stop]))
+        return listens.user[events], listens.item[events]
+
+    total = sparse.csr_matrix((n_items, n_items), dtype=np.float64)
+    parts = Parts(blocks_by_work(np.diff(starts) * window, _STEPS_OF_TASK), cut)
+    with engine.share((n_items, window, gap_decay)) as settings:
+        for each in engine.map(_steps_of, parts, settings):
+            total += each
+    return sparse.csr_matrix(total, dtype=np.float32)
+
+
+def _steps_of(part: tuple[npt.NDArray[Any], npt.NDArray[Any]], settings: tuple[int, int, float]) -> sparse.csr_matrix:
+    """Return the weighted counts (I, I) of some of the users, given by user and item of their listens in order."""
+    user, item = part
+    n_items, window, gap_decay = settings
+    total = sparse.csr_matrix((n_items, n_items), dtype=np.float64)
+    for gap in range(1, min(window, len(user) - 1) + 1):
+        same = (user[gap:] == user[:-gap]) & (item[gap:] != item[:-gap])
+        weights = np.full(int(same.sum()), gap_decay ** (gap - 1))
+        total += sparse.csr_matrix((weights, (item[:-gap][same], item[gap:][same])), shape=total.shape)
     return sparse.csr_matrix(total)
 
 

@@ -220,6 +220,9 @@ class InputReader:
             progress=self._request.progress,
             command=self._request.command,
             resume=True,
+            engine=self._request.engine,
+            workers=self._request.workers,
+            engine_address=self._request.engine_address,
         )
 
     def _events(self) -> StoredEvents:

@@ -43,6 +43,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     read_artifact,
 )
 from tritone_training.kinds.recommender.config import RecommenderConfig
+from tritone_training.kinds.recommender.engines import open_engine
 from tritone_training.kinds.recommender.ensemble.model_selection import SelectedEnsemble
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.refit.added_tracks import ADDED_ITEMS
@@ -237,25 +238,33 @@ class _Refit:
         fit_config = config.model_copy(update={"taste_vae_epochs": _warm_epochs(config)})
         previous = self.request.checkpoint / TASTE
         warm = replace(request, warm_start=previous if config.taste_vae and previous.is_dir() else None)
-        fitted = fit_models(
-            warm, fit_config, data, inputs.key, selected_taste=selected, selected_sequence=selected_sequence
-        )
-        chosen = self._chosen(fitted.parts.base_models)
-        refit = None
-        if request.out == self.folder:
-            refit = {"n_listens": len(data.listening.train), "metrics_of": METRICS_OF_SELECTION}
-        write_fit(
-            request,
-            config,
-            data,
-            replace(fitted, manifest=self._manifest(fitted.manifest, inputs)),
-            chosen,
-            moods=self.before.manifest.get(INFERRED_MOOD),
-            key_path=inputs.key_path,
-            seconds=time.monotonic() - began_s,
-            refit=refit,
-            ranks=request.out == self.folder,
-        )
+        with open_engine(request) as engine:
+            fitted = fit_models(
+                warm,
+                fit_config,
+                data,
+                inputs.key,
+                selected_taste=selected,
+                selected_sequence=selected_sequence,
+                engine=engine,
+            )
+            chosen = self._chosen(fitted.parts.base_models)
+            refit = None
+            if request.out == self.folder:
+                refit = {"n_listens": len(data.listening.train), "metrics_of": METRICS_OF_SELECTION}
+            write_fit(
+                request,
+                config,
+                data,
+                replace(fitted, manifest=self._manifest(fitted.manifest, inputs)),
+                chosen,
+                moods=self.before.manifest.get(INFERRED_MOOD),
+                key_path=inputs.key_path,
+                seconds=time.monotonic() - began_s,
+                refit=refit,
+                ranks=request.out == self.folder,
+                engine=engine,
+            )
 
     def _manifest(self, fitted: Mapping[str, Any], inputs: RefitInputs) -> dict[str, Any]:
         """Return the manifest of a fit with what it took from the events, the added tracks and the removed users."""

@@ -46,6 +46,7 @@ class RefitRequest:
         dry_run: read and compare the inputs only.
         progress: show progress.
         command: for checkpoint.json.
+        engine: what computes the parts of the fits, with `workers` and `engine_address`, as in `TrainRequest`.
     """
 
     checkpoint: Path
@@ -59,6 +60,9 @@ class RefitRequest:
     dry_run: bool = False
     progress: bool = True
     command: str = ""
+    engine: str | None = None
+    workers: int | None = None
+    engine_address: str | None = None
 
 
 @dataclass(frozen=True)

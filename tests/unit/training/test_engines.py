@@ -1,0 +1,237 @@
+"""The engine `local`, parts of a fit, and engines that cannot be opened."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support import recommender_fits
+from threadpoolctl import threadpool_info
+
+from tritone_training.exceptions import UnsupportedOptionError
+from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
+from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
+from tritone_training.registry import get_kind
+
+
+@pytest.fixture(params=[1, pytest.param(2, marks=pytest.mark.slow)])
+def engine(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
+    with LocalEngine(request.param) as opened:
+        yield opened
+
+
+def scaled(part: int, factors: np.ndarray, name: str) -> tuple[str, int, np.ndarray]:
+    return name, os.getpid(), factors * part
+
+
+def test_results_are_in_the_order_of_the_parts(engine: LocalEngine) -> None:
+    factors = np.arange(200_000.0)
+    with engine.share(factors) as shared, engine.share("a name") as named:
+        found = list(engine.map(scaled, range(5), shared, named))
+    for part, (name, pid, values) in enumerate(found):
+        assert name == "a name"
+        assert (pid == os.getpid()) == (engine.n_workers == 1)
+        np.testing.assert_array_equal(values, factors * part)
+    used = engine.describe()
+    assert (used["name"], used["workers"], used["n_tasks"]) == ("local", engine.n_workers, 5)
+    assert used["worker_peak_mb"] > 0
+    moved = [used[each] for each in ("broadcast_mb", "gathered_mb")]
+    assert moved == ([0, 0] if engine.n_workers == 1 else [pytest.approx(1.6, abs=0.2), pytest.approx(8, abs=0.5)])
+
+
+def refuses(part: int) -> int:
+    if part == 1:
+        raise np.linalg.LinAlgError("part 1 is singular")
+    return part
+
+
+def test_an_error_of_a_task_is_raised_as_it_is(engine: LocalEngine) -> None:
+    found = engine.map(refuses, range(3))
+    assert next(found) == 0
+    with pytest.raises(np.linalg.LinAlgError, match="part 1 is singular"):
+        next(found)
+
+
+def test_memory_that_is_not_there_is_named(engine: LocalEngine) -> None:
+    with pytest.raises(EngineError, match="ran out of memory; use fewer --workers"):
+        list(engine.map(exhausts, [0]))
+
+
+def exhausts(part: int) -> None:
+    raise MemoryError
+
+
+class OwnError(Exception):
+    """Cannot be sent to another process: its arguments are not those of its creation."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+def raises_own(part: int) -> None:
+    raise OwnError("the disk", "full")
+
+
+def test_an_error_that_cannot_be_sent_keeps_its_text(engine: LocalEngine) -> None:
+    with pytest.raises(RuntimeError, match="OwnError: the disk: full"):
+        list(engine.map(raises_own, [0]))
+
+
+def dies(part: int) -> int:
+    if part == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return part
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_the_pool_is_named() -> None:
+    with LocalEngine(2) as pool, pytest.raises(EngineError, match="--resume and fewer --workers"):
+        list(pool.map(dies, range(3)))
+
+
+def n_threads(part: int) -> int:
+    return max((each["num_threads"] for each in threadpool_info()), default=1)
+
+
+def test_a_task_has_one_thread() -> None:
+    before = n_threads(0)
+    assert list(LocalEngine().map(n_threads, [0])) == [1]
+    assert n_threads(0) == before
+
+
+# --- parts ---------------------------------------------------------------------------------------------
+
+
+def test_parts_are_cut_when_they_are_needed() -> None:
+    cut: list[slice] = []
+
+    def take(block: slice) -> int:
+        cut.append(block)
+        return block.stop - block.start
+
+    parts = Parts(blocks_of(10, 4), take)
+    assert (len(parts), cut) == (3, [])
+    assert parts[2] == 2
+    assert list(parts[:2]) == [4, 4]
+    assert cut == [slice(8, 10), slice(0, 4), slice(4, 8)]
+    with pytest.raises(IndexError):
+        parts[3]
+
+
+@pytest.mark.parametrize(
+    ("work", "blocks"),
+    [
+        ([1, 1, 1, 1, 1], [(0, 2), (2, 4), (4, 5)]),
+        ([5, 1, 1, 9], [(0, 1), (1, 3), (3, 4)]),  # a row with more than the limit is alone
+        ([0, 0, 2, 0], [(0, 4)]),
+        ([], []),
+    ],
+)
+def test_blocks_have_at_most_so_much_work(work: list[int], blocks: list[tuple[int, int]]) -> None:
+    found = blocks_by_work(np.array(work), 2)
+    assert [(block.start, block.stop) for block in found] == blocks
+
+
+# --- opening --------------------------------------------------------------------------------------------
+
+
+def request(**changes: Any) -> TrainRequest:
+    return TrainRequest(out=Path("nowhere"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"engine": "dask"}, "unknown engine: expected one of local, ray, spark, got 'dask'"),
+        ({"workers": 0}, "expected at least 1, got 0"),
+        ({"engine_address": "head:6379"}, "local has no address"),
+        ({"engine": "local", "engine_address": "auto"}, "local has no address"),
+    ],
+)
+def test_a_request_that_no_engine_meets_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        check_engine(request(**changes))
+
+
+@pytest.mark.parametrize(("engine_name", "extra"), [("ray", "ray"), ("spark", "spark")])
+def test_an_engine_that_is_not_installed_names_its_extra(
+    engine_name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EngineError, match=rf"pip install 'tritone\[train,{extra}\]'"):
+        check_engine(request(engine=engine_name))
+
+
+@pytest.mark.parametrize(
+    ("engine_name", "address"),
+    [
+        ("ray", "127.0.0.1:9"),
+        ("ray", "ray://127.0.0.1:9"),
+        ("spark", "spark://127.0.0.1:9"),
+        ("spark", "k8s://https://127.0.0.1:9"),
+        ("spark", "spark://[::1]:9"),
+        ("ray", "no-such-host.invalid:6379"),
+        ("ray", "127.0.0.1:99999"),
+    ],
+)
+def test_an_address_at_which_nothing_answers_is_named(
+    engine_name: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(EngineError, match="nothing answers at"):
+        check_engine(request(engine=engine_name, engine_address=address))
+
+
+@pytest.mark.parametrize("changes", [{"engine": "ray"}, {"workers": 2}, {"engine_address": "auto"}])
+def test_kinds_without_engines_refuse_them(changes: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedOptionError, match="taste_vae does not take"):
+        get_kind("taste_vae").check(request(**changes))
+
+
+def test_the_workers_modules_do_not_import_pytorch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys\n"
+        "from tritone_training.kinds.recommender.fitting import factorization, neighbourhoods, order, tables\n"
+        "sys.exit(','.join({'torch', 'pandas', 'lightning'} & set(sys.modules)) or None)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+# --- fits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("log", recommender_fits.LOGS)
+def test_a_fit_in_a_pool_of_processes_is_that_of_one(log: str, tmp_path: Path) -> None:
+    expected = recommender_fits.train(recommender_fits.request(log, tmp_path, "one"))
+    found = recommender_fits.train(recommender_fits.request(log, tmp_path, "two", workers=2))
+    recommender_fits.assert_equal_checkpoints(expected, found)
+    assert recommender_fits.engine_use(found)["n_worker_processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_fit_whose_worker_is_killed_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "LocalEngine", Dying)
+    with pytest.raises(EngineError, match="a worker process ended"):
+        recommender_fits.train(recommender_fits.request("timed", tmp_path, "run", workers=2))
+    assert not (tmp_path / "run").exists()
+
+
+class Dying(LocalEngine):
+    """Its workers are killed in the middle of the fit."""
+
+    def _results(self, task: Any, parts: Any, references: Any) -> Any:
+        if self.use.n_tasks > 12:
+            return super()._results(dies, range(3), [])
+        return super()._results(task, parts, references)

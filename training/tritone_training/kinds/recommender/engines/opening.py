@@ -1,0 +1,73 @@
+"""Opening the engine that a request names."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+from typing import TYPE_CHECKING, Final
+
+from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.kinds.recommender.engines.local import LocalEngine
+
+if TYPE_CHECKING:
+    from tritone_training.kind import TrainRequest
+
+ENGINES: Final = ("local", "ray", "spark")
+REACHABLE_WITHIN_S: Final = 10.0
+_EXTRAS: Final = {"ray": ("ray", "ray"), "spark": ("pyspark", "spark")}  # engine -> package and extra
+_HOST: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?(\[[^\]]+\]|[^:/,]+):(\d+)(?:,.*)?")
+
+
+def check_engine(request: TrainRequest) -> None:
+    """Refuse an engine that cannot be opened, before data are read for it.
+
+    Raises:
+        EngineError: the engine is unknown, its package is not installed, or nothing answers at its address.
+    """
+    name = request.engine or "local"
+    if name not in ENGINES:
+        raise EngineError(f"unknown engine: expected one of {', '.join(ENGINES)}, got {name!r}")
+    if request.workers is not None and request.workers < 1:
+        raise EngineError(f"invalid number of workers: expected at least 1, got {request.workers}")
+    if name == "local":
+        if request.engine_address is not None:
+            raise EngineError(
+                "the engine local has no address: leave --engine-address out, or choose --engine ray or spark"
+            )
+        return
+    package, extra = _EXTRAS[name]
+    if importlib.util.find_spec(package) is None:
+        raise EngineError(f"{name}: is not installed; install it with: pip install 'tritone[train,{extra}]'")
+    found = None if request.engine_address is None else _HOST.fullmatch(request.engine_address)
+    if found is not None:
+        _require_reachable(name, str(request.engine_address), found[1].strip("[]"), int(found[2]))
+
+
+def open_engine(request: TrainRequest) -> Engine:
+    """Open the engine of a request; by default `local` with one worker.
+
+    Raises:
+        EngineError: it cannot be used.
+    """
+    check_engine(request)
+    if request.engine == "ray":
+        from tritone_training.kinds.recommender.engines.ray_engine import RayEngine
+
+        return RayEngine(request.workers, request.engine_address)
+    if request.engine == "spark":
+        from tritone_training.kinds.recommender.engines.spark_engine import SparkEngine
+
+        return SparkEngine(request.workers, request.engine_address)
+    return LocalEngine(request.workers or 1)
+
+
+def _require_reachable(name: str, address: str, host: str, port: int) -> None:
+    try:
+        with socket.create_connection((host, port), timeout=REACHABLE_WITHIN_S):
+            return
+    except (OSError, OverflowError) as error:
+        raise EngineError(
+            f"{name}: nothing answers at {address} within {REACHABLE_WITHIN_S:.0f} s ({error}); expected the address "
+            f"of a running cluster, check --engine-address"
+        ) from error

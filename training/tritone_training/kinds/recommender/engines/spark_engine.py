@@ -1,0 +1,157 @@
+"""The engine `spark`: tasks on a Spark cluster, or on the cores of this computer.
+
+Spark schedules the tasks and repeats those whose worker is lost. Shared values are broadcast variables, of which every
+Python worker holds a copy. Jobs of a few tasks each follow one another, two at a time, so that results do not pile up
+in the driver.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
+
+MOST_FAILURES: Final = 4  # of a task
+_TASKS_OF_JOB: Final = 2  # per worker
+
+
+class SparkEngine(Engine):
+    """Runs tasks on Spark.
+
+    Args:
+        n_workers: tasks at the same time; None for all cores of this computer, or what the cluster offers.
+        address: URL of the master, such as `spark://HOST:7077`, `yarn` or `k8s://https://HOST:6443`; None for this
+            computer, or for the master given to `spark-submit`.
+
+    Raises:
+        EngineError: Spark cannot be started, or the master does not answer.
+    """
+
+    name: ClassVar[str] = "spark"
+
+    def __init__(self, n_workers: int | None = None, address: str | None = None) -> None:
+        import pyspark
+        from pyspark.errors import PySparkException
+
+        active = pyspark.SparkContext._active_spark_context  # has no public name
+        self._is_ours = active is None
+        conf = pyspark.SparkConf()
+        if self._is_ours:
+            if address is None and conf.get("spark.master") is None:
+                address = f"local[{n_workers or '*'},{MOST_FAILURES}]"
+            if address is not None:
+                conf.setMaster(address)
+            _fill(conf, address or "", n_workers)
+        try:
+            self._context = active or pyspark.SparkContext(conf=conf)
+        except (PySparkException, *_java_errors(), OSError) as error:
+            raise EngineError(
+                f"spark: cannot be started at {address or conf.get('spark.master')} ({_reason(error)}); Spark needs "
+                f"Java 17 or later on this computer, and a master that answers at --engine-address"
+            ) from error
+        if self._is_ours:
+            self._context.setLogLevel("ERROR")
+        super().__init__(n_workers or max(1, self._context.defaultParallelism))
+
+    def close(self) -> None:
+        if self._is_ours:
+            self._context.stop()
+
+    def _publish(self, value: Any) -> Any:
+        self.use.broadcast_bytes += pickled_bytes(value)
+        try:
+            return self._context.broadcast(value)
+        except _java_errors() as error:
+            raise _translated(error) from error
+
+    def _withdraw(self, reference: Any) -> None:
+        try:
+            reference.destroy()
+        except _java_errors():  # Spark has stopped, and with it the variable
+            pass
+
+    def _results(
+        self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]
+    ) -> Generator[TaskResult[Any]]:
+        step = max(1, _TASKS_OF_JOB * self.n_workers)
+        jobs = [parts[start : start + step] for start in range(0, len(parts), step)]
+        waiting = jobs[::-1]
+        with ThreadPoolExecutor(max_workers=2) as threads:
+            running: list[Future[list[TaskResult[Any]]]] = []
+            try:
+                for _ in jobs:
+                    while waiting and len(running) < 2:
+                        running.append(threads.submit(self._run, task, list(waiting.pop()), references))
+                    yield from running.pop(0).result()
+            except _java_errors() as error:
+                raise _translated(error) from error
+            finally:
+                if running:
+                    self._context.cancelAllJobs()
+
+    def _run(self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]) -> list[TaskResult[Any]]:
+        self.use.sent_bytes += sum(map(pickled_bytes, parts))
+        found: list[TaskResult[Any]] = (
+            self._context.parallelize(parts, len(parts)).map(partial(_run_on, task, references)).collect()
+        )
+        self.use.gathered_bytes += pickled_bytes(found)
+        return found
+
+
+def _run_on(task: Callable[..., Any], references: Sequence[Any], part: Any) -> TaskResult[Any]:
+    return run_task(task, part, *(each.value for each in references))
+
+
+def _fill(conf: Any, master: str, n_workers: int | None) -> None:
+    """Set what Spark's own configuration leaves open."""
+    values = {
+        "spark.app.name": "tritone train recommender",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.driver.memory": "2g",  # the results of a job pass through it
+        "spark.driver.maxResultSize": "0",
+        "spark.python.worker.reuse": "true",
+    }
+    if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        values["spark.driver.host"] = "localhost"
+        values["spark.driver.bindAddress"] = "127.0.0.1"
+    elif master.startswith("spark://") and n_workers is not None:
+        values["spark.cores.max"] = str(n_workers)
+    for name, value in values.items():
+        conf.setIfMissing(name, value)
+
+
+def _java_errors() -> tuple[type[Exception], ...]:
+    from py4j.protocol import Py4JError, Py4JNetworkError
+
+    return (Py4JError, Py4JNetworkError)
+
+
+def _translated(error: Exception) -> EngineError:
+    text = str(error)
+    if "OutOfMemoryError" in text or "exit code 137" in text:
+        return EngineError(
+            f"spark: a process ran out of memory ({_reason(error)}); give it more by spark.driver.memory, "
+            f"spark.executor.memory or spark.executor.memoryOverhead, or use fewer --workers"
+        )
+    if "No space left on device" in text:
+        return EngineError("spark: no space left on the disk of spark.local.dir; free some, or name another folder")
+    return EngineError(
+        f"spark: the fit cannot go on ({_reason(error)}); a task was tried {MOST_FAILURES} times; look into the logs "
+        f"of the workers, then start again with --resume"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a Java error that names the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if "Exception" in line or "Error" in line]
+    return (causes or lines or [type(error).__name__])[0][:300]
