@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -57,3 +58,22 @@ def torchrun(
                 for each in psutil.Process(launcher.pid).children(recursive=True):
                     each.kill()
                 launcher.kill()
+
+
+def run_on_two_hosts(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, str]]:
+    """Run two launchers of one process each, as on two hosts; return exit status and output of each.
+
+    Args:
+        first: command of the launcher with the first process.
+        second: command of the other one.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
+    with ExitStack() as stack:
+        launchers = [
+            stack.enter_context(torchrun(1, *command, options=("--nnodes=2", f"--node-rank={node}", endpoint)))
+            for node, command in enumerate((first, second))
+        ]
+        outputs = ["".join(launcher.communicate(timeout=120)) for launcher in launchers]
+    return [(launcher.returncode, output) for launcher, output in zip(launchers, outputs, strict=True)]

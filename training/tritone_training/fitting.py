@@ -130,7 +130,7 @@ def fit(
     if group is not None:
         group.require_equal(json.dumps(dict(saver.settings), default=str), f"{stage}: data and settings")
         if request.resume:
-            group.broadcast_files(path.parent)
+            group.broadcast_files(path.parent, _files_of(stage, path.parent))
     state = read_state(path) if request.resume and path.exists() else None
     if state is None:
         shutil.rmtree(logs, ignore_errors=True)
@@ -151,7 +151,7 @@ def fit(
             patience=patience, request=request,
         )  # fmt: skip
         if group is not None:
-            group.broadcast_files(path.parent)
+            group.broadcast_files(path.parent, _files_of(stage, path.parent))
             seed_all(request.seed, "after", stage)  # what follows is computed in every process
         saver.load_state_dict(saver_state(read_state(path), saver))  # other processes may have trained
     weights = torch.load(path.with_name(saver.best_file), map_location="cpu", weights_only=True)
@@ -218,6 +218,10 @@ def _run(
             ckpt_path=None if state is None else saver.path,
             weights_only=None if state is None else True,
         )
+
+
+def _files_of(stage: str, folder: Path) -> list[str]:
+    return [each.name for each in folder.glob(f"{stage}*") if each.is_file()]
 
 
 def _require_text(out: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.support.torchrun import environment, torchrun
+from tests.support.torchrun import environment, run_on_two_hosts, torchrun
 from tests.unit.training.small_data import write_log
 
 from tritone_training import TrainingError, checkpoint, fitting, get_kind, processes
@@ -130,6 +130,17 @@ def test_a_process_that_does_not_start_is_named(log: Path, tmp_path: Path) -> No
     )
     assert done.returncode == 1
     assert "processes 1, 2 of 0 to 2 did not start within 2 s" in " ".join(done.stderr.split())
+
+
+def test_processes_with_other_data_are_refused(log: Path, tmp_path: Path) -> None:
+    other = tmp_path / "plays.csv"
+    other.write_text("".join(log.read_text().splitlines(keepends=True)[:-9]))
+    out = tmp_path / "out"
+    ended = run_on_two_hosts(command(log, out), command(other, out))
+    assert [status for status, _ in ended] == [1, 1]
+    messages = " ".join("".join(output for _, output in ended).split())
+    assert messages.count("fit: data and settings: expected the same in all 2 processes, got another in process 1") == 1
+    assert not out.exists()
 
 
 def test_kinds_and_commands_for_one_process_are_refused(

@@ -7,15 +7,13 @@ import json
 import re
 import shlex
 import shutil
-import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.support.torchrun import ROOT, torchrun
+from tests.support.torchrun import ROOT, run_on_two_hosts, torchrun
 from tests.unit.training import sounds
 from tests.unit.training.conftest import N_EACH
 from tests.unit.training.small_data import write_log, write_scores, write_sequences
@@ -129,25 +127,12 @@ def test_weights_and_losses_are_those_of_one_process_with_twice_the_batch(
 
 
 def test_two_hosts_with_a_process_each(data: dict[str, Path], tmp_path: Path) -> None:
-    """By two launchers, as the guide says; the second host has a folder of its own for what it writes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    batch = str(SETTINGS["taste_vae"]["batch_size"])
-    training = ["-m", "tritone_training", "train", "taste_vae", "--interactions", str(data["taste_vae"])]
-    training += ["--preset", "tiny", "--seed", "3", "--set", f"batch_size={batch}", "--out", str(tmp_path / "run")]
-    with ExitStack() as stack:
-        launchers = [
-            stack.enter_context(
-                torchrun(
-                    1, *training, options=("--nnodes=2", f"--node-rank={node}", f"--rdzv-endpoint=127.0.0.1:{port}")
-                )
-            )
-            for node in (0, 1)
-        ]
-        outputs = [launcher.communicate(timeout=120) for launcher in launchers]
-    assert [launcher.returncode for launcher in launchers] == [0, 0], outputs
-    assert [f"checkpoint: {tmp_path / 'run'}" in "".join(each).replace("\n", "") for each in outputs] == [True, False]
+    training = ("-m", "tritone_training", "train", "taste_vae", "--interactions", str(data["taste_vae"]))
+    training = (*training, "--preset", "tiny", "--out", str(tmp_path / "run"))
+    ended = run_on_two_hosts(training, training)
+    assert [status for status, _ in ended] == [0, 0], ended
+    assert ["next: tritone export taste_vae --checkpoint" in output for _, output in ended] == [True, False]
+    assert checkpoint.read_info(tmp_path / "run")["n_epochs"] == 2
 
 
 def test_the_command_of_the_guide(data: dict[str, Path], tmp_path: Path) -> None:
