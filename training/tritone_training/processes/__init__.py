@@ -4,8 +4,8 @@ Every process reads the data and runs the same code; each trains on its shard of
 checkpoint, the logs and the output; the others write to a temporary folder that is removed.
 """
 
-from tritone_training.processes.group import ProcessGroup, current, is_rank_zero, is_launched, joined
-from tritone_training.processes.reductions import average_gradients, global_mean, n_processes, rank, loss_weight
+from tritone_training.processes.group import ProcessGroup, current, is_launched, is_rank_zero, joined
+from tritone_training.processes.reductions import average_gradients, global_mean, loss_weight, n_processes, rank
 from tritone_training.processes.sharding import ShardedBatches, shard_loader
 
 __all__ = [
@@ -14,11 +14,11 @@ __all__ = [
     "average_gradients",
     "current",
     "global_mean",
-    "is_rank_zero",
     "is_launched",
+    "is_rank_zero",
     "joined",
+    "loss_weight",
     "n_processes",
     "rank",
     "shard_loader",
-    "loss_weight",
 ]

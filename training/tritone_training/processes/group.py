@@ -74,7 +74,7 @@ class ProcessGroup:
     _n_sent: int = field(default=0, init=False)
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the checkpoint, the logs and the output."""
         return self.rank == 0
 
