@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 from torch import distributed
-from torch.distributed import PrefixStore
+from torch.distributed import PrefixStore  # type: ignore[attr-defined] # public, but not in an `__all__`
 from torch.distributed.rendezvous import rendezvous
 
 from tritone import TritoneError
