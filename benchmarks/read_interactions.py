@@ -133,7 +133,7 @@ def _measure(log: Path, seed: int, sender: Any) -> None:
 
 def _peak_mb() -> float:
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
-    return int(found[1]) / 1e3 if found else float("nan")
+    return int(found[1]) * 1024 / 1e6 if found else float("nan")
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -49,9 +49,17 @@ def client_page() -> str:
     sections = {"Clients": clients, "Results and music": rest, "Transports": wire}
     for title, members in sections.items():
         page += ["", f"## {title}", ""] + [f"::: tritone.{name}" for name in members]
-    if importlib.util.find_spec("tritone.testing"):
-        page += ["", "## Testing without a server", "", "::: tritone.testing"]
-        page += ["    options: {show_root_heading: false, show_root_toc_entry: false}"]
+    modules = {
+        "Batch jobs": "tritone.batch",
+        "Jobs on Ray": "tritone.ray",
+        "Jobs on Spark": "tritone.spark",
+        "Files by path or URL": "tritone.remote_files",
+        "Testing without a server": "tritone.testing",
+    }
+    for title, module in modules.items():
+        if importlib.util.find_spec(module):
+            page += ["", f"## {title}", "", f"::: {module}"]
+            page += ["    options: {show_root_heading: false, show_root_toc_entry: false}"]
     return "\n".join(page) + "\n"
 
 

@@ -10,9 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+from tests.engines.model_server import ModelServer
 
+ROOT = Path(__file__).parents[2]
 N_WORKERS = 2
+# Workers import the modules of the tests. The same folders as here, but not the packages of this environment, since the
+# server runs in another one.
+WORKERS_PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 JAVA = shutil.which("java")
 # In the environment of `make test`, which has neither Ray nor Spark, there is nothing to collect.
 collect_ignore_glob = [] if all(map(importlib.util.find_spec, ("ray", "pyspark"))) else ["test_*.py"]
@@ -27,14 +34,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
+    """A server of tiny models; tests leave it running."""
+    running = ModelServer(tmp_path_factory.mktemp("models"))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 recordings, and `broken.wav`, which is none."""
+    folder = tmp_path_factory.mktemp("music")
+    rng = np.random.default_rng(17)
+    for number in range(12):
+        samples = rng.uniform(-0.5, 0.5, 22_050 * (2 + number % 5)).astype(np.float32)
+        soundfile.write(folder / f"{number:02}.wav", samples, 22_050)
+    (folder / "broken.wav").write_bytes(b"RIFF, and no more")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Ray of this machine alone, with two CPUs; `import ray` works after it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # or other work on this machine would delay the workers
         patch.setenv("RAY_AUTH_MODE", "disabled")  # no token in the home folder
         patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Workers import what is imported here, from the same folders.
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patch.setenv("PYTHONPATH", WORKERS_PATH)
         import ray
 
         ray.init(
@@ -59,7 +89,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYSPARK_PYTHON", sys.executable)
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+        patch.setenv("PYTHONPATH", WORKERS_PATH)
         from pyspark.sql import SparkSession
 
         folder = tmp_path_factory.mktemp("spark")

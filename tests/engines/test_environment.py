@@ -13,10 +13,10 @@ import pandas as pd
 def test_ray_runs_in_other_processes(ray_cluster: None) -> None:
     import ray
 
-    @ray.remote
-    def process() -> int:
+    def own_id() -> int:
         return os.getpid()
 
+    process = ray.remote(own_id)
     assert os.getpid() not in ray.get([process.remote() for _ in range(4)])
 
 

@@ -23,7 +23,7 @@ from tritone.exceptions import ClientError, ServerBusyError, ServerError
 from tritone.messages import InferRequest, InferResponse, Request, Response, StreamRequest, Transport
 from tritone.retry import timed_out
 
-REQUEST_S: Final = 0.03
+REQUEST_S: Final = 0.015
 _LEVELS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _EPOCH_S: Final = 0.5  # shortest measurement of a level
 _N_EPOCH: Final = 20  # fewest responses of one
@@ -46,7 +46,7 @@ class Pace:
     """Limits the requests in flight; thread-safe."""
 
     def __init__(self, most: int) -> None:
-        """Begin with one request at a time.
+        """Begin with two requests at a time.
 
         Args:
             most: largest number of requests in flight.
@@ -54,7 +54,7 @@ class Pace:
         sizes = [size for size in _LEVELS if size < most] + [most]
         self._sizes = sizes
         self._levels = [_Level() for _ in sizes]
-        self._at = 0
+        self._at = min(1, len(sizes) - 1)
         self._in_flight = 0
         self._n_waiting = 0
         self._changed = threading.Condition()

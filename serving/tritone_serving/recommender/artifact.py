@@ -18,6 +18,7 @@ last. Nothing is pickled, and the content is validated against the manifest when
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,6 +79,7 @@ EMBEDDING_MODEL: Final = "embedding_model"
 N_FITTED: Final = "n_fitted_items"  # manifest entry: number of items at the last fit, if items were added since then
 INFERRED_MOOD: Final = "inferred_mood"  # manifest entry of `moods.MoodInference`; absent if no moods are inferred
 _ARRAY_NAME: Final = re.compile(r"(?!\.)[\w.@+-]{1,128}", re.ASCII)
+_BY_ROWS: Final = (".columns", ".values", ".times", ".ids", ".slots", ".keys")  # arrays of which few entries are read
 Array = npt.NDArray[Any]
 
 
@@ -167,6 +169,9 @@ def open_artifact(folder: Path) -> Artifact:
         check_derived(manifest, arrays, derived)
     except ValueError as error:
         raise ArtifactError(f"{folder}: is damaged ({error}); export again") from error
+    for name, array in {**arrays, **derived}.items():
+        if name.endswith(_BY_ROWS):
+            _advise_random(array)
     return Artifact(folder, manifest, arrays, derived, spans)
 
 
@@ -199,6 +204,19 @@ def _map(path: Path, shape: Sequence[int]) -> Array:
         return np.asarray(np.load(path, allow_pickle=False))
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     return np.asarray(array)  # a plain ndarray, because slicing an np.memmap is slower by microseconds
+
+
+def _advise_random(array: Array) -> None:
+    """Tell the kernel that a mapped array is read here and there.
+
+    Otherwise it reads up to megabytes around each page that is not in memory, and drops others for them: an artifact
+    larger than the memory would be read from the disk again and again.
+    """
+    mapping: Any = array
+    while mapping is not None and not isinstance(mapping, mmap.mmap):
+        mapping = getattr(mapping, "base", None)
+    if mapping is not None and hasattr(mmap, "MADV_RANDOM"):
+        mapping.madvise(mmap.MADV_RANDOM)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import shown
-from tritone_serving.recommender.texts import check_slots
+from tritone_serving.recommender.texts import TextIndex, Texts, check_slots
 from tritone_serving.recommender.validation import check_described, check_texts, extremes, is_ascending
 
 Array = npt.NDArray[Any]
@@ -20,6 +20,7 @@ Array = npt.NDArray[Any]
 DERIVED: Final = "derived"
 DERIVED_VERSION: Final = 1  # arrays of another version are ignored, and computed in memory
 _PREFIX: Final = f"{DERIVED}."
+_N_SAMPLED: Final = 256  # texts that are looked up
 _N_BUCKETS: Final = 1 << 16  # of an index of bigrams
 _BIGRAMS: Final = ("bigrams", "bigram_starts", "n_bigrams")
 
@@ -70,7 +71,7 @@ def check_derived(manifest: Mapping[str, Any], arrays: Mapping[str, Array], deri
 
 def _check_items(manifest: Mapping[str, Any], arrays: Mapping[str, Array], found: Mapping[str, Array]) -> None:
     n_items = manifest["n_items"]
-    check_slots(found["slots"], n_items)
+    _check_index(arrays["items.ids"], arrays["items.ends"], found["slots"])
     _check_integers("n_listeners", found["n_listeners"], n_items, 0, None)
 
 
@@ -95,7 +96,7 @@ def _check_search(manifest: Mapping[str, Any], arrays: Mapping[str, Array], foun
 def _check_words(manifest: Mapping[str, Any], arrays: Mapping[str, Array], found: Mapping[str, Array]) -> None:
     check_texts("spellings", found["spellings"], found["spelling_ends"])
     n_words = len(found["spelling_ends"])
-    check_slots(found["slots"], n_words)
+    _check_index(found["spellings"], found["spelling_ends"], found["slots"])
     _check_floats("rarity", found["rarity"], (n_words,))
     _check_bigrams("words", found, n_words)
     names = "search.tags" if "search.by_tag.starts" in arrays else "tags"
@@ -122,6 +123,17 @@ def _check_rotated(manifest: Mapping[str, Any], arrays: Mapping[str, Array], fou
             shape = arrays[f"{name}.factors"].shape
             _check_floats(f"{name}.factors", found[f"{name}.factors"], shape)
             _check_floats(f"{name}.spectrum", found[f"{name}.spectrum"], shape[1:])
+
+
+def _check_index(joined: Array, ends: Array, slots: Array) -> None:
+    """Validate a hash table, and that some of its texts are found: it may belong to other texts."""
+    check_slots(slots, len(ends))
+    texts, index = Texts(joined, ends), TextIndex(joined, ends, slots)
+    for position in range(0, len(texts), max(1, len(texts) // _N_SAMPLED)):
+        text = texts[position]
+        found = index.find(text)
+        if found is None or texts[found] != text:
+            raise ValueError(f"slots do not find text {position} of {len(texts)}")
 
 
 def _check_bigrams(name: str, found: Mapping[str, Array], n: int) -> None:

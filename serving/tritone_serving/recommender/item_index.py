@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.ids import normalize_id
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.texts import TextIndex, slots_of
 
@@ -33,6 +32,7 @@ class ItemIndex:
     """Finds items by their ids.
 
     Attributes:
+        ids: positions of the ids.
         n_listeners: (I,) number of stored users who listen to each item.
     """
 
@@ -40,9 +40,4 @@ class ItemIndex:
         """Read the index of an artifact, or compute it if the artifact was written without."""
         arrays = artifact.derive("items", item_arrays)
         self.n_listeners = arrays["n_listeners"]
-        self._index = TextIndex(artifact.arrays["items.ids"], artifact.arrays["items.ends"], arrays["slots"])
-
-    def find(self, name: str) -> int | None:
-        """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
-        index = self._index.find(name)
-        return self._index.find(normalize_id(name)) if index is None else index
+        self.ids = TextIndex(artifact.arrays["items.ids"], artifact.arrays["items.ends"], arrays["slots"])

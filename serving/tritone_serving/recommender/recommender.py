@@ -318,7 +318,7 @@ class Recommender:
         if ranked is None:
             return None
         return RecommendResponse(
-            items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
+            items=self.item_ids.at(ranked.items.tolist()),
             scores=ranked.scores,
             source="user",
             reasons=(),
@@ -353,7 +353,7 @@ class Recommender:
                 scored=scored.items,
             )
             yield RecommendResponse(
-                items=tuple(self.item_ids[item] for item in ranked.items.tolist()),
+                items=self.item_ids.at(ranked.items.tolist()),
                 scores=ranked.scores,
                 source=self._source(request, batch, row),
                 reasons=self._reasons(request, batch, row, ranked, scored),

@@ -53,7 +53,11 @@ class _Resolved:
 
 
 class Resolver:
-    """Resolves ids of users and items to indices in one artifact."""
+    """Resolves ids of users and items to indices in one artifact.
+
+    Attributes:
+        n_listeners: (I,) number of stored users who listen to each item.
+    """
 
     def __init__(self, artifact: Artifact, key: bytes, *, min_friends: int = MIN_FRIENDS) -> None:
         """Build the lookup tables.
@@ -65,7 +69,8 @@ class Resolver:
         """
         self._key = key
         self._min_friends = min_friends
-        self._items = ItemIndex(artifact)
+        items = ItemIndex(artifact)
+        self._ids, self.n_listeners = items.ids, items.n_listeners
         self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
@@ -82,7 +87,8 @@ class Resolver:
 
     def item(self, name: str) -> int | None:
         """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
-        return self._items.find(name)
+        index = self._ids.find(name)
+        return self._ids.find(normalize_id(name)) if index is None else index
 
     def user(self, raw: str) -> int:
         """Return a user's row, -1 if no user of that id is stored.
@@ -284,11 +290,6 @@ class Resolver:
     def listening_of(self, people: npt.NDArray[np.int64]) -> Rows:
         """Return the items that n stored users listen to, sparse (n, I)."""
         return self._listening.take(people)
-
-    @property
-    def n_listeners(self) -> npt.NDArray[np.integer[Any]]:
-        """Number of stored users who listen to each item, (I,)."""
-        return self._items.n_listeners
 
     def _can_compare(self, request: RecommendRequest) -> bool:
         """Return whether a request contains a recording that can be compared with the items."""

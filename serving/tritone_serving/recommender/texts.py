@@ -8,7 +8,7 @@ Shapes: N texts, S slots.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 _AT_ONCE: Final = 1 << 16  # texts decoded together when all are read
 _SLOTS_PER_TEXT: Final = 2
-_MOST_RECENT: Final = 1 << 14  # positions that an index remembers, about 2 MB
+_MOST_RECENT: Final = 1 << 14  # texts that are remembered, about 2 MB
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.integer[Any]]
@@ -34,6 +34,7 @@ class Texts(Sequence[str]):
         """
         self._joined = joined.data
         self._ends = np.asarray(ends, np.int64).data  # no copy, except in artifacts with other types
+        self._recent: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -48,6 +49,17 @@ class Texts(Sequence[str]):
         if isinstance(index, slice):
             return tuple(self[each] for each in range(*index.indices(len(self))))
         return str(self.encoded(index), "utf-8")
+
+    def at(self, indices: Iterable[int]) -> tuple[str, ...]:
+        """Return the texts at some positions, from 0; those read before are remembered, as most are of few items."""
+        recent = self._recent
+        return tuple([recent.get(index) or self._remembered(index) for index in indices])
+
+    def _remembered(self, index: int) -> str:
+        if len(self._recent) >= _MOST_RECENT:
+            self._recent.clear()
+        text = self._recent[index] = str(self.encoded(index), "utf-8")
+        return text
 
     def encoded(self, index: int) -> memoryview:
         """Return the bytes of a text in UTF-8."""
@@ -72,6 +84,9 @@ class Texts(Sequence[str]):
         return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Texts], tuple[Bytes, Integers]]:
+        return Texts, (np.asarray(self._joined), np.asarray(self._ends))
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3]))
@@ -146,3 +161,6 @@ class TextIndex:
                 return position
             slot += 1
         return None
+
+    def __reduce__(self) -> tuple[type[TextIndex], tuple[Bytes, Integers, npt.NDArray[np.int32]]]:
+        return TextIndex, (np.asarray(self._joined), np.asarray(self._ends), np.asarray(self._slots))

@@ -28,9 +28,11 @@ OPTIONS = {
         "tag_column": "t",
         "friend_column": "f",
         "devices": "2",
+        **dict.fromkeys(("engine", "engine_address"), "local"),
+        "workers": "2",
     },
     "evaluate": {"interactions": "x.csv", "test": "x.csv", "time_column": "t", "key": "k", "report": "r"},
-    "crossvalidate": {**OF_LOGS, **OF_TRAINING, "seeds": "2", "devices": "2"},
+    "crossvalidate": {**OF_LOGS, **OF_TRAINING, "seeds": "2", "devices": "2", "engine": "local", "workers": "2"},
     "tune": {**OF_LOGS, **OF_TRAINING, "rating_column": "r", "devices": "2"},
     "export": OF_LOGS,
 }

@@ -23,6 +23,9 @@ BLOCKED = (
     "fsspec",
     "s3fs",
     "duckdb",
+    "ray",
+    "pyspark",
+    "pyarrow",
 )
 
 

@@ -152,6 +152,12 @@ def test_base_models_score_some_items_as_they_score_all(exact: Recommender, kind
         np.testing.assert_allclose(some.ensemble, whole.ensemble[:, items], rtol=1e-4, atol=1e-5)
 
 
+def test_several_requests_have_no_items_in_common(exact: Recommender) -> None:
+    batch = exact.resolve([ALL["history"]] * 2, use_precomputed=False).batch
+    with pytest.raises(ValueError, match="expected a batch of 1 request, got 2"):
+        exact.scorer.score_local(batch, ["a", "a"], items=np.arange(5))
+
+
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("remote", [True, False])
 def test_scores_of_candidates_are_those_of_all_items(

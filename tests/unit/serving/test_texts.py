@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 
 import numpy as np
@@ -23,6 +24,14 @@ def index_of(names: list[str]) -> TextIndex:
     return TextIndex(arrays["items.ids"], arrays["items.ends"], slots_of(names))
 
 
+@pytest.mark.parametrize("names", [NAMES, []])
+def test_texts_and_their_index_can_be_sent_to_another_process(names: list[str]) -> None:
+    assert pickle.loads(pickle.dumps(texts_of(names))) == names  # noqa: S301
+    found = pickle.loads(pickle.dumps(index_of(names)))  # noqa: S301
+    assert [found.find(name) for name in names] == list(range(len(names)))
+    assert found.find("not there") is None
+
+
 def test_texts_are_a_sequence_of_strings() -> None:
     texts = texts_of(NAMES)
     assert len(texts) == len(NAMES)
@@ -33,6 +42,8 @@ def test_texts_are_a_sequence_of_strings() -> None:
     assert texts[498:503] == tuple(NAMES[498:503])
     assert bytes(texts.encoded(501)) == "Zoë".encode()
     assert "日本" in texts
+    for _ in range(2):  # the second time from those read before
+        assert texts.at([501, 0, 500, 0]) == ("Zoë", NAMES[0], "", NAMES[0])
     for index in (len(NAMES), -len(NAMES) - 1):
         with pytest.raises(IndexError):
             texts[index]
@@ -76,6 +87,9 @@ def test_more_texts_are_found_than_are_remembered(monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         assert [index.find(name) for name in NAMES] == list(range(len(NAMES)))
     assert len(index._recent) <= 7
+    texts = texts_of(NAMES)
+    assert texts.at(range(len(NAMES))) == tuple(NAMES)
+    assert len(texts._recent) <= 7
 
 
 @pytest.mark.parametrize("place", [0, "last", "all"])

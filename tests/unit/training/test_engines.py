@@ -6,19 +6,26 @@ import importlib.util
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import sparse
 from tests.support import recommender_fits
 from threadpoolctl import threadpool_info
 
+from tritone_training.data.interactions import UserSequences
 from tritone_training.exceptions import UnsupportedOptionError
+from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.config import PRESETS
 from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
 from tritone_training.kinds.recommender.engines.spark_engine import _fill
+from tritone_training.kinds.recommender.fitting import base_models
+from tritone_training.kinds.recommender.fitting.interaction_dataset import dataset_of_matrix
 from tritone_training.registry import get_kind
 
 
@@ -271,3 +278,49 @@ def test_workers_of_a_standalone_cluster_are_cores() -> None:
     _fill(conf, "spark://head:7077", 4)
     assert conf["spark.cores.max"] == "4"
     assert "spark.executor.instances" not in conf
+
+
+# Sums of the absolute values of the arrays by the fit of version 0.2, which was not cut into parts.
+AMONG_ALL = {
+    "item_knn.values": 463.86965,
+    "ease.values": 35.78992,
+    "graph.values": 48.94505,
+    "factorization.factors": 83.95983,
+    "transitions.values": 49.45852,
+    "markov.values": 33.15789,
+    "popularity.shares": 62.06142,
+    "listeners.values": 290.50597,
+    "vectors": 874.91771,  # of their products, as the sign of a factor is arbitrary
+}
+AMONG_NEIGHBOURS = {
+    **{name: value for name, value in AMONG_ALL.items() if name != "factorization.factors"},
+    "ease.values": 38.39668,
+    "graph.values": 50.22573,
+}
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@pytest.mark.parametrize(("is_large", "expected"), [(False, AMONG_ALL), (True, AMONG_NEIGHBOURS)])
+def test_a_fit_in_parts_is_the_fit_of_earlier_versions(
+    is_large: bool, expected: dict[str, float], is_cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_cut:
+        recommender_fits.cut_small(monkeypatch)
+    monkeypatch.setattr(base_models, "MOST_DUAL_USERS", 10 if is_large else 8_000)
+    changes = {"n_neighbours": 12, "ease_most_items": 10 if is_large else 20_000}
+    config = from_preset(PRESETS, "tiny", changes)
+    user, item = np.mgrid[:90, :70]
+    heard = (user * 37 + item * 101 + user * item) % 11 < 2
+    plays = sparse.csr_matrix(np.where(heard, 1 + (user + item) % 5, 0).astype(np.float32))
+    listener, step = np.repeat(np.arange(90), 8), np.tile(np.arange(8), 90)
+    items = (listener * 7 + step * (1 + listener % 3)) % 70
+    sequences = UserSequences.ordered(listener, items, None, np.zeros(720, np.bool_))
+    dataset = replace(dataset_of_matrix(plays, config, b"a key of a test, long enough"), sequences=sequences)
+    arrays = dict(base_models.fit_base_models(dataset, config, metadata={}, on_step=lambda step: quiet).arrays)
+    arrays["vectors"] = arrays["vectors"] @ arrays["vectors"].T
+    found = {name: float(np.abs(arrays[name].astype(np.float64)).sum()) for name in expected}
+    assert found == pytest.approx(expected, rel=2e-6)
+
+
+def quiet(done: int, total: int) -> None:
+    assert 0 < done <= total

@@ -90,7 +90,12 @@ def row_product(batch: RequestBatch, name: str, left: Callable[[], Rows], table:
         left: returns the row, (1, rows of the table).
         table: (rows, I) sparse.
         n_items: I.
+
+    Raises:
+        ValueError: there are several requests.
     """
+    if batch.n != 1:
+        raise ValueError(f"cannot score some items: expected a batch of 1 request, got {batch.n}; use `batch.only`")
     key = f"product of {name}"
     if key not in batch.memo:
         batch.memo[key] = RowProduct.of(left(), table, n_items)

@@ -114,10 +114,11 @@ class Log:
         if any(min(name) <= "\t" for ids in (self.users, self.items) for name in ids):  # sorts before the tab
             lines = [line for piece in self._lines(np.arange(len(self))) for line in piece]
             return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        user_rank, item_rank = (_ranks(ids) for ids in (self.users, self.items))
-        keys = pair_keys(user_rank[self.user], item_rank[self.item], len(self.items))
-        order = None if bool((keys[1:] > keys[:-1]).all()) else np.argsort(keys, kind="stable")
-        del keys
+        order = None
+        user_rank, item_rank = _ranks(self.users), _ranks(self.items)
+        if user_rank is not None or item_rank is not None or not _are_sorted(self.user, self.item):
+            user = self.user if user_rank is None else user_rank[self.user]
+            order = np.lexsort((self.item if item_rank is None else item_rank[self.item], user))
         digest = hashlib.sha256()
         for number, lines in enumerate(self._lines(order)):
             digest.update(("\n" * bool(number) + "\n".join(lines)).encode("utf-8", "surrogatepass"))
@@ -135,10 +136,15 @@ class Log:
             yield [f"{users[user]}\t{items[item]}\t{shown[count]}" for user, item, count in zip(*columns, strict=True)]
 
 
-def _ranks(ids: Sequence[str]) -> Ints:
-    """Return the position of each id among the sorted ids."""
+def _are_sorted(user: Codes, item: Codes) -> bool:
+    """Return whether pairs are in order of user and item, each once."""
+    return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (item[1:] > item[:-1]))).all())
+
+
+def _ranks(ids: Sequence[str]) -> Ints | None:
+    """Return the position of each id among the sorted ids; None if they are sorted."""
     if all(one < other for one, other in itertools.pairwise(ids)):
-        return np.arange(len(ids))
+        return None
     ranks = np.empty(len(ids), np.int64)
     ranks[np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)] = np.arange(len(ids))
     return ranks
@@ -156,7 +162,7 @@ def pair_of_events(
         event_item: (N,).
     """
     order = None
-    if not bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (item[1:] > item[:-1]))).all()):
+    if not _are_sorted(user, item):
         order = np.lexsort((item, user)).astype(np.int32)
         user, item = user[order], item[order]
     found = np.full(len(event_user), -1, np.int32)

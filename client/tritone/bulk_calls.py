@@ -1,0 +1,266 @@
+"""Calls of the SDK from the workers of a job on Ray or Spark: one row in, one row out.
+
+A `BulkCall` says what a job calls, and can be pickled; a `BulkCaller` has the client, and is made on a worker. What is
+wrong with one recording becomes the columns `error` and `error_type` of its row. What is wrong with the server is not
+the fault of a row: a caller waits for a server that is away, and after `wait_s` raises, which fails the task.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import re
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from tritone.arguments import check_count
+from tritone.base_client import DEFAULT_TIMEOUT_S
+from tritone.batch.failures import FileFailures, error_type
+from tritone.batch.operations import OPERATIONS, FileCall, Opened
+from tritone.client import MusicClient
+from tritone.endpoints import DEFAULT_URL, make_endpoints
+from tritone.exceptions import ClientError, InvalidInputError, MissingExtraError
+from tritone.operations.many import MAX_CONCURRENCY, map_ordered
+from tritone.remote_files import is_remote, open_file
+from tritone.results.json_result import JsonResult
+
+Row: TypeAlias = dict[str, Any]
+CLIENT_OPTIONS: Final = tuple(inspect.signature(MusicClient.__init__).parameters)
+Server: TypeAlias = str | Sequence[str] | Callable[[], str | Sequence[str]]
+
+# Operations of `tritone batch` have its columns, with the types of DuckDB. Of others, the result is JSON text.
+JSON_OPERATIONS: Final = ("playlist", "recommend", "search", "similar")
+ERROR_COLUMNS: Final = {"error": "VARCHAR", "error_type": "VARCHAR"}
+
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 10.0
+_SECRETS: Final = ("api_key", "headers", "service_key", "user_token")
+
+
+@dataclass(frozen=True)
+class BulkCall:
+    """What the workers of a job call, and where.
+
+    Attributes:
+        operation: an operation of `tritone batch`, or of `JSON_OPERATIONS`.
+        inputs: the column with the value, by parameter of the method of `MusicClient`; `{"path": COLUMN}` for an
+            operation of `tritone batch`.
+        bytes_column: column with the content of a file, which is used instead of the path where a table has it.
+        server: address as for `MusicClient`. `$NAME` in it is replaced by an environment variable of the worker; a
+            function is called on the worker. Both find a server on the worker's own node.
+        client: further arguments of `MusicClient`; secrets only as files, because a job's arguments are logged.
+        arguments: further arguments of the call, equal for all rows.
+        concurrency: calls at once in each worker, 1 to 256.
+        wait_s: how long a worker waits for a server that cannot be reached or is overloaded, in seconds.
+
+    Raises:
+        InvalidInputError: an argument is invalid.
+    """
+
+    operation: str
+    inputs: Mapping[str, str]
+    bytes_column: str | None = None
+    server: Server = DEFAULT_URL
+    client: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    concurrency: int = 8
+    wait_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        known = (*OPERATIONS, *JSON_OPERATIONS)
+        if self.operation not in known:
+            raise InvalidInputError(
+                f"unknown operation: expected one of {', '.join(known)}, got {self.operation!r}", argument="operation"
+            )
+        if not self.inputs or not all(isinstance(each, str) for each in (*self.inputs, *self.inputs.values())):
+            raise InvalidInputError(
+                f"invalid inputs: expected the names of columns by parameter, as in {{'user_id': 'user'}}, got "
+                f"{self.inputs!r}",
+                argument="inputs",
+            )
+        secret = [name for name in _SECRETS if self.client.get(name)]
+        if secret:
+            raise InvalidInputError(
+                f"secrets in the arguments of a job: expected files that exist on each node, as in api_key_file=, got "
+                f"{', '.join(secret)}, which logs and pickles of the job would contain",
+                argument=secret[0],
+            )
+        check_count("concurrency", self.concurrency, least=1, most=MAX_CONCURRENCY)
+        if isinstance(self.wait_s, bool) or not isinstance(self.wait_s, int | float) or not self.wait_s >= 0:
+            raise InvalidInputError(
+                f"invalid wait_s: expected a number of seconds, 0 or more, got {self.wait_s!r}", argument="wait_s"
+            )
+        parameters = inspect.signature(getattr(MusicClient, self.operation)).parameters
+        file_call = OPERATIONS.get(self.operation)
+        if file_call is None:
+            _check_names(self.inputs, parameters, self.operation)
+            _check_names(self.arguments, parameters, self.operation)
+        else:
+            _check_names(self.inputs, ("path",), self.operation)
+            _check_names(self.arguments, ("model", "timeout_s", *file_call.arguments), self.operation)
+        _check_names(self.client, CLIENT_OPTIONS, "the client")
+        if not callable(self.server) and "$" not in "".join(self.server):
+            make_endpoints(self.server)
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """The type of each column of a result, errors included."""
+        known = OPERATIONS.get(self.operation)
+        return {**({"result": "VARCHAR"} if known is None else known.columns), **ERROR_COLUMNS}
+
+    def make_client(self) -> MusicClient:
+        """Return a new client, of priority "batch" unless `client` says otherwise.
+
+        Raises:
+            InvalidInputError: an argument is invalid, or an environment variable of the address is not set.
+        """
+        return MusicClient(_resolved(self.server), **{"priority": "batch", **self.client})
+
+
+class BulkCaller:
+    """Makes the calls of a worker with one client.
+
+    Attributes:
+        call: what to call.
+
+    Args:
+        call: what to call.
+        client: the client to use; a new one that `call` describes if None.
+    """
+
+    def __init__(self, call: BulkCall, client: MusicClient | None = None) -> None:
+        self.call = call
+        self._client = call.make_client() if client is None else client
+
+    def rows(self, inputs: Iterable[Mapping[str, Any]]) -> list[Row]:
+        """Return the result columns of each row, in order.
+
+        Args:
+            inputs: the arguments of each row's call.
+
+        Raises:
+            ClientError: the calls cannot succeed for any row: the server stays away, refuses the key or lacks the
+                model, or an argument is invalid.
+        """
+        rows = map_ordered(self._row, inputs, concurrency=self.call.concurrency, on_error="raise", on_progress=None)
+        return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
+
+    def _row(self, arguments: Mapping[str, Any]) -> Row:
+        ends_s = time.monotonic() + self.call.wait_s
+        failures, pause_s = FileFailures(), _FIRST_WAIT_S
+        while True:
+            try:
+                return {**self._result(arguments), "error": None, "error_type": None}
+            except ClientError as error:
+                kind = failures.judge(error)
+                if kind == "row" and not self._is_fixed_argument(error):
+                    return {**dict.fromkeys(self.call.columns), "error": str(error), "error_type": error_type(error)}
+                if kind != "again" or time.monotonic() + pause_s > ends_s:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
+
+    def _result(self, arguments: Mapping[str, Any]) -> Row:
+        known = OPERATIONS.get(self.call.operation)
+        if known is None:
+            result: JsonResult = getattr(self._client, self.call.operation)(**arguments, **self.call.arguments)
+            return {"result": result.to_json()}
+        given = dict(self.call.arguments)
+        model, timeout_s = given.pop("model", known.model), given.pop("timeout_s", DEFAULT_TIMEOUT_S)
+        with ExitStack() as files:
+            path, opened = _opened(arguments["path"], files)
+            row = known.call(self._client, FileCall(path, opened, model, given, timeout_s))
+        return {name: b64decode(row[name]) if kind == "BLOB" else row[name] for name, kind in known.columns.items()}
+
+    def _is_fixed_argument(self, error: ClientError) -> bool:
+        return isinstance(error, InvalidInputError) and error.argument in self.call.arguments
+
+
+def shared_caller(call: BulkCall) -> BulkCaller:
+    """Return a caller with the client of this process for the same server and arguments.
+
+    Raises:
+        InvalidInputError: as `BulkCall.make_client`.
+    """
+    server = _resolved(call.server)
+    key = (server if isinstance(server, str) else tuple(server), repr(sorted(call.client.items())))
+    return BulkCaller(call, _client(key, call))
+
+
+def require(package: str, extra: str) -> Any:
+    """Import a package of an extra.
+
+    Raises:
+        MissingExtraError: with the command that installs it.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"jobs on {extra.capitalize()} need the package {package.partition('.')[0]} ({error}); install it with: "
+            f"pip install 'tritone[{extra}]'"
+        ) from error
+
+
+_CLIENTS: Final[dict[tuple[Any, ...], MusicClient]] = {}
+
+
+def _client(key: tuple[Any, ...], call: BulkCall) -> MusicClient:
+    if key not in _CLIENTS:
+        _CLIENTS[key] = call.make_client()
+    return _CLIENTS[key]
+
+
+def _resolved(server: Server) -> str | Sequence[str]:
+    given = server() if callable(server) else server
+    return _expanded(given) if isinstance(given, str) else [_expanded(each) for each in given]
+
+
+def _expanded(address: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise InvalidInputError(
+                f"the server's address needs an environment variable of the worker: expected {name} for {address!r}, "
+                f"which is not set; set it on every node",
+                argument="server",
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, address)
+
+
+def _check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = [name for name in known if name not in ("self", "url", "transport")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InvalidInputError(
+            f"unknown argument of {what}: expected one of {', '.join(known)}, got {unknown[0]!r}", argument=unknown[0]
+        )
+
+
+def _opened(value: Any, files: ExitStack) -> tuple[str, Opened]:
+    """Return the path of a file, or "" for its content; and what a call takes.
+
+    `file:/` and `s3a://` are Spark's forms of paths and URLs.
+
+    Raises:
+        InvalidInputError: the value is neither.
+        FileAccessError: the file of a URL cannot be read.
+    """
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "", io.BytesIO(value)
+    if not isinstance(value, str):
+        raise InvalidInputError(
+            f"invalid path: expected text, or the content of a file as bytes, got {type(value).__name__}",
+            argument="path",
+        )
+    url = re.sub(r"^s3a://", "s3://", re.sub(r"^file:/+", "/", value))
+    return value, files.enter_context(open_file(url)) if is_remote(url) else url

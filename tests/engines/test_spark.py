@@ -1,0 +1,188 @@
+"""Bulk inference on a local Spark, against a real server."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.engines.model_server import ModelServer
+from tests.engines.workers import wait_for_workers
+
+import tritone.spark
+from tritone import MusicClient
+from tritone.batch import OPERATIONS
+from tritone.exceptions import InvalidInputError
+
+
+def paths(music: Path) -> list[str]:
+    return sorted(str(path) for path in music.iterdir())
+
+
+@pytest.fixture
+def songs(spark: Any, music: Path) -> Any:
+    """Two partitions of paths."""
+    frame = pd.DataFrame({"path": paths(music)})
+    return spark.createDataFrame(frame.assign(year=2026)).repartition(2)
+
+
+def assert_as_the_sdk(rows: list[Any], music: Path, server: ModelServer) -> None:
+    local = {row.path.removeprefix("file:"): row for row in rows}
+    assert len(rows) == len(local)
+    assert sorted(local) == paths(music)
+    with MusicClient(server.address) as client:
+        for path, row in local.items():
+            if row.error is None:
+                expected = client.classify(path)
+                assert row.label == expected.label
+                assert row.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+                assert row.emotions == pytest.approx(expected.emotions, abs=1e-6)
+                assert row.tags is None
+                assert (row.duration_s, row.model_version) == (expected.duration_s, "1")
+    [broken] = [row for row in rows if row.error is not None]
+    assert Path(broken.path).name == "broken.wav"
+    assert (broken.error_type, broken.label, broken.probabilities) == ("unreadable", None, None)
+
+
+@pytest.mark.parametrize("function", ["mapInPandas", "mapInArrow"])
+def test_paths_are_classified_as_by_the_sdk(function: str, songs: Any, music: Path, server: ModelServer) -> None:
+    classify = tritone.spark.Classify(server=server.address)
+    rows = getattr(songs, function)(classify, classify.schema(songs)).collect()
+    assert_as_the_sdk(rows, music, server)
+    assert {row.year for row in rows} == {2026}
+
+
+def test_contents_of_files_are_classified_as_by_the_sdk(spark: Any, music: Path, server: ModelServer) -> None:
+    files = spark.read.format("binaryFile").load(str(music))
+    classify = tritone.spark.Classify(server=server.address, concurrency=2)
+    results = files.mapInPandas(classify, classify.schema(files))
+    assert "content" not in results.columns
+    assert_as_the_sdk(results.collect(), music, server)
+
+
+def test_a_schema_may_be_given_in_words(songs: Any, music: Path, server: ModelServer) -> None:
+    embed = tritone.spark.Embed(server=server.address)
+    words = embed.schema(songs).simpleString()
+    assert words.startswith("struct<path:string,year:bigint,embedding:array<float>,")
+    rows = songs.mapInPandas(embed, words)
+    assert Counter(row.error_type for row in rows.collect()) == {None: 12, "unreadable": 1}
+
+
+def test_a_column_of_embeddings(songs: Any, music: Path, server: ModelServer) -> None:
+    embed = tritone.spark.embed_udf(server=server.address, batch_size=3)
+    rows = songs.withColumn("sound", embed("path")).select("path", "sound.*").collect()
+    assert len(rows) == 13
+    with MusicClient(server.address) as client:
+        for row in rows:
+            if row.error is None:
+                np.testing.assert_allclose(row.embedding, client.embed(row.path), atol=1e-6)
+            else:
+                assert row.error_type == "unreadable"
+                assert np.isnan(row.embedding).all()
+
+
+def test_one_of_several_servers_may_be_down(songs: Any, music: Path, server: ModelServer) -> None:
+    classify = tritone.spark.Classify(server=["127.0.0.1:9", server.address])
+    assert_as_the_sdk(songs.mapInPandas(classify, classify.schema(songs)).collect(), music, server)
+
+
+def test_a_server_of_the_node_by_a_function(songs: Any, music: Path, server: ModelServer) -> None:
+    port = server.port
+    classify = tritone.spark.Classify(server=lambda: f"127.0.0.1:{port}")
+    assert_as_the_sdk(songs.mapInPandas(classify, classify.schema(songs)).collect(), music, server)
+
+
+def slowly(batches: Iterator[Any], *, embed: Any, folder: Path) -> Iterator[Any]:
+    """Embed with a pause before each batch, and write the id of this process into a folder."""
+
+    def paused() -> Iterator[Any]:
+        for batch in batches:
+            (folder / str(os.getpid())).touch()
+            time.sleep(0.3)
+            yield batch
+
+    yield from embed(paused())
+
+
+@pytest.fixture
+def slow_rows(spark: Any, music: Path, server: ModelServer, tmp_path: Path) -> Any:
+    """The rows of a job of 130 recordings in batches of 5."""
+    frame = pd.DataFrame([(path, copy) for copy in range(10) for path in paths(music)], columns=["path", "copy"])
+    songs = spark.createDataFrame(frame).repartition(4)
+    embed = tritone.spark.Embed(server=server.address)
+    function = functools.partial(slowly, embed=embed, folder=tmp_path)
+
+    def rows() -> list[Any]:
+        spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "5")
+        try:
+            return songs.mapInPandas(function, embed.schema(songs)).collect()
+        finally:
+            spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+
+    return rows
+
+
+def test_a_killed_worker_loses_and_repeats_no_row(slow_rows: Any, music: Path, tmp_path: Path) -> None:
+    killed = []
+
+    def kill() -> None:
+        killed.append(wait_for_workers(tmp_path, 2)[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    rows = slow_rows()
+    thread.join()
+    assert killed
+    assert Counter((row.path, row.copy) for row in rows) == Counter(
+        (path, copy) for copy in range(10) for path in paths(music)
+    )
+    assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+
+
+def test_a_restarted_server_loses_no_row(slow_rows: Any, server: ModelServer, tmp_path: Path) -> None:
+    def restart() -> None:
+        wait_for_workers(tmp_path, 2)
+        server.stop()
+        time.sleep(1)
+        server.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    rows = slow_rows()
+    thread.join()
+    assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+
+
+def test_a_server_that_stays_away_fails_the_job(songs: Any) -> None:
+    embed = tritone.spark.Embed(server="127.0.0.1:9", wait_s=0)
+    with pytest.raises(Exception, match="ConnectionFailedError"):
+        songs.mapInPandas(embed, embed.schema(songs)).collect()
+
+
+def test_columns_are_checked_before_the_job(songs: Any) -> None:
+    with pytest.raises(InvalidInputError, match="no column 'file' in the data: expected file, got path, year"):
+        tritone.spark.Embed(path_column="file").schema(songs)
+    with pytest.raises(InvalidInputError, match="got 'error'; rename or drop it"):
+        tritone.spark.Embed().schema(songs.withColumnRenamed("year", "error"))
+
+
+def test_all_operations_of_batch_jobs_have_a_schema(songs: Any) -> None:
+    for name, operation in OPERATIONS.items():
+        call = tritone.spark.Call(name, inputs={"path": "path"})
+        assert call.schema(songs).names == ["path", "year", *operation.columns, "error", "error_type"]
+
+
+def test_a_schema_without_the_columns_fails_the_job(songs: Any, server: ModelServer) -> None:
+    embed = tritone.spark.Embed(server=server.address)
+    with pytest.raises(Exception, match=r"(?i)schema|column"):
+        songs.mapInPandas(embed, "path string, loudness double").collect()

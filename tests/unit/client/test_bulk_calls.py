@@ -1,0 +1,230 @@
+"""Calls of the SDK from workers of a job: what becomes a row, what is tried again, and what fails the task."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tritone import MusicClient, bulk_calls
+from tritone.batch import OPERATIONS
+from tritone.batch.failures import MAX_FILE_FAILURES, MAX_LOST
+from tritone.bulk_calls import JSON_OPERATIONS, BulkCall, BulkCaller, shared_caller
+from tritone.exceptions import (
+    AccessDeniedError,
+    ClientError,
+    ConnectionFailedError,
+    FileAccessError,
+    InvalidInputError,
+    MissingExtraError,
+    ModelNotFoundError,
+    RequestTimeoutError,
+    ServerBusyError,
+    ServerError,
+)
+from tritone.messages import InferRequest, ReadyRequest, ReadyResponse
+from tritone.results.json_result import JsonResult
+from tritone.testing import FakeGenreModel, FakeRecommender, FakeServer, MockTransport
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> str:
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, np.random.default_rng(3).uniform(-0.5, 0.5, 22_050), 22_050)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_calls, "_FIRST_WAIT_S", 0.01)
+
+
+def call_of(operation: str = "embed", **options: Any) -> BulkCall:
+    return BulkCall(operation, **{"inputs": {"path": "path"}, **options})
+
+
+def caller_of(answer: Callable[[Any], Any], **options: Any) -> BulkCaller:
+    transport = MockTransport(answer)
+    return BulkCaller(call_of(**options), MusicClient(transport=transport, retries=0))
+
+
+def failing(*errors: ClientError) -> Callable[[Any], Any]:
+    """A server whose first requests for inference fail."""
+    left = list(errors)
+    model = FakeServer(FakeGenreModel())
+
+    def answer(request: Any) -> Any:
+        if isinstance(request, ReadyRequest) and request.model is None:
+            return ReadyResponse(True)
+        if isinstance(request, InferRequest) and left:
+            raise left.pop(0)
+        return model(request)
+
+    return answer
+
+
+def test_a_row_has_the_columns_of_its_operation(recording: str) -> None:
+    for operation in ("classify", "embed"):
+        columns = OPERATIONS[operation].columns
+        [row] = caller_of(failing(), operation=operation).rows([{"path": recording}])
+        assert set(row) == {*columns, "error", "error_type"}
+        assert (row["error"], row["error_type"]) == (None, None)
+        assert row["duration_s"] == 1.0
+
+
+def test_rows_keep_their_order_and_errors_their_row(recording: str, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    inputs = [recording, str(tmp_path / "text.wav"), recording, str(tmp_path / "gone.wav"), "ftp://host/a.wav", None, 7]
+    rows = caller_of(failing(), concurrency=3).rows({"path": path} for path in inputs)
+    kinds = [row["error_type"] for row in rows]
+    assert kinds == [None, "unreadable", None, "missing", "invalid_url", "rejected", "rejected"]
+    assert "text.wav" in rows[1]["error"]
+    assert rows[1]["embedding"] is None
+
+
+def test_the_content_of_a_file_may_stand_for_its_path(recording: str) -> None:
+    by_path, by_content = caller_of(failing()).rows([{"path": recording}, {"path": Path(recording).read_bytes()}])
+    np.testing.assert_array_equal(by_path["embedding"], by_content["embedding"])
+
+
+def test_other_operations_give_json() -> None:
+    call = BulkCall("recommend", inputs={"history": "listened"}, arguments={"n": 2})
+    client = MusicClient(transport=MockTransport(FakeServer(FakeRecommender(["a", "b", "c"]))))
+    [row] = BulkCaller(call, client).rows([{"history": ["a"]}])
+    assert row["error"] is None
+    assert '"track_id"' in row["result"]
+
+
+def test_json_operations_return_json_results() -> None:
+    for operation in JSON_OPERATIONS:
+        annotation = inspect.signature(getattr(MusicClient, operation)).return_annotation
+        module = importlib.import_module("tritone")
+        assert issubclass(getattr(module, annotation), JsonResult)
+
+
+TEMPORARY = [
+    ConnectionFailedError("gone", reason="unreachable"),
+    ConnectionFailedError("gone", reason="lost", n_lost=1),
+    ServerBusyError("full"),
+    ModelNotFoundError("not yet loaded"),
+    RequestTimeoutError("late"),
+]
+
+
+@pytest.mark.parametrize("error", TEMPORARY, ids=str)
+def test_a_worker_waits_for_the_server(error: ClientError, recording: str) -> None:
+    [row] = caller_of(failing(error)).rows([{"path": recording}])
+    assert row["error"] is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionFailedError("gone", reason="unreachable"),
+        ConnectionFailedError("no TLS", reason="tls"),
+        ServerBusyError("full"),
+        AccessDeniedError("no key"),
+        ModelNotFoundError("none"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_with_the_server_fails_the_task(error: ClientError, recording: str) -> None:
+    with pytest.raises(type(error)):
+        caller_of(failing(*[error] * 20), wait_s=0.0).rows([{"path": recording}])
+
+
+@pytest.mark.parametrize(
+    ("error", "n", "error_type"),
+    [
+        (RequestTimeoutError("late"), MAX_FILE_FAILURES, "timeout"),
+        (ServerError("internal"), MAX_FILE_FAILURES, "server_error"),
+        (ConnectionFailedError("lost", reason="lost", n_lost=1), MAX_LOST, "connection_lost"),
+    ],
+    ids=str,
+)
+def test_what_fails_for_one_row_alone_is_its_error(error: ClientError, n: int, error_type: str, recording: str) -> None:
+    rows = caller_of(failing(*[error] * n), concurrency=1).rows([{"path": recording}] * 2)
+    assert [row["error_type"] for row in rows] == [error_type, None]
+    assert rows[0]["error"]
+    assert rows[0]["embedding"] is None
+
+
+@pytest.mark.parametrize("reason", ["no_credentials", "wrong_credentials", "no_bucket", "expired_credentials"])
+def test_a_bucket_that_refuses_all_files_fails_the_task(
+    reason: str, recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str) -> Any:
+        raise FileAccessError("refused", url=url, reason=reason)
+
+    monkeypatch.setattr(bulk_calls, "open_file", refuse)
+    with pytest.raises(FileAccessError):
+        caller_of(failing(), wait_s=0.0).rows([{"path": "s3a://bucket/a.wav"}])
+
+
+def test_an_invalid_argument_of_all_rows_fails_the_task(recording: str) -> None:
+    with pytest.raises(InvalidInputError, match="invalid timeout_s"):
+        caller_of(failing(), arguments={"timeout_s": 0}).rows([{"path": recording}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"operation": "close"}, "unknown operation: expected one of classify, embed, .*, got 'close'"),
+        ({"inputs": {}}, "invalid inputs"),
+        ({"inputs": {"sound": "path"}}, "unknown argument of embed: .*got 'sound'"),
+        ({"operation": "recommend", "inputs": {"who": "user"}}, "unknown argument of recommend: .*got 'who'"),
+        ({"arguments": {"bars": 2}}, "unknown argument of embed: .*got 'bars'"),
+        ({"client": {"patience": 2}}, "unknown argument of the client: .*got 'patience'"),
+        ({"client": {"api_key": "secret"}}, "secrets in the arguments of a job: .* got api_key"),
+        ({"concurrency": 0}, "concurrency"),
+        ({"wait_s": -1}, "invalid wait_s"),
+        ({"wait_s": float("nan")}, "invalid wait_s"),
+        ({"server": "host:99999"}, "99999"),
+    ],
+)
+def test_invalid_options_are_refused_before_the_job(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message) as raised:
+        call_of(**options)
+    assert "secret'" not in str(raised.value)
+
+
+def test_a_call_can_be_pickled() -> None:
+    call = call_of(client={"timeout_s": 9}, server=["a:8001", "b:8001"])
+    assert pickle.loads(pickle.dumps(call)) == call  # noqa: S301 - written by this test
+
+
+def test_the_address_may_have_variables_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_IP", "10.1.2.3")
+    for server in ("$NODE_IP:8001", "${NODE_IP}:8001", lambda: "$NODE_IP:8001"):
+        with call_of(server=server).make_client() as client:
+            assert "grpc://10.1.2.3:8001" in repr(client)
+    with pytest.raises(InvalidInputError, match=r"expected NO_SUCH_NODE .* not set"):
+        call_of(server="$NO_SUCH_NODE:8001").make_client()
+
+
+def test_a_process_has_one_client_for_a_server() -> None:
+    first, again = (shared_caller(call_of(server="127.0.0.1:9")) for _ in range(2))
+    other = shared_caller(call_of(server="127.0.0.1:9", client={"timeout_s": 5}))
+    assert first._client is again._client
+    assert first._client is not other._client
+    assert first._client._priority != MusicClient()._priority
+
+
+@pytest.mark.parametrize("engine", ["ray", "spark"])
+def test_a_missing_package_is_named_with_the_command(engine: str) -> None:
+    package = {"ray": "ray", "spark": "pyspark"}[engine]
+    script = f"import sys; sys.modules['{package}'] = None; import tritone.{engine}"
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"need the package {package}" in ended.stderr
+    assert f"pip install 'tritone[{engine}]'" in ended.stderr
+    assert issubclass(MissingExtraError, ImportError)
