@@ -31,8 +31,10 @@ _CONFIRMATION_S: Final = 5.0  # in which processes that are alive notice that an
 _FAILED: Final = "failed"
 _ALIVE: Final = "alive"
 
-# Gloo raises RuntimeError; its messages start with the source line, such as [/.../gloo/transport/tcp/pair.cc:553].
-_GLOO_ERROR: Final = re.compile(r"^\[(?:enforce fail at )?[^\]\s]*\bgloo/[^\]\s]+:\d+\]", re.MULTILINE)
+# Gloo raises RuntimeError; its messages have the source line, such as [/.../gloo/gloo/transport/tcp/pair.cc:553].
+_GLOO_ERROR: Final = re.compile(
+    r"\[(?:enforce fail at )?[^\]\s]*\bgloo/gloo/[^\]\s]+\.(?:cc|h):\d+\]|^(?:Gloo |Operation timed out!)", re.MULTILINE
+)
 
 _current: ProcessGroup | None = None
 
