@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tritone import ConnectionFailedError, InferRequest, MusicClient
+from tritone import ConnectionFailedError, InferRequest, MusicClient, RequestRejectedError
+from tritone.batch import BatchOptions
+from tritone.constants import COMPOSE_MODEL
 from tritone.messages import Request
-from tritone.testing import FakeGenreModel, FakeServer, MockTransport
+from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
 from tritone_cli.commands import batch
 
 Run = Callable[..., Any]
@@ -23,11 +27,13 @@ Run = Callable[..., Any]
 def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace the connection of the commands by a fake server, and return what it was given."""
     given: dict[str, Any] = {}
-    answer = FakeServer(FakeGenreModel())
+    answer = FakeServer(FakeGenreModel(), FakeComposer())
 
     def handle(request: Request) -> Any:
         if given.get("down") and isinstance(request, InferRequest):
             raise ConnectionFailedError("refused")
+        if given.get("rejects") and isinstance(request, InferRequest):
+            raise RequestRejectedError("the model expects something else")
         return answer(request)
 
     def connect(server: str, *arguments: Any, **options: Any) -> MusicClient:
@@ -53,6 +59,17 @@ def test_every_operation_has_help(run_tritone: Run, verb: str) -> None:
     ended = run_tritone("batch", verb, "--help")
     assert ended.status == 0
     assert "--resume" in ended.stdout
+
+
+@pytest.mark.parametrize("command", [batch.classify, batch.embed, batch.predict, batch.compose, batch.reconstruct])
+def test_defaults_are_those_of_the_python_interface(command: Callable[..., None]) -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    expected = {field.name: field.default for field in dataclasses.fields(BatchOptions)}
+    names = {"part_seconds": "part_s", "timeout": "timeout_s", "retry_for": "retry_s", "max_duration": "max_duration_s"}
+    same = {name: names.get(name, name) for name in given if names.get(name, name) in expected}
+    compared = {name for name in same if name not in ("source", "out", "shard")}
+    assert {"rows_per_part", "part_seconds", "concurrency", "priority", "timeout", "retry_for"} <= compared
+    assert {name: given[name] for name in compared} == {name: expected[same[name]] for name in compared}
 
 
 def test_a_job_prints_a_summary_and_goes_on(
@@ -83,7 +100,30 @@ def test_a_server_that_stays_down_ends_the_command_with_status_1(
     )
     assert ended.status == 1
     assert ended.stdout == ""
-    assert "--resume goes on" in ended.stderr
+    assert "run again with --resume" in ended.stderr
+
+
+def test_a_job_in_which_every_file_fails_ends_with_status_3(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    fake["rejects"] = True
+    command = ("batch", "classify", recordings, "--out", tmp_path / "part-%05d.parquet", "--resume")
+    for _ in range(2):
+        ended = run_tritone(*command)
+        assert ended.status == 3
+        assert "every file has an error" in ended.stderr
+    assert json.loads(run_tritone(*command, "--json").stdout)["errors"] == {"empty": 1, "rejected": 3}
+
+
+def test_a_model_that_does_something_else_ends_the_command_with_status_1(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    ended = run_tritone(
+        "batch", "classify", recordings, "--out", tmp_path / "part-%05d.parquet", "--model", COMPOSE_MODEL
+    )
+    assert ended.status == 1
+    assert COMPOSE_MODEL in ended.stderr
+    assert not list(tmp_path.glob("*.parquet"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from tests.support.s3_server import failing_store, forget_connections, s3_server, use_store
 
 from tritone import FileAccessError, MissingExtraError
-from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, translated_errors, write_file
+from tritone.remote_errors import translated_errors
+from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, write_file
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ class TestLocalFiles:
         assert read_file(path) == b"2"
         assert list(path.parent.iterdir()) == [path]
         with pytest.raises(FileAccessError) as caught:
-            write_file(path, b"3", keep_existing=True)
+            write_file(path, b"3", if_exists="error")
         assert caught.value.reason == "exists"
         assert read_file(path) == b"2"
 
@@ -118,7 +119,7 @@ class TestBuckets:
     def test_an_existing_object_is_kept(self, bucket: str) -> None:
         write_file(f"{bucket}/a", b"1")
         with pytest.raises(FileAccessError) as caught:
-            write_file(f"{bucket}/a", b"2", keep_existing=True)
+            write_file(f"{bucket}/a", b"2", if_exists="error")
         assert caught.value.reason == "exists"
         assert read_file(f"{bucket}/a") == b"1"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -55,6 +56,7 @@ class SparkEngine(Engine):
                 f"spark: cannot be started at {address or conf.get('spark.master')} ({_reason(error)}); Spark needs "
                 f"Java 17 or later on this computer, and a master that answers at --engine-address"
             ) from error
+        self._group = f"tritone-{uuid.uuid4().hex[:8]}"  # the context may have jobs of others
         if self._is_ours:
             self._context.setLogLevel("ERROR")
         super().__init__(n_workers or max(1, self._context.defaultParallelism))
@@ -93,9 +95,10 @@ class SparkEngine(Engine):
                 raise _translated(error) from error
             finally:
                 if running:
-                    self._context.cancelAllJobs()
+                    self._context.cancelJobGroup(self._group)
 
     def _run(self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]) -> list[TaskResult[Any]]:
+        self._context.setJobGroup(self._group, "tritone train recommender")
         self.use.sent_bytes += sum(map(pickled_bytes, parts))
         found: list[TaskResult[Any]] = (
             self._context.parallelize(parts, len(parts)).map(partial(_run_on, task, references)).collect()
