@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 
 from tritone import ConnectionFailedError, InferRequest, MusicClient, RequestRejectedError
+from tritone.batch import BatchOptions
 from tritone.constants import COMPOSE_MODEL
 from tritone.messages import Request
 from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
@@ -38,6 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return MusicClient(transport=MockTransport(handle), retries=0)
 
     monkeypatch.setattr(batch.connections, "connect", connect)
+    monkeypatch.setattr(batch.os, "setpriority", lambda *arguments: given.update(niceness=arguments[-1]))
     return given
 
 
@@ -58,6 +62,17 @@ def test_every_operation_has_help(run_tritone: Run, verb: str) -> None:
     assert "--resume" in ended.stdout
 
 
+@pytest.mark.parametrize("command", [batch.classify, batch.embed, batch.predict, batch.compose, batch.reconstruct])
+def test_defaults_are_those_of_the_python_interface(command: Callable[..., None]) -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    expected = {field.name: field.default for field in dataclasses.fields(BatchOptions)}
+    names = {"part_seconds": "part_s", "timeout": "timeout_s", "retry_for": "retry_s", "max_duration": "max_duration_s"}
+    same = {name: names.get(name, name) for name in given if names.get(name, name) in expected}
+    compared = {name for name in same if name not in ("source", "out", "shard")}
+    assert {"rows_per_part", "part_seconds", "concurrency", "priority", "timeout", "retry_for"} <= compared
+    assert {name: given[name] for name in compared} == {name: expected[same[name]] for name in compared}
+
+
 def test_a_job_prints_a_summary_and_goes_on(
     run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
 ) -> None:
@@ -68,10 +83,14 @@ def test_a_job_prints_a_summary_and_goes_on(
     assert "4 of 4 files done, 1 with errors" in ended.stderr
     assert "1 empty" in ended.stderr
     assert fake["server"] == "a:1,b:1"
+    assert fake.pop("niceness") >= 10  # the job lets the server and interactive callers of this machine go first
     again = run_tritone(*command, "--json")
     values = json.loads(again.stdout)
     assert (values["n_files"], values["n_done"], values["n_new"], values["complete"]) == (4, 4, 0, True)
     assert values["errors"] == {"empty": 1}
+    del fake["niceness"]
+    run_tritone(*command, "--priority", "interactive")
+    assert "niceness" not in fake
     refused = run_tritone(*command[:-1])
     assert refused.status == 1
     assert "--resume" in refused.stderr

@@ -48,7 +48,7 @@ class SparkEngine(Engine):
                 address = f"local[{n_workers or '*'},{MOST_FAILURES}]"
             if address is not None:
                 conf.setMaster(address)
-            _fill(conf, address or "", n_workers)
+            _fill(conf, conf.get("spark.master"), n_workers)
         try:
             self._context = active or pyspark.SparkContext(conf=conf)
         except (PySparkException, *_java_errors(), OSError) as error:
@@ -128,6 +128,12 @@ def _fill(conf: Any, master: str, n_workers: int | None) -> None:
         values["spark.driver.bindAddress"] = "127.0.0.1"
     elif master.startswith("spark://") and n_workers is not None:
         values["spark.cores.max"] = str(n_workers)
+    elif n_workers is not None:  # YARN and Kubernetes start two executors unless told how many
+        cores = int(conf.get("spark.executor.cores", "1"))
+        n_executors = str(-(-n_workers // cores))
+        values["spark.executor.cores"] = str(cores)
+        values["spark.executor.instances"] = n_executors
+        values["spark.dynamicAllocation.maxExecutors"] = n_executors
     for name, value in values.items():
         conf.setIfMissing(name, value)
 
