@@ -188,11 +188,11 @@ def test_an_engine_that_is_not_installed_names_its_extra(
         ("ray", "127.0.0.1:99999"),
     ],
 )
-def test_an_address_at_which_nothing_answers_is_named(
+def test_an_address_that_cannot_be_reached_is_named(
     engine_name: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(EngineError, match="nothing answers at"):
+    with pytest.raises(EngineError, match="--engine-address: expected the address of a running"):
         check_engine(request(engine=engine_name, engine_address=address))
 
 

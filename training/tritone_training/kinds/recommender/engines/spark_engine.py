@@ -7,17 +7,20 @@ in the driver.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
-MOST_FAILURES: Final = 4  # of a task
+MOST_FAILURES: Final = 4  # of a task with a local master; elsewhere spark.task.maxFailures
 _TASKS_OF_JOB: Final = 2  # per worker
 
 
@@ -25,12 +28,13 @@ class SparkEngine(Engine):
     """Runs tasks on Spark.
 
     Args:
-        n_workers: tasks at the same time; None for all cores of this computer, or what the cluster offers.
+        n_workers: cores of the executors that are started; None for all cores of this computer, or what the cluster
+            offers. A Spark context that is open already keeps its executors.
         address: URL of the master, such as `spark://HOST:7077`, `yarn` or `k8s://https://HOST:6443`; None for this
-            computer, or for the master given to `spark-submit`.
+            computer, for the master given to `spark-submit`, or for the context that is open.
 
     Raises:
-        EngineError: Spark cannot be started, or the master does not answer.
+        EngineError: Spark cannot be started, its master does not respond, or a context of another master is open.
     """
 
     name: ClassVar[str] = "spark"
@@ -41,20 +45,26 @@ class SparkEngine(Engine):
 
         active = pyspark.SparkContext._active_spark_context  # has no public name
         self._is_ours = active is None
+        if active is not None and address is not None and address.rstrip("/") != active.master.rstrip("/"):
+            raise EngineError(
+                f"--engine-address: expected the master of the Spark context that is open ({active.master}), got "
+                f"{address}; leave the option out to use that context, or stop it first"
+            )
         conf = pyspark.SparkConf()
         if self._is_ours:
             if address is None and conf.get("spark.master") is None:
                 address = f"local[{n_workers or '*'},{MOST_FAILURES}]"
             if address is not None:
                 conf.setMaster(address)
-            _fill(conf, address or "", n_workers)
+            _fill(conf, conf.get("spark.master"), n_workers)
         try:
             self._context = active or pyspark.SparkContext(conf=conf)
         except (PySparkException, *_java_errors(), OSError) as error:
             raise EngineError(
                 f"spark: cannot be started at {address or conf.get('spark.master')} ({_reason(error)}); Spark needs "
-                f"Java 17 or later on this computer, and a master that answers at --engine-address"
+                f"Java 17 or later on this computer, and a reachable master at --engine-address"
             ) from error
+        self._group = f"tritone-{uuid.uuid4().hex[:8]}"  # the context may have jobs of others
         if self._is_ours:
             self._context.setLogLevel("ERROR")
         super().__init__(n_workers or max(1, self._context.defaultParallelism))
@@ -93,9 +103,10 @@ class SparkEngine(Engine):
                 raise _translated(error) from error
             finally:
                 if running:
-                    self._context.cancelAllJobs()
+                    self._context.cancelJobGroup(self._group)
 
     def _run(self, task: Callable[..., Any], parts: Sequence[Any], references: Sequence[Any]) -> list[TaskResult[Any]]:
+        self._context.setJobGroup(self._group, "tritone train recommender")
         self.use.sent_bytes += sum(map(pickled_bytes, parts))
         found: list[TaskResult[Any]] = (
             self._context.parallelize(parts, len(parts)).map(partial(_run_on, task, references)).collect()
@@ -117,16 +128,28 @@ def _fill(conf: Any, master: str, n_workers: int | None) -> None:
         "spark.driver.memory": "2g",  # the results of a job pass through it
         "spark.driver.maxResultSize": "0",
         "spark.python.worker.reuse": "true",
+        "spark.io.encryption.enabled": "true",  # broadcast values, with the key of the pseudonyms, are stored on disk
     }
     if master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         values["spark.driver.host"] = "localhost"
         values["spark.driver.bindAddress"] = "127.0.0.1"
-    elif master.startswith("spark://") and n_workers is not None:
-        values["spark.cores.max"] = str(n_workers)
     for name, value in values.items():
         conf.setIfMissing(name, value)
+    if n_workers is not None and not master.startswith("local"):
+        _limit_executors(conf, master, n_workers)
+
+
+def _limit_executors(conf: Any, master: str, n_workers: int) -> None:
+    """Set the number of executors, which `--workers` names before `spark-defaults.conf` does."""
+    if master.startswith("spark://"):
+        conf.set("spark.cores.max", str(n_workers))
+        return
+    conf.setIfMissing("spark.executor.cores", "1")
+    n_executors = str(math.ceil(n_workers / int(conf.get("spark.executor.cores"))))
+    is_dynamic = conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true"
+    conf.set("spark.dynamicAllocation.maxExecutors" if is_dynamic else "spark.executor.instances", n_executors)
 
 
 def _java_errors() -> tuple[type[Exception], ...]:
@@ -145,8 +168,8 @@ def _translated(error: Exception) -> EngineError:
     if "No space left on device" in text:
         return EngineError("spark: no space left on the disk of spark.local.dir; free some, or name another folder")
     return EngineError(
-        f"spark: the fit cannot go on ({_reason(error)}); a task was tried {MOST_FAILURES} times; look into the logs "
-        f"of the workers, then start again with --resume"
+        f"spark: the fit failed ({_reason(error)}); a task was repeated as often as spark.task.maxFailures allows; see "
+        f"the logs of the workers, then start again with --resume"
     )
 
 
