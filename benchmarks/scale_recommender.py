@@ -15,6 +15,7 @@ process; `engine` has those of the engine's tasks.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import resource
 import shutil
@@ -49,6 +50,7 @@ N_WARM_UP = 50
 N_REQUESTS = 1_000
 KEY = b"a key for simulated listeners"
 RESULT = "recommender-scale.json"
+FIRST_SERIES = "local, 1 worker"
 
 
 def simulate(n_users: int, n_items: int, n_plays: int, seed: int = 0) -> sparse.csr_matrix:
@@ -92,20 +94,25 @@ def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
     plays = simulate(n_users, n_items, n_plays)
     simulated_mb = peak_mb()
     config = from_preset(PRESETS, "default", {"n_neighbours": N_NEIGHBOURS.get(name, 100)})
-    began_s, worked_s = time.perf_counter(), time.process_time()
+
+    def cpu_s() -> float:
+        """CPU time of this process and of the engine's tasks in other processes."""
+        return time.process_time() + (0 if engine.name == "local" and engine.n_workers == 1 else engine.use.cpu_s)
+
+    began_s, worked_s = time.perf_counter(), cpu_s()
     dataset = dataset_of_matrix(plays, config, KEY)
     steps: dict[str, float] = {}
-    current = [("world", worked_s)]
+    current = [("dataset", worked_s)]
 
     def on_step(step: str) -> Any:
-        now_s = time.process_time()
-        steps[current[0][0]] = now_s - current[0][1]
+        now_s = cpu_s()
+        steps[current[0][0]] = steps.get(current[0][0], 0.0) + now_s - current[0][1]
         current[0] = (step, now_s)
         return lambda done, total: None
 
     parts = fit_base_models(dataset, config, metadata={}, on_step=on_step, engine=engine)
     on_step("end")
-    fit_s, fit_cpu_s = time.perf_counter() - began_s, time.process_time() - worked_s
+    fit_s, fit_cpu_s = time.perf_counter() - began_s, cpu_s() - worked_s
     weights = {segment: dict.fromkeys(parts.base_models, 1.0) for segment in ("warm", "short", "cold")}
     for base_model, described in parts.base_models.items():
         described["scale"] = 0.0 if base_model == "popularity" else 0.01
@@ -115,10 +122,11 @@ def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
         write_artifact(Path(folder), manifest, parts.arrays)
         write_s = time.perf_counter() - began_s
         disk_mb = sum(path.stat().st_size for path in Path(folder).iterdir()) / 2**20
+        digest = digest_of(Path(folder))
         base_models = list(parts.base_models)
         del parts, dataset, plays
         fit_mb = peak_mb()
-        answering = answer(Path(folder))
+        answering = answer(Path(folder)) if engine.name == "local" else {}  # the artifact is the same
         if keep is not None:
             shutil.copytree(folder, keep / name)
     return {
@@ -135,6 +143,7 @@ def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
         "peak_mb": round(fit_mb),
         "simulation_mb": round(simulated_mb),
         "artifact_mb": round(disk_mb),
+        "artifact_sha256": digest,
         **answering,
     }
 
@@ -152,6 +161,17 @@ def opened_engine(options: argparse.Namespace) -> Engine:
             engine_address=options.engine_address,
         )
     )
+
+
+def digest_of(folder: Path) -> str:
+    """Return the SHA-256 digest of all arrays of an artifact, so that fits on different engines can be compared."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.npy")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def answer(folder: Path) -> dict[str, float]:
@@ -184,36 +204,46 @@ def peak_mb() -> float:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Plot time, memory and latency over the number of plays."""
+    """Plot time and memory by engine, and latency, over the number of plays."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.8))
-    plays = [row["n_plays"] for row in rows]
-    axes[0].plot(plays, [row["fit_s"] for row in rows], marker="o", label="fit")
-    axes[0].plot(plays, [row["fit_cpu_s"] for row in rows], marker="o", label="fit, CPU time")
-    axes[0].set_ylabel("s")
-    axes[0].legend()
-    axes[1].plot(plays, [row["peak_mb"] / 1024 for row in rows], marker="o", label="largest memory")
-    axes[1].plot(plays, [row["artifact_mb"] / 1024 for row in rows], marker="o", label="artifact")
-    axes[1].axhline(16, color="grey", linestyle=":")
-    axes[1].set_ylabel("GB")
-    axes[1].legend()
-    for figure_name in ("answer_p50_ms", "answer_p99_ms", "answer_cpu_p99_ms"):
-        axes[2].plot(plays, [row[figure_name] for row in rows], marker="o", label=figure_name)
+    series: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        series.setdefault(_series(row), []).append(row)
+    for name, fits in series.items():
+        plays = [row["n_plays"] for row in fits]
+        axes[0].plot(plays, [row["fit_s"] for row in fits], marker="o", label=name)
+        axes[1].plot(plays, [_memory_gb(row) for row in fits], marker="o", label=name)
+    answering = [row for row in rows if "answer_p50_ms" in row and _series(row) == FIRST_SERIES]
+    plays = [row["n_plays"] for row in answering]
+    axes[1].plot(plays, [row["artifact_mb"] / 1024 for row in answering], color="grey", linestyle=":", label="artifact")
+    for figure_name in ("answer_p50_ms", "answer_p99_ms"):
+        axes[2].plot(plays, [row[figure_name] for row in answering], marker="o", label=figure_name)
     axes[2].axhline(20, color="grey", linestyle=":")
-    axes[2].set_ylabel("ms per response")
-    axes[2].legend()
-    for axis in axes:
+    for axis, label in zip(axes, ("fit, s", "largest memory, driver and workers, GB", "ms per response"), strict=True):
+        axis.set_ylabel(label)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("plays (simulated)")
-    for row in rows:
-        axes[0].annotate(row["size"], (row["n_plays"], row["fit_s"]), fontsize=8)
+        axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
+
+
+def _series(row: dict[str, Any]) -> str:
+    engine = row["engine"]
+    return f"{engine['name']}, {engine['workers']} worker{'s' if engine['workers'] > 1 else ''}"
+
+
+def _memory_gb(row: dict[str, Any]) -> float:
+    """Largest memory of the driver and of all workers, pages that they share counted for each of them."""
+    engine = row["engine"]
+    workers_mb = 0 if _series(row) == FIRST_SERIES else engine["worker_peak_mb"] * engine["workers"]
+    return float(row["peak_mb"] + workers_mb) / 1024
 
 
 def main() -> None:
@@ -226,8 +256,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="folder for the artifacts; without it they are removed")
     parser.add_argument("--answers", type=Path, help="only measure an artifact from --keep")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--engine", help="what computes the parts of the fit: local (default), ray or spark")
-    parser.add_argument("--workers", type=int, help="processes or tasks of the engine at the same time")
+    parser.add_argument("--engine", help="execution engine of the fit: local (default), ray or spark")
+    parser.add_argument("--workers", type=int, help="number of parallel workers of the engine")
     parser.add_argument("--engine-address", help="running cluster; without it, this computer")
     options = parser.parse_args()
     if options.answers:
@@ -238,7 +268,7 @@ def main() -> None:
             print(json.dumps(measure(options.one, options.keep, engine)))
         return
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
-    rows = _measured_before(options.out) if options.out else {}
+    rows = _measured_before(options.out) if options.out else []
     for name in names:
         command = [sys.executable, "-m", "benchmarks.scale_recommender", "--one", name]
         for option in ("keep", "engine", "workers", "engine_address"):
@@ -249,18 +279,19 @@ def main() -> None:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
             continue
         print(ended.stdout.splitlines()[-1], flush=True)
-        rows[name] = json.loads(ended.stdout.splitlines()[-1])
+        row = json.loads(ended.stdout.splitlines()[-1])
+        rows = [each for each in rows if (each["size"], _series(each)) != (name, _series(row))] + [row]
         if options.out:  # after each size, since the largest take long
-            in_order = [rows[size] for size in MEASURED if size in rows]
+            rows.sort(key=lambda each: (_series(each), list(MEASURED).index(each["size"])))
             options.out.mkdir(parents=True, exist_ok=True)
-            (options.out / RESULT).write_text(json.dumps(in_order, indent=2) + "\n")
-            draw(in_order, (options.out / RESULT).with_suffix(".png"))
+            (options.out / RESULT).write_text(json.dumps(rows, indent=2) + "\n")
+            draw(rows, (options.out / RESULT).with_suffix(".png"))
 
 
-def _measured_before(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return earlier results, so that sizes that are not measured again stay in the plot."""
+def _measured_before(folder: Path) -> list[dict[str, Any]]:
+    """Return earlier results, so that what is not measured again stays in the plot."""
     path = folder / RESULT
-    return {row["size"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
+    return list(json.loads(path.read_text())) if path.is_file() else []
 
 
 if __name__ == "__main__":

@@ -94,6 +94,22 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Check the names of arguments that a mapping gives.
+
+    Args:
+        what: of whom the arguments are, for the message.
+
+    Raises:
+        InvalidInputError: a name is unknown.
+    """
+    known = tuple(known)
+    for name in names:
+        if name not in known:
+            expected = f"one of {', '.join(known)}" if known else "none"
+            raise InvalidInputError(f"unknown argument of {what}: expected {expected}, got {name!r}", argument=name)
+
+
 def check_bool(name: str, value: Any) -> bool:
     """Return a truth value as a plain bool.
 

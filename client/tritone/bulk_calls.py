@@ -12,21 +12,19 @@ import io
 import os
 import re
 import time
-from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from tritone.arguments import check_count
+from tritone.arguments import check_count, check_names
 from tritone.base_client import DEFAULT_TIMEOUT_S
-from tritone.batch.failures import FileFailures, error_type
-from tritone.batch.operations import OPERATIONS, FileCall, Opened
+from tritone.batch.failures import FileFailures, error_text, error_type, retry_pause_s
+from tritone.batch.file_calls import FileCaller
+from tritone.batch.operations import OPERATIONS, Opened, Operation
 from tritone.client import MusicClient
 from tritone.endpoints import DEFAULT_URL, make_endpoints
-from tritone.exceptions import ClientError, InvalidInputError, MissingExtraError
+from tritone.exceptions import ClientError, InvalidInputError, MissingExtraError, RequestTimeoutError
 from tritone.operations.many import MAX_CONCURRENCY, map_ordered
-from tritone.remote_files import is_remote, open_file
 from tritone.results.json_result import JsonResult
 
 Row: TypeAlias = dict[str, Any]
@@ -37,8 +35,6 @@ Server: TypeAlias = str | Sequence[str] | Callable[[], str | Sequence[str]]
 JSON_OPERATIONS: Final = ("playlist", "recommend", "search", "similar")
 ERROR_COLUMNS: Final = {"error": "VARCHAR", "error_type": "VARCHAR"}
 
-_FIRST_WAIT_S: Final = 0.5
-_LONGEST_WAIT_S: Final = 10.0
 _SECRETS: Final = ("api_key", "headers", "service_key", "user_token")
 
 
@@ -98,12 +94,12 @@ class BulkCall:
         parameters = inspect.signature(getattr(MusicClient, self.operation)).parameters
         file_call = OPERATIONS.get(self.operation)
         if file_call is None:
-            _check_names(self.inputs, parameters, self.operation)
-            _check_names(self.arguments, parameters, self.operation)
+            check_names(self.inputs, _names(parameters), self.operation)
+            check_names(self.arguments, _names(parameters), self.operation)
         else:
-            _check_names(self.inputs, ("path",), self.operation)
-            _check_names(self.arguments, ("model", "timeout_s", *file_call.arguments), self.operation)
-        _check_names(self.client, CLIENT_OPTIONS, "the client")
+            check_names(self.inputs, ("path",), self.operation)
+            check_names(self.arguments, ("model", "timeout_s", *file_call.arguments), self.operation)
+        check_names(self.client, _names(CLIENT_OPTIONS), "the client")
         if not callable(self.server) and "$" not in "".join(self.server):
             make_endpoints(self.server)
 
@@ -151,34 +147,45 @@ class BulkCaller:
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
 
     def _row(self, arguments: Mapping[str, Any]) -> Row:
-        ends_s = time.monotonic() + self.call.wait_s
-        failures, pause_s = FileFailures(), _FIRST_WAIT_S
+        failures = FileFailures(fixed=self.call.arguments)
+        unavailable_s: float | None = (
+            None  # time of the first failure; calls that time out because of a file do not count
+        )
+        n_failed = 0
         while True:
             try:
                 return {**self._result(arguments), "error": None, "error_type": None}
             except ClientError as error:
-                kind = failures.judge(error)
-                if kind == "row" and not self._is_fixed_argument(error):
-                    return {**dict.fromkeys(self.call.columns), "error": str(error), "error_type": error_type(error)}
-                if kind != "again" or time.monotonic() + pause_s > ends_s:
+                action = failures.classify(error)
+                if action == "record" and isinstance(error, RequestTimeoutError) and not self._server_responds():
+                    action = "retry"
+                if action == "record":
+                    row = dict.fromkeys(self.call.columns)
+                    return {**row, "error": error_text(error), "error_type": error_type(error)}
+                n_failed += 1
+                pause_s = retry_pause_s(n_failed)
+                if action == "retry" and unavailable_s is None:
+                    unavailable_s = time.monotonic()
+                waited_s = 0.0 if unavailable_s is None else time.monotonic() - unavailable_s
+                if action == "stop" or (action == "retry" and waited_s + pause_s > self.call.wait_s):
                     raise
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_WAIT_S)
 
     def _result(self, arguments: Mapping[str, Any]) -> Row:
         known = OPERATIONS.get(self.call.operation)
         if known is None:
             result: JsonResult = getattr(self._client, self.call.operation)(**arguments, **self.call.arguments)
             return {"result": result.to_json()}
-        given = dict(self.call.arguments)
-        model, timeout_s = given.pop("model", known.model), given.pop("timeout_s", DEFAULT_TIMEOUT_S)
-        with ExitStack() as files:
-            path, opened = _opened(arguments["path"], files)
-            row = known.call(self._client, FileCall(path, opened, model, given, timeout_s))
-        return {name: b64decode(row[name]) if kind == "BLOB" else row[name] for name, kind in known.columns.items()}
+        return self._file_caller(known).call(self._client, *_path_and_source(arguments["path"]))
 
-    def _is_fixed_argument(self, error: ClientError) -> bool:
-        return isinstance(error, InvalidInputError) and error.argument in self.call.arguments
+    def _file_caller(self, operation: Operation) -> FileCaller:
+        given = dict(self.call.arguments)
+        model, timeout_s = given.pop("model", operation.model), given.pop("timeout_s", DEFAULT_TIMEOUT_S)
+        return FileCaller(operation=operation, model=model, timeout_s=timeout_s, arguments=given)
+
+    def _server_responds(self) -> bool:
+        known = OPERATIONS.get(self.call.operation)
+        return known is None or self._file_caller(known).server_responds(self._client)
 
 
 def shared_caller(call: BulkCall) -> BulkCaller:
@@ -237,23 +244,18 @@ def _expanded(address: str) -> str:
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", value, address)
 
 
-def _check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    known = [name for name in known if name not in ("self", "url", "transport")]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InvalidInputError(
-            f"unknown argument of {what}: expected one of {', '.join(known)}, got {unknown[0]!r}", argument=unknown[0]
-        )
+def _names(parameters: Iterable[str]) -> list[str]:
+    """Return the names of parameters that a job may give."""
+    return [name for name in parameters if name not in ("self", "url", "transport")]
 
 
-def _opened(value: Any, files: ExitStack) -> tuple[str, Opened]:
-    """Return the path of a file, or "" for its content; and what a call takes.
+def _path_and_source(value: Any) -> tuple[str, Opened]:
+    """Return the path of a file, or "" for its content; and its path, URL or content.
 
     `file:/` and `s3a://` are Spark's forms of paths and URLs.
 
     Raises:
         InvalidInputError: the value is neither.
-        FileAccessError: the file of a URL cannot be read.
     """
     if isinstance(value, bytes | bytearray | memoryview):
         return "", io.BytesIO(value)
@@ -263,4 +265,4 @@ def _opened(value: Any, files: ExitStack) -> tuple[str, Opened]:
             argument="path",
         )
     url = re.sub(r"^s3a://", "s3://", re.sub(r"^file:/+", "/", value))
-    return value, files.enter_context(open_file(url)) if is_remote(url) else url
+    return value, url

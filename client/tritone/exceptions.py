@@ -196,7 +196,8 @@ class BatchError(ClientError):
         reason: `not_resumed` (the output has parts of an earlier job), `other_job` (those parts are of another source,
             operation, shard or setting), `running` (another process writes the same output), `damaged` (a part or the
             manifest cannot be read), `ambiguous_paths` (two files have the same path as text), `storage` (the source
-            or the output failed) or `server` (no successful request for too long).
+            or the output failed), `arguments` (an argument is invalid or the model does something else, so that no
+            file can succeed) or `server` (no successful request within `retry_s`).
     """
 
 

@@ -14,14 +14,15 @@ for found in list_files("s3://bucket/recordings/"):
         music.classify(file)
 ```
 
-All errors are `FileAccessError`, whose `reason` tells a missing file from a missing bucket, and expired credentials
-from wrong ones.
+All errors are `FileAccessError`, whose `reason` distinguishes a missing file from a missing bucket, and expired
+credentials from wrong ones.
 """
 
 from __future__ import annotations
 
 import errno
 import glob
+import importlib
 import os
 import tempfile
 import threading
@@ -30,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, Literal, cast
 
 from tritone import atomic
 from tritone.exceptions import FileAccessError, MissingExtraError
@@ -91,7 +92,7 @@ def filesystem(url: PathLike) -> Any:
         if scheme != "file":
             with warnings.catch_warnings():  # Google's packages announce the end of support for versions of Python
                 warnings.simplefilter("ignore", FutureWarning)
-                __import__(_PACKAGES[scheme])
+                importlib.import_module(_PACKAGES[scheme])
     except ImportError as error:
         package = _PACKAGES.get(scheme, "fsspec")
         raise MissingExtraError(
@@ -170,7 +171,10 @@ def open_file(url: PathLike) -> BinaryIO:
 
 
 def _chunks(files: Any, name: str) -> Iterator[bytes]:
-    """Yield the content of an object; the size need not be asked for first, and an error of the store has its code."""
+    """Yield the content in chunks of 16 MB.
+
+    Reading without asking for the size first saves a request, and keeps the error code of the store.
+    """
     start = 0
     while True:
         try:
@@ -198,13 +202,13 @@ def read_file(url: PathLike) -> bytes:
         return b"".join(_chunks(filesystem(text), "/".join(_split(text)[1:])))
 
 
-def write_file(url: PathLike, content: bytes, *, keep_existing: bool = False) -> None:
+def write_file(url: PathLike, content: bytes, *, if_exists: Literal["replace", "error"] = "replace") -> None:
     """Write a file in one step: readers see all of it or nothing. Missing local folders are created.
 
     Args:
         url: a local file is written under a temporary name, to disk, and renamed; an object is sent as a whole.
         content: up to 100 MB are one request to a bucket.
-        keep_existing: raise an error instead of replacing an existing file.
+        if_exists: `replace` an existing file, or raise an `error`, also where another process writes it meanwhile.
 
     Raises:
         FileAccessError: the file cannot be written, or exists (`exists`).
@@ -213,13 +217,11 @@ def write_file(url: PathLike, content: bytes, *, keep_existing: bool = False) ->
     with translated_errors(text):
         if is_remote(text):
             files, name = filesystem(text), "/".join(_split(text)[1:])
-            files.pipe_file(name, content, mode="create" if keep_existing else "overwrite")
+            files.pipe_file(name, content, mode="create" if if_exists == "error" else "overwrite")
             return
         path = local_path(text)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if keep_existing and path.exists():
-            raise FileExistsError(errno.EEXIST, "File exists", text)
-        atomic.write_atomically(path, content, mode=0o644, sync=True, staged_suffix=STAGED_SUFFIX)
+        atomic.write_atomically(path, content, mode=0o644, sync=True, if_exists=if_exists, staged_suffix=STAGED_SUFFIX)
 
 
 @contextmanager
@@ -253,7 +255,7 @@ _MESSAGES: Final = {
     "unreachable": "the store cannot be reached; check the network and the endpoint",
     "busy": "the store is busy or has an internal error; try again later",
     "exists": "exists already and is not replaced",
-    "no_space": "no space is left, or a quota is used up; free space",
+    "no_space": "no space left on the device, or quota exceeded; free some space",
     "is_folder": "is a folder; expected a file",
     "invalid_url": "is not a valid path or URL",
     "other": "the store responded with an error",
@@ -330,7 +332,7 @@ def _reason_of_os_error(error: OSError) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the causes of an error, the deepest first: what the store said is more exact than its translation."""
+    """Yield the causes of an error, the deepest first: the original error of the store is more specific."""
     if error.__cause__ is not None:
         yield from _chain(error.__cause__)
     yield error

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tritone.batch import BatchProgress, BatchSummary
 
 _LINE_INTERVAL_S: Final = 10.0
+ALL_FAILED: Final = 3  # exit status of a job in which every file has an error
 Source = Annotated[
     str,
     typer.Argument(
@@ -40,29 +41,56 @@ Servers = Annotated[
 Out = Annotated[
     str,
     typer.Option(
-        help="Name of the Parquet parts with a number, such as 'DIR/part-%05d.parquet'; local, s3:// or gs://.",
+        help="Path pattern of the Parquet files, with one number, such as 'DIR/part-%05d.parquet'; local, s3:// or gs://.",
         show_default=False,
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the job whose parts are there, or start a new one.")]
-Shard = Annotated[str, typer.Option(metavar="K/N", help="Process the K-th of N shares of the files.")]
-RowsPerPart = Annotated[int, typer.Option(min=1, help="Largest number of rows in a part.")]
-PartSeconds = Annotated[
-    float, typer.Option(min=0.1, help="Longest time between two parts in seconds: the work that a kill loses.")
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue an earlier job with the same `--out`; start a new one if there is none."),
 ]
-Concurrency = Annotated[int, typer.Option(min=1, max=256, help="Largest number of requests that run at once.")]
+Shard = Annotated[str, typer.Option(metavar="K/N", help="Process shard K of N (1 <= K <= N).")]
+RowsPerPart = Annotated[int, typer.Option(min=1, help="Maximum number of rows in a part.")]
+PartSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0.1,
+        help="Longest time between two parts in seconds. A killed job loses at most the work since the last part.",
+    ),
+]
+Concurrency = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=256,
+        help="Maximum number of concurrent requests; the job uses fewer if more would not be faster.",
+    ),
+]
 Priority = Annotated[
     Literal["batch", "interactive"],
-    typer.Option(help="Priority in the model's queue: batch waits for the interactive requests of all clients."),
+    typer.Option(
+        help="Request priority in the server's queue. Requests of priority `batch` run after all waiting `interactive` "
+        "ones."
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="Name of the model. Default: that of the operation.", show_default=False)
 ]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of one file in seconds, retries included.")]
-RetryFor = Annotated[
-    float, typer.Option(min=0.1, help="Time in seconds that the server or a bucket may fail before the job stops.")
+Timeout = Annotated[
+    float,
+    typer.Option(min=0.001, help="Time limit of one call in seconds. A file is called up to three times."),
 ]
-MaxDuration = Annotated[float, typer.Option(min=0.5, help="Longest recording in seconds; longer ones get an error.")]
+RetryFor = Annotated[
+    float,
+    typer.Option(min=0.1, help="Stop the job after this many seconds without a successful call or read."),
+]
+MaxDuration = Annotated[
+    float,
+    typer.Option(
+        min=0.5,
+        help="Maximum length of a recording in seconds. Longer ones get an error row (`too_long`).",
+    ),
+]
 Bars = Annotated[int, typer.Option(min=1, max=256, help="Number of new bars.")]
 
 
@@ -87,8 +115,9 @@ def classify(
 ) -> None:
     """Classify recordings: genre, emotions and tags of each, as a row of a Parquet part.
 
-    A file that cannot be used gets a row with an error, and the exit status stays 0. The exit status is 1 if the job
-    stopped before its end, for example because no server could be reached; `--resume` continues it.
+    A file that cannot be used gets a row with an error. The exit status is 0 if at least one file succeeded, 3 if all
+    files have errors, and 1 if the job stopped before its end, for example because no server could be reached;
+    `--resume` continues it.
     """
     _run("classify", locals(), max_duration_s=max_duration)
 
@@ -134,7 +163,7 @@ def predict(
     ca_file: options.CaFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Evaluate scores: the mean surprise of each, as a row of a Parquet part; errors as for `batch classify`."""
+    """Compute the mean negative log-likelihood per time step of each score; errors as for `batch classify`."""
     _run("predict", locals())
 
 
@@ -214,7 +243,7 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         retry_s=given["retry_for"],
         **further,
     )
-    # Warnings about recordings are in the column `notes`; one line for each of a million files helps nobody.
+    # Warnings about recordings are in the column `notes`; do not log them as well.
     logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given["server"] or ("localhost:8001",))
     with (
@@ -229,8 +258,12 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         _print_summary(summary)
     if not summary.complete:
         if not as_json:
-            console.say("interrupted; --resume goes on")
+            console.say("interrupted: run the same command with --resume to continue")
         raise typer.Exit(128 + (signals.number or signal.SIGTERM))
+    if summary.all_failed:
+        if not as_json:
+            console.say("every file has an error: check the model and the options (column `error` of the parts)")
+        raise typer.Exit(ALL_FAILED)
 
 
 def _print_summary(summary: BatchSummary) -> None:

@@ -1,4 +1,4 @@
-"""The record of a job beside its parts, and the lock that keeps a second process from writing them.
+"""Job metadata (description and file list, stored next to the parts) and the lock of the output.
 
 `<base>.job.json` describes the job, and `<base>.files.jsonl.gz` lists its files; `<base>` is the name of the parts
 without the number, with `.KofN` for a shard. The list is written first, and the description last: with a description,
@@ -14,14 +14,17 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from tritone.batch.file_list import FileList
 from tritone.batch.options import BatchOptions
-from tritone.batch.parts import PartNames
-from tritone.batch.work import WorkList
+from tritone.batch.parts import PartNames, iter_done
+from tritone.batch.sources import iter_paths
 from tritone.exceptions import BatchError, FileAccessError
 from tritone.remote_files import is_remote, local_path, open_file, read_file, translated_errors, write_file
 
@@ -66,35 +69,35 @@ class JobRecord:
     @property
     def url(self) -> str:
         """Return the path or URL of the description."""
-        return self.names.beside(f"{self.base}.job.json")
+        return self.names.sibling_url(f"{self.base}.job.json")
 
     @property
     def list_url(self) -> str:
         """Return the path or URL of the list of files."""
-        return self.names.beside(f"{self.base}.files.jsonl.gz")
+        return self.names.sibling_url(f"{self.base}.files.jsonl.gz")
 
-    def exists(self, files: list[str]) -> bool:
+    def exists(self, names: list[str]) -> bool:
         """Return whether the job has been recorded.
 
         Args:
-            files: names of the files in the folder of the parts.
+            names: names of the files in the folder of the parts.
 
         Raises:
             BatchError: there is a record of the same name with another number of shards (`other_job`).
         """
         others = re.compile(rf"{re.escape(self.names.base)}(\.\d+of(\d+))?\.job\.json")
         n_mine = self.settings["shard"].split("/")[1]
-        for name in files:
+        for name in names:
             match = others.fullmatch(name)
             if match and (match[2] or "1") != n_mine:
                 raise BatchError(
-                    f"{self.names.beside(name)}: a job with {match[2] or 1} shards writes parts of this name: expected "
+                    f"{self.names.sibling_url(name)}: belongs to a job with {match[2] or 1} shards: expected "
                     f"{n_mine}; give the same number of shards, or another --out",
                     reason="other_job",
                 )
-        return f"{self.base}.job.json" in files
+        return f"{self.base}.job.json" in names
 
-    def write(self, work: WorkList) -> None:
+    def write(self, files: FileList) -> None:
         """Record the job with its files.
 
         Raises:
@@ -103,7 +106,7 @@ class JobRecord:
         digest = hashlib.sha256()
         packed = io.BytesIO()
         with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:
-            for path in work.all_paths():
+            for path in files.all_paths():
                 line = json.dumps(path).encode() + b"\n"
                 digest.update(line)
                 file.write(line)
@@ -111,12 +114,12 @@ class JobRecord:
         described = {
             "format": _FORMAT,
             **self.settings,
-            "n_files": work.n_files,
+            "n_files": files.n_files,
             "files_sha256": digest.hexdigest(),
         }
         write_file(self.url, json.dumps(described, indent=2, ensure_ascii=True).encode() + b"\n")
 
-    def load(self, work: WorkList) -> None:
+    def load(self, files: FileList) -> None:
         """Read the files of a recorded job.
 
         Raises:
@@ -139,14 +142,14 @@ class JobRecord:
         digest = hashlib.sha256()
         try:
             with open_file(self.list_url) as packed, gzip.GzipFile(fileobj=packed, mode="rb") as file:
-                work.add(_paths(file, digest), (1, 1))
+                files.add(_paths(file, digest), (1, 1))
         except FileAccessError as error:
             if error.reason == "missing":
                 raise self._damaged(self.list_url, error) from error
             raise
         except (OSError, EOFError, ValueError) as error:  # not gzip, cut off, not JSON
             raise self._damaged(self.list_url, error) from error
-        if digest.hexdigest() != expected or work.n_files != n_files:
+        if digest.hexdigest() != expected or files.n_files != n_files:
             raise self._damaged(self.list_url, "its content has changed")
 
     def _damaged(self, url: str, why: object) -> BatchError:
@@ -169,14 +172,17 @@ class JobRecord:
         if is_remote(self.names.folder):
             yield
             return
-        url = self.names.beside(f".{self.base}.lock")
+        url = self.names.sibling_url(f".{self.base}.lock")
         with translated_errors(url):
             local_path(self.names.folder).mkdir(parents=True, exist_ok=True)
             descriptor = os.open(local_path(url), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                with translated_errors(url):  # of network file systems without locks
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except FileAccessError as error:
+                if not isinstance(error.__cause__, BlockingIOError):
+                    raise
                 raise BatchError(
                     f"{url}: another process is writing these parts; wait for it, or give another --out",
                     reason="running",
@@ -190,3 +196,74 @@ def _paths(file: gzip.GzipFile, digest: Any) -> Iterator[str]:
     for line in file:
         digest.update(line)
         yield json.loads(line)
+
+
+def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folder: Path) -> tuple[int, Counter[str]]:
+    """Fill the list of files, and mark those that finished parts contain.
+
+    Args:
+        folder: for temporary files.
+
+    Returns:
+        (number of the next part, number of failed files in the finished parts by error type).
+
+    Raises:
+        BatchError: the output belongs to another job, or is damaged.
+        FileAccessError: the source or the output cannot be read or written.
+        InvalidInputError: the manifest is invalid.
+    """
+    names = record.names
+    existing = names.list_names()
+    numbers = names.numbers(existing)
+    is_recorded = record.exists(existing)
+    if (numbers or is_recorded) and not options.resume:
+        raise BatchError(
+            f"{names.folder}: already holds parts of an earlier job: expected an empty output; add --resume to "
+            f"continue it, or give another --out",
+            reason="not_resumed",
+        )
+    if numbers and not is_recorded:
+        raise BatchError(
+            f"{names.url(numbers[0])}: expected {record.url} next to the parts, got none; give another --out",
+            reason="other_job",
+        )
+    number = names.next_number(numbers[-1] if numbers else None)
+    names.remove_staged((names.url(number), record.url, record.list_url), existing)
+    if is_recorded:
+        record.load(files)
+    else:
+        own = _own_files(names)
+        files.add((path for path in iter_paths(options.source) if not own(path)), options.shard)
+        record.write(files)
+    errors: Counter[str] = Counter()
+
+    def done_paths() -> Iterator[str]:
+        for path, kind in iter_done(names, numbers, folder):
+            if kind:
+                errors[kind] += 1
+            yield path
+
+    n_other, example = files.mark_done(done_paths())
+    if n_other:
+        raise BatchError(
+            f"{names.folder}: {n_other} rows do not match the file list {record.list_url} (duplicate or unknown paths, "
+            f"such as {example}); use another --out",
+            reason="damaged",
+        )
+    return number, errors
+
+
+def _own_files(names: PartNames) -> Callable[[str], bool]:
+    """Return a function that recognizes files of jobs with this output; it may be in the folder of the recordings."""
+    if is_remote(names.folder):
+        start = names.sibling_url(names.base)
+        return lambda path: path.startswith(start) and path.endswith((".job.json", ".files.jsonl.gz", ".parquet"))
+    folder = local_path(names.folder).absolute()
+
+    def own(path: str) -> bool:
+        if is_remote(path) or not path.endswith((".job.json", ".files.jsonl.gz", ".parquet")):
+            return False
+        found = local_path(path).absolute()
+        return found.parent == folder and found.name.startswith(names.base)
+
+    return own

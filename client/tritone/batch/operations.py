@@ -5,13 +5,13 @@ The columns of an operation do not depend on the model or on the files, so that 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
 
+from tritone.arguments import check_names
 from tritone.constants import COMPOSE_MODEL, GENRE_MODEL, LATENT_MODEL, PREDICT_MODEL
 
 if TYPE_CHECKING:
@@ -54,17 +54,15 @@ class Operation:
 
     Attributes:
         name: as in `tritone batch NAME`.
-        does: what a row contains, for help texts.
         reads: `recordings` or `scores`.
         model: the default model.
         columns: type of DuckDB by name, without `COMMON_COLUMNS`.
-        call: returns the values of the columns; bytes are base64 text, which `sql` decodes.
+        call: returns the values of the columns.
         arguments: names of further arguments that the call takes.
         seconds_column: the column with the length of the recording in seconds, if there is one.
     """
 
     name: str
-    does: str
     reads: str
     model: str
     columns: Mapping[str, str]
@@ -76,6 +74,14 @@ class Operation:
     def all_columns(self) -> dict[str, str]:
         """Return all columns in order, with their types."""
         return {**COMMON_COLUMNS, **self.columns}
+
+    def check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Check the names of further arguments.
+
+        Raises:
+            InvalidInputError: the call does not take one of them.
+        """
+        check_names(arguments, self.arguments, self.name)
 
 
 def _classify(music: MusicClient, call: FileCall) -> Row:
@@ -107,8 +113,8 @@ def _embed(music: MusicClient, call: FileCall) -> Row:
 def _predict(music: MusicClient, call: FileCall) -> Row:
     result = music.predict(call.opened, model=call.model, timeout_s=call.timeout_s)
     return {
-        "nll_per_step": result.nll_per_frame,
-        "n_steps": result.n_frames,
+        "nll_per_frame": result.nll_per_frame,
+        "n_frames": result.n_frames,
         "model": result.model,
         "model_version": result.model_version,
     }
@@ -130,14 +136,14 @@ def _piece_row(piece: Any) -> Row:
     written = io.BytesIO()
     piece.save(written, format="mid")
     return {
-        "midi": base64.b64encode(written.getvalue()).decode(),
+        "midi": written.getvalue(),
         "seed": piece.seed,
         "model": piece.model,
         "model_version": piece.model_version,
     }
 
 
-_SHARES: Final = "MAP(VARCHAR, FLOAT)"
+_MAP: Final = "MAP(VARCHAR, FLOAT)"
 _MODEL: Final = {"model": "VARCHAR", "model_version": "VARCHAR"}
 _PIECE: Final = {"midi": "BLOB", "seed": "BIGINT", **_MODEL}
 OPERATIONS: Final[Mapping[str, Operation]] = {
@@ -145,15 +151,14 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     for each in (
         Operation(
             name="classify",
-            does="genre, emotions and tags of each recording",
             reads="recordings",
             model=GENRE_MODEL,
             columns={
                 "label": "VARCHAR",
                 "probability": "FLOAT",
-                "probabilities": _SHARES,
-                "emotions": _SHARES,
-                "tags": _SHARES,
+                "probabilities": _MAP,
+                "emotions": _MAP,
+                "tags": _MAP,
                 "duration_s": "DOUBLE",
                 "notes": "VARCHAR[]",
                 **_MODEL,
@@ -163,7 +168,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ),
         Operation(
             name="embed",
-            does="the embedding of each recording",
             reads="recordings",
             model=GENRE_MODEL,
             columns={"embedding": "FLOAT[]", "duration_s": "DOUBLE", "notes": "VARCHAR[]", **_MODEL},
@@ -172,15 +176,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ),
         Operation(
             name="predict",
-            does="the mean surprise of each score",
             reads="scores",
             model=PREDICT_MODEL,
-            columns={"nll_per_step": "DOUBLE", "n_steps": "BIGINT", **_MODEL},
+            columns={"nll_per_frame": "DOUBLE", "n_frames": "BIGINT", **_MODEL},
             call=_predict,
         ),
         Operation(
             name="compose",
-            does="a continuation of each score, as MIDI",
             reads="scores",
             model=COMPOSE_MODEL,
             columns=_PIECE,
@@ -189,7 +191,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ),
         Operation(
             name="reconstruct",
-            does="each score encoded and decoded again, as MIDI",
             reads="scores",
             model=LATENT_MODEL,
             columns=_PIECE,

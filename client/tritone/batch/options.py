@@ -22,21 +22,22 @@ class BatchOptions:
     Attributes:
         source: a folder, a glob, a single file, or a manifest (a `.txt` file with one path or URL per line, or a `.csv`
             file with a column `path`); local, `s3://` or `gs://`.
-        out: name of the parts with a number, such as `results/part-%05d.parquet`; local, `s3://` or `gs://`.
+        out: path pattern of the Parquet files, with one number, such as `results/part-%05d.parquet`; local, `s3://` or
+            `gs://`.
         operation: a name in `OPERATIONS`.
         model: name of the model; that of the operation if None.
         arguments: further arguments of the operation's call, such as `{"bars": 4}`.
-        shard: (K, N) processes the K-th of N shares of the files, 1 <= K <= N. Every share is a job of its own, and all
-            may write to the same `out`.
-        resume: continue the job whose parts are there; without parts, a new job starts.
-        rows_per_part: most rows of a part.
-        part_s: longest time between two parts in seconds, which is the work that a killed job loses. The first parts of
-            a run come after a fraction of it.
-        concurrency: most requests that run at once; fewer run while the server is slow or busy.
+        shard: (K, N) processes shard K of N, 1 <= K <= N. Each shard is a job of its own, and all may write to the same
+            `out`.
+        resume: continue an earlier job with the same `out`; start a new one if there is none.
+        rows_per_part: maximum number of rows in a part.
+        part_s: longest time between two parts in seconds; a killed job loses at most the work since the last part. The
+            first parts of a run are written earlier.
+        concurrency: maximum number of concurrent requests; the job uses fewer if more would not be faster.
         priority: in the queues of the server.
-        timeout_s: time limit of the call for one file.
-        retry_s: how long the server or a bucket may fail without a success before the job stops.
-        max_duration_s: longer recordings are not processed; None for no limit.
+        timeout_s: time limit of one call in seconds; a file is called up to three times.
+        retry_s: stop the job after this many seconds without a successful call or read.
+        max_duration_s: maximum length of a recording in seconds; longer ones get an error row. None for no limit.
     """
 
     source: str
@@ -65,6 +66,7 @@ class BatchOptions:
                 f"unknown operation: expected one of {', '.join(OPERATIONS)}, got {self.operation!r}",
                 argument="operation",
             )
+        OPERATIONS[self.operation].check_arguments(self.arguments)
         check_count("concurrency", self.concurrency, least=1, most=MAX_CONCURRENCY)
         check_count("rows_per_part", self.rows_per_part, least=1, most=10_000_000)
         k, n = self.shard

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tritone.atomic import staged_pattern
 from tritone.exceptions import BatchError, FileAccessError, InvalidInputError, MissingExtraError
 from tritone.remote_files import (
     STAGED_SUFFIX,
@@ -63,19 +65,17 @@ class PartNames:
         self._shard = shard
         before, after = (re.escape(part) for part in _NUMBER.split(name)[::2])
         self._pattern = re.compile(f"{before}([0-9]+){after}")
-        stem = after.removesuffix(re.escape(".parquet"))
-        self._staged = re.compile(rf"\.{before}([0-9]+){stem}-[0-9a-f]+{re.escape(STAGED_SUFFIX)}")
         self.base = _NUMBER.sub("", name).removesuffix(".parquet").strip("-_.") or "parts"
 
     def url(self, number: int) -> str:
         """Return the path or URL of the part with a number."""
         return f"{self.folder.rstrip('/')}/{self._name % number}"
 
-    def beside(self, name: str) -> str:
+    def sibling_url(self, name: str) -> str:
         """Return the path or URL of another file in the same folder."""
         return f"{self.folder.rstrip('/')}/{name}"
 
-    def files(self) -> list[str]:
+    def list_names(self) -> list[str]:
         """Return the names of all files in the folder; none if it does not exist.
 
         Raises:
@@ -100,21 +100,22 @@ class PartNames:
         numbers = {int(match[1]) for match in found if match}
         return sorted(number for number in numbers if number % self._shard[1] == self._shard[0] - 1)
 
-    def first_free(self, numbers: list[int]) -> int:
-        """Return the number of the next part."""
-        return numbers[-1] + self._shard[1] if numbers else self._shard[0] - 1
+    def next_number(self, after: int | None = None) -> int:
+        """Return the number of the part after another one; of the first part if None."""
+        return self._shard[0] - 1 if after is None else after + self._shard[1]
 
-    def following(self, number: int) -> int:
-        """Return the number of the part after another one."""
-        return number + self._shard[1]
+    def remove_staged(self, urls: Iterable[str], files: list[str]) -> None:
+        """Remove temporary files that a killed process left; local folders only.
 
-    def remove_unfinished(self, files: list[str]) -> None:
-        """Remove temporary files of this shard's parts that a killed process left; local folders only."""
+        Args:
+            urls: the files that the process may have been writing.
+            files: names of all files in the folder.
+        """
         if is_remote(self.folder):
             return
+        patterns = [staged_pattern(local_path(url), STAGED_SUFFIX) for url in urls]
         for name in files:
-            match = self._staged.fullmatch(name)
-            if match and int(match[1]) % self._shard[1] == self._shard[0] - 1:
+            if any(pattern.fullmatch(name) for pattern in patterns):
                 (local_path(self.folder) / name).unlink(missing_ok=True)
 
 
@@ -144,13 +145,15 @@ class PartWriter:
         self._folder = folder
         self._number = first
         self._lines: list[str] = []
+        self._packed: bytes | None = None  # the collected rows as Parquet, kept for further attempts to write them
         self.n_rows = 0
         self.n_bytes = 0
         self.n_parts = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row; columns that it lacks are null, and bytes are base64 text."""
-        line = json.dumps({name: row.get(name) for name in self._columns})
+        """Add a row; columns that it lacks are null."""
+        line = json.dumps({name: row.get(name) for name in self._columns}, default=_base64)
+        self._packed = None
         self._lines.append(line)
         self.n_rows += 1
         self.n_bytes += len(line)
@@ -164,11 +167,19 @@ class PartWriter:
         if not self._lines:
             return None
         url = self._names.url(self._number)
-        write_file(url, self._content(url), keep_existing=True)
+        if self._packed is None:
+            self._packed = self._content(url)
+        try:
+            write_file(url, self._packed, if_exists="error")
+        except FileAccessError as error:
+            # If the response to a request is lost, it is sent again, and the store has the part already.
+            if not (error.reason == "exists" and is_remote(url) and read_file(url) == self._packed):
+                raise
         self._lines.clear()
+        self._packed = None
         self.n_rows = self.n_bytes = 0
         self.n_parts += 1
-        self._number = self._names.following(self._number)
+        self._number = self._names.next_number(self._number)
         return url
 
     def _content(self, url: str) -> bytes:
@@ -233,6 +244,12 @@ def iter_done(names: PartNames, numbers: list[int], folder: Path) -> Iterator[tu
                     reason="damaged",
                 ) from error
     copy.unlink(missing_ok=True)
+
+
+def _base64(value: object) -> str:
+    if not isinstance(value, bytes):
+        raise TypeError(f"unexpected value in a row: {type(value).__name__}")
+    return b64encode(value).decode()
 
 
 def require_duckdb() -> Any:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import queue
-import random
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from tritone.batch.failures import FileFailures, Outage, error_type
-from tritone.batch.jobs import JobRecord
-from tritone.batch.operations import OPERATIONS, FileCall, Opened, Row
+from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
+from tritone.batch.failures import FileFailures, Outage, error_text, error_type, retry_pause_s
+from tritone.batch.file_calls import FileCaller
+from tritone.batch.file_list import FileList
+from tritone.batch.jobs import JobRecord, prepare_job
+from tritone.batch.operations import OPERATIONS, Row
 from tritone.batch.options import BatchOptions
-from tritone.batch.pace import Pace, PacedTransport
-from tritone.batch.parts import MAX_PART_BYTES, PartNames, PartWriter, iter_done
-from tritone.batch.sources import iter_paths
+from tritone.batch.parts import MAX_PART_BYTES, PartNames, PartWriter
 from tritone.batch.summary import BatchProgress, BatchSummary, RateMeter
-from tritone.batch.work import WorkList
 from tritone.client import MusicClient
-from tritone.exceptions import BatchError, ClientError, FileAccessError, InvalidAudioError, ModelNotFoundError
-from tritone.remote_files import is_remote, local_path, open_file
+from tritone.exceptions import ClientError, FileAccessError, InvalidInputError, ModelNotFoundError, RequestTimeoutError
+from tritone.remote_files import is_remote
 
 _N_DECODING: Final = 2  # files that are read while requests of others run
-_FIRST_RETRY_S: Final = 30.0  # patience with a server that has not answered yet: its address may be wrong
+_FIRST_RETRY_S: Final = 30.0  # shorter limit before the first response: the address may be wrong
+_JOIN_S: Final = 2.0  # for threads, of which a running call is not interrupted
 _FIRST_PART_S: Final = 5.0
 _DRAIN_S: Final = 20.0  # longest wait for running calls after a stop
 _POLL_S: Final = 0.2
 _PROGRESS_S: Final = 0.5
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 15.0  # between calls of a file
-_MAX_ERROR: Final = 2_000  # characters
 
 OnProgress = Callable[[BatchProgress], None]
 
@@ -51,12 +49,12 @@ def run_batch(
     Args:
         music: a client for one or several servers; left open.
         options: the job.
-        stop: ends the run: files in work are finished for at most 20 s, and the rows are written as a part.
+        stop: ends the run: running calls are completed (at most 20 s), and the rows are written as a part.
         on_progress: called about twice a second.
 
     Raises:
         InvalidInputError: an option or the manifest is invalid.
-        BatchError: the job cannot start, or stopped; rows so far are in parts, and a run with `resume` goes on.
+        BatchError: the job cannot start, or stopped; rows so far are in parts, and a run with `resume` continues it.
         FileAccessError: the source or the output cannot be read or written at the start.
         ModelNotFoundError, AccessDeniedError: the server has no such model, or refuses the key.
         MissingExtraError: a package of the extra `batch` is not installed.
@@ -66,76 +64,11 @@ def run_batch(
     stop = threading.Event() if stop is None else stop
     with tempfile.TemporaryDirectory(prefix="tritone-batch-") as temporary, record.locked():
         folder = Path(temporary)
-        work = WorkList()
-        try:
-            numbers, errors = _prepare(options, record, work, folder)
-            writer = PartWriter(names, OPERATIONS[options.operation].all_columns, folder, names.first_free(numbers))
-            run = _Run(music, options, work=work, writer=writer, errors=errors, stop=stop, on_progress=on_progress)
+        with contextlib.closing(FileList()) as files:
+            number, errors = prepare_job(options, record, files, folder)
+            writer = PartWriter(names, OPERATIONS[options.operation].all_columns, folder, number)
+            run = _Run(music, options, files=files, writer=writer, errors=errors, stop=stop, on_progress=on_progress)
             return run.run()
-        finally:
-            work.close()
-
-
-def _prepare(options: BatchOptions, record: JobRecord, work: WorkList, folder: Path) -> tuple[list[int], Counter[str]]:
-    """Fill the list of files, and mark those that finished parts contain.
-
-    Returns:
-        (numbers of the finished parts, number of failed files in them by error type).
-    """
-    names = record.names
-    files = names.files()
-    numbers = names.numbers(files)
-    is_recorded = record.exists(files)
-    if (numbers or is_recorded) and not options.resume:
-        raise BatchError(
-            f"{names.folder}: has parts or the record of an earlier job: expected none; continue it with --resume, or "
-            f"give another --out",
-            reason="not_resumed",
-        )
-    if numbers and not is_recorded:
-        raise BatchError(
-            f"{names.url(numbers[0])}: expected the record {record.url} beside the parts, got none; give another --out",
-            reason="other_job",
-        )
-    names.remove_unfinished(files)
-    if is_recorded:
-        record.load(work)
-    else:
-        own = _own_files(names)
-        work.add((path for path in iter_paths(options.source) if not own(path)), options.shard)
-        record.write(work)
-    errors: Counter[str] = Counter()
-
-    def done_paths() -> Iterator[str]:
-        for path, kind in iter_done(names, numbers, folder):
-            if kind:
-                errors[kind] += 1
-            yield path
-
-    n_other, example = work.mark_done(done_paths())
-    if n_other:
-        raise BatchError(
-            f"{names.folder}: {n_other} rows of the parts are repeated or not files of the job, such as {example}: "
-            f"expected each file of {record.list_url} at most once; give another --out",
-            reason="damaged",
-        )
-    return numbers, errors
-
-
-def _own_files(names: PartNames) -> Callable[[str], bool]:
-    """Return whether a path is the record of a job with this output, which may be in the folder of the recordings."""
-    if is_remote(names.folder):
-        start = names.beside(names.base)
-        return lambda path: path.startswith(start) and path.endswith((".job.json", ".files.jsonl.gz", ".parquet"))
-    folder = local_path(names.folder).absolute()
-
-    def own(path: str) -> bool:
-        if is_remote(path) or not path.endswith((".job.json", ".files.jsonl.gz", ".parquet")):
-            return False
-        found = local_path(path).absolute()
-        return found.parent == folder and found.name.startswith(names.base)
-
-    return own
 
 
 @dataclass(frozen=True)
@@ -154,7 +87,7 @@ class _Run:
         music: MusicClient,
         options: BatchOptions,
         *,
-        work: WorkList,
+        files: FileList,
         writer: PartWriter,
         errors: Counter[str],
         stop: threading.Event,
@@ -162,17 +95,25 @@ class _Run:
     ) -> None:
         self._options = options
         self._operation = OPERATIONS[options.operation]
-        self._pace = Pace(options.concurrency)
-        self._music = music.with_priority(options.priority).with_transport(
-            lambda transport: PacedTransport(transport, self._pace)
+        self._caller = FileCaller(
+            operation=self._operation,
+            model=options.model_name,
+            timeout_s=options.timeout_s,
+            arguments=options.arguments,
+            max_duration_s=options.max_duration_s,
         )
-        self._work = work
+        self._limiter = AdaptiveConcurrencyLimiter(options.concurrency)
+        self._music = music.with_priority(options.priority).with_transport(
+            lambda transport: LimitedTransport(transport, self._limiter)
+        )
+        self._files = files
         self._writer = writer
         self._errors = errors
         self._stop = stop
         self._on_progress = on_progress
-        self._n_before = work.n_done()
+        self._n_before = files.n_done()
         self._outage = Outage(options.retry_s)
+        self._output = Outage(options.retry_s)  # of the parts
         self._ended = threading.Event()  # no more calls begin
         self._tasks: queue.Queue[tuple[str, str] | None] = queue.Queue()
         self._results: queue.Queue[_Done] = queue.Queue()
@@ -184,16 +125,12 @@ class _Run:
     def run(self) -> BatchSummary:
         """Process all pending files."""
         began_s = time.monotonic()
-        if self._n_before < self._work.n_files:
+        if self._n_before < self._files.n_files:
             self._check_model()
-            try:
-                self._process()
-            finally:
-                self._ended.set()
-                self._pace.close()
+            self._process()
         elapsed_s = time.monotonic() - began_s
         summary = BatchSummary(
-            n_files=self._work.n_files,
+            n_files=self._files.n_files,
             n_done=self._n_before + self._n_written,
             n_new=self._n_written,
             errors=dict(sorted(self._errors.items())),
@@ -201,7 +138,7 @@ class _Run:
             elapsed_s=elapsed_s,
             files_per_s=self._n_written / elapsed_s if elapsed_s > 0 else 0.0,
             hours_done=self._audio_s / 3_600,
-            complete=self._n_before + self._n_written == self._work.n_files,
+            complete=self._n_before + self._n_written == self._files.n_files,
         )
         if self._outage.stopped_by is not None and not summary.complete:
             raise self._outage.stopped_by
@@ -222,13 +159,13 @@ class _Run:
             except ModelNotFoundError:
                 raise
             except ClientError as error:
-                if failures.judge(error) != "again":
+                if failures.classify(error) not in ("retry", "retry_file"):
                     raise
                 outage.failed(error)
             if outage.stopped_by is not None:
                 raise outage.stopped_by
             self._report()
-            if self._stop.wait(_wait_s(n_failed)):
+            if self._stop.wait(retry_pause_s(n_failed)):
                 return
         raise AssertionError("unreachable: an outage ends the loop")
 
@@ -239,7 +176,36 @@ class _Run:
         ]
         for worker in workers:
             worker.start()
-        pending = self._work.pending()
+        try:
+            self._collect_all(n_workers)
+        except BaseException:
+            self._keep_rows()
+            raise
+        finally:
+            self._ended.set()
+            self._limiter.close()
+            self._discard_tasks()
+            for _ in workers:
+                self._tasks.put(None)
+            join_until_s = time.monotonic() + _JOIN_S
+            for worker in workers:
+                worker.join(max(0.0, join_until_s - time.monotonic()))
+
+    def _keep_rows(self) -> None:
+        """Write the rows that are complete after a failure; one attempt, and none if the output has failed."""
+        if self._output.stopped_by is not None:
+            return
+        with contextlib.suppress(queue.Empty):
+            while True:
+                row = self._results.get_nowait().row
+                if row:
+                    self._add(row)
+        with contextlib.suppress(ClientError):
+            self._writer.write()
+
+    def _collect_all(self, n_workers: int) -> None:
+        """Distribute the files to the worker threads, and write their rows, until all are done or the job stops."""
+        pending = self._files.pending()
         n_open = 0
         part_s = min(_FIRST_PART_S, self._options.part_s)
         wrote_s = time.monotonic()
@@ -267,8 +233,6 @@ class _Run:
             self._report()
         self._write()
         self._report(last=True)
-        for _ in workers:
-            self._tasks.put(None)
 
     def _discard_tasks(self) -> int:
         n = 0
@@ -305,30 +269,36 @@ class _Run:
             self._audio_s += row.get(self._operation.seconds_column) or 0.0
 
     def _write(self) -> None:
-        """Write the part; while its bucket cannot be reached, wait and try again.
+        """Write the part; while the output is not available, wait and try again, for a short time after a stop.
 
         Raises:
             BatchError: it cannot be written.
         """
         n_rows = self._writer.n_rows
-        outage = Outage(self._options.retry_s)
         n_failed = 0
+        stopped_s: float | None = None
         while True:
             try:
                 self._writer.write()
                 break
             except FileAccessError as error:
                 n_failed += 1
-                if error.retryable:
-                    outage.failed(error)
+                if self._stop.is_set() and stopped_s is None:
+                    stopped_s = time.monotonic()
+                if error.retryable and (stopped_s is None or time.monotonic() - stopped_s < _DRAIN_S):
+                    self._output.failed(error)
                 elif error.reason == "exists" and is_remote(error.url):
-                    outage.stop(error, "running", "another process writes the same parts")
+                    self._output.stop(error, "running", "another process writes the same parts")
                 else:
-                    outage.stop(error, "storage", "the output cannot be written")
-                if outage.stopped_by is not None:
-                    self._ended.set()
-                    raise outage.stopped_by from error
-                time.sleep(_wait_s(n_failed))
+                    self._output.stop(error, "storage", "the output cannot be written")
+                if self._output.stopped_by is not None:
+                    raise self._output.stopped_by from error
+                self._report()
+                if stopped_s is None:
+                    self._stop.wait(retry_pause_s(n_failed))
+                else:
+                    time.sleep(_POLL_S)
+        self._output.succeeded()
         self._n_written += n_rows
 
     def _report(self, *, last: bool = False) -> None:
@@ -342,14 +312,14 @@ class _Run:
         per_s = self._rate.per_s()
         self._on_progress(
             BatchProgress(
-                n_files=self._work.n_files,
+                n_files=self._files.n_files,
                 n_done=n_done,
                 n_errors=sum(self._errors.values()),
                 files_per_s=per_s,
-                left_s=(self._work.n_files - n_done) / per_s if per_s > 0 else None,
+                left_s=(self._files.n_files - n_done) / per_s if per_s > 0 else None,
                 hours_done=self._audio_s / 3_600,
-                in_flight=self._pace.limit,
-                waiting_for=self._outage.waiting_for(),
+                in_flight=self._limiter.limit,
+                waiting_for=self._outage.waiting_for() or self._output.waiting_for(),
             )
         )
 
@@ -365,84 +335,34 @@ class _Run:
 
     def _row_of(self, path: str, url: str) -> Row:
         """Return the row of a file; empty if the run ended before it was done."""
-        failures = FileFailures()
+        failures = FileFailures(fixed=("model", *self._options.arguments))
         n_failed = 0
         while not self._ended.is_set():
             try:
-                values = self._call(path, url)
+                values = self._caller.call(
+                    self._music, path, url, on_read=lambda: self._outage.succeeded(read_only=True)
+                )
             except ClientError as error:
-                kind = "again" if self._ended.is_set() else failures.judge(error)
-                if kind == "row":
-                    return {"path": path, "error": _text(error), "error_type": error_type(error)}
-                if kind == "stop":
-                    what = "storage" if isinstance(error, FileAccessError) else "server"
-                    self._outage.stop(error, what, "it cannot go on")
+                action = "retry_file" if self._ended.is_set() else failures.classify(error)
+                if action == "record" and isinstance(error, RequestTimeoutError):
+                    action = "record" if self._caller.server_responds(self._music) else "retry"
+                if action == "record":
+                    return {"path": path, "error": error_text(error), "error_type": error_type(error)}
+                if action == "stop":
+                    self._outage.stop(error, _stop_reason(error), "no file can succeed")
                     return {}
-                self._outage.failed(error)
+                if action == "retry":
+                    self._outage.failed(error)
                 n_failed += 1
             else:
                 self._outage.succeeded()
                 return {"path": path, **values}
-            self._ended.wait(_wait_s(n_failed))
+            self._ended.wait(retry_pause_s(n_failed))
         return {}
 
-    def _call(self, path: str, url: str) -> Row:
-        options = self._options
-        opened: Opened = open_file(url) if is_remote(url) else str(local_path(url))
-        try:
-            if not isinstance(opened, str):
-                self._outage.succeeded(read_only=True)
-            if self._operation.reads == "recordings" and options.max_duration_s is not None:
-                _check_duration(path, opened, options.max_duration_s)
-            call = FileCall(path, opened, options.model_name, options.arguments, options.timeout_s)
-            return self._operation.call(self._music, call)
-        except InvalidAudioError as error:
-            raise _without_copy_name(error, path) from error
-        finally:
-            if not isinstance(opened, str):
-                opened.close()
 
-
-def _text(error: ClientError) -> str:
-    """Return a message as text that Parquet and JSON can hold."""
-    return str(error)[:_MAX_ERROR].replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-
-
-def _check_duration(path: str, opened: Opened, most_s: float) -> None:
-    """Check the length in the header of a recording; decoding reports what is wrong with other recordings.
-
-    Raises:
-        InvalidAudioError: it is too long.
-    """
-    import soundfile
-
-    try:
-        info: Any = soundfile.info(opened)
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError):
-        return
-    finally:
-        if not isinstance(opened, str):
-            opened.seek(os.SEEK_SET)
-    duration_s = info.frames / info.samplerate if info.samplerate else 0.0
-    if most_s < duration_s < _LONGEST_CLAIM_S:
-        raise InvalidAudioError(
-            f"{path}: is too long: expected at most {most_s:.0f} s, got {duration_s:.0f} s; split it, or raise "
-            f"--max-duration",
-            path=path,
-            reason="too_long",
-        )
-
-
-_LONGEST_CLAIM_S: Final = 1e9  # libsndfile reports such lengths where the header has none
-
-
-def _without_copy_name(error: InvalidAudioError, path: str) -> InvalidAudioError:
-    """Return the error with the URL of an object instead of the name of its local copy."""
-    if str(error).startswith(path):
-        return error
-    return InvalidAudioError(f"{path}: {str(error).partition(': ')[2]}", path=path, reason=error.reason)
-
-
-def _wait_s(n_failed: int) -> float:
-    longest_s: float = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(n_failed - 1, 10))
-    return longest_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+def _stop_reason(error: ClientError) -> str:
+    if isinstance(error, FileAccessError):
+        return "storage"
+    is_argument = isinstance(error, InvalidInputError) or error.reason == "unsuitable_model"
+    return "arguments" if is_argument else "server"

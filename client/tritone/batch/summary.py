@@ -62,6 +62,11 @@ class BatchSummary:
     hours_done: float
     complete: bool
 
+    @property
+    def all_failed(self) -> bool:
+        """Return whether the job is complete and every file has an error, as with a wrong model."""
+        return self.complete and 0 < self.n_files == sum(self.errors.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {**self.__dict__, "errors": dict(self.errors)}

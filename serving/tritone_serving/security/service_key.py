@@ -124,4 +124,4 @@ def make_service_key(path: Path) -> None:
     make_private_folder(path.parent)
     if not path.exists():
         key = secrets.token_urlsafe(_N_BYTES)
-        write_atomically(path, key, mode=PRIVATE_FILE, sync=True, keep_existing=True)
+        write_atomically(path, key, mode=PRIVATE_FILE, sync=True, if_exists="keep")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from tritone import ConnectionFailedError, InferRequest, MusicClient
+from tritone import ConnectionFailedError, InferRequest, MusicClient, RequestRejectedError
+from tritone.constants import COMPOSE_MODEL
 from tritone.messages import Request
-from tritone.testing import FakeGenreModel, FakeServer, MockTransport
+from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
 from tritone_cli.commands import batch
 
 Run = Callable[..., Any]
@@ -23,11 +24,13 @@ Run = Callable[..., Any]
 def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace the connection of the commands by a fake server, and return what it was given."""
     given: dict[str, Any] = {}
-    answer = FakeServer(FakeGenreModel())
+    answer = FakeServer(FakeGenreModel(), FakeComposer())
 
     def handle(request: Request) -> Any:
         if given.get("down") and isinstance(request, InferRequest):
             raise ConnectionFailedError("refused")
+        if given.get("rejects") and isinstance(request, InferRequest):
+            raise RequestRejectedError("the model expects something else")
         return answer(request)
 
     def connect(server: str, *arguments: Any, **options: Any) -> MusicClient:
@@ -83,7 +86,30 @@ def test_a_server_that_stays_down_ends_the_command_with_status_1(
     )
     assert ended.status == 1
     assert ended.stdout == ""
-    assert "--resume goes on" in ended.stderr
+    assert "run again with --resume" in ended.stderr
+
+
+def test_a_job_in_which_every_file_fails_ends_with_status_3(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    fake["rejects"] = True
+    command = ("batch", "classify", recordings, "--out", tmp_path / "part-%05d.parquet", "--resume")
+    for _ in range(2):
+        ended = run_tritone(*command)
+        assert ended.status == 3
+        assert "every file has an error" in ended.stderr
+    assert json.loads(run_tritone(*command, "--json").stdout)["errors"] == {"empty": 1, "rejected": 3}
+
+
+def test_a_model_that_does_something_else_ends_the_command_with_status_1(
+    run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
+) -> None:
+    ended = run_tritone(
+        "batch", "classify", recordings, "--out", tmp_path / "part-%05d.parquet", "--model", COMPOSE_MODEL
+    )
+    assert ended.status == 1
+    assert COMPOSE_MODEL in ended.stderr
+    assert not list(tmp_path.glob("*.parquet"))
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tritone.atomic import make_private_folder, replacing, write_atomically
+from tritone.atomic import make_private_folder, replacing, staged_pattern, write_atomically
 
 
 def mode_of(path: Path) -> int:
@@ -49,9 +51,43 @@ def test_the_given_mode_replaces_that_of_the_old_file(tmp_path: Path, mode: int)
 def test_an_existing_file_can_be_kept(tmp_path: Path) -> None:
     path = tmp_path / "key"
     for content in ("first", "second"):
-        write_atomically(path, content, keep_existing=True)
+        write_atomically(path, content, if_exists="keep")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_existing_file_can_be_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_links: bool) -> None:
+    def no_links(*paths: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    if not has_links:
+        monkeypatch.setattr("os.link", no_links)
+    path = tmp_path / "part"
+    write_atomically(path, "first", if_exists="error")
+    with pytest.raises(FileExistsError):
+        write_atomically(path, "second", if_exists="error")
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_two_writers_at_the_same_time_one_gets_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    with ExitStack() as first, ExitStack() as second:
+        for stack in (second, first):
+            stack.enter_context(replacing(path, if_exists="error")).write_text("of one writer")
+        first.close()
+        with pytest.raises(FileExistsError):
+            second.close()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["part-00001.parquet", "n" * 60 + "-00001.parquet"])
+def test_temporary_files_are_recognized_by_their_name(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name, staged_suffix=".partial") as staged:
+        assert staged_pattern(tmp_path / name, ".partial").fullmatch(staged.name)
+        other = tmp_path / name.replace("1", "2")
+        assert not staged_pattern(other, ".partial").fullmatch(staged.name)
 
 
 def test_names_of_the_maximum_length_can_be_written(tmp_path: Path) -> None:

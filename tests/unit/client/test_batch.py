@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -18,15 +23,28 @@ import pandas as pd
 import pytest
 import soundfile
 from tests.support.s3_server import s3_server, use_store
+from tests.unit.client.writers import FakeWriters
 
-from tritone import BatchError, FileAccessError, InvalidInputError, ModelNotFoundError, MusicClient, ServerBusyError
-from tritone.batch import OPERATIONS, BatchOptions, run_batch
-from tritone.batch.pace import Pace, PacedTransport
+from tritone import (
+    BatchError,
+    FileAccessError,
+    Grid,
+    InvalidInputError,
+    ModelNotFoundError,
+    MusicClient,
+    Piece,
+    ServerBusyError,
+)
+from tritone.atomic import replacing
+from tritone.batch import OPERATIONS, BatchOptions, BatchProgress, run_batch
+from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
 from tritone.batch.parts import PartNames
-from tritone.exceptions import ConnectionFailedError, RequestRejectedError, RequestTimeoutError
+from tritone.constants import COMPOSE_MODEL
+from tritone.exceptions import ConnectionFailedError, RequestRejectedError, RequestTimeoutError, ServerError
 from tritone.messages import InferRequest, InferResponse, Request
-from tritone.remote_files import filesystem, write_file
-from tritone.testing import FakeGenreModel, FakeServer, MockTransport
+from tritone.music.scores import to_grid
+from tritone.remote_files import STAGED_SUFFIX, filesystem, write_file
+from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
 
 SHARES = {"jazz": 0.25, "rock": 0.75}
 Fail = Callable[[Request], None]
@@ -37,15 +55,19 @@ class Server:
 
     Attributes:
         fail: called with each inference; raises the error to answer with.
+        hangs: no request gets a response.
         n_rows: windows of each inference.
     """
 
     def __init__(self) -> None:
         self.fail: Fail = lambda request: None
+        self.hangs = False
         self.n_rows: list[int] = []
         fake = FakeServer(FakeGenreModel(SHARES))
 
         def handle(request: Request) -> Any:
+            if self.hangs:
+                raise RequestTimeoutError("no response", timeout_s=1.0)
             if isinstance(request, InferRequest):
                 self.n_rows.append(len(request.inputs["audio"]))
                 self.fail(request)
@@ -63,15 +85,15 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr("tritone.batch.runner._FIRST_WAIT_S", 0.02)
-    monkeypatch.setattr("tritone.batch.runner._LONGEST_WAIT_S", 0.05)
+    monkeypatch.setattr("tritone.batch.failures._FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr("tritone.batch.failures._LONGEST_PAUSE_S", 0.05)
     return Server()
 
 
-def write_tone(path: Path, duration_s: float = 1.0) -> Path:
+def write_tone(path: Path, duration_s: float = 1.0, *, gain: float = 0.3) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     times_s = np.arange(round(8_000 * duration_s)) / 8_000
-    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times_s), 8_000, format="WAV")
+    soundfile.write(path, gain * np.sin(2 * np.pi * 440 * times_s), 8_000, format="WAV")
     return path
 
 
@@ -81,6 +103,30 @@ def tones(tmp_path: Path) -> Path:
     for number in range(10):
         write_tone(folder / ("sub" if number % 2 else ".") / f"{number}.wav")
     return folder
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    for number in range(3):
+        frames = np.zeros((32, 88), np.uint8)
+        frames[4 * number, 40 + number] = 1
+        Piece(Grid(frames)).save(folder / f"{number}.mid")
+    (folder / "text.mid").write_text("no music")
+    return folder
+
+
+def leave_staged(path: Path) -> None:
+    """Leave a temporary file, as a process that is killed while it writes `path`."""
+    with replacing(path, staged_suffix=STAGED_SUFFIX, if_exists="keep") as staged:
+        os.link(staged, path.with_name("kept"))
+    path.with_name("kept").rename(staged)
+    path.unlink()
+
+
+def running_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tritone-batch-")]
 
 
 def rows(out: object) -> pd.DataFrame:
@@ -170,6 +216,59 @@ class TestRows:
         assert rows(tmp_path / "out")["duration_s"][0] == pytest.approx(60.0)
 
 
+class TestScores:
+    @pytest.mark.parametrize(
+        ("operation", "arguments", "schema"),
+        [
+            ("predict", {}, {"nll_per_frame": "DOUBLE", "n_frames": "BIGINT"}),
+            ("compose", {"bars": 2}, {"midi": "BLOB", "seed": "BIGINT"}),
+            ("reconstruct", {}, {"midi": "BLOB", "seed": "BIGINT"}),
+        ],
+    )
+    def test_operations_on_scores(
+        self, scores: Path, tmp_path: Path, operation: str, arguments: dict[str, Any], schema: dict[str, str]
+    ) -> None:
+        with MusicClient(transport=FakeWriters(), retries=0) as music:
+            for out in ("a", "b"):
+                summary = run_batch(
+                    music,
+                    BatchOptions(
+                        source=str(scores),
+                        out=f"{tmp_path / out}/part-%05d.parquet",
+                        operation=operation,
+                        arguments=arguments,
+                    ),
+                )
+                assert summary.errors == {"not_midi": 1}
+            found = rows(tmp_path / "a").dropna(subset="model")
+            assert len(found) == 3
+            assert found["model"].eq(OPERATIONS[operation].model).all()
+            assert found["model_version"].eq("3").all()
+            table = duckdb.sql(f"DESCRIBE FROM read_parquet('{tmp_path}/a/part-*.parquet')").fetchall()
+            assert {name: kind for name, kind, *_ in table} == {
+                **dict.fromkeys(("path", "error", "error_type", "model", "model_version"), "VARCHAR"),
+                **schema,
+            }
+            for row in found.itertuples():
+                if operation == "predict":
+                    expected = music.predict(row.path)
+                    assert (row.nll_per_frame, row.n_frames) == pytest.approx(
+                        (expected.nll_per_frame, expected.n_frames)
+                    )
+                    continue
+                call = {
+                    "compose": partial(music.compose, prompt=row.path, bars=2),
+                    "reconstruct": partial(music.reconstruct, row.path),
+                }[operation]
+                again = io.BytesIO()
+                call(seed=row.seed).save(again, format="mid")
+                assert bytes(row.midi) == again.getvalue()
+                assert to_grid(bytes(row.midi)).frames.any()
+            assert rows(tmp_path / "b").drop(columns="error").equals(rows(tmp_path / "a").drop(columns="error"))
+            if operation != "predict":
+                assert found["seed"].is_unique
+
+
 class TestManifestsAndShards:
     def test_a_manifest_names_files_relative_to_itself(self, server: Server, tones: Path, tmp_path: Path) -> None:
         (tones / "list.csv").write_text("title,path\na,0.wav\nb,sub/1.wav\nc,0.wav\nd,nothing.wav\n")
@@ -247,6 +346,24 @@ class TestResume:
         server.run(tones, out, resume=True)
         assert not list(out.glob(".*.partial"))
 
+    @pytest.mark.parametrize("name", ["part.job.json", "part.files.jsonl.gz", "part-00000.parquet"])
+    def test_temporary_files_of_a_process_killed_at_the_start_are_removed(
+        self, server: Server, tones: Path, tmp_path: Path, name: str
+    ) -> None:
+        out = tmp_path / "out"
+        out.mkdir()
+        leave_staged(out / name)
+        server.run(tones, out, resume=True)
+        assert not list(out.glob(f".*{STAGED_SUFFIX}"))
+
+    def test_temporary_files_of_long_names_are_removed(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        job = BatchOptions(source=str(tones), out=f"{tmp_path}/{'n' * 60}-%05d.parquet", resume=True)
+        leave_staged(Path(PartNames(job.out).url(0)))
+        leave_staged(Path(PartNames(job.out).url(1)))
+        with MusicClient(transport=server.transport, retries=0) as music:
+            assert run_batch(music, job).complete
+        assert len(list(tmp_path.glob(f".*{STAGED_SUFFIX}"))) == 1  # another job may be writing the other one
+
     def test_temporary_files_of_another_shard_are_kept(self, server: Server, tones: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         out.mkdir()
@@ -317,6 +434,17 @@ class TestResume:
                 server.run(tones, out)
         assert caught.value.reason == "running"
 
+    def test_a_file_system_without_locks_is_not_another_process(
+        self, server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_locks(descriptor: int, operation: int) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("fcntl.flock", no_locks)
+        with pytest.raises(FileAccessError) as caught:
+            server.run(tones, tmp_path / "out")
+        assert "No locks available" in str(caught.value)
+
 
 class TestFailures:
     def test_busy_answers_are_tried_again_and_never_become_rows(
@@ -351,23 +479,72 @@ class TestFailures:
         assert rows(tmp_path / "out")["path"].tolist() == paths_in(tones)
 
     def test_a_request_that_the_server_rejects_is_a_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        write_tone(tones / "quiet.wav", gain=0.1)
+
         def fail(request: Request) -> None:
-            if len(server.n_rows) == 5:
+            if np.abs(request.inputs["audio"]).max() < 0.2:
                 raise RequestRejectedError("audio: out of range")
 
         server.fail = fail
-        assert server.run(tones, tmp_path / "out").errors in ({}, {"rejected": 1})  # the client asks once more
+        assert server.run(tones, tmp_path / "out").errors == {"rejected": 1}
+        assert rows(tmp_path / "out").set_index("path")["error_type"].dropna().to_dict() == {
+            f"{tones}/quiet.wav": "rejected"
+        }
 
-    def test_a_file_that_times_out_again_and_again_is_a_row(self, server: Server, tmp_path: Path) -> None:
-        write_tone(tmp_path / "in" / "a.wav", 1.0)
-        write_tone(tmp_path / "in" / "b.wav", 3.0)
+    @pytest.mark.parametrize("error", [RequestTimeoutError("no response"), ServerError("inference failed")])
+    def test_a_file_that_takes_longer_than_the_outage_limit_is_a_row(
+        self, server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        """With the default options, three calls of one file take longer than `retry_s`."""
+        write_tone(tones / "quiet.wav", gain=0.1)
+        now_s = [0.0]
+        monkeypatch.setattr("tritone.batch.failures.time", SimpleNamespace(monotonic=lambda: now_s[0]))
 
         def fail(request: Request) -> None:
-            if abs(request.inputs["audio"][0, 40_000:60_000]).max() > 0.29 and request.inputs["audio"].size:
-                raise RequestTimeoutError("no response", timeout_s=1.0)
+            if np.abs(request.inputs["audio"]).max() < 0.2:
+                now_s[0] += 600.0
+                raise error
 
         server.fail = fail
-        assert server.run(tmp_path / "in", tmp_path / "out", retry_s=20.0).errors == {"timeout": 2}
+        summary = server.run(tones, tmp_path / "out", retry_s=600.0, timeout_s=600.0, concurrency=1)
+        assert summary.complete
+        assert summary.errors == {"timeout" if isinstance(error, RequestTimeoutError) else "server_error": 1}
+        assert now_s[0] == pytest.approx(1_800.0)
+
+    def test_a_server_that_hangs_stops_the_job_without_rows_of_errors(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        def fail(request: Request) -> None:
+            server.hangs = True
+            raise RequestTimeoutError("no response", timeout_s=1.0)
+
+        server.fail = fail
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, tmp_path / "out", retry_s=0.5)
+        assert caught.value.reason == "server"
+        assert isinstance(caught.value.__cause__, RequestTimeoutError)
+        assert not list((tmp_path / "out").glob("*.parquet"))
+
+    @pytest.mark.parametrize("operation", ["classify", "embed"])
+    def test_a_model_that_does_something_else_stops_the_job(self, tones: Path, tmp_path: Path, operation: str) -> None:
+        with MusicClient(transport=MockTransport(FakeServer(FakeComposer())), retries=0) as music:
+            job = BatchOptions(
+                source=str(tones), out=f"{tmp_path}/part-%05d.parquet", operation=operation, model=COMPOSE_MODEL
+            )
+            with pytest.raises(BatchError) as caught:
+                run_batch(music, job)
+        assert caught.value.reason == "arguments"
+        assert not list(tmp_path.glob("*.parquet"))
+
+    def test_an_invalid_argument_of_all_files_stops_the_job(self, scores: Path, tmp_path: Path) -> None:
+        with MusicClient(transport=MockTransport(FakeServer(FakeComposer())), retries=0) as music:
+            job = BatchOptions(
+                source=str(scores), out=f"{tmp_path}/part-%05d.parquet", operation="compose", arguments={"bars": 10_000}
+            )
+            with pytest.raises(BatchError) as caught:
+                run_batch(music, job)
+        assert caught.value.reason == "arguments"
+        assert not list(tmp_path.glob("*.parquet"))
 
     def test_a_file_that_makes_the_server_crash_is_a_row(self, server: Server, tones: Path, tmp_path: Path) -> None:
         def fail(request: Request) -> None:
@@ -413,6 +590,58 @@ class TestFailures:
         server.fail = fail
         with pytest.raises(KeyError):
             server.run(tones, tmp_path / "out")
+        assert not running_threads()
+
+    def test_rows_before_an_error_of_the_program_are_written(self, server: Server, tones: Path, tmp_path: Path) -> None:
+        def fail(request: Request) -> None:
+            if len(server.n_rows) > 4:
+                raise KeyError("a bug")
+
+        server.fail = fail
+        with pytest.raises(KeyError):
+            server.run(tones, tmp_path / "out", concurrency=1)
+        assert len(rows(tmp_path / "out")) == 4
+        assert not running_threads()
+        server.fail = lambda request: None
+        assert server.run(tones, tmp_path / "out", resume=True).n_new == 6
+        assert rows(tmp_path / "out")["path"].tolist() == paths_in(tones)
+
+    def test_an_interrupt_writes_the_rows_and_ends_the_threads(
+        self, server: Server, tones: Path, tmp_path: Path
+    ) -> None:
+        def interrupt(progress: BatchProgress) -> None:
+            if progress.n_done:
+                raise KeyboardInterrupt
+
+        server.fail = lambda request: time.sleep(0.2)
+        with pytest.raises(KeyboardInterrupt):
+            server.run(tones, tmp_path / "out", on_progress=interrupt, concurrency=1)
+        assert 0 < len(rows(tmp_path / "out")) < 10
+        assert not running_threads()
+
+    def test_an_output_that_is_not_available_is_reported_and_a_stop_ends_the_wait(
+        self, server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stop = threading.Event()
+        waiting_for: list[str | None] = []
+
+        def busy(url: str, content: bytes, **options: Any) -> None:
+            raise FileAccessError(f"{url}: busy", url=url, reason="busy")
+
+        def on_progress(progress: BatchProgress) -> None:
+            waiting_for.append(progress.waiting_for)
+            if progress.waiting_for:
+                stop.set()
+
+        monkeypatch.setattr("tritone.batch.parts.write_file", busy)
+        monkeypatch.setattr("tritone.batch.runner._PROGRESS_S", 0.0)
+        monkeypatch.setattr("tritone.batch.runner._DRAIN_S", 0.5)
+        began_s = time.monotonic()
+        with pytest.raises(BatchError) as caught:
+            server.run(tones, tmp_path / "out", retry_s=600.0, stop=stop, on_progress=on_progress)
+        assert time.monotonic() - began_s < 20
+        assert caught.value.reason == "storage"
+        assert any(error and error.endswith("busy") for error in waiting_for)
 
     @pytest.mark.parametrize(
         "options",
@@ -424,6 +653,8 @@ class TestFailures:
             {"rows_per_part": 0},
             {"part_s": 0.0},
             {"priority": "high"},
+            {"arguments": {"bars": 4}},
+            {"operation": "compose", "arguments": {"bar": 4}},
         ],
     )
     def test_invalid_options_are_refused(self, options: dict[str, Any]) -> None:
@@ -482,6 +713,25 @@ class TestBuckets:
             server.run(tones, "s3://two")
         assert caught.value.reason == "running"
 
+    def test_a_part_whose_response_was_lost_is_written_once(
+        self, server: Server, tones: Path, store: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_store(monkeypatch, store)
+        filesystem("s3://any").call_s3("create_bucket", Bucket="lost")
+        lost: list[str] = []
+
+        def write_and_lose(url: str, content: bytes, **options: Any) -> None:
+            write_file(url, content, **options)
+            if url not in lost and url.endswith(".parquet"):
+                lost.append(url)
+                raise FileAccessError(f"{url}: no response", url=url, reason="unreachable")
+
+        monkeypatch.setattr("tritone.batch.parts.write_file", write_and_lose)
+        summary = server.run(tones, "s3://lost", retry_s=30.0)
+        assert summary.complete
+        assert lost
+        assert server.run(tones, "s3://lost", resume=True).n_new == 0
+
     def test_credentials_that_expire_stop_the_job_without_rows_of_errors(
         self, server: Server, store: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
@@ -493,7 +743,7 @@ class TestBuckets:
         def expired(url: str) -> Any:
             raise FileAccessError(f"{url}: expired", url=url, reason="expired_credentials")
 
-        monkeypatch.setattr("tritone.batch.runner.open_file", expired)
+        monkeypatch.setattr("tritone.batch.file_calls.open_file", expired)
         with pytest.raises(BatchError) as caught:
             server.run("s3://expiring/", tmp_path / "out")
         assert caught.value.reason == "storage"
@@ -503,39 +753,42 @@ class TestBuckets:
         assert server.run("s3://expiring/", tmp_path / "out", resume=True).errors == {}
 
 
-class TestPace:
-    def test_more_requests_run_at_once_only_while_that_is_faster(self) -> None:
-        pace = Pace(16)
-        n_parallel = 3  # requests that the simulated server processes at once
-        slots = threading.Semaphore(n_parallel)
-        done = threading.Event()
-
-        def call() -> None:
-            request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
-            while not done.is_set():
-                with pace.slot(request, 1, 10.0), slots:
-                    time.sleep(0.004)
-
-        threads = [threading.Thread(target=call) for _ in range(18)]
-        for thread in threads:
-            thread.start()
-        limits = []
-        for _ in range(40):
-            time.sleep(0.1)
-            limits.append(pace.limit)
-        done.set()
-        for thread in threads:
-            thread.join()
-        assert 2 <= np.median(limits[20:]) <= 8  # of 16, on a machine that other tests keep busy
-
-    def test_a_busy_answer_lowers_the_pace(self) -> None:
-        pace = Pace(64)
-        pace._at = 8
-        before = pace.limit
+class TestConcurrencyLimit:
+    @staticmethod
+    def limits_of(n_parallel: int, *, most: int = 64, n_calls: int = 20_000) -> list[int]:
+        """Return the limits over time with a simulated server that processes `n_parallel` requests at once."""
+        now_s = [0.0]
+        limiter = AdaptiveConcurrencyLimiter(most, clock=lambda: now_s[0])
         request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
-        with pytest.raises(ServerBusyError), pace.slot(request, 1, 1.0):
+        running: deque[tuple[float, ExitStack]] = deque()  # by the time of their end
+        limits = []
+        limiter._n_waiting = 1  # decoding is faster than the server
+        for _ in range(n_calls):
+            while len(running) < limiter.limit:
+                call = ExitStack()
+                call.enter_context(limiter.limited(request, 1, 10.0))
+                begun_s = running[-n_parallel][0] if len(running) >= n_parallel else now_s[0]
+                running.append((begun_s + 0.004, call))
+            now_s[0], ended = running.popleft()
+            ended.close()
+            limits.append(limiter.limit)
+        return limits
+
+    @pytest.mark.parametrize(("n_parallel", "expected"), [(1, 1), (3, 3), (8, 8), (24, 24)])
+    def test_the_limit_is_what_the_server_processes_at_once(self, n_parallel: int, expected: int) -> None:
+        limits = self.limits_of(n_parallel)[10_000:]
+        assert Counter(limits).most_common(1)[0][0] in (expected, expected + 1)
+        assert max(limits) <= 2 * expected + 1
+
+    def test_the_limit_is_at_most_that_of_the_options(self) -> None:
+        assert max(self.limits_of(24, most=5)) == 5
+
+    def test_a_busy_answer_halves_the_limit(self) -> None:
+        limiter = AdaptiveConcurrencyLimiter(64, start=24)
+        request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
+        with pytest.raises(ServerBusyError), limiter.limited(request, 1, 1.0):
             raise ServerBusyError("full")
-        assert pace.limit <= before / 2
+        assert limiter.limit == 12
 
     def test_pieces_of_a_request_are_joined_in_order(self) -> None:
         def handle(request: Request) -> InferResponse:
@@ -543,7 +796,7 @@ class TestPace:
             return InferResponse("m", "1", request.request_id, {"y": request.inputs["audio"][:, :2]})
 
         audio = np.arange(20, dtype=np.float32).reshape(5, 4)
-        transport = PacedTransport(MockTransport(handle), Pace(2))
+        transport = LimitedTransport(MockTransport(handle), AdaptiveConcurrencyLimiter(2))
         response = transport.handle(InferRequest("m", "x", {"audio": audio}, ("y",)), timeout_s=5.0)
         assert response.outputs["y"].tolist() == audio[:, :2].tolist()
 

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-from tritone import MusicClient, bulk_calls
+from tritone import MusicClient
 from tritone.batch import OPERATIONS
 from tritone.batch.failures import MAX_FILE_FAILURES, MAX_LOST
 from tritone.bulk_calls import JSON_OPERATIONS, BulkCall, BulkCaller, shared_caller
+from tritone.constants import COMPOSE_MODEL
 from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
@@ -33,7 +35,7 @@ from tritone.exceptions import (
 )
 from tritone.messages import InferRequest, ReadyRequest, ReadyResponse
 from tritone.results.json_result import JsonResult
-from tritone.testing import FakeGenreModel, FakeRecommender, FakeServer, MockTransport
+from tritone.testing import FakeComposer, FakeGenreModel, FakeRecommender, FakeServer, MockTransport
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def recording(tmp_path: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk_calls, "_FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("tritone.batch.failures._FIRST_PAUSE_S", 0.01)
 
 
 def call_of(operation: str = "embed", **options: Any) -> BulkCall:
@@ -165,9 +167,41 @@ def test_a_bucket_that_refuses_all_files_fails_the_task(
     def refuse(url: str) -> Any:
         raise FileAccessError("refused", url=url, reason=reason)
 
-    monkeypatch.setattr(bulk_calls, "open_file", refuse)
+    monkeypatch.setattr("tritone.batch.file_calls.open_file", refuse)
     with pytest.raises(FileAccessError):
         caller_of(failing(), wait_s=0.0).rows([{"path": "s3a://bucket/a.wav"}])
+
+
+def test_calls_of_one_file_that_time_out_do_not_count_as_an_outage(
+    recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now_s[0], sleep=lambda seconds: None)
+    monkeypatch.setattr("tritone.bulk_calls.time", clock)
+    late = failing(*[RequestTimeoutError("late")] * MAX_FILE_FAILURES)
+
+    def answer(request: Any) -> Any:
+        now_s[0] += 150.0 * isinstance(request, InferRequest)
+        return late(request)
+
+    rows = caller_of(answer, wait_s=300.0, concurrency=1).rows([{"path": recording}] * 2)
+    assert [row["error_type"] for row in rows] == ["timeout", None]
+
+
+def test_a_server_that_hangs_fails_the_task(recording: str) -> None:
+    def answer(request: Any) -> Any:
+        if isinstance(request, InferRequest | ReadyRequest):
+            raise RequestTimeoutError("late")
+        return FakeServer(FakeGenreModel())(request)
+
+    with pytest.raises(RequestTimeoutError):
+        caller_of(answer, wait_s=0.0).rows([{"path": recording}])
+
+
+def test_a_model_that_does_something_else_fails_the_task(recording: str) -> None:
+    with pytest.raises(ServerError) as raised:
+        caller_of(FakeServer(FakeComposer()), arguments={"model": COMPOSE_MODEL}).rows([{"path": recording}])
+    assert raised.value.reason == "unsuitable_model"
 
 
 def test_an_invalid_argument_of_all_rows_fails_the_task(recording: str) -> None:

@@ -71,7 +71,7 @@ class TestLocalFiles:
         assert read_file(path) == b"2"
         assert list(path.parent.iterdir()) == [path]
         with pytest.raises(FileAccessError) as caught:
-            write_file(path, b"3", keep_existing=True)
+            write_file(path, b"3", if_exists="error")
         assert caught.value.reason == "exists"
         assert read_file(path) == b"2"
 
@@ -118,7 +118,7 @@ class TestBuckets:
     def test_an_existing_object_is_kept(self, bucket: str) -> None:
         write_file(f"{bucket}/a", b"1")
         with pytest.raises(FileAccessError) as caught:
-            write_file(f"{bucket}/a", b"2", keep_existing=True)
+            write_file(f"{bucket}/a", b"2", if_exists="error")
         assert caught.value.reason == "exists"
         assert read_file(f"{bucket}/a") == b"1"
 

@@ -20,6 +20,7 @@ from tritone import (
     ModelNotFoundError,
     ModelRequest,
     ModelResponse,
+    ReadyRequest,
     ReadyResponse,
     Request,
     RequestRejectedError,
@@ -163,6 +164,8 @@ class FakeWriters:
         if request.model not in self.models:
             raise ModelNotFoundError("no such model", model=request.model)
         takes, answers, _ = self.models[request.model]
+        if isinstance(request, ReadyRequest):
+            return ReadyResponse(True)
         if isinstance(request, ModelRequest):
             return ModelResponse(
                 request.model, ("1", self.version), takes, answers, self.max_batch_size, self.parameters

@@ -36,11 +36,17 @@ SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 CODE_LOADERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "yaml", "code"}
 # `module.function` -> the keyword that makes it harmless, and its value.
 MUST_SAY = {("torch", "load"): ("weights_only", True), ("np", "load"): ("allow_pickle", False)}
+ALLOWED_IMPORTS = {
+    ("joblib", "Parallel"),  # a pool of processes of this program
+    ("joblib", "delayed"),
+    ("joblib.externals.loky", "get_reusable_executor"),
+    ("joblib.externals.loky.process_executor", "TerminatedWorkerError"),
+}
 SHELLS = {("os", "system"), ("os", "popen"), ("subprocess", "getoutput"), ("tempfile", "mktemp")}
-# Names of exceptions (torch raises UnpicklingError when a file holds more than tensors), and functions that build plain
-# values alone.
+# Names of exceptions (torch raises UnpicklingError when a file holds more than tensors), functions that build plain
+# values alone, and those that only write.
 ALLOWED_ATTRIBUTES = {
-    ("pickle", "UnpicklingError"),
+    *(("pickle", name) for name in ("UnpicklingError", "PickleBuffer", "dumps")),
     *(("yaml", name) for name in ("YAMLError", "safe_load", "safe_dump", "SafeLoader", "composer", "constructor")),
     *(("yaml", name) for name in ("AliasEvent", "Node", "MappingNode", "ScalarNode")),
 }
@@ -51,7 +57,9 @@ def findings(source: str) -> Iterator[str]:
     tree = ast.parse(source)
     safe = _safe_yaml_loads(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in CODE_LOADERS:
+        if isinstance(node, ast.ImportFrom) and not ALLOWED_IMPORTS.issuperset(
+            (node.module, name.name) for name in node.names if (node.module or "").partition(".")[0] in CODE_LOADERS
+        ):
             yield f"line {node.lineno}: imports from {node.module}"
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             pair = (node.value.id, node.attr)

@@ -148,7 +148,8 @@ def open_scratch() -> Iterator[Scratch]:
         except duckdb.Error as error:
             raise DataError(f"{folder}: a temporary database cannot be created ({_first_line(error)})") from error
         stack.callback(database.close)
-        database.execute("SET enable_progress_bar = false")
+        with contextlib.suppress(duckdb.Error):  # in a notebook without ipywidgets, where there is no bar to turn off
+            database.execute("SET enable_progress_bar = false")
         database.execute("SET TimeZone = 'UTC'")
         database.execute("SET pandas_analyze_sample = 0")  # all texts, whatever they look like
         yield Scratch(folder, database, memory_bytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import sys
@@ -88,7 +89,8 @@ def pickled_bytes(value: object) -> int:
 def _portable(error: Exception) -> Exception:
     """Return an error that can be sent to another process."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - of this process
+        pickle.dumps(error)
+        copy.copy(error)  # built from its arguments, as when it is unpickled
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

@@ -1,4 +1,4 @@
-"""Which files of a job are left: a temporary SQLite database, so that memory does not grow with their number."""
+"""The files of a job and which of them are done, in a temporary SQLite database that is on disk where it is large."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ _N_INSERTED: Final = 10_000
 _N_SELECTED: Final = 1_000
 
 
-class WorkList:
+class FileList:
     """The files of a job in a fixed order, each with whether it has a row in a part.
 
     Attributes:
         n_files: number of files.
-        n_repeated: entries of the source that named a file again.
     """
 
     def __init__(self) -> None:
@@ -34,7 +33,6 @@ class WorkList:
             "CREATE TABLE files (id INTEGER PRIMARY KEY, path TEXT UNIQUE, raw BLOB, done INTEGER DEFAULT 0)"
         )
         self.n_files = 0
-        self.n_repeated = 0
 
     def close(self) -> None:
         """Close the database."""
@@ -48,23 +46,21 @@ class WorkList:
         """
         wanted = ((printable(path), os.fsencode(path)) for path in paths)
         mine = ((text, raw) for text, raw in wanted if shard[1] == 1 or _shard_of(raw, shard[1]) == shard[0])
-        n_given = 0
-        for rows in _chunks(mine):
-            n_given += len(rows)
+        for rows in _batched(mine):
             self._database.execute("BEGIN")
             self._database.executemany("INSERT OR IGNORE INTO files (path, raw) VALUES (?, ?)", rows)
             self._database.execute("COMMIT")
             if any(text.encode() != raw for text, raw in rows):
                 self._check_unambiguous(rows)
         self.n_files = self._database.execute("SELECT count(*) FROM files").fetchone()[0]
-        self.n_repeated = n_given - self.n_files
 
     def _check_unambiguous(self, rows: Iterable[tuple[str, bytes]]) -> None:
         for text, raw in rows:
             stored = self._database.execute("SELECT raw FROM files WHERE path = ?", [text]).fetchone()[0]
             if stored != raw:
                 raise BatchError(
-                    f"{text}: two files have this path when bytes that are not UTF-8 are escaped; rename one of them",
+                    f"{text}: two different files are written as this path (bytes that are not UTF-8 are escaped as "
+                    f"\\xNN); rename one of them",
                     reason="ambiguous_paths",
                 )
 
@@ -75,7 +71,7 @@ class WorkList:
             (number of the paths that are not in the list or were marked before, one of them).
         """
         n_other, example = 0, None
-        for some in _chunks(paths):
+        for some in _batched(paths):
             self._database.execute("BEGIN")
             for path in some:
                 query = "UPDATE files SET done = 1 WHERE path = ? AND done = 0"
@@ -106,7 +102,7 @@ def _shard_of(raw: bytes, n_shards: int) -> int:
     return int.from_bytes(hashlib.sha256(raw).digest()[:8]) % n_shards + 1
 
 
-def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+def _batched(values: Iterable[T]) -> Iterator[list[T]]:
     source = iter(values)
     while chunk := list(islice(source, _N_INSERTED)):
         yield chunk

@@ -1,9 +1,9 @@
-"""How many requests of a batch job run at once, and how large they are.
+"""Adaptive concurrency limit of a batch job (hill climbing on the measured throughput), and the request size.
 
-The number of requests in flight is found by measuring: `Pace` compares the rows per second of neighbouring levels and
-keeps the lowest level that is about as fast as the next one. More requests would only wait in the queues of the server.
-An answer that the server is busy lowers the level at once. Requests are cut so that one takes about `REQUEST_S`,
-because a running request is not interrupted for an interactive one that arrives.
+`AdaptiveConcurrencyLimiter` compares the rows per second of neighbouring limits, and uses the lowest limit whose
+throughput is within 5 % of the next higher one. More requests would only wait in the queues of the server. A
+`ServerBusyError` halves the limit at once. Requests are split so that one takes about `REQUEST_S`, because a running
+request is not interrupted for an interactive one that arrives.
 
 Shapes: N rows (windows of a recording).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,52 +24,54 @@ from tritone.messages import InferRequest, InferResponse, Request, Response, Str
 from tritone.retry import timed_out
 
 REQUEST_S: Final = 0.015
-_LEVELS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
-_EPOCH_S: Final = 0.5  # shortest measurement of a level
-_N_EPOCH: Final = 20  # fewest responses of one
-_FRESH_S: Final = 30.0  # a measurement of a neighbouring level is repeated after this time
-_GAIN: Final = 1.05  # by which the next level must be faster to be worth it
-_BUSY_S: Final = 1.0  # after a busy answer the level is not lowered again for this time
+_LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
+_INTERVAL_S: Final = 0.5  # minimum measurement interval
+_N_INTERVAL: Final = 20  # minimum number of responses in it
+_FRESH_S: Final = 30.0  # a measurement of a neighbouring limit is repeated after this time
+_GAIN: Final = 1.05  # minimum ratio of throughputs for a higher limit
+_BUSY_S: Final = 1.0  # after a ServerBusyError the limit is not lowered again for this time
 _LARGEST_ROWS: Final = 64
 
 
 @dataclass
-class _Level:
+class _Measurement:
     rate: float = 0.0  # rows per second
-    at_s: float = -1e9  # when it was measured
+    at_s: float = -1e9  # time of the measurement
 
     def is_fresh(self, now_s: float) -> bool:
         return now_s - self.at_s < _FRESH_S
 
 
-class Pace:
+class AdaptiveConcurrencyLimiter:
     """Limits the requests in flight; thread-safe."""
 
-    def __init__(self, most: int) -> None:
-        """Begin with two requests at a time.
+    def __init__(self, most: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with a limit of `start`.
 
         Args:
-            most: largest number of requests in flight.
+            most: maximum number of requests in flight.
+            start: the first limit.
+            clock: returns the time in seconds.
         """
-        sizes = [size for size in _LEVELS if size < most] + [most]
-        self._sizes = sizes
-        self._levels = [_Level() for _ in sizes]
-        self._at = min(1, len(sizes) - 1)
+        self._limits = [limit for limit in _LIMITS if limit < most] + [most]
+        self._measurements = [_Measurement() for _ in self._limits]
+        self._index = max(index for index, limit in enumerate(self._limits) if limit <= max(1, start))
+        self._clock = clock
         self._in_flight = 0
         self._n_waiting = 0
         self._changed = threading.Condition()
         self._busy_until_s = 0.0
-        self._row_s: float | None = None  # fastest recent time of a row, within a request
+        self._row_s: float | None = None  # minimum recent time per row of a request
         self._closed = False
-        self._begin_epoch(time.monotonic())
+        self._begin_interval(clock())
 
     @property
     def limit(self) -> int:
-        """Return the number of requests that may run at once now."""
-        return self._sizes[self._at]
+        """Return the maximum number of requests in flight now."""
+        return self._limits[self._index]
 
     def n_rows(self) -> int:
-        """Return the number of rows that a request should have at most."""
+        """Return the maximum number of rows of a request."""
         row_s = self._row_s
         return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(REQUEST_S / row_s)))
 
@@ -80,19 +82,19 @@ class Pace:
             self._changed.notify_all()
 
     @contextmanager
-    def slot(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
-        """Wait for a slot, and measure the request that the block sends; yields the seconds left for it.
+    def limited(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
+        """Wait until a request may be sent, and measure the request that the block sends; yields the seconds left.
 
         Raises:
-            RequestTimeoutError: no slot became free in time.
-            ClientError: the pace is closed.
+            RequestTimeoutError: the limit was not free in time.
+            ClientError: the limiter is closed; only the threads of a job that has ended see it.
         """
-        began_s = time.monotonic()
+        began_s = self._clock()
         with self._changed:
             self._n_waiting += 1
             is_free = self._changed.wait_for(lambda: self._in_flight < self.limit or self._closed, timeout_s)
             self._n_waiting -= 1
-            sent_s = time.monotonic()
+            sent_s = self._clock()
             if self._closed:
                 raise ClientError("the batch job has ended", reason="closed", model=request.model)
             if not is_free or sent_s - began_s >= timeout_s:
@@ -109,66 +111,66 @@ class Pace:
         self._finish(sent_s, n_rows)
 
     def _finish(self, sent_s: float, n_rows: int, *, busy: bool = False) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         with self._changed:
             self._in_flight -= 1
             if busy:
-                self._slow_down(now_s)
+                self._halve(now_s)
             elif n_rows:
                 self._measure(now_s, (now_s - sent_s) / n_rows, n_rows)
             self._changed.notify_all()
 
-    def _slow_down(self, now_s: float) -> None:
+    def _halve(self, now_s: float) -> None:
         if now_s < self._busy_until_s:
             return
         self._busy_until_s = now_s + _BUSY_S
-        self._levels[self._at] = _Level(0.0, now_s)  # not tried again for a while
+        self._measurements[self._index] = _Measurement(0.0, now_s)  # not tried again for a while
         half = self.limit / 2
-        while self._at > 0 and self.limit > half:
-            self._at -= 1
-        self._begin_epoch(now_s)
+        while self._index > 0 and self.limit > half:
+            self._index -= 1
+        self._begin_interval(now_s)
 
     def _measure(self, now_s: float, row_s: float, n_rows: int) -> None:
-        # The fastest row, forgotten slowly: that of an undisturbed server.
+        # Minimum time per row, raised by 0.1 % per response, so that it follows a change of the server.
         self._row_s = row_s if self._row_s is None else min(row_s, self._row_s * 1.001)
         self._n_rows += n_rows
         self._n_responses += 1
-        self._n_starved += self._n_waiting == 0  # the level is not used: decoding is slower than the server
-        elapsed_s = now_s - self._epoch_s
-        if elapsed_s < _EPOCH_S or self._n_responses < _N_EPOCH:
+        self._n_without_wait += self._n_waiting == 0  # decoding is slower than the server
+        elapsed_s = now_s - self._interval_start_s
+        if elapsed_s < _INTERVAL_S or self._n_responses < _N_INTERVAL:
             return
-        level = self._levels[self._at]
+        here = self._measurements[self._index]
         rate = self._n_rows / elapsed_s
-        level.rate = (level.rate + rate) / 2 if level.is_fresh(now_s) and level.rate else rate
-        level.at_s = now_s
-        is_starved = self._n_starved > self._n_responses / 2
-        self._at = self._next_level(now_s, is_starved=is_starved)
-        self._begin_epoch(now_s)
+        here.rate = (here.rate + rate) / 2 if here.is_fresh(now_s) and here.rate else rate
+        here.at_s = now_s
+        is_underused = self._n_without_wait > self._n_responses / 2
+        self._index = self._next_index(now_s, is_underused=is_underused)
+        self._begin_interval(now_s)
 
-    def _next_level(self, now_s: float, *, is_starved: bool) -> int:
-        here = self._levels[self._at]
-        below = self._levels[self._at - 1] if self._at else None
+    def _next_index(self, now_s: float, *, is_underused: bool) -> int:
+        here = self._measurements[self._index]
+        below = self._measurements[self._index - 1] if self._index else None
         if below is not None and below.is_fresh(now_s) and _GAIN * below.rate > here.rate:
-            return self._at - 1
-        if self._at + 1 < len(self._levels) and not is_starved:
-            above = self._levels[self._at + 1]
+            return self._index - 1
+        if self._index + 1 < len(self._measurements) and not is_underused:
+            above = self._measurements[self._index + 1]
             if not above.is_fresh(now_s) or above.rate > _GAIN * here.rate:
-                return self._at + 1
-        return self._at - 1 if below is not None and not below.is_fresh(now_s) else self._at
+                return self._index + 1
+        return self._index - 1 if below is not None and not below.is_fresh(now_s) else self._index
 
-    def _begin_epoch(self, now_s: float) -> None:
-        self._epoch_s = now_s
+    def _begin_interval(self, now_s: float) -> None:
+        self._interval_start_s = now_s
         self._n_rows = 0
         self._n_responses = 0
-        self._n_starved = 0
+        self._n_without_wait = 0
 
 
-class PacedTransport:
-    """Sends the requests of a client at the pace of a batch job; see `tritone.messages.Transport`."""
+class LimitedTransport:
+    """Sends the requests of a client within the limits of a batch job; see `tritone.messages.Transport`."""
 
-    def __init__(self, inner: Transport, pace: Pace) -> None:
+    def __init__(self, inner: Transport, limiter: AdaptiveConcurrencyLimiter) -> None:
         self._inner = inner
-        self._pace = pace
+        self._limiter = limiter
 
     def handle(self, request: Request, *, timeout_s: float) -> Response:
         """Send one request; one with several windows is sent in pieces, whose responses are joined."""
@@ -178,9 +180,9 @@ class PacedTransport:
         responses: list[InferResponse] = []
         rest: InferRequest | None = request
         while rest is not None:
-            piece, rest = _cut(rest, self._pace.n_rows())
+            piece, rest = _split(rest, self._limiter.n_rows())
             left_s = deadline_s - time.monotonic()
-            with self._pace.slot(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
+            with self._limiter.limited(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
                 response = self._inner.handle(piece, timeout_s=left_s)
             if not isinstance(response, InferResponse):  # of a transport that a caller brought
                 raise ServerError(f"unexpected response: {type(response).__name__}", reason="malformed")
@@ -188,12 +190,12 @@ class PacedTransport:
         return _joined(responses)
 
     def stream(self, request: StreamRequest, *, timeout_s: float) -> Generator[InferResponse, None, None]:
-        """Send a request for a stream, which has no pace."""
+        """Send a request for a stream, which is not limited."""
         return self._inner.stream(request, timeout_s=timeout_s)
 
     def close(self) -> None:
         """Close all connections."""
-        self._pace.close()
+        self._limiter.close()
         self._inner.close()
 
 
@@ -202,8 +204,8 @@ def _n_rows(request: InferRequest) -> int:
     return 1 if audio is None or audio.ndim < 2 else len(audio)
 
 
-def _cut(request: InferRequest, n_rows: int) -> tuple[InferRequest, InferRequest | None]:
-    """Return a request with the first rows, and one with the others; only windows of recordings are cut."""
+def _split(request: InferRequest, n_rows: int) -> tuple[InferRequest, InferRequest | None]:
+    """Return a request with the first rows, and one with the others; only windows of recordings are split."""
     if set(request.inputs) != {"audio"} or _n_rows(request) <= n_rows:
         return request, None
     audio = request.inputs["audio"]
