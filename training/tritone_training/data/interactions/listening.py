@@ -17,7 +17,6 @@ from tritone_training.data.interactions.reading import keep_log, load_log, load_
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.data.interactions.splitting import LogColumns, LogSelection, split_log, split_part
-from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +56,8 @@ class ListeningData:
 
     def load_log(self) -> Log | None:
         """Return the log that was split, read again if it is in files; None without one (see `whole_log`)."""
-        return self.whole_log.load() if isinstance(self.whole_log, StoredLog) else self.whole_log
+        whole = self.whole_log
+        return whole if whole is None or isinstance(whole, Log) else LogSelection(whole).load()
 
     def whole(self) -> ListeningData:
         """Return the data with all listens and tags in the training split; the other splits are unchanged."""
