@@ -3,12 +3,15 @@
     make test-engines ARGS=--collect-only  # creates .venv-engines
     .venv-engines/bin/python -m benchmarks.throughput_jobs --server localhost:8001 --recordings 600
 
-The start of Ray and Spark, and that of their workers, is not counted: each engine first runs on a few recordings.
+The start of Ray and Spark is not counted: each engine first runs on a few recordings. Ray makes new actors for every
+data set, so their start (seconds) is part of its time; give it enough recordings.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -72,6 +75,7 @@ def by_ray(server: str) -> Callable[[list[str]], int]:
 def by_spark(server: str) -> Callable[[list[str]], int]:
     from pyspark.sql import SparkSession
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # or workers are those of the first python3 in PATH
     builder = SparkSession.builder.master(f"local[{N_WORKERS}]").config("spark.ui.enabled", "false")
     spark: Any = builder.config("spark.driver.memory", "1g").getOrCreate()
     classify = tritone.spark.Classify(server=server, concurrency=CONCURRENCY)

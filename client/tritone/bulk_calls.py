@@ -23,7 +23,7 @@ from tritone.batch.file_calls import FileCaller
 from tritone.batch.operations import OPERATIONS, Opened, Operation
 from tritone.client import MusicClient
 from tritone.endpoints import DEFAULT_URL, make_endpoints
-from tritone.exceptions import ClientError, InvalidInputError, MissingExtraError, RequestTimeoutError
+from tritone.exceptions import ClientError, InvalidInputError, RequestTimeoutError
 from tritone.operations.many import MAX_CONCURRENCY, map_ordered
 from tritone.results.json_result import JsonResult
 
@@ -197,23 +197,6 @@ def shared_caller(call: BulkCall) -> BulkCaller:
     server = _resolved(call.server)
     key = (server if isinstance(server, str) else tuple(server), repr(sorted(call.client.items())))
     return BulkCaller(call, _client(key, call))
-
-
-def require(package: str, extra: str) -> Any:
-    """Import a package of an extra.
-
-    Raises:
-        MissingExtraError: with the command that installs it.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"jobs on {extra.capitalize()} need the package {package.partition('.')[0]} ({error}); install it with: "
-            f"pip install 'tritone[{extra}]'"
-        ) from error
 
 
 _CLIENTS: Final[dict[tuple[Any, ...], MusicClient]] = {}

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tritone.constants import WINDOW_S
-from tritone.exceptions import MissingExtraError
+from tritone.extras import require
 from tritone.files import Target, format_of, write_result
 from tritone.music.grid import HIGHEST_PITCH, LOWEST_PITCH, N_PITCHES, notes_of
-from tritone.music.symusic_scores import INSTALL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -169,11 +168,9 @@ def _canvas(width: float, height: float) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(f"drawing needs matplotlib, which is not installed: {INSTALL}") from error
+    require("matplotlib", extra="scores", purpose="plots")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     # Not through pyplot: it keeps global state that threads would share, and may look for a display.
     figure = Figure(figsize=(width, height), layout="constrained")

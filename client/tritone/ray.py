@@ -23,14 +23,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tritone.bulk_calls import BulkCall, BulkCaller, Server, require
+from tritone.bulk_calls import BulkCall, BulkCaller, Server
 from tritone.bulk_tables import with_results
 from tritone.endpoints import DEFAULT_URL
+from tritone.extras import require
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-require("ray.data", "ray")
+require("ray.data", extra="ray", purpose="jobs on Ray")
 
 __all__ = ["Call", "Classify", "Embed"]
 

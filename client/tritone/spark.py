@@ -20,10 +20,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tritone.bulk_calls import ERROR_COLUMNS, BulkCall, Server, require, shared_caller
+from tritone.bulk_calls import ERROR_COLUMNS, BulkCall, Server, shared_caller
 from tritone.bulk_tables import frame_with_results, kept_columns, with_results
 from tritone.constants import EMBEDDING_SIZE
 from tritone.endpoints import DEFAULT_URL
+from tritone.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 EMBEDDED: Final = ("embedding", *ERROR_COLUMNS)
 
-require("pyspark.sql", "spark")
-require("pyarrow", "spark")
+require("pyspark.sql", extra="spark", purpose="jobs on Spark")
+require("pyarrow", extra="spark", purpose="jobs on Spark")
 
 __all__ = ["Call", "Classify", "Embed", "embed_udf"]
 

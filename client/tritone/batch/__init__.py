@@ -10,10 +10,10 @@ print(summary.n_done, summary.errors)
 ```
 
 Each file becomes exactly one row, over all parts and all runs of a job. Parts are written under a temporary name and
-renamed, or sent to a bucket in one request; what is done is read from the finished parts, so a job that was killed goes
-on where its last part ended. The modules: `sources` (which files), `jobs` (the record of a job beside its parts),
-`work` (which files are left), `operations` (calls and columns), `pace` (how many requests run at once), `parts` (the
-output) and `runner` (the whole).
+renamed, or sent to a bucket in one request; the files that are done are read from the completed parts, so a killed job
+continues after its last complete part. The modules: `sources` (the files of a source), `jobs` (job metadata next to the
+parts), `file_list` (files that are pending or done), `operations` (calls and columns), `file_calls` (the call for one
+file), `failures` (error handling), `concurrency_limit`, `parts` (the output) and `runner` (`run_batch`).
 """
 
 from tritone.batch.operations import OPERATIONS

@@ -26,7 +26,8 @@ from tritone.batch.options import BatchOptions
 from tritone.batch.parts import PartNames, iter_done
 from tritone.batch.sources import iter_paths
 from tritone.exceptions import BatchError, FileAccessError
-from tritone.remote_files import is_remote, local_path, open_file, read_file, translated_errors, write_file
+from tritone.remote_errors import translated_errors
+from tritone.remote_files import is_remote, local_path, open_file, read_file, write_file
 
 _FORMAT: Final = 1
 

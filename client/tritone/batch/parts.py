@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone.atomic import staged_pattern
-from tritone.exceptions import BatchError, FileAccessError, InvalidInputError, MissingExtraError
+from tritone.exceptions import BatchError, FileAccessError, InvalidInputError
+from tritone.extras import require
+from tritone.remote_errors import translated_errors
 from tritone.remote_files import (
     STAGED_SUFFIX,
     filesystem,
@@ -22,7 +24,6 @@ from tritone.remote_files import (
     list_files,
     local_path,
     read_file,
-    translated_errors,
     write_file,
 )
 
@@ -32,7 +33,7 @@ _N_PATHS: Final = 10_000
 
 
 class PartNames:
-    """The names of the parts of a job, and of the other files beside them.
+    """The names of the parts of a job, and of the other files in the same folder.
 
     Parts of shard K of N have the numbers K-1, K-1+N, K-1+2N and so on, so that shards may share a folder.
 
@@ -139,7 +140,7 @@ class PartWriter:
         Raises:
             MissingExtraError: DuckDB is not installed.
         """
-        self._duckdb = require_duckdb()
+        self._duckdb = require("duckdb", extra="batch", purpose="batch jobs")
         self._names = names
         self._columns = dict(columns)
         self._folder = folder
@@ -224,7 +225,7 @@ def iter_done(names: PartNames, numbers: list[int], folder: Path) -> Iterator[tu
         BatchError: a part cannot be read (`damaged`).
         FileAccessError: the store failed.
     """
-    duckdb = require_duckdb()
+    duckdb = require("duckdb", extra="batch", purpose="batch jobs")
     copy = folder / "finished.parquet"
     with duckdb.connect(config=_CONFIG) as database:
         for number in numbers:
@@ -250,21 +251,6 @@ def _base64(value: object) -> str:
     if not isinstance(value, bytes):
         raise TypeError(f"unexpected value in a row: {type(value).__name__}")
     return b64encode(value).decode()
-
-
-def require_duckdb() -> Any:
-    """Import DuckDB.
-
-    Raises:
-        MissingExtraError: with the command that installs it.
-    """
-    try:
-        import duckdb
-    except ImportError as error:
-        raise MissingExtraError(
-            f"batch jobs need the package duckdb ({error}); install it with: pip install 'tritone[batch]'"
-        ) from error
-    return duckdb
 
 
 def _quoted(path: Path) -> str:

@@ -41,7 +41,9 @@ def iter_paths(source: str) -> Iterator[str]:
         except csv.Error as error:
             raise InvalidInputError(f"{source}: is not a valid CSV file ({error})", argument="source") from error
     if not n_paths:
-        raise FileAccessError(f"{source}: the manifest names no files", url=source, reason="missing")
+        raise FileAccessError(
+            f"{source}: the manifest is empty: expected at least one path", url=source, reason="missing"
+        )
 
 
 def _manifest_paths(lines: io.TextIOWrapper, source: str) -> Iterator[str]:

@@ -17,12 +17,12 @@ from typing import Any, Final, Literal
 from xml.etree.ElementTree import ParseError
 
 from tritone.exceptions import InvalidScoreError, MissingExtraError
+from tritone.extras import require
 from tritone.music.grid import Grid, notes_of
 from tritone.music.instruments import PIANO, program_of
 from tritone.music.performance import parts_of
 from tritone.music.symusic_scores import END_MARKER, require_symusic
 
-INSTALL: Final = "pip install 'tritone[notation]'"
 MAX_NOTATION_BYTES: Final = 20 << 20  # of the text, unpacked: music21 needs some 50 times as much memory
 TICKS_PER_QUARTER: Final = 10_080  # divisible by 2 to 10, so triplets, quintuplets and septuplets are exact
 _MIDDLE_C: Final = 60
@@ -155,13 +155,7 @@ def require_music21() -> Any:
     Raises:
         MissingExtraError: with the command that installs it.
     """
-    try:
-        import music21
-    except ImportError as error:
-        raise MissingExtraError(
-            f"MusicXML and ABC need the package music21 ({error}); install it with: {INSTALL}"
-        ) from error
-    return music21
+    return require("music21", extra="notation", purpose="MusicXML and ABC")
 
 
 def _text_of(data: bytes, name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone.exceptions import MissingExtraError
+from tritone.extras import require
 from tritone.music.grid import Grid, simplest_signature
 
 IntArray = npt.NDArray[np.int64]
@@ -27,13 +27,7 @@ def require_symusic() -> Any:
     Raises:
         MissingExtraError: with the command that installs it.
     """
-    try:
-        import symusic
-    except ImportError as error:
-        raise MissingExtraError(
-            f"scores and rendering need the package symusic ({error}); install it with: {INSTALL}"
-        ) from error
-    return symusic
+    return require("symusic", extra="scores", purpose="scores and rendering")
 
 
 def score_without_notes(grid: Grid) -> tuple[Any, int]:

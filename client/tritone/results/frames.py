@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tritone.exceptions import MissingExtraError
+from tritone.extras import require
 
 
 def require_pandas() -> Any:
@@ -13,10 +13,4 @@ def require_pandas() -> Any:
     Raises:
         MissingExtraError: with the command that installs it.
     """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingExtraError(
-            f"data frames need the package pandas ({error}); install it with: pip install 'tritone[pandas]'"
-        ) from error
-    return pd
+    return require("pandas", extra="pandas", purpose="data frames")

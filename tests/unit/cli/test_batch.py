@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 
 from tritone import ConnectionFailedError, InferRequest, MusicClient, RequestRejectedError
+from tritone.batch import BatchOptions
 from tritone.constants import COMPOSE_MODEL
 from tritone.messages import Request
 from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
@@ -56,6 +59,17 @@ def test_every_operation_has_help(run_tritone: Run, verb: str) -> None:
     ended = run_tritone("batch", verb, "--help")
     assert ended.status == 0
     assert "--resume" in ended.stdout
+
+
+@pytest.mark.parametrize("command", [batch.classify, batch.embed, batch.predict, batch.compose, batch.reconstruct])
+def test_defaults_are_those_of_the_python_interface(command: Callable[..., None]) -> None:
+    given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+    expected = {field.name: field.default for field in dataclasses.fields(BatchOptions)}
+    names = {"part_seconds": "part_s", "timeout": "timeout_s", "retry_for": "retry_s", "max_duration": "max_duration_s"}
+    same = {name: names.get(name, name) for name in given if names.get(name, name) in expected}
+    compared = {name for name in same if name not in ("source", "out", "shard")}
+    assert {"rows_per_part", "part_seconds", "concurrency", "priority", "timeout", "retry_for"} <= compared
+    assert {name: given[name] for name in compared} == {name: expected[same[name]] for name in compared}
 
 
 def test_a_job_prints_a_summary_and_goes_on(

@@ -11,7 +11,8 @@ import pytest
 from tests.support.s3_server import failing_store, forget_connections, s3_server, use_store
 
 from tritone import FileAccessError, MissingExtraError
-from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, translated_errors, write_file
+from tritone.remote_errors import translated_errors
+from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, write_file
 
 
 @pytest.fixture(scope="module")
