@@ -7,7 +7,7 @@ python -m benchmarks.candidate_recall ARTIFACT --key recommender.key            
 ```
 The requests are histories of stored users, so that no ids of users are needed: whole ones with their plays, three items
 of them in order (session), one item (short), and none (cold). Each way of scoring runs in a process of its own, which
-answers one request after the other, and then the whole histories in batches of 64; its private memory before and after
+makes one request after the other, and then the whole histories in batches of 64; its private memory before and after
 that is `anonymous`. recall@100 is the part of the 100 best of all items that are among the 100 best of the candidates.
 Networks (`taste_vae`, `taste_sequence`) are left out.
 """
@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--per-model", type=count, nargs="+", default=[500, 2_000])
     parser.add_argument("--requests", type=count, default=300, help="requests of each kind (300)")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--answers", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--responses", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.alone is not None:
-        print(json.dumps(alone(arguments)))
+    if arguments.worker is not None:
+        print(json.dumps(measure(arguments)))
         return
     with tempfile.TemporaryDirectory(prefix="tritone-candidates-") as folder:
         measured = [run(arguments, n, Path(folder)) for n in [EXACT, *arguments.per_model]]
@@ -88,8 +88,8 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, per_model: int, folder: Path) -> dict[str, Any]:
     """Measure one way of scoring in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.candidate_recall", str(arguments.artifact), "--alone", str(per_model)]
-    command += ["--answers", str(folder), "--requests", str(arguments.requests)]
+    command = [sys.executable, "-m", "benchmarks.candidate_recall", str(arguments.artifact), "--worker", str(per_model)]
+    command += ["--responses", str(folder), "--requests", str(arguments.requests)]
     if arguments.key is not None:
         command += ["--key", str(arguments.key)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -99,10 +99,10 @@ def run(arguments: argparse.Namespace, per_model: int, folder: Path) -> dict[str
     return found
 
 
-def alone(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Answer all requests in one way, and save the answers."""
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Make all requests with one way of scoring, and save the responses."""
     keep_freed_memory()  # as the backend does
-    per_model: int = arguments.alone
+    per_model: int = arguments.worker
     settings = None if per_model == EXACT else CandidateSettings(from_items=1, per_model=per_model)
     began_s = time.perf_counter()
     key = KEY if arguments.key is None else read_key(arguments.key)
@@ -113,11 +113,11 @@ def alone(arguments: argparse.Namespace) -> dict[str, Any]:
         "open_s": round(time.perf_counter() - began_s, 3),
         "kinds": {},
     }
-    asked = requests_of(recommender, arguments.requests)
-    for request in asked["whole"][:N_WARM_UP]:
+    sets = requests_of(recommender, arguments.requests)
+    for request in sets["whole"][:N_WARM_UP]:
         recommender.recommend([request])
     result["anonymous_mb"] = anonymous_mb()
-    for kind, requests in asked.items():
+    for kind, requests in sets.items():
         times, cpu_times, items, scores, n_candidates = [], [], [], [], []
         for request in requests:
             began_s, cpu_s = time.perf_counter(), time.thread_time()
@@ -139,14 +139,14 @@ def alone(arguments: argparse.Namespace) -> dict[str, Any]:
             "cpu_p99_ms": round(1e3 * float(np.quantile(cpu_times, 0.99)), 3),
             "n_candidates": float(np.mean(n_candidates)),
         }
-        np.savez(arguments.answers / f"{kind}-{per_model}.npz", items=np.array(items), scores=np.array(scores))
+        np.savez(arguments.responses / f"{kind}-{per_model}.npz", items=np.array(items), scores=np.array(scores))
     cpu_s = time.thread_time()
-    for start in range(0, len(asked["whole"]), BATCH):
-        recommender.recommend(asked["whole"][start : start + BATCH])
-    result["batch_cpu_ms"] = round(1e3 * (time.thread_time() - cpu_s) / len(asked["whole"]), 3)
+    for start in range(0, len(sets["whole"]), BATCH):
+        recommender.recommend(sets["whole"][start : start + BATCH])
+    result["batch_cpu_ms"] = round(1e3 * (time.thread_time() - cpu_s) / len(sets["whole"]), 3)
     result["anonymous_after_mb"] = anonymous_mb()
     tracemalloc.start()
-    recommender.recommend(asked["whole"][:BATCH])
+    recommender.recommend(sets["whole"][:BATCH])
     result["batch_peak_mb"] = round(tracemalloc.get_traced_memory()[1] / 2**20, 1)
     return result
 
@@ -169,7 +169,7 @@ def requests_of(recommender: Recommender, n: int) -> dict[str, list[RecommendReq
 
 
 def compared(folder: Path, kind: str, per_model: int) -> dict[str, float]:
-    """Return the recall of the answers from candidates, and how far their scores are from those of all items."""
+    """Return the recall of the responses from candidates, and how far their scores are from those of all items."""
     exact, found = (np.load(folder / f"{kind}-{each}.npz") for each in (EXACT, per_model))
     recalls, apart = [], 0.0
     for items, scores, others, other_scores in zip(

@@ -23,7 +23,7 @@ ENV PATH=/opt/tritone/bin:$PATH \
     HOME=/tmp
 USER 10001:10001
 WORKDIR /work
-# A run that ends is judged by its exit status; there is nothing to ask while it lasts.
+# Batch container: no health check; use the exit status.
 HEALTHCHECK NONE
 ENTRYPOINT ["tritone"]
 CMD ["--help"]

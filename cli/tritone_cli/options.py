@@ -39,7 +39,7 @@ Pretrained = Annotated[
     str | None,
     typer.Option(help="Pretrained backbone: musicnn or musicnn-mtt; weights come from PyPI.", show_default=False),
 ]
-Devices = Annotated[int, typer.Option(min=1, help="Maximum number of GPUs to train on.")]
+Devices = Annotated[int, typer.Option(min=1, help="Maximum number of GPUs to train on. Ignored without GPUs.")]
 MaxEpochs = Annotated[int | None, typer.Option(min=1, help="Maximum number of epochs.", show_default=False)]
 Settings = Annotated[
     list[str] | None,

@@ -26,7 +26,7 @@ from tritone_training.data.recordings import printable
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
 from tritone_training.processes.callbacks import EqualProcesses, trainer_options
-from tritone_training.processes.shares import seed_all
+from tritone_training.processes.sharding import seed_all
 from tritone_training.progress import ProgressLines
 from tritone_training.runs import differences
 from tritone_training.training_logs import TENSORBOARD, epoch_logger
@@ -91,12 +91,12 @@ def fit(
     replaced. After each epoch the whole state is saved; with `request.resume` training continues from there, and on one
     device it ends with the same weights as without the interruption.
 
-    With several processes (of torchrun, or one for each GPU of `request.devices`), each takes its share of every batch.
-    The losses of the module weigh their share (`processes.share_weight`), so that the gradient is that of the batch.
+    With several processes (of torchrun, or one for each GPU of `request.devices`), each takes its shard of every batch.
+    The losses of the module are multiplied by `processes.loss_weight`, so that the gradient is that of the whole batch.
 
     Args:
         train: batches of the size that `global_batch_size` returns; a data set that draws whole batches itself has to
-            take its share.
+            shard them.
         valid: evaluated in its own order, completely in every process, because the module evaluates items in groups.
         request: folder, devices (a host without GPUs trains on its CPU), progress, `resume` and MLflow.
         settings: hyper-parameters and the fingerprint of the data; a state with other settings is not resumed.
@@ -130,7 +130,7 @@ def fit(
     if group is not None:
         group.require_equal(json.dumps(dict(saver.settings), default=str), f"{stage}: data and settings")
         if request.resume:
-            group.share_files(path.parent, _files_of(stage, path.parent))
+            group.broadcast_files(path.parent, _files_of(stage, path.parent))
     state = read_state(path) if request.resume and path.exists() else None
     if state is None:
         shutil.rmtree(logs, ignore_errors=True)
@@ -151,7 +151,7 @@ def fit(
             patience=patience, request=request,
         )  # fmt: skip
         if group is not None:
-            group.share_files(path.parent, _files_of(stage, path.parent))
+            group.broadcast_files(path.parent, _files_of(stage, path.parent))
             seed_all(request.seed, "after", stage)  # what follows is computed in every process
         saver.load_state_dict(saver_state(read_state(path), saver))  # other processes may have trained
     weights = torch.load(path.with_name(saver.best_file), map_location="cpu", weights_only=True)
@@ -181,7 +181,7 @@ def _run(
     if request.progress:
         callbacks.append(epoch_progress())
     if group is not None or n_processes > 1:
-        train = processes.share_loader(train, n_processes=n_processes, seed=request.seed, n_epochs=saver.n_epochs)
+        train = processes.shard_loader(train, n_processes=n_processes, seed=request.seed, n_epochs=saver.n_epochs)
     options: dict[str, Any] = {
         "accelerator": "auto",
         "devices": n_processes,
@@ -248,12 +248,12 @@ def processes_of(request: TrainRequest) -> int:
         return group.size
     n_gpus = _n_gpus()
     if n_gpus and request.devices > n_gpus:
-        raise TrainingError(f"{request.devices} GPUs were asked for, this host has {n_gpus}; lower --devices")
+        raise TrainingError(f"--devices: expected at most {n_gpus} (GPUs of this host), got {request.devices}")
     return request.devices if n_gpus else 1
 
 
 def global_batch_size(request: TrainRequest, batch_size: int) -> int:
-    """Return the size of the batches of all processes together; each takes its share.
+    """Return the size of the batches of all processes together.
 
     Args:
         request: of the training.

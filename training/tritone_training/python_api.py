@@ -43,7 +43,7 @@ def train(
 ) -> TrainedCheckpoint:
     """Train a model and write a checkpoint folder, as `tritone train` does.
 
-    In a script that torchrun starts, all processes train together; the first writes the folder, and all get the result.
+    In a script that torchrun starts, all processes train together; rank 0 writes the folder, and all get the result.
 
     Args:
         kind: `genre_cnn`, `polyphony_rnn`, `music_transformer`, `music_vae`, `music_gan`, `taste_vae`,

@@ -59,9 +59,9 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
             return TrainedCheckpoint.from_summary(kind.name, _run(kind, request))
         if not kind.in_several_processes:
             raise TrainingError(
-                f"{kind.name}: expected one process, got torchrun's; start it with `tritone train {kind.name}`"
+                f"{kind.name}: cannot be trained by several processes; start it with `tritone train {kind.name}`"
             )
-        if group.is_first:
+        if group.is_rank_zero:
             return TrainedCheckpoint.from_summary(kind.name, group.finish(_run(kind, request, group)))
         with tempfile.TemporaryDirectory(prefix="tritone-") as folder:
             _follow(kind, replace(request, out=Path(folder) / request.out.name, progress=False), group)
@@ -69,8 +69,8 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
 
 
 def _follow(kind: ModelKind, request: TrainRequest, group: ProcessGroup) -> None:
-    """Train as the first process does, if it does; what is written to `request.out` is not kept."""
-    if group.from_first():
+    """Train together with rank 0, unless it has nothing to train; what is written to `request.out` is not kept."""
+    if group.broadcast():
         kind.prepare(request)(request)
 
 
@@ -81,7 +81,7 @@ def _run(kind: ModelKind, request: TrainRequest, group: ProcessGroup | None = No
     if request.resume and interrupted is None and info is not None:
         _check_same(request.out, info, {"kind": kind.name, _ASKED: asked} if _ASKED in info else {"kind": kind.name})
         if group is not None:
-            group.from_first(False)
+            group.broadcast(False)
         return _finished(request.out, info)
     if request.resume and interrupted is not None:
         _check_same(request.out, interrupted, {"kind": kind.name, _ASKED: asked})
@@ -92,7 +92,7 @@ def _run(kind: ModelKind, request: TrainRequest, group: ProcessGroup | None = No
         discard_state(request.out)
         interrupted = None
     if group is not None:
-        group.from_first(True)
+        group.broadcast(True)
     return _train(kind, request, run, interrupted)
 
 

@@ -130,7 +130,7 @@ class StateSaver(Checkpoint):
             if is_best:
                 self._save_best(pl_module, score)
         staged = self.path.with_name(f".{self.path.name}")
-        trainer.save_checkpoint(staged)  # by all processes, written by the first
+        trainer.save_checkpoint(staged)  # called by all processes, written by rank 0
         if trainer.is_global_zero:
             with replacing(self.path, sync=True) as synced:
                 staged.replace(synced)

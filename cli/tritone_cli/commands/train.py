@@ -61,7 +61,7 @@ def train(
 ) -> None:
     """Train a model on your data or on the embedded corpus, and write a checkpoint."""
     import tritone_training as training
-    from tritone_training.processes import is_first_process
+    from tritone_training.processes import is_rank_zero
 
     options.require_supported(context, kind)
 
@@ -86,7 +86,7 @@ def train(
         workers=workers,
         engine_address=engine_address,
     )
-    if not is_first_process():  # of those that torchrun started, one prints
+    if not is_rank_zero():  # of those that torchrun started, one prints
         if not print_config:
             training.get_kind(kind).train(request)
         return

@@ -40,6 +40,7 @@ class RequestBatch:
         is_session: (B,) whether the weights for sessions apply: the request has an ordered history, or the user's last
             event is recent.
         memo: results shared by base models, such as similarities between users.
+        proposal_seconds: by base model, time in which it returned candidates.
     """
 
     users: npt.NDArray[np.int64]
@@ -56,6 +57,7 @@ class RequestBatch:
     sequences: SequenceBatch | None = None
     is_session: npt.NDArray[np.bool_] | None = None
     memo: dict[str, Any] = field(default_factory=dict)
+    proposal_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def n(self) -> int:

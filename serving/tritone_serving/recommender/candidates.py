@@ -1,10 +1,10 @@
-"""Candidates: the items of a large catalogue that are scored for a request, in place of all.
+"""Candidate generation: which items of a large catalogue are scored for a request.
 
-Each base model proposes the items that it scores highest, which most can find without scoring the others: the rows of
-its table for the items of the history, the listening of similar users and friends, the most popular items, the nearest
-ones in an index of sound. The union is scored by the same base models and ensemble as the whole catalogue would be, so
-that scores are the same; an item that no base model ranks high may be missed. Requests that leave too few candidates
-are scored for all items.
+Each base model returns its highest-scoring items, most of them from an index: the rows of its table for the items of
+the history, the listening of similar users and friends, the most popular items, the nearest neighbours in sound. The
+union is scored exactly, by the same base models and ensemble as the whole catalogue. Scores of the returned items are
+unchanged; an item that no base model returns is missed, so recall is below 1. Requests with too few candidates are
+scored for all items.
 Shapes: I items, n candidates.
 """
 
@@ -22,9 +22,9 @@ from tritone_serving.recommender.ranking import pool_size
 from tritone_serving.recommender.requests import Ints, RecommendRequest
 from tritone_serving.recommender.scorer import EnsembleScorer, LocalScores, RemoteScores, Scored
 
-LEAST_PER_MODEL: Final = 100
-MOST_PER_MODEL: Final = 1_000_000
-_SPARE: Final = 2  # times the needed number of candidates; with fewer, all items are scored
+MIN_PER_MODEL: Final = 100
+MAX_PER_MODEL: Final = 1_000_000
+_MIN_RATIO: Final = 2  # of candidates to needed items; below it, all items are scored
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class CandidateSettings:
     """When candidates are scored in place of all items.
 
     Attributes:
-        from_items: size of the catalogue from which on candidates are used.
-        per_model: number of items that each base model proposes.
+        from_items: minimum number of items for candidate scoring.
+        per_model: number of items that each base model returns.
     """
 
     from_items: int = 500_000
@@ -77,35 +77,37 @@ class CandidateScorer:
         """
         batches = [batch.only(row) for row in range(batch.n)]
         scores = []
-        for one, request, arm in zip(batches, requests, arms, strict=True):
-            masked = excluded(one, 0, request)
-            items = self._union(self._scorer.proposals(one, [arm], self._n + len(masked)), without=[masked])
-            is_enough = self._is_enough(items, request)
-            scores.append(self._scorer.score_local(one, [arm], items=items if is_enough else None))
+        for single, request, arm in zip(batches, requests, arms, strict=True):
+            removed = excluded(single, 0, request)
+            items = self._union(self._scorer.proposals(single, [arm], self._n + len(removed)), without=[removed])
+            is_sufficient = self._is_sufficient(items, request)
+            scores.append(self._scorer.score_local(single, [arm], items=items if is_sufficient else None))
         return CandidateScores(batches, scores)
 
-    def combine(self, row: int, local: CandidateScores, arm: str, masked: Ints, remote_scores: RemoteScores) -> Scored:
+    def combine(
+        self, row: int, local: CandidateScores, arm: str, excluded: Ints, remote_scores: RemoteScores
+    ) -> Scored:
         """Add the remote base models to the scores of one request, and the items that they propose.
 
         Args:
             row: index of the request.
             local: result of `score_local`.
             arm: arm of the request.
-            masked: items that must not be recommended.
+            excluded: items that must not be recommended.
             remote_scores: outputs of the remote base models for the whole batch.
         """
-        one, scores = local.batches[row], local.scores[row]
+        single, scores = local.batches[row], local.scores[row]
         outputs = {name: each[row : row + 1] for name, each in remote_scores.items() if each is not None}
-        scored = self._scorer.combine(one, [arm], scores, outputs)
-        names = self._scorer.weighted(one, [arm], tuple(outputs))
+        scored = self._scorer.combine(single, [arm], scores, outputs)
+        names = self._scorer.weighted(single, [arm], tuple(outputs))
         if scores.items is None or not names:
             return scored
-        proposals = [best_of(outputs[name][0], self._n + len(masked)) for name in names]
-        more = self._union(proposals, without=[scores.items, masked])
-        if not len(more):
+        proposals = [best_of(outputs[name][0], self._n + len(excluded)) for name in names]
+        additional = self._union(proposals, without=[scores.items, excluded])
+        if not len(additional):
             return scored
         return scored.joined(
-            self._scorer.combine(one, [arm], self._scorer.score_local(one, [arm], items=more), outputs)
+            self._scorer.combine(single, [arm], self._scorer.score_local(single, [arm], items=additional), outputs)
         )
 
     def _union(self, proposals: Sequence[Ints], *, without: Sequence[Ints]) -> Ints:
@@ -118,6 +120,6 @@ class CandidateScorer:
         return np.flatnonzero(chosen)
 
     @staticmethod
-    def _is_enough(items: Ints, request: RecommendRequest) -> bool:
+    def _is_sufficient(items: Ints, request: RecommendRequest) -> bool:
         n_needed = pool_size(request.k) if request.diversity or request.novelty else request.k
-        return len(items) >= _SPARE * n_needed
+        return len(items) >= _MIN_RATIO * n_needed

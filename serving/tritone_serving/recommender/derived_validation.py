@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.exceptions import shown
-from tritone_serving.recommender.texts import TextIndex, Texts, check_slots
+from tritone_serving.recommender.texts import TextIndex, Texts, check_hash_table
 from tritone_serving.recommender.validation import check_described, check_texts, extremes, is_ascending
 
 Array = npt.NDArray[Any]
@@ -127,7 +127,7 @@ def _check_rotated(manifest: Mapping[str, Any], arrays: Mapping[str, Array], fou
 
 def _check_index(joined: Array, ends: Array, slots: Array) -> None:
     """Validate a hash table, and that some of its texts are found: it may belong to other texts."""
-    check_slots(slots, len(ends))
+    check_hash_table(slots, len(ends))
     texts, index = Texts(joined, ends), TextIndex(joined, ends, slots)
     for position in range(0, len(texts), max(1, len(texts) // _N_SAMPLED)):
         text = texts[position]

@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.texts import TextIndex, slots_of
+from tritone_serving.recommender.texts import TextIndex, build_hash_table
 
 Array = npt.NDArray[Any]
 
 
 def item_arrays(artifact: Artifact) -> dict[str, Array]:
     """Return the hash table of the items' ids, `slots`, and `n_listeners` (I,)."""
-    return {"slots": slots_of(artifact.texts("items")), "n_listeners": listener_counts(artifact).astype(np.int32)}
+    slots = build_hash_table(artifact.texts("items"))
+    return {"slots": slots, "n_listeners": listener_counts(artifact).astype(np.int32)}
 
 
 def listener_counts(artifact: Artifact) -> npt.NDArray[np.int64]:

@@ -132,7 +132,7 @@ class Recommender:
             key: key of the users' pseudonyms.
             on_base_model: called with the name of a local base model and the seconds it took to score a batch.
             min_friends: smallest number of friends whose shared listening may be named in reasons.
-            candidates: from which size of the catalogue on only candidates are scored to recommend; None for never.
+            candidates: minimum number of items for candidate scoring, and candidates per base model; None for never.
 
         Raises:
             ArtifactError: the artifact is missing, damaged, of another version, or was made with another key.
@@ -228,11 +228,16 @@ class Recommender:
         arms = [self.scorer.arm(request) for request in requests]
         return ResolvedRequests(requests, batch, arms, self.scorer.remote_inputs(batch), [None] * n)
 
+    @property
+    def uses_candidates(self) -> bool:
+        """Whether recommendations are chosen from candidates instead of all items."""
+        return self._candidates is not None
+
     def score_local(self, resolved: ResolvedRequests) -> LocalScores | CandidateScores:
         """Return the scores of the local base models, which can be computed while remote ones run elsewhere.
 
-        Base models without a weight for any of the requests are left out. For catalogues from the size in the
-        settings on, only candidates are scored.
+        Base models without a weight for any of the requests are left out. If `uses_candidates`, only candidates are
+        scored.
         """
         if self._candidates is not None:
             return self._candidates.score_local(resolved.batch, resolved.requests, resolved.arms, self._excluded)

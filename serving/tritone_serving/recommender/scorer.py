@@ -256,7 +256,7 @@ class EnsembleScorer:
                 found.append(base_model.propose(batch, n))
             if cold and self.n_listened < self.n_items:
                 found.append(base_model.propose(batch, n, self.n_listened))
-            batch.memo[f"seconds of {name}"] = time.perf_counter() - start_s  # counted with those of scoring
+            batch.proposal_seconds[name] = time.perf_counter() - start_s  # added to those of scoring
         return found
 
     def _score_local(
@@ -266,7 +266,7 @@ class EnsembleScorer:
             start_s = time.perf_counter()
             scores = self._local[name].score(batch, items)
             if self._on_base_model is not None:
-                seconds = time.perf_counter() - start_s + batch.memo.pop(f"seconds of {name}", 0.0)
+                seconds = time.perf_counter() - start_s + batch.proposal_seconds.pop(name, 0.0)
                 self._on_base_model(name, seconds)
             yield name, scores
 

@@ -2,7 +2,7 @@
 
 A list of the ids of a million items takes 70 MB in each process, and a dict of them twice as much. The mapped arrays
 take a third of that, once for all processes, and only the parts that are read.
-Shapes: N texts, S slots.
+Shapes: N texts, S slots of a hash table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 _AT_ONCE: Final = 1 << 16  # texts decoded together when all are read
 _SLOTS_PER_TEXT: Final = 2
-_MOST_RECENT: Final = 1 << 14  # texts that are remembered, about 2 MB
+_MOST_RECENT: Final = 1 << 14  # texts that are remembered: about 2 MB if they have 40 characters
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.integer[Any]]
@@ -93,30 +93,31 @@ class Texts(Sequence[str]):
         return f"Texts({shown}{', ...' if len(self) > 3 else ''}; {len(self)})"
 
 
-def slots_of(texts: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Return the hash table of N texts by which `TextIndex` finds them, (S,) int32: positions, -1 for empty slots.
+def build_hash_table(texts: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Return the hash table by which `TextIndex` finds N texts, (S,) int32: their indices, -1 for empty slots.
 
-    Each text is in its own slot (by CRC-32) or in the first free one after it; the table ends with an empty slot.
-    Of equal texts, the last is found first, as in a dict.
+    Open addressing with linear probing: a text is in its home slot (CRC-32 modulo the number of home slots) or in the
+    first free slot after it. The table does not wrap around and ends with an empty slot. Of equal texts, the last is
+    found first, as in a dict.
     """
     n = len(texts)
-    size = _n_homes(n)
-    homes = np.fromiter((zlib.crc32(text.encode("utf-8")) for text in texts), np.int64, n) % size
-    order = np.lexsort((-np.arange(n), homes))
+    size = _n_home_slots(n)
+    home_slots = np.fromiter((zlib.crc32(text.encode("utf-8")) for text in texts), np.int64, n) % size
+    order = np.lexsort((-np.arange(n), home_slots))
     # Each takes the slot after the one before it, or its own if that is later.
-    places = np.maximum.accumulate(homes[order] - np.arange(n)) + np.arange(n)
-    slots = np.full(max(size, int(places[-1]) + 1 if n else 0) + 1, -1, np.int32)
-    slots[places] = order
-    return slots
+    slots = np.maximum.accumulate(home_slots[order] - np.arange(n)) + np.arange(n)
+    table = np.full(max(size, int(slots[-1]) + 1 if n else 0) + 1, -1, np.int32)
+    table[slots] = order
+    return table
 
 
-def check_slots(slots: Integers, n: int) -> None:
+def check_hash_table(slots: Integers, n: int) -> None:
     """Validate a hash table of n texts.
 
     Raises:
         ValueError: it does not hold each text once.
     """
-    size = _n_homes(n)
+    size = _n_home_slots(n)
     is_whole = slots.ndim == 1 and slots.dtype == np.int32 and len(slots) > size
     is_whole = is_whole and slots[-1] == -1 and slots.min() >= -1
     kept = slots[slots >= 0] if is_whole else slots
@@ -124,7 +125,7 @@ def check_slots(slots: Integers, n: int) -> None:
         raise ValueError(f"the index of {n} texts does not hold each of them once")
 
 
-def _n_homes(n: int) -> int:
+def _n_home_slots(n: int) -> int:
     return max(1, _SLOTS_PER_TEXT * n)
 
 
@@ -137,10 +138,10 @@ class TextIndex:
         Args:
             joined: as in `Texts`.
             ends: as in `Texts`.
-            slots: the hash table of the texts, as returned by `slots_of`.
+            slots: the hash table of the texts, as returned by `build_hash_table`.
         """
         self._joined, self._ends, self._slots = joined.data, np.asarray(ends, np.int64).data, slots.data
-        self._size = _n_homes(len(ends))
+        self._size = _n_home_slots(len(ends))
         self._recent: dict[str, int] = {}  # a lookup here takes a tenth of the time, and most are of few popular items
 
     def find(self, text: str) -> int | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows, product
-from tritone_serving.recommender.texts import TextIndex, Texts, slots_of
+from tritone_serving.recommender.texts import TextIndex, Texts, build_hash_table
 from tritone_serving.recommender.track_search import BigramIndex, words_of
 
 Floats = npt.NDArray[np.float32]
@@ -71,7 +71,7 @@ def word_arrays(fields: Sequence[Sequence[str]], tags: Sequence[str], n_items: i
     arrays = {
         "spellings": np.frombuffer(b"".join(encoded), np.uint8),
         "spelling_ends": np.cumsum([len(word) for word in encoded], dtype=np.int64),
-        "slots": slots_of(list(indices)),
+        "slots": build_hash_table(list(indices)),
         "rarity": np.log(1 + _n_texts(len(fields), n_items, len(tags)) / np.maximum(counts, 1)).astype(np.float32),
         "bigrams": bigrams.entries,
         "bigram_starts": bigrams.starts,

@@ -173,9 +173,40 @@ def test_scores_of_candidates_are_those_of_all_items(
         assert len(set(found.items) & set(expected.items)) >= 4
         return
     assert len(set(found.items) & set(expected.items)) >= 0.95 * len(expected.items)
-    known = dict(zip(expected.items, expected.scores.tolist(), strict=True))
-    for item, score in zip(found.items, found.scores.tolist(), strict=True):
-        assert score == pytest.approx(known.get(item, score), abs=1e-5)
+    resolved, outputs = outputs_of(exact, request)
+    scores = exact.score(resolved, remote_scores=outputs if remote else None).ensemble[0]
+    indices = [ITEM_INDICES[item] for item in found.items]
+    np.testing.assert_allclose(found.scores, scores[indices], rtol=1e-4, atol=1e-5)
+
+
+ITEM_INDICES = {models.item_id(number): number for number in range(N_ITEMS)}
+N_BEST = 100
+
+
+def recall_of(exact: Recommender, recommender: Recommender, request: RecommendRequest) -> float:
+    """Return the part of the 100 best items of all that are recommended; items that tie with the last count."""
+    expected, found = (answer(each, request) for each in (exact, recommender))
+    resolved, outputs = outputs_of(exact, request)
+    scores = exact.score(resolved, remote_scores=outputs).ensemble[0]
+    least = expected.scores[-1] - 1e-5
+    return float((scores[[ITEM_INDICES[item] for item in found.items]] >= least).sum() / len(expected.items))
+
+
+def test_recall_of_candidates_has_a_bound(folder: Path, exact: Recommender) -> None:
+    """On random tables and networks, with far fewer candidates of each base model than the default."""
+    users = [models.user_id(number) for number in range(0, 300, 10)]
+    requests = [RecommendRequest(user=user, k=N_BEST) for user in users]
+    requests += [RecommendRequest(history=[models.item_id(number)], k=N_BEST) for number in range(0, 300, 10)]
+    recalls, n_scored = {}, {}
+    for per_model in (100, 400):
+        recommender = with_candidates(folder, per_model)
+        local = recommender.score_local(recommender.resolve(requests, use_precomputed=False))
+        assert isinstance(local, CandidateScores)
+        n_scored[per_model] = np.mean([N_ITEMS if each.items is None else len(each.items) for each in local.scores])
+        recalls[per_model] = np.mean([recall_of(exact, recommender, request) for request in requests])
+    assert n_scored[400] < 0.6 * N_ITEMS
+    assert recalls[400] >= 0.98
+    assert recalls[100] < recalls[400]
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -306,6 +337,24 @@ def test_the_backend_uses_candidates_by_its_settings(
     recommender = loaded(cf_ensemble, folder, **parameters)
     local = recommender.score_local(recommender.resolve([RecommendRequest()], use_precomputed=False))
     assert isinstance(local, CandidateScores) == uses_candidates
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, "3,000 items, scoring all items; candidates_from_items: 500,000"),
+        ({"candidates_from_items": "never"}, "3,000 items, scoring all items; candidates_from_items: never"),
+        (
+            {"candidates_from_items": "3000", "candidates_per_model": "100"},
+            "3,000 items, scoring candidates, 100 of each base model (candidates_per_model); "
+            "candidates_from_items: 3,000",
+        ),
+    ],
+)
+def test_the_log_names_the_scoring(cf_ensemble: Any, folder: Path, parameters: dict[str, str], expected: str) -> None:
+    recommender = loaded(cf_ensemble, folder, **parameters)
+    config = {"parameters": {name: {"string_value": value} for name, value in parameters.items()}}
+    assert cf_ensemble.loading.scoring_description(recommender, config) == expected
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "some", "2147483648", "9" * 5_000, "Never"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tritone_serving.recommender.artifact import text_arrays
-from tritone_serving.recommender.texts import TextIndex, Texts, check_slots, slots_of
+from tritone_serving.recommender.texts import TextIndex, Texts, build_hash_table, check_hash_table
 
 NAMES = [*(f"item-{number}" for number in range(500)), "", "Zoë", "日本", "a" * 300]
 
@@ -21,7 +21,7 @@ def texts_of(names: list[str]) -> Texts:
 
 def index_of(names: list[str]) -> TextIndex:
     arrays = text_arrays("items", names)
-    return TextIndex(arrays["items.ids"], arrays["items.ends"], slots_of(names))
+    return TextIndex(arrays["items.ids"], arrays["items.ends"], build_hash_table(names))
 
 
 @pytest.mark.parametrize("names", [NAMES, []])
@@ -53,7 +53,7 @@ def test_no_texts() -> None:
     texts = texts_of([])
     assert list(texts) == []
     assert index_of([]).find("a") is None
-    check_slots(slots_of([]), 0)
+    check_hash_table(build_hash_table([]), 0)
     with pytest.raises(IndexError):
         texts[0]
 
@@ -70,8 +70,8 @@ def test_texts_of_the_same_slot_are_told_apart() -> None:
     n = 40
     last = [name for name in map(str, range(20_000)) if zlib.crc32(name.encode()) % (2 * n) >= 2 * n - 2]
     names = last[:n]  # all belong into the last two slots
-    slots = slots_of(names)
-    check_slots(slots, n)
+    slots = build_hash_table(names)
+    check_hash_table(slots, n)
     index = index_of(names)
     assert [index.find(name) for name in names] == list(range(n))
     assert index.find(last[n]) is None
@@ -95,7 +95,7 @@ def test_more_texts_are_found_than_are_remembered(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("place", [0, "last", "all"])
 @pytest.mark.parametrize("value", [-2, 3, 1_000_000, -1])
 def test_a_damaged_table_is_refused(place: int | str, value: int) -> None:
-    slots = slots_of(NAMES)
+    slots = build_hash_table(NAMES)
     if place == "all":
         slots[:] = value
     else:
@@ -104,4 +104,4 @@ def test_a_damaged_table_is_refused(place: int | str, value: int) -> None:
         if place == "last" and value == -1:
             slots = slots[: len(NAMES)]  # too short instead
     with pytest.raises(ValueError, match="does not hold each of them once"):
-        check_slots(slots, len(NAMES))
+        check_hash_table(slots, len(NAMES))

@@ -23,6 +23,7 @@ from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.config import PRESETS
 from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
+from tritone_training.kinds.recommender.engines.spark_engine import _fill
 from tritone_training.kinds.recommender.fitting import base_models
 from tritone_training.kinds.recommender.fitting.interaction_dataset import dataset_of_matrix
 from tritone_training.registry import get_kind
@@ -242,6 +243,41 @@ class Dying(LocalEngine):
         if self.use.n_tasks > 12:
             return super()._results(dies, range(3), [])
         return super()._results(task, parts, references)
+
+
+class Settings(dict[str, str]):
+    """Stands for a `SparkConf`."""
+
+    def setIfMissing(self, name: str, value: str) -> None:  # noqa: N802 - Spark's name
+        self.setdefault(name, value)
+
+
+@pytest.mark.parametrize("master", ["yarn", "k8s://https://api:6443"])
+@pytest.mark.parametrize(
+    ("own", "n_workers", "expected"),
+    [
+        ({}, 4, {"instances": "4", "cores": "1"}),
+        ({"spark.executor.cores": "4"}, 6, {"instances": "2", "cores": "4"}),
+        ({"spark.executor.instances": "9"}, 4, {"instances": "9", "cores": "1"}),
+        ({}, None, {}),
+    ],
+)
+def test_workers_of_a_resource_manager_are_executors(
+    master: str, own: dict[str, str], n_workers: int | None, expected: dict[str, str]
+) -> None:
+    conf = Settings(own)
+    _fill(conf, master, n_workers)
+    assert {name: conf.get(f"spark.executor.{name}") for name in ("instances", "cores")} == {
+        "instances": None, "cores": None, **expected,
+    }  # fmt: skip
+    assert "spark.cores.max" not in conf
+
+
+def test_workers_of_a_standalone_cluster_are_cores() -> None:
+    conf = Settings()
+    _fill(conf, "spark://head:7077", 4)
+    assert conf["spark.cores.max"] == "4"
+    assert "spark.executor.instances" not in conf
 
 
 # Sums of the absolute values of the arrays by the fit of version 0.2, which was not cut into parts.

@@ -33,8 +33,8 @@ def _sum(values: Tensor, group: Any) -> Tensor:
     return total
 
 
-class SharedBatchNorm(_BatchNorm):
-    """Batch normalisation whose statistics in training are those of all processes' batches together."""
+class SyncBatchNormCPU(_BatchNorm):
+    """torch's SyncBatchNorm for CPUs: statistics in training are those of the batches of all processes together."""
 
     group: Any = None  # its own, so that its sums do not mix with those of DDP
 
@@ -57,16 +57,16 @@ class SharedBatchNorm(_BatchNorm):
             with torch.no_grad():
                 if self.num_batches_tracked is not None:
                     self.num_batches_tracked += 1
-                share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked or 1)
-                self.running_mean.lerp_(mean.detach(), share)
-                self.running_var.lerp_(variance.detach() * n / (n - 1).clamp_min(1), share)
+                weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked or 1)
+                self.running_mean.lerp_(mean.detach(), weight)
+                self.running_var.lerp_(variance.detach() * n / (n - 1).clamp_min(1), weight)
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
         if not self.affine:
             return normal
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-class SharedBatchNorms(LayerSync):
+class SyncBatchNormPlugin(LayerSync):
     """Lightning plugin that replaces the batch normalisation of a module while it is trained.
 
     Args:
@@ -83,13 +83,13 @@ class SharedBatchNorms(LayerSync):
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-                    shared = SharedBatchNorm(
+                    synced = SyncBatchNormCPU(
                         child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
                     )
-                    shared.group = group
-                    shared._parameters, shared._buffers = child._parameters, child._buffers
-                    shared.train(child.training)
-                    setattr(parent, name, shared)
+                    synced.group = group
+                    synced._parameters, synced._buffers = child._parameters, child._buffers
+                    synced.train(child.training)
+                    setattr(parent, name, synced)
                     self._replaced.append((parent, name, child))
         return model
 

@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from tritone_training.exceptions import TrainingError
-from tritone_training.processes.batch_norm import SharedBatchNorms
+from tritone_training.processes.batch_norm import SyncBatchNormPlugin
 from tritone_training.processes.group import ProcessGroup
-from tritone_training.processes.shares import seed_all
+from tritone_training.processes.sharding import seed_all
 
 
 class EqualProcesses(Callback):
@@ -70,7 +70,7 @@ def trainer_options(group: ProcessGroup, *, n_gpus: int) -> dict[str, Any]:
     strategy = DDPStrategy(
         process_group_backend="nccl" if n_gpus else "gloo",
         timeout=timeout,
-        # Heads without a label in a share of the batch have no gradient there.
+        # Heads without a label in a shard of the batch have no gradient there.
         find_unused_parameters=True,
         broadcast_buffers=False,  # they are equal already: statistics are those of all processes
     )
@@ -82,4 +82,4 @@ def trainer_options(group: ProcessGroup, *, n_gpus: int) -> dict[str, Any]:
     }
     if n_gpus:
         return {**options, "sync_batchnorm": group.size > 1}
-    return {**options, "plugins": [SharedBatchNorms(timeout)] if group.size > 1 else []}
+    return {**options, "plugins": [SyncBatchNormPlugin(timeout)] if group.size > 1 else []}

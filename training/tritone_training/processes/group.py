@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 from torch import distributed
-from torch._C._distributed_c10d import PrefixStore
+from torch.distributed import PrefixStore  # type: ignore[attr-defined] # public, but not in an `__all__`
 from torch.distributed.rendezvous import rendezvous
 
 from tritone import TritoneError
@@ -31,7 +31,12 @@ _CONFIRMATION_S: Final = 5.0  # in which processes that are alive notice that an
 _FAILED: Final = "failed"
 _ALIVE: Final = "alive"
 
-_joined_groups: Final[list[ProcessGroup]] = []
+# Gloo raises RuntimeError; its messages have the source line, such as [/.../gloo/gloo/transport/tcp/pair.cc:553].
+_GLOO_ERROR: Final = re.compile(
+    r"\[(?:enforce fail at )?[^\]\s]*\bgloo/gloo/[^\]\s]+\.(?:cc|h):\d+\]|^(?:Gloo |Operation timed out!)", re.MULTILINE
+)
+
+_current: ProcessGroup | None = None
 
 
 def is_launched() -> bool:
@@ -39,14 +44,14 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def is_first_process() -> bool:
-    """Return whether this process prints: the first one that torchrun started, or one that was started otherwise."""
+def is_rank_zero() -> bool:
+    """Return whether this process is rank 0, which prints; so is a process that torchrun did not start."""
     return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
 def current() -> ProcessGroup | None:
     """Return the group that this process has joined; None if it trains alone."""
-    return _joined_groups[-1] if _joined_groups else None
+    return _current
 
 
 @dataclass(eq=False)
@@ -56,10 +61,10 @@ class ProcessGroup:
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
-        local_size: of them, those on this host.
+        local_size: number of processes on this host.
         timeout_s: longest time that a process waits for the others.
-        store: small values by name, which all processes see.
-        files: torch's group for tensors on CPUs.
+        store: key-value store of all processes, for small values.
+        cpu_group: torch's process group for tensors on CPUs.
     """
 
     rank: int
@@ -67,11 +72,11 @@ class ProcessGroup:
     local_size: int
     timeout_s: float
     store: Any
-    files: Any
+    cpu_group: Any
     _n_sent: int = field(default=0, init=False)
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this process writes the checkpoint, the logs and the output."""
         return self.rank == 0
 
@@ -80,22 +85,36 @@ class ProcessGroup:
         """The number of hosts."""
         return self.size // self.local_size
 
-    def from_first(self, value: Any = None) -> Any:
-        """Return the value of the first process; those of the others are ignored. For small values."""
+    def broadcast(self, value: Any = None) -> Any:
+        """Return the value of rank 0; those of the others are ignored.
+
+        Args:
+            value: small, of JSON's types, because the store has no authentication and a pickle could run code. On the
+                other ranks, tuples become lists.
+
+        Raises:
+            ProcessGroupError: rank 0 did not send a value within the timeout, or the value received is not JSON.
+        """
         self._n_sent += 1
         name = f"value/{self._n_sent}"
-        if self.is_first:
-            self.store.set(name, pickle.dumps(value))
+        if self.is_rank_zero:
+            self.store.set(name, json.dumps(value))
             return value
-        self._wait_for([name], lambda missing: "the first process did not go on")
-        return pickle.loads(self.store.get(name))  # noqa: S301 - written by the first process of the same command
+        self._wait_for([name], lambda missing: f"{_described([0], self.size)} did not respond")
+        try:
+            return json.loads(self.store.get(name))
+        except ValueError as error:
+            raise ProcessGroupError(
+                f"{name}: expected JSON of process 0, got other data in torchrun's store; check that only the hosts of "
+                f"the training can reach --rdzv-endpoint"
+            ) from error
 
     def finish(self, value: Any = None) -> Any:
-        """Return the value of the first process, which waits until all have it, because the store may end with it."""
-        value = self.from_first(value)
+        """Return the value of rank 0, which waits until all have it, because the store may end with its process."""
+        value = self.broadcast(value)
         names = [f"finished/{rank}" for rank in range(self.size)]
         self.store.set(names[self.rank], "")
-        if self.is_first:
+        if self.is_rank_zero:
             self._wait_for(names, lambda missing: f"{_described(missing, self.size)} did not finish")
         return value
 
@@ -104,7 +123,7 @@ class ProcessGroup:
         self._n_sent += 1
         names = [f"text/{self._n_sent}/{rank}" for rank in range(self.size)]
         self.store.set(names[self.rank], text)
-        self._wait_for(names, lambda missing: f"{_described(missing, self.size)} did not go on")
+        self._wait_for(names, lambda missing: f"{_described(missing, self.size)} did not respond")
         return [self.store.get(name).decode() for name in names]
 
     def require_equal(self, text: str, what: str) -> None:
@@ -121,26 +140,30 @@ class ProcessGroup:
                 f"{_described(different, self.size)}"
             )
 
-    def share_files(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Copy files of the first process's folder to the same folder of the others, which have folders of their own.
+    def broadcast_files(self, folder: Path, names: Sequence[str] | None = None) -> None:
+        """Copy files of rank 0's folder to the folders of the other ranks.
 
         Args:
             folder: of this process.
-            names: files below it, those that do not exist are left out; None for all.
+            names: names of files in the folder or below; missing ones are left out. None for all.
+
+        Raises:
+            ProcessGroupError: rank 0 did not respond, or a path received is not below the folder.
         """
         found: list[str] = []
-        if self.is_first:
+        if self.is_rank_zero:
             wanted = [each for each in sorted(folder.rglob("*")) if names is None or each.name in names]
-            found = [str(each.relative_to(folder)) for each in wanted if each.is_file()]
-        for name in self.from_first(found):
-            content = (folder / name).read_bytes() if self.is_first else b""
-            size = int(self.from_first(len(content)))
+            found = [each.relative_to(folder).as_posix() for each in wanted if each.is_file()]
+        for name in self.broadcast(found):
+            path = _path_below(folder, name)
+            content = path.read_bytes() if self.is_rank_zero else b""
+            size = int(self.broadcast(len(content)))
             buffer = torch.frombuffer(bytearray(content or bytes(size)), dtype=torch.uint8) if size else torch.empty(0)
             if size:
-                distributed.broadcast(buffer, 0, group=self.files)
-            if not self.is_first:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(buffer.numpy().tobytes())
+                distributed.broadcast(buffer, 0, group=self.cpu_group)
+            if not self.is_rank_zero:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(buffer.numpy().tobytes())
 
     def _wait_for(self, names: Sequence[str], describe: Callable[[list[int]], str]) -> None:
         """Wait for names in the store.
@@ -188,7 +211,7 @@ class ProcessGroup:
                     )
                 time.sleep(_POLL_S)
         except RuntimeError:
-            return OtherProcessError("stopped, because the first process ended")
+            return OtherProcessError("stopped, because process 0 ended")
         return ProcessGroupError(
             f"the processes cannot exchange data ({str(error).splitlines()[0]}); check the network"
         )
@@ -203,11 +226,11 @@ def joined() -> Iterator[ProcessGroup | None]:
     Raises:
         ProcessGroupError: not all processes started within the timeout, or one ended or stopped responding.
     """
-    if not is_launched() or _joined_groups:
-        yield current()
+    global _current  # noqa: PLW0603 - torch's process group is global too
+    if not is_launched() or _current is not None:
+        yield _current
         return
-    group = _join()
-    _joined_groups.append(group)
+    group = _current = _join()
     try:
         yield group
     except OtherProcessError:
@@ -228,7 +251,7 @@ def joined() -> Iterator[ProcessGroup | None]:
         group.report(repr(error))
         raise
     finally:
-        _joined_groups.clear()
+        _current = None
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -248,7 +271,7 @@ def _join() -> ProcessGroup:
         raise TrainingError(
             f"--nproc-per-node: expected the same number on every host, got {local_size} of {size} on this one"
         )
-    own = _meet(store, rank, size, timeout_s)
+    own = _register(store, rank, size, timeout_s)
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
@@ -259,35 +282,35 @@ def _join() -> ProcessGroup:
         world_size=size,
         timeout=timeout,
     )
-    files = distributed.new_group(backend="gloo", timeout=timeout)
-    return ProcessGroup(rank, size, local_size, timeout_s, own, files)
+    cpu_group = distributed.new_group(backend="gloo", timeout=timeout)
+    return ProcessGroup(rank, size, local_size, timeout_s, own, cpu_group)
 
 
-def _meet(store: Any, rank: int, size: int, timeout_s: float) -> Any:
-    """Return a part of the store for the processes that are running now.
+def _register(store: Any, rank: int, size: int, timeout_s: float) -> Any:
+    """Return the store with a prefix for the current incarnation of the group.
 
-    After a restart torchrun's store still has the values of the processes before. So the first process answers the
-    others, who ask under names that nobody used before.
+    torchrun keeps its store across restarts, so each incarnation needs keys of its own: every other rank registers a
+    random id, and rank 0 replies to this id with the prefix.
 
     Raises:
-        ProcessGroupError: not all processes ask, or answer, within the timeout.
+        ProcessGroupError: a rank did not register, or rank 0 did not reply, within the timeout.
     """
     until = time.monotonic() + timeout_s
-    name = uuid.uuid4().hex
+    own_id = uuid.uuid4().hex
     if rank:
-        store.set(f"tritone/question/{rank}", name)
-        while not store.check([answer := f"tritone/answer/{name}"]):
+        store.set(f"tritone/request/{rank}", own_id)
+        while not store.check([reply := f"tritone/session/{own_id}"]):
             _wait_until(until, [0], size, timeout_s)
-        own = PrefixStore(store.get(answer).decode(), store)
-        own.set(f"answered/{rank}", "")
-        return own
-    own = PrefixStore(name, store)
-    while missing := [each for each in range(1, size) if not own.check([f"answered/{each}"])]:
+        session = PrefixStore(store.get(reply).decode(), store)
+        session.set(f"registered/{rank}", "")
+        return session
+    session = PrefixStore(own_id, store)
+    while missing := [each for each in range(1, size) if not session.check([f"registered/{each}"])]:
         for each in missing:
-            if store.check([question := f"tritone/question/{each}"]):
-                store.set(f"tritone/answer/{store.get(question).decode()}", name)
+            if store.check([request := f"tritone/request/{each}"]):
+                store.set(f"tritone/session/{store.get(request).decode()}", own_id)
         _wait_until(until, missing, size, timeout_s)
-    return own
+    return session
 
 
 def _wait_until(until: float, missing: Sequence[int], size: int, timeout_s: float) -> None:
@@ -311,8 +334,23 @@ def _timeout_s() -> float:
 
 
 def is_communication_error(error: RuntimeError) -> bool:
-    """Return whether an error comes from the communication between processes; that of Gloo has no type of its own."""
-    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
+    """Return whether an error was raised by the communication between processes."""
+    return isinstance(error, distributed.DistError) or _GLOO_ERROR.search(str(error)) is not None
+
+
+def _path_below(folder: Path, name: str) -> Path:
+    """Return the path of a file that rank 0 names.
+
+    Raises:
+        ProcessGroupError: the path is outside the folder.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ProcessGroupError(
+            f"{name}: expected the path of a file in {folder}, got one outside; check "
+            f"that only the hosts of the training can reach --rdzv-endpoint"
+        )
+    return path
 
 
 def _described(ranks: Sequence[int], size: int) -> str:

@@ -32,7 +32,7 @@ def global_mean(values: Tensor) -> Tensor:
     return values + (mean / n_processes() - values.detach())
 
 
-def share_weight(count: Tensor | int) -> Tensor | float:
+def loss_weight(count: Tensor | int) -> Tensor | float:
     """Return the factor of a loss that is a mean over `count` samples of this process.
 
     Gradients are averaged over processes; with this factor, the result is that of the mean over all samples, even if

@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 # ruff: noqa: E402  - the imports below need the changes to sys.path above
 from tritone_cf_events import make_event_reader
 from tritone_cf_inputs import AnyRequest, read_requests
-from tritone_cf_loading import LoadError, load, make_remote_encoder, make_remote_models
+from tritone_cf_loading import LoadError, load, make_remote_encoder, make_remote_models, scoring_description
 from tritone_cf_metrics import FALLBACKS, Coverage, MetricCounts, Reporter
 from tritone_cf_outputs import (
     NOT_RECOMMENDED,
@@ -84,6 +84,7 @@ class TritonPythonModel:
             )
         except LoadError as error:
             raise pb_utils.TritonModelException(str(error)) from error
+        pb_utils.Logger.log_info(f"cf_ensemble: {args['model_name']}: {scoring_description(self._recommender, config)}")
         self._similar = SimilarItemFinder(self._recommender)
         self._embeddings = EmbeddingWeights(
             Path(args["model_repository"]).parent, self._recommender.artifact.manifest.get(EMBEDDING_MODEL)

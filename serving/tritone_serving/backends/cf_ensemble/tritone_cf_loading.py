@@ -11,7 +11,7 @@ from tritone_cf_remote import TIMEOUT_S, RemoteModel
 
 from tritone_serving.recommender import Recommender, RecommenderError, read_key
 from tritone_serving.recommender.artifact import read_manifest
-from tritone_serving.recommender.candidates import LEAST_PER_MODEL, MOST_PER_MODEL, CandidateSettings
+from tritone_serving.recommender.candidates import MAX_PER_MODEL, MIN_PER_MODEL, CandidateSettings
 from tritone_serving.recommender.exceptions import shown
 from tritone_serving.recommender.memory import keep_freed_memory
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key
@@ -126,10 +126,20 @@ def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_uti
         raise LoadError(f"the manifest's {TEXT_ENCODER} is damaged ({error}); export the recommender again") from error
 
 
+def scoring_description(recommender: Recommender, config: dict[str, Any]) -> str:
+    """Return for the log whether all items or only candidates are scored, and by which setting."""
+    settings = _candidates(config)
+    limit = NEVER if settings is None else f"{settings.from_items:,}"
+    scored = "all items"
+    if settings is not None and recommender.uses_candidates:
+        scored = f"candidates, {settings.per_model:,} of each base model ({PER_MODEL_PARAMETER})"
+    return f"{recommender.artifact.n_items:,} items, scoring {scored}; {CANDIDATES_PARAMETER}: {limit}"
+
+
 def _candidates(config: dict[str, Any]) -> CandidateSettings | None:
-    """Return when candidates are scored in place of all items; None for never."""
+    """Return the settings of candidate scoring; None for never."""
     usual = CandidateSettings()
-    per_model = _count(config, PER_MODEL_PARAMETER, usual.per_model, (LEAST_PER_MODEL, MOST_PER_MODEL))
+    per_model = _count(config, PER_MODEL_PARAMETER, usual.per_model, (MIN_PER_MODEL, MAX_PER_MODEL))
     if _parameter(config, CANDIDATES_PARAMETER) == NEVER:
         return None
     return CandidateSettings(

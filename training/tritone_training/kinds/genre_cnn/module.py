@@ -18,7 +18,7 @@ from tritone_training.exceptions import TrainingError
 from tritone_training.kinds.genre_cnn.config import NONE, ClassWeights, GenreConfig
 from tritone_training.kinds.genre_cnn.dataset import Batch, augment_log_mel, by_recording, mix_pairs
 from tritone_training.kinds.genre_cnn.network import GenreNetwork
-from tritone_training.processes import share_weight
+from tritone_training.processes import loss_weight
 
 MONITOR = "selection_loss"  # valid_loss, once the average has begun
 _NOT_YET = 1_000.0  # added before: epochs while the learning rate climbs look good or bad on few recordings by luck
@@ -66,7 +66,7 @@ class GenreModule(lightning.LightningModule):
             logits, targets, weight=self.class_weights, label_smoothing=self.config.label_smoothing
         )
         known = torch.isfinite(emotions).sum()
-        loss = loss * share_weight(len(label)) + self.config.emotion_weight * share_weight(known) * self._emotion_loss(
+        loss = loss * loss_weight(len(label)) + self.config.emotion_weight * loss_weight(known) * self._emotion_loss(
             felt, emotions
         )
         self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True)

@@ -67,10 +67,10 @@ def prepare(request: TrainRequest) -> TrainingData:
     own = request.out / _VAE
     folder = next((each for each in (own, request.out.parent / _VAE) if _fits(each, request, scores)), None)
     if (group := processes.current()) is not None:
-        if group.from_first(folder is not None) and not group.is_first:
+        if group.broadcast(folder is not None) and not group.is_rank_zero:
             folder = own
         if folder is not None:
-            group.share_files(folder)
+            group.broadcast_files(folder)
     if folder is None:
         folder = own
         vae_request = replace(

@@ -254,7 +254,7 @@ class TrainingSegments(Dataset[Any]):
             style_balance: as in `TransformerConfig`.
             seed: of keys, cuts and tasks.
             transpose: whether to transpose to random keys.
-            n_processes: that share each batch; all draw the same batches.
+            n_processes: number of shards of each batch; all processes draw the same batches.
 
         Raises:
             TrainingError: there are fewer segments than processes.

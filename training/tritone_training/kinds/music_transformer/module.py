@@ -15,7 +15,7 @@ from torch import Tensor
 from tritone_training.kinds.music_transformer.config import TransformerConfig
 from tritone_training.kinds.music_transformer.dataset import Batch
 from tritone_training.kinds.music_transformer.network import MusicTransformer
-from tritone_training.processes import share_weight
+from tritone_training.processes import loss_weight
 
 MONITOR: Final = "valid_nll"
 _ENDING_FRAMES: Final = 16
@@ -36,7 +36,7 @@ class TransformerModule(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """Return the mean nats of the frames that count, the last bar of an ending with its own weight."""
         nll, weight = frame_nll(self.network, batch), ending_weights(batch, self.config.ending_weight)
-        loss = (nll * weight).sum() / weight.sum() * share_weight(weight.sum())
+        loss = (nll * weight).sum() / weight.sum() * loss_weight(weight.sum())
         self.log("train_nll", loss, prog_bar=True, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
         return loss
 

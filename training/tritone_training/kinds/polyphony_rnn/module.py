@@ -17,7 +17,7 @@ from tritone_training.kinds.polyphony_rnn.dataset import Batch
 from tritone_training.kinds.polyphony_rnn.features import SOUNDING
 from tritone_training.kinds.polyphony_rnn.frame_decoder import FrameDecoder
 from tritone_training.kinds.polyphony_rnn.network import PolyphonyNetwork, frame_nll
-from tritone_training.processes import share_weight
+from tritone_training.processes import loss_weight
 
 MONITOR = "valid_nll_per_frame"
 
@@ -42,7 +42,7 @@ class PolyphonyModule(lightning.LightningModule):
         hidden, seen = self.network.hidden_states(batch.pitch, batch.frame)
         n_frames = batch.counts.sum().clamp_min(1)
         nll = frame_nll(self.network.readout(hidden, seen).float(), batch.notes)  # (B, T)
-        weight = share_weight(n_frames)
+        weight = loss_weight(n_frames)
         loss = (nll * batch.counts).sum() / n_frames * weight
         self.log("train_nll_per_frame", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if self.network.decoder is not None:

@@ -254,8 +254,8 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    # candidates_from_items: size of the catalogue from which on only candidates are scored, or `never`; 500,000 if
-    # empty. candidates_per_model: number of items that each base model proposes for them; 2,000 if empty.
+    # candidates_from_items: minimum number of items for candidate scoring; `never` disables it; 500,000 if empty.
+    # candidates_per_model: number of candidates of each base model; 2,000 if empty.
     # taste_timeout_ms, sequence_timeout_ms: longest time until a response of `taste_vae` and `taste_sequence`, in
     # milliseconds; 1,000 if empty.
     parameters={

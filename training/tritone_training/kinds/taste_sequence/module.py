@@ -21,7 +21,7 @@ from tritone_training.kinds.taste_sequence.network import (
     SequenceNetwork,
     next_item_loss,
 )
-from tritone_training.processes import share_weight
+from tritone_training.processes import loss_weight
 
 MONITOR: Final = "valid_one_minus_ndcg@10"
 _K: Final = 10
@@ -81,7 +81,7 @@ class SequenceModule(lightning.LightningModule):
             targets >= 0,
             self.config.skip_loss,
         )
-        return loss * share_weight((targets >= 0).sum().clamp_min(1))
+        return loss * loss_weight((targets >= 0).sum().clamp_min(1))
 
     def _negatives(self) -> tuple[Tensor, Tensor]:
         """Return the items that the batch's targets are compared with, and the logarithm of their expected counts."""

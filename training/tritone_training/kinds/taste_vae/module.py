@@ -15,7 +15,7 @@ from torch import Tensor
 from tritone_training.kinds.taste_vae.config import TasteConfig
 from tritone_training.kinds.taste_vae.dataset import Batch
 from tritone_training.kinds.taste_vae.network import TasteLearner, TasteNetwork, elbo_loss
-from tritone_training.processes import share_weight
+from tritone_training.processes import loss_weight
 
 MONITOR = "valid_one_minus_ndcg@40"
 _K = 40
@@ -43,7 +43,7 @@ class TasteModule(lightning.LightningModule):
         n_steps = max(1, int(self.trainer.estimated_stepping_batches) // 3)
         beta = self.config.beta * min(1.0, self.global_step / n_steps)
         loss = elbo_loss(logits.masked_fill(is_input, -math.inf), targets, mean, log_variance, beta)
-        loss = loss * share_weight(len(mean))
+        loss = loss * loss_weight(len(mean))
         self.log("train_loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         return loss
 

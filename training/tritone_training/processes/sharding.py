@@ -1,4 +1,4 @@
-"""Batches for several processes: all of them draw the same batches, and each takes its share."""
+"""Sharding of batches: all processes draw the same batches, and process r of n takes the samples r, r + n, ..."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader, Sampler
 from tritone_training.processes.reductions import rank
 
 
-class SharedBatches(Sampler[list[int]]):
-    """This process's share of each batch: every n-th sample.
+class ShardedBatches(Sampler[list[int]]):
+    """This process's shard of each batch.
 
     The order of an epoch depends on the seed and the epoch alone, so that it is the same in all processes. A batch with
     fewer samples than processes is left out.
 
     Args:
         batches: draws the indices of whole batches with torch's random numbers.
-        n_processes: that share a batch.
+        n_processes: number of shards of a batch.
         seed: of the training.
         n_epochs: number of epochs before the first one here, in a training that is resumed.
     """
@@ -51,15 +51,15 @@ class SharedBatches(Sampler[list[int]]):
             torch.set_rng_state(state)
 
 
-def share_loader(loader: DataLoader[Any], *, n_processes: int, seed: int, n_epochs: int) -> DataLoader[Any]:
-    """Return a loader of this process's share of each batch; a data set that draws batches itself takes its share.
+def shard_loader(loader: DataLoader[Any], *, n_processes: int, seed: int, n_epochs: int) -> DataLoader[Any]:
+    """Return a loader of this process's shard of each batch; a data set that draws batches itself has to shard them.
 
     It draws nothing from the global random numbers, which are seeded for each epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     if loader.batch_sampler is None:
         return DataLoader(loader.dataset, batch_size=None, collate_fn=loader.collate_fn, generator=generator)
-    batches = SharedBatches(loader.batch_sampler, n_processes=n_processes, seed=seed, n_epochs=n_epochs)
+    batches = ShardedBatches(loader.batch_sampler, n_processes=n_processes, seed=seed, n_epochs=n_epochs)
     return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=loader.collate_fn, generator=generator)
 
 
