@@ -251,6 +251,9 @@ class Settings(dict[str, str]):
     def setIfMissing(self, name: str, value: str) -> None:  # noqa: N802 - Spark's name
         self.setdefault(name, value)
 
+    def set(self, name: str, value: str) -> None:
+        self[name] = value
+
 
 @pytest.mark.parametrize("master", ["yarn", "k8s://https://api:6443"])
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ class Settings(dict[str, str]):
     [
         ({}, 4, {"instances": "4", "cores": "1"}),
         ({"spark.executor.cores": "4"}, 6, {"instances": "2", "cores": "4"}),
-        ({"spark.executor.instances": "9"}, 4, {"instances": "9", "cores": "1"}),
+        ({"spark.executor.instances": "9"}, 4, {"instances": "4", "cores": "1"}),  # --workers comes first
         ({}, None, {}),
     ],
 )

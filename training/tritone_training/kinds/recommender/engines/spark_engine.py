@@ -135,17 +135,6 @@ def _fill(conf: Any, master: str, n_workers: int | None) -> None:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         values["spark.driver.host"] = "localhost"
         values["spark.driver.bindAddress"] = "127.0.0.1"
-<<<<<<< HEAD
-=======
-    elif master.startswith("spark://") and n_workers is not None:
-        values["spark.cores.max"] = str(n_workers)
-    elif n_workers is not None:  # YARN and Kubernetes start two executors unless told how many
-        cores = int(conf.get("spark.executor.cores", "1"))
-        n_executors = str(-(-n_workers // cores))
-        values["spark.executor.cores"] = str(cores)
-        values["spark.executor.instances"] = n_executors
-        values["spark.dynamicAllocation.maxExecutors"] = n_executors
->>>>>>> main
     for name, value in values.items():
         conf.setIfMissing(name, value)
     if n_workers is not None and not master.startswith("local"):
