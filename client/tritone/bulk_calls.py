@@ -1,8 +1,8 @@
 """Calls of the SDK from the workers of a job on Ray or Spark: one row in, one row out.
 
-A `BulkCall` says what a job calls, and can be pickled; a `BulkCaller` has the client, and is made on a worker. What is
-wrong with one recording becomes the columns `error` and `error_type` of its row. What is wrong with the server is not
-the fault of a row: a caller waits for a server that is away, and after `wait_s` raises, which fails the task.
+A `BulkCall` specifies the calls of a job, and can be pickled; a `BulkCaller` has the client, and is created on a
+worker. Errors of a single recording are returned in the columns `error` and `error_type`. Errors of the server are
+retried for up to `wait_s` seconds and then raised, which fails the task.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _SECRETS: Final = ("api_key", "headers", "service_key", "user_token")
 
 @dataclass(frozen=True)
 class BulkCall:
-    """What the workers of a job call, and where.
+    """Specification of the calls of a job; picklable.
 
     Attributes:
         operation: an operation of `tritone batch`, or of `JSON_OPERATIONS`.
-        inputs: the column with the value, by parameter of the method of `MusicClient`; `{"path": COLUMN}` for an
+        inputs: column name for each parameter of the method of `MusicClient`; `{"path": COLUMN}` for an
             operation of `tritone batch`.
         bytes_column: column with the content of a file, which is used instead of the path where a table has it.
         server: address as for `MusicClient`. `$NAME` in it is replaced by an environment variable of the worker; a
@@ -140,8 +140,8 @@ class BulkCaller:
             inputs: the arguments of each row's call.
 
         Raises:
-            ClientError: the calls cannot succeed for any row: the server stays away, refuses the key or lacks the
-                model, or an argument is invalid.
+            ClientError: no row can succeed: the server is unavailable for longer than `wait_s`, rejects the API key, or
+                does not have the model, or an argument is invalid.
         """
         rows = map_ordered(self._row, inputs, concurrency=self.call.concurrency, on_error="raise", on_progress=None)
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
