@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import sys
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -76,7 +77,7 @@ class SparkEngine(Engine):
     def _publish(self, value: Any) -> Any:
         self.use.broadcast_bytes += pickled_bytes(value)
         try:
-            return self._context.broadcast(value)
+            return self._context.broadcast(_InOnePiece(value))
         except _java_errors() as error:
             raise _translated(error) from error
 
@@ -113,6 +114,19 @@ class SparkEngine(Engine):
         )
         self.use.gathered_bytes += pickled_bytes(found)
         return found
+
+
+class _InOnePiece:
+    """A value whose pickle holds its arrays as bytes: with I/O encryption, PySpark cannot write their buffers.
+
+    Workers get the value itself.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (pickle.dumps(self._value, protocol=5),)
 
 
 def _run_on(task: Callable[..., Any], references: Sequence[Any], part: Any) -> TaskResult[Any]:
