@@ -155,6 +155,11 @@ class BaseClient(Generic[TRANSPORT]):
         arguments = self._open_arguments()
         return _make(type(self), {**arguments, "transport": copy.deepcopy(arguments["transport"], memo)})
 
+    @property
+    def n_servers(self) -> int:
+        """Return the number of servers that the client was given."""
+        return self._urls.count(",") + 1
+
     def with_priority(self, priority: Priority) -> Self:
         """Return a client with another priority that shares the connections of this one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,10 @@ def s3_server() -> Iterator[str]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # moto keeps its buckets for the whole process: without this, they would be those of earlier test modules.
+        request = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")
+        with urllib.request.urlopen(request, timeout=30):  # noqa: S310 - a loopback address
+            pass
         yield f"http://{host}:{port}"
     finally:
         server.stop()

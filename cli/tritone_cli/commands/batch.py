@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tritone.batch import BatchProgress, BatchSummary
 
 _LINE_INTERVAL_S: Final = 10.0
+_NICENESS: Final = 10
 ALL_FAILED: Final = 3  # exit status of a job in which every file has an error
 Source = Annotated[
     str,
@@ -246,6 +248,8 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
     # Warnings about recordings are in the column `notes`; do not log them as well.
     logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given["server"] or ("localhost:8001",))
+    if chosen.priority == "batch":
+        _yield_processors()
     with (
         connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,
         _stop_on_signals() as signals,
@@ -264,6 +268,12 @@ def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
         if not as_json:
             console.say("every file has an error: check the model and the options (column `error` of the parts)")
         raise typer.Exit(ALL_FAILED)
+
+
+def _yield_processors() -> None:
+    """Let other processes of this machine go first, such as a server and its interactive callers."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 def _print_summary(summary: BatchSummary) -> None:

@@ -99,6 +99,7 @@ N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 M
 # Detuned instruments cancel each other for moments: shorter cancellations are not reported.
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
+_N_FRAMES_BEYOND: Final = 1 << 14  # read at a time beyond the length in the header
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile returns about 1 << 63 where the header has no length
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
@@ -277,9 +278,12 @@ class _Decoder:
         while True:
             try:
                 with quiet_decoder():
-                    # libsndfile reports data after the last frame of a FLAC file, such as a tag, as an error.
-                    n_left = file.frames - self.n_read if file.format == "FLAC" else n_frames
-                    block = file.read(min(n_frames, n_left), dtype="float32", always_2d=True)
+                    # libsndfile reports data after the last frame of a FLAC file, such as a tag, as an error. Of other
+                    # formats, a header may claim too little. It fills the rest of a buffer with zeros, so that large
+                    # buffers for short files would take longer than decoding them.
+                    n_left = file.frames - self.n_read
+                    n_wanted = n_left if file.format == "FLAC" else max(n_left, _N_FRAMES_BEYOND)
+                    block = file.read(min(n_frames, n_wanted), dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
                 self._check_bytes()
                 raise self._fail(

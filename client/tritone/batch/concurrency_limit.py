@@ -5,6 +5,10 @@ throughput is within 5 % of the next higher one. More requests would only wait i
 `ServerBusyError` halves the limit at once. Requests are split so that one takes about `REQUEST_S`, because a running
 request is not interrupted for an interactive one that arrives.
 
+While others use the model too, which the server's counts of rows show, one request runs at a time, with a pause of the
+same length before it: even at a lower priority, a job that keeps all processors busy would slow interactive callers
+down.
+
 Shapes: N rows (windows of a recording).
 """
 
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +36,10 @@ _FRESH_S: Final = 30.0  # a measurement of a neighbouring limit is repeated afte
 _GAIN: Final = 1.05  # minimum ratio of throughputs for a higher limit
 _BUSY_S: Final = 1.0  # after a ServerBusyError the limit is not lowered again for this time
 _LARGEST_ROWS: Final = 64
+_OTHERS_S: Final = 5.0  # over which rows of others are counted
+_YIELD_S: Final = 5.0  # how long the job yields after it has noticed others
+_PAUSE: Final = 1.0  # before a request, relative to the duration of the previous one
+_LONGEST_PAUSE_S: Final = 1.0
 
 
 @dataclass
@@ -63,12 +72,35 @@ class AdaptiveConcurrencyLimiter:
         self._busy_until_s = 0.0
         self._row_s: float | None = None  # minimum recent time per row of a request
         self._closed = False
+        self._n_sent = 0  # rows, of all requests
+        self._n_done = 0
+        self._counts: deque[tuple[float, int]] = deque()  # (time, largest possible number of rows of others)
+        self._yields_until_s = 0.0
+        self._request_s = 0.0
         self._begin_interval(clock())
 
     @property
     def limit(self) -> int:
         """Return the maximum number of requests in flight now."""
-        return self._limits[self._index]
+        return 1 if self.yields else self._limits[self._index]
+
+    @property
+    def yields(self) -> bool:
+        """Return whether the job yields to others that use the model."""
+        return self._clock() < self._yields_until_s
+
+    def count(self, n_rows: int) -> None:
+        """Compare the number of rows that the model has processed, of all callers, with those of this job."""
+        now_s = self._clock()
+        with self._changed:
+            while self._counts and now_s - self._counts[0][0] > _OTHERS_S:
+                self._counts.popleft()
+            # Rows in flight may be in the server's number already or not.
+            if self._counts and n_rows - self._n_sent > self._counts[0][1]:
+                self._yields_until_s = now_s + _YIELD_S
+                self._begin_interval(now_s)
+            self._counts.append((now_s, n_rows - self._n_done))
+            self._changed.notify_all()
 
     def n_rows(self) -> int:
         """Return the maximum number of rows of a request."""
@@ -100,23 +132,29 @@ class AdaptiveConcurrencyLimiter:
             if not is_free or sent_s - began_s >= timeout_s:
                 raise timed_out(request, timeout_s)
             self._in_flight += 1
+            self._n_sent += n_rows
+        if self.yields:
+            time.sleep(min(_PAUSE * self._request_s, _LONGEST_PAUSE_S))
+            sent_s = self._clock()
         try:
-            yield timeout_s - (sent_s - began_s)
+            yield max(1e-3, timeout_s - (sent_s - began_s))
         except ServerBusyError:
-            self._finish(sent_s, 0, busy=True)
+            self._finish(sent_s, n_rows, busy=True)
             raise
         except BaseException:
-            self._finish(sent_s, 0)
+            self._finish(sent_s, n_rows, failed=True)
             raise
         self._finish(sent_s, n_rows)
 
-    def _finish(self, sent_s: float, n_rows: int, *, busy: bool = False) -> None:
+    def _finish(self, sent_s: float, n_rows: int, *, busy: bool = False, failed: bool = False) -> None:
         now_s = self._clock()
         with self._changed:
             self._in_flight -= 1
+            self._n_done += n_rows
+            self._request_s = now_s - sent_s
             if busy:
                 self._halve(now_s)
-            elif n_rows:
+            elif not failed and not self.yields:
                 self._measure(now_s, (now_s - sent_s) / n_rows, n_rows)
             self._changed.notify_all()
 

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,6 +33,8 @@ _FIRST_PART_S: Final = 5.0
 _DRAIN_S: Final = 20.0  # longest wait for running calls after a stop
 _POLL_S: Final = 0.2
 _PROGRESS_S: Final = 0.5
+_WATCH_S: Final = 0.25
+_WATCH_TIMEOUT_S: Final = 5.0
 
 OnProgress = Callable[[BatchProgress], None]
 
@@ -176,20 +178,30 @@ class _Run:
         ]
         for worker in workers:
             worker.start()
+        is_counted = self._operation.reads == "recordings"  # one row for each window; others have rows for candidates
+        if is_counted and self._options.priority == "batch" and self._music.n_servers == 1:
+            watcher = threading.Thread(target=self._watch_others, name="tritone-batch-watch", daemon=True)
+            watcher.start()
+            workers.append(watcher)  # it is joined with the others
         try:
             self._collect_all(n_workers)
         except BaseException:
-            self._keep_rows()
+            self._end(workers)
+            self._keep_rows()  # with those of the calls that were running
             raise
         finally:
-            self._ended.set()
-            self._limiter.close()
-            self._discard_tasks()
-            for _ in workers:
-                self._tasks.put(None)
-            join_until_s = time.monotonic() + _JOIN_S
-            for worker in workers:
-                worker.join(max(0.0, join_until_s - time.monotonic()))
+            self._end(workers)
+
+    def _end(self, workers: Sequence[threading.Thread]) -> None:
+        """End the threads and wait for them; calls that run longer than `_JOIN_S` are left behind."""
+        self._ended.set()
+        self._limiter.close()
+        self._discard_tasks()
+        for _ in workers:
+            self._tasks.put(None)
+        join_until_s = time.monotonic() + _JOIN_S
+        for worker in workers:
+            worker.join(max(0.0, join_until_s - time.monotonic()))
 
     def _keep_rows(self) -> None:
         """Write the rows that are complete after a failure; one attempt, and none if the output has failed."""
@@ -332,6 +344,17 @@ class _Run:
             except BaseException as error:  # raised again by the calling thread
                 done = _Done({}, error)
             self._results.put(done)
+
+    def _watch_others(self) -> None:
+        """Tell the limiter how many rows the model has processed, until the run ends."""
+        while not self._ended.wait(_WATCH_S):
+            try:
+                models = self._music.models(timeout_s=_WATCH_TIMEOUT_S)
+            except ClientError:  # the calls of the files report a server that cannot be reached
+                continue
+            for model in models:
+                if model.name == self._options.model_name:
+                    self._limiter.count(model.n_inferences)
 
     def _row_of(self, path: str, url: str) -> Row:
         """Return the row of a file; empty if the run ended before it was done."""

@@ -41,6 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return MusicClient(transport=MockTransport(handle), retries=0)
 
     monkeypatch.setattr(batch.connections, "connect", connect)
+    monkeypatch.setattr(batch.os, "setpriority", lambda *arguments: given.update(niceness=arguments[-1]))
     return given
 
 
@@ -82,10 +83,14 @@ def test_a_job_prints_a_summary_and_goes_on(
     assert "4 of 4 files done, 1 with errors" in ended.stderr
     assert "1 empty" in ended.stderr
     assert fake["server"] == "a:1,b:1"
+    assert fake.pop("niceness") >= 10  # the job lets the server and interactive callers of this machine go first
     again = run_tritone(*command, "--json")
     values = json.loads(again.stdout)
     assert (values["n_files"], values["n_done"], values["n_new"], values["complete"]) == (4, 4, 0, True)
     assert values["errors"] == {"empty": 1}
+    del fake["niceness"]
+    run_tritone(*command, "--priority", "interactive")
+    assert "niceness" not in fake
     refused = run_tritone(*command[:-1])
     assert refused.status == 1
     assert "--resume" in refused.stderr

@@ -790,6 +790,19 @@ class TestConcurrencyLimit:
             raise ServerBusyError("full")
         assert limiter.limit == 12
 
+    def test_one_request_runs_at_a_time_while_others_use_the_model(self) -> None:
+        limiter = AdaptiveConcurrencyLimiter(64, start=24)
+        request = InferRequest("m", "x", {"audio": np.zeros((4, 4), np.float32)}, ("y",))
+        n_rows = 1_000  # of everybody, before the job
+        limiter.count(n_rows)
+        with limiter.limited(request, 4, 1.0):
+            limiter.count(n_rows + 4)  # the server may have counted rows in flight
+        limiter.count(n_rows + 4)
+        assert not limiter.yields
+        limiter.count(n_rows + 5)
+        assert limiter.yields
+        assert limiter.limit == 1
+
     def test_pieces_of_a_request_are_joined_in_order(self) -> None:
         def handle(request: Request) -> InferResponse:
             assert isinstance(request, InferRequest)

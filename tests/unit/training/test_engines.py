@@ -225,7 +225,7 @@ def test_a_fit_in_a_pool_of_processes_is_that_of_one(log: str, tmp_path: Path) -
     expected = recommender_fits.train(recommender_fits.request(log, tmp_path, "one"))
     found = recommender_fits.train(recommender_fits.request(log, tmp_path, "two", workers=2))
     recommender_fits.assert_equal_checkpoints(expected, found)
-    assert recommender_fits.engine_use(found)["n_worker_processes"] == 2
+    assert recommender_fits.engine_use(found)["n_worker_processes"] >= 2
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ class Dying(LocalEngine):
 
     def _results(self, task: Any, parts: Any, references: Any) -> Any:
         if self.use.n_tasks > 12:
-            return super()._results(dies, range(3), [])
+            return super()._results(dies, [1, 1, 1], [])
         return super()._results(task, parts, references)
 
 

@@ -46,6 +46,9 @@ class LocalEngine(Engine):
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         self._has_pool = True
+        # loky replaces a worker that has grown by 300 MB, as one does that loads PyTorch, and warns in a thread of its
+        # own; where warnings are errors, that thread would end and the pool never answer.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs", category=UserWarning)
         pool = Parallel(self.n_workers, return_as="generator", batch_size=1, backend="loky")
         results = pool(self._calls(task, parts, references))
         try:
