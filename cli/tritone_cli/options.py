@@ -81,21 +81,21 @@ Mlflow = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(help="What computes the parts of a fit: local, ray or spark. Default: local.", show_default=False),
+    typer.Option(help="Execution engine of the fit: local, ray or spark. Default: local.", show_default=False),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processes (local) or tasks at the same time (ray, spark) of --engine. Default: 1 (local) or all CPUs.",
+        help="Number of parallel workers of --engine. Default: 1 (local), or the CPUs that the cluster offers.",
         show_default=False,
     ),
 ]
 EngineAddress = Annotated[
     str | None,
     typer.Option(
-        help="Running cluster: HOST:PORT, ray://HOST:PORT or auto (ray); spark://HOST:PORT, yarn or k8s://HOST:PORT "
-        "(spark). Default: this computer.",
+        help="Address of an existing cluster: auto, HOST:PORT or ray://HOST:PORT (ray); spark://HOST:PORT, yarn or "
+        "k8s://https://HOST:PORT (spark). Default: start one on this computer.",
         show_default=False,
     ),
 ]

@@ -49,6 +49,10 @@ class PretrainedWeightsError(TrainingError):
     """Pretrained weights cannot be fetched or read, or differ from the expected ones."""
 
 
+class EngineError(TrainingError):
+    """An execution engine of a fit cannot be used, or lost its workers."""
+
+
 class ProcessGroupError(TrainingError):
     """The processes of a training cannot continue together; the state of the last complete epoch is kept."""
 

@@ -84,9 +84,9 @@ class TrainRequest:
         refit_on_all: after the selection on held-out data, fit what is served on all data; None for the kind's default.
         mlflow: URI of the MLflow tracking server or store that the run is logged to.
         mlflow_run: id of the MLflow run, once it has begun.
-        engine: what computes the parts of a fit: "local", "ray" or "spark"; None for "local".
-        workers: processes or tasks of the engine at the same time; None for its default.
-        engine_address: of a running cluster of the engine; None for this computer.
+        engine: execution engine of the fit: "local", "ray" or "spark"; None for "local".
+        workers: number of parallel workers of the engine; None for its default.
+        engine_address: of an existing cluster of the engine; None to start one on this computer.
     """
 
     out: Path

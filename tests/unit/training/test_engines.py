@@ -189,11 +189,11 @@ def test_an_engine_that_is_not_installed_names_its_extra(
         ("ray", "127.0.0.1:99999"),
     ],
 )
-def test_an_address_at_which_nothing_answers_is_named(
+def test_an_address_that_cannot_be_reached_is_named(
     engine_name: str, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    with pytest.raises(EngineError, match="nothing answers at"):
+    with pytest.raises(EngineError, match="--engine-address: expected the address of a running"):
         check_engine(request(engine=engine_name, engine_address=address))
 
 
@@ -251,6 +251,9 @@ class Settings(dict[str, str]):
     def setIfMissing(self, name: str, value: str) -> None:  # noqa: N802 - Spark's name
         self.setdefault(name, value)
 
+    def set(self, name: str, value: str) -> None:
+        self[name] = value
+
 
 @pytest.mark.parametrize("master", ["yarn", "k8s://https://api:6443"])
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ class Settings(dict[str, str]):
     [
         ({}, 4, {"instances": "4", "cores": "1"}),
         ({"spark.executor.cores": "4"}, 6, {"instances": "2", "cores": "4"}),
-        ({"spark.executor.instances": "9"}, 4, {"instances": "9", "cores": "1"}),
+        ({"spark.executor.instances": "9"}, 4, {"instances": "4", "cores": "1"}),  # --workers comes first
         ({}, None, {}),
     ],
 )

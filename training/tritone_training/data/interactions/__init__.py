@@ -18,7 +18,6 @@ from tritone_training.data.interactions.log import (
     TagTable,
     held_out_counts,
 )
-from tritone_training.data.interactions.partitions import LogParts, open_parts, write_parts
 from tritone_training.data.interactions.reading import (
     keep_log,
     load_friends,
@@ -54,7 +53,6 @@ __all__ = [
     "ListeningData",
     "ListeningFiles",
     "Log",
-    "LogParts",
     "MetadataTable",
     "SimulatedSessions",
     "SimulatedWorld",
@@ -74,12 +72,10 @@ __all__ = [
     "load_metadata",
     "load_sequences",
     "load_tags",
-    "open_parts",
     "simulate_sessions",
     "simulated_sessions",
     "simulated_world",
     "split_log",
     "words_matrix",
     "words_of",
-    "write_parts",
 ]

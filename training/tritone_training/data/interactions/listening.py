@@ -17,7 +17,6 @@ from tritone_training.data.interactions.reading import keep_log, load_log, load_
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.data.interactions.splitting import LogColumns, LogSelection, split_log, split_part
-from tritone_training.data.interactions.stored_log import StoredLog
 from tritone_training.exceptions import DataError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class ListeningData:
         metadata: item id -> column -> text.
         report: what was read and used of each table.
         held_out_tags: the tags of held-out pairs that `tags` lacks.
-        stored: the log that was split, large ones in files; None if the validation split is a file of its own.
+        whole_log: the log that was split, large ones in files; None if the validation split is a file of its own.
     """
 
     train: Log
@@ -53,17 +52,17 @@ class ListeningData:
     metadata: Mapping[str, Mapping[str, str]]
     report: Mapping[str, Any] = field(default_factory=dict)
     held_out_tags: TagTable = _NO_TAGS
-    stored: Log | StoredLog | None = None
+    whole_log: LogColumns | None = None
 
-    @property
-    def log(self) -> Log | None:
-        """The log that was split, read again if it is in files; None if the validation split is a file of its own."""
-        return self.stored.load() if isinstance(self.stored, StoredLog) else self.stored
+    def load_log(self) -> Log | None:
+        """Return the log that was split, read again if it is in files; None without one (see `whole_log`)."""
+        whole = self.whole_log
+        return whole if whole is None or isinstance(whole, Log) else LogSelection(whole).load()
 
     def whole(self) -> ListeningData:
         """Return the data with all listens and tags in the training split; the other splits are unchanged."""
         held_out = [self.valid, *([] if self.test is None else [self.test])]
-        log = self.log
+        log = self.load_log()
         train = merge_logs([self.train, *held_out]) if log is None else log
         return replace(
             self,
@@ -128,7 +127,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
         train = log if isinstance(log, Log) else log.load()
         valid, n_known = _without_known(train, load_log(files.valid, columns))
         reports["valid"] = {**valid.report, "n_used": len(valid), "n_in_log_too": n_known, "how": "given"}
-    elif not LogSelection(log).has_times and LogSelection(log).has_order:
+    elif log.has_events and not log.has_times:
         train, valid = split_log(log, fraction=HELD_OUT, seed=request.seed)
         reports["valid"] = {"n_used": len(valid), "how": "the last item of each listener"}
     else:
@@ -136,7 +135,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
         how = (
             "the latest (drawn among those of one moment)" if train.time is not None else "of each listener's at random"
         )
-        if LogSelection(log).has_times and train.time is None:
+        if log.has_times and train.time is None:
             how += ", since the latest are of listeners or items without earlier listens"
         reports["valid"] = {"n_used": len(valid), "how": f"{HELD_OUT:.0%} of the listens, {how}; as many for testing"}
     if np.bincount(train.user, minlength=2).astype(np.bool_).sum() < 2:
@@ -230,19 +229,19 @@ def three_parts(log: LogColumns, seed: int) -> tuple[Log, Log, Log]:
 def _three_parts(log: LogSelection, seed: int) -> tuple[LogSelection, LogSelection, LogSelection]:
     rest, test = split_part(log, fraction=HELD_OUT, seed=seed)
     train, valid = split_part(rest, fraction=HELD_OUT / (1 - HELD_OUT), seed=seed + 1)
-    if log.has_times and not (_can_judge(train, valid) and _can_judge(train, test)):
+    if log.has_times and not (_can_evaluate(train, valid) and _can_evaluate(train, test)):
         return _three_parts(log.without_order(), seed)
     return train, test, valid
 
 
-def _can_judge(train: LogSelection, held_out: LogSelection) -> bool:
+def _can_evaluate(train: LogSelection, held_out: LogSelection) -> bool:
     """Return whether any held-out listen is of a listener and an item of the training split."""
     are_known = []
     for name in ("user", "item"):
-        known, asked = train.required(name), held_out.required(name)
-        is_known = np.zeros(int(max(known.max(initial=0), asked.max(initial=0))) + 1, np.bool_)
+        known, wanted = train.required(name), held_out.required(name)
+        is_known = np.zeros(int(max(known.max(initial=0), wanted.max(initial=0))) + 1, np.bool_)
         is_known[known] = True
-        are_known.append(is_known[asked])
+        are_known.append(is_known[wanted])
     return bool((are_known[0] & are_known[1]).any())
 
 

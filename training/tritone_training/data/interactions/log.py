@@ -56,6 +56,16 @@ class Log:
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def has_times(self) -> bool:
+        """Whether the pairs have times."""
+        return self.time is not None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the order of listening is known."""
+        return self.sequences is not None
+
     def pair_keys(self) -> Ints:
         """Return (E,) numbers that tell pairs apart: user * number of items + item."""
         return pair_keys(self.user, self.item, len(self.items))
@@ -65,9 +75,9 @@ class Log:
     ) -> sparse.csr_matrix:
         """Return the plays as a sparse matrix (users, items); pairs without a given index are left out."""
         if users is None:
-            users = {name: place for place, name in enumerate(self.users)}
+            users = {name: position for position, name in enumerate(self.users)}
         if items is None:
-            items = {name: place for place, name in enumerate(self.items)}
+            items = {name: position for position, name in enumerate(self.items)}
         rows = np.array([users.get(name, -1) for name in self.users], np.int64)[self.user]
         columns = np.array([items.get(name, -1) for name in self.items], np.int64)[self.item]
         known = (rows >= 0) & (columns >= 0)
@@ -153,7 +163,7 @@ def _ranks(ids: Sequence[str]) -> Ints | None:
 def pair_of_events(
     user: Codes, item: Codes, event_user: Codes, event_item: Codes, n_items: int
 ) -> npt.NDArray[np.int32]:
-    """Return the index of each event's pair (N,), -1 for events whose user and item are no pair of the log.
+    """Return the index of each event's pair (N,), -1 for events without a pair in the log.
 
     Args:
         user: (E,) of the pairs.

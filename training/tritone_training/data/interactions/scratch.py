@@ -175,7 +175,8 @@ def temporary_folder() -> Iterator[Path]:
         ) from error
     with (folder / f".{_LOCK}").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system even if the process is killed
-        (folder / f".{_LOCK}").rename(folder / _LOCK)  # nobody finds it before it is locked
+        # Renamed after locking, so that other processes never see it unlocked.
+        (folder / f".{_LOCK}").rename(folder / _LOCK)
         process = os.getpid()
         try:
             yield folder

@@ -1,4 +1,4 @@
-"""Split a log into a training and a held-out part, one column at a time, so that both parts fit where the log does.
+"""Split a log into a training and a held-out part, reading one column at a time to bound memory.
 
 Shapes: E pairs of user and item, N events.
 """
@@ -15,7 +15,6 @@ from tritone_training.data.interactions.log import Log, pair_keys, pair_of_event
 from tritone_training.data.interactions.user_sequences import UserSequences, last_of_users
 from tritone_training.exceptions import DataError
 
-COLUMNS: Final = ("user", "item", "plays", "time", "last_time")
 EVENT_COLUMNS: Final = ("event_user", "event_item", "event_time", "event_skipped")
 Flags = npt.NDArray[np.bool_]
 
@@ -39,6 +38,14 @@ class LogColumns(Protocol):
     def report(self) -> Any:
         """Counts of the cleaning."""
 
+    @property
+    def has_times(self) -> bool:
+        """Whether pairs and events have times."""
+
+    @property
+    def has_events(self) -> bool:
+        """Whether the order of listening is known."""
+
     def __len__(self) -> int:
         """Number of pairs."""
 
@@ -47,7 +54,7 @@ class LogColumns(Protocol):
 
 
 class LogSelection:
-    """Some of the pairs of a log, without the events of the others; indices of ids do not change."""
+    """Subset of the pairs of a log with their events; id indices are unchanged."""
 
     def __init__(self, log: LogColumns, *, has_order: bool = True) -> None:
         """Select all pairs and events; without times and order if `has_order` is False."""
@@ -68,12 +75,12 @@ class LogSelection:
     @property
     def has_times(self) -> bool:
         """Whether the pairs have times."""
-        return self.column("time") is not None
+        return self._has_order and self._log.has_times
 
     @property
     def has_order(self) -> bool:
         """Whether the order of listening is known."""
-        return self.column("event_user") is not None
+        return self._has_order and self._log.has_events
 
     def column(self, name: str) -> npt.NDArray[Any] | None:
         """Return a column; None if the log does not have it."""
@@ -94,7 +101,7 @@ class LogSelection:
         part = LogSelection(self._log, has_order=self._has_order)
         part._pairs = self._pairs.copy()
         part._pairs[self._pairs] = chosen
-        if self._has_order and self._log.column("event_user") is not None:
+        if self.has_order:
             index = self._index()
             kept = (index < 0) | ~(self._pairs & ~part._pairs)[index]  # skips of pairs that are not in the log stay
             part._events = kept if self._events is None else kept & self._events
@@ -226,10 +233,10 @@ def _random(user: npt.NDArray[Any], fraction: float, seed: int) -> Flags:
     del shuffled
     counts = np.bincount(user)
     firsts = np.cumsum(counts) - counts
-    place = np.arange(len(user)) - np.repeat(firsts, counts)
+    position = np.arange(len(user)) - np.repeat(firsts, counts)
     # Rounded at random, so that short histories hold out their share on average.
     wanted = np.floor(counts * fraction + rng.random(len(counts))).astype(np.int64)
     wanted = np.minimum(wanted, np.maximum(counts - 1, 0))
     held_out = np.zeros(len(user), np.bool_)
-    held_out[order] = place < np.repeat(wanted, counts)
+    held_out[order] = position < np.repeat(wanted, counts)
     return held_out

@@ -62,8 +62,8 @@ def open_table(path: Path) -> Iterator[Table]:
             yield _opened(path, source, stack)
         except FileNotFoundError as error:
             raise DataError(
-                f"{error.filename or path}: has vanished while {path} was read; wait until nothing writes there, and "
-                f"read it again"
+                f"{error.filename or path}: was deleted while {path} was being read; make sure that no other process "
+                f"writes to it, and read it again"
             ) from error
 
 

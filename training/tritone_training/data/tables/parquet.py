@@ -91,7 +91,7 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 def _damaged(path: Path, file: Path, error: Exception) -> DataError:
     why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    with file.open("rb") as content:  # raises FileNotFoundError if the file has vanished
+    with file.open("rb") as content:  # raises FileNotFoundError if the file was deleted
         content.seek(max(0, file.stat().st_size - 4))
         if content.read() not in (b"PAR1", b"PARE"):
             why = "its end is missing"

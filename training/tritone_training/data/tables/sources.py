@@ -1,4 +1,4 @@
-"""Where a table comes from: a file, a folder, a glob, or the objects of a bucket, which are copied to disk first.
+"""Locate the files of a table: a file, a folder, a glob, or the objects of a bucket, which are copied to disk first.
 
 A URL may be given as a `Path`, which drops one of the slashes of `s3://`.
 """
@@ -74,7 +74,7 @@ def located(path: Path, folder: Path | None = None) -> Iterator[Source]:
             yield copies
     elif path.exists() or not _WILDCARDS.search(str(path)):
         if (unknown := _SCHEME.match(str(path))) and not path.exists():
-            raise DataError(f"{path}: unknown kind of URL: expected s3://, gs:// or file://, got {unknown[1]}://")
+            raise DataError(f"{path}: unsupported URL scheme: expected s3://, gs:// or file://, got {unknown[1]}://")
         yield Source(path)
     else:
         base, pattern = _parts_of(str(path))
@@ -134,8 +134,8 @@ def _copy(url: str, copy: Path, source: str) -> None:
     except FileAccessError as error:
         if error.reason == "missing":
             raise DataError(
-                f"{url}: has vanished since the parts of {source} were listed; wait until nothing writes there, and "
-                f"read it again"
+                f"{url}: was deleted since the parts of {source} were listed; make sure that no other process "
+                f"writes to it, and read it again"
             ) from error
         raise DataError(str(error)) from error
     except OSError as error:

@@ -121,9 +121,9 @@ def _data(request: EvaluateRequest, seed: int) -> tuple[Log, Log, str, Log]:
     part = request.split or ("test" if listening.test is not None else "valid")
     held_out = listening.part(part)
     before = listening.train
-    if part == "test" and listening.log is not None:
-        log = listening.log
-        before = log.take(~np.isin(log.pair_keys(), held_out.pair_keys()))
+    whole = listening.load_log() if part == "test" else None
+    if whole is not None:
+        before = whole.take(~np.isin(whole.pair_keys(), held_out.pair_keys()))
     return listening.train, held_out, part, before
 
 

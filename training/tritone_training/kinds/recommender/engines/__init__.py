@@ -4,7 +4,8 @@ Schedulers, retries and transport are those of joblib, Ray and Spark. A fit cuts
 them, so the result does not depend on the engine or the number of workers.
 """
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError, Shared
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine, Shared
 from tritone_training.kinds.recommender.engines.local import IN_PROCESS, LocalEngine
 from tritone_training.kinds.recommender.engines.opening import ENGINES, check_engine, open_engine
 

@@ -1,4 +1,4 @@
-"""The interface of engines: values shared by all tasks, and tasks over parts with results in the order of the parts."""
+"""Interface of the execution engines: broadcast values, and an ordered parallel map over parts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from tritone_training.exceptions import TrainingError
+from tritone_training.exceptions import EngineError
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, peak_bytes
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class EngineError(TrainingError):
-    """An engine cannot be used, or lost its workers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +122,7 @@ class Engine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop what the engine started; running tasks are given up."""
+        """Stop what the engine started; running tasks are cancelled."""
 
     @abstractmethod
     def _publish(self, value: Any) -> Any:

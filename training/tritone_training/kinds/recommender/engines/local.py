@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
 

@@ -7,7 +7,8 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.local import LocalEngine
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def check_engine(request: TrainRequest) -> None:
     """Refuse an engine that cannot be opened, before data are read for it.
 
     Raises:
-        EngineError: the engine is unknown, its package is not installed, or nothing answers at its address.
+        EngineError: the engine is unknown, its package is not installed, or no connection to its address.
     """
     name = request.engine or "local"
     if name not in ENGINES:
@@ -68,6 +69,6 @@ def _require_reachable(name: str, address: str, host: str, port: int) -> None:
             return
     except (OSError, OverflowError) as error:
         raise EngineError(
-            f"{name}: nothing answers at {address} within {REACHABLE_WITHIN_S:.0f} s ({error}); expected the address "
-            f"of a running cluster, check --engine-address"
+            f"--engine-address: expected the address of a running {name} cluster, got {address} (no connection within "
+            f"{REACHABLE_WITHIN_S:.0f} s: {error}); check the address and that the cluster runs"
         ) from error

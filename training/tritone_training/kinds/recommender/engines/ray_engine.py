@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar, Final
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
 MOST_RETRIES: Final = 3  # of a task whose worker or node is lost
@@ -22,20 +23,28 @@ class RayEngine(Engine):
 
     Args:
         n_workers: tasks at the same time; None for all CPUs of the cluster.
-        address: `HOST:PORT`, `ray://HOST:PORT` or `auto` of a running cluster; None starts one on this computer.
+        address: `HOST:PORT`, `ray://HOST:PORT` or `auto` of a running cluster; None for the connection that is open,
+            else starts one on this computer.
 
     Raises:
-        EngineError: Ray cannot be started, or the cluster does not answer.
+        EngineError: Ray cannot be started, the cluster does not respond, or another one is connected.
     """
 
     name: ClassVar[str] = "ray"
 
     def __init__(self, n_workers: int | None = None, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use to its makers unless told not to
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disable Ray's usage statistics
         import ray
 
         self._ray = ray
         self._is_ours = not ray.is_initialized()
+        if not self._is_ours and address not in (None, "auto"):
+            connected = ray.get_runtime_context().gcs_address
+            if address != connected:
+                raise EngineError(
+                    f"--engine-address: expected the Ray cluster that is connected ({connected}), got {address}; leave "
+                    f"the option out to use that cluster, or call ray.shutdown() first"
+                )
         if self._is_ours:
             where: dict[str, Any] = {"address": address}
             if address is None:
@@ -106,7 +115,7 @@ class RayEngine(Engine):
                 f"ray: a task lost its worker {MOST_RETRIES + 1} times ({_first_line(error)}); look into the logs of "
                 f"the cluster, then start again with --resume"
             )
-        return EngineError(f"ray: the fit cannot go on ({_first_line(error)}); start again with --resume")
+        return EngineError(f"ray: the fit failed ({_first_line(error)}); start again with --resume")
 
 
 def _first_line(error: Exception) -> str:

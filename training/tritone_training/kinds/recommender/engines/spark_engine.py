@@ -7,7 +7,9 @@ in the driver.
 
 from __future__ import annotations
 
+import math
 import os
+import pickle
 import sys
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -15,10 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from tritone_training.kinds.recommender.engines.base import Engine, EngineError
+from tritone_training.exceptions import EngineError
+from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
-MOST_FAILURES: Final = 4  # of a task
+MOST_FAILURES: Final = 4  # of a task with a local master; elsewhere spark.task.maxFailures
 _TASKS_OF_JOB: Final = 2  # per worker
 
 
@@ -26,12 +29,13 @@ class SparkEngine(Engine):
     """Runs tasks on Spark.
 
     Args:
-        n_workers: tasks at the same time; None for all cores of this computer, or what the cluster offers.
+        n_workers: cores of the executors that are started; None for all cores of this computer, or what the cluster
+            offers. A Spark context that is open already keeps its executors.
         address: URL of the master, such as `spark://HOST:7077`, `yarn` or `k8s://https://HOST:6443`; None for this
-            computer, or for the master given to `spark-submit`.
+            computer, for the master given to `spark-submit`, or for the context that is open.
 
     Raises:
-        EngineError: Spark cannot be started, or the master does not answer.
+        EngineError: Spark cannot be started, its master does not respond, or a context of another master is open.
     """
 
     name: ClassVar[str] = "spark"
@@ -42,6 +46,11 @@ class SparkEngine(Engine):
 
         active = pyspark.SparkContext._active_spark_context  # has no public name
         self._is_ours = active is None
+        if active is not None and address is not None and address.rstrip("/") != active.master.rstrip("/"):
+            raise EngineError(
+                f"--engine-address: expected the master of the Spark context that is open ({active.master}), got "
+                f"{address}; leave the option out to use that context, or stop it first"
+            )
         conf = pyspark.SparkConf()
         if self._is_ours:
             if address is None and conf.get("spark.master") is None:
@@ -54,7 +63,7 @@ class SparkEngine(Engine):
         except (PySparkException, *_java_errors(), OSError) as error:
             raise EngineError(
                 f"spark: cannot be started at {address or conf.get('spark.master')} ({_reason(error)}); Spark needs "
-                f"Java 17 or later on this computer, and a master that answers at --engine-address"
+                f"Java 17 or later on this computer, and a reachable master at --engine-address"
             ) from error
         self._group = f"tritone-{uuid.uuid4().hex[:8]}"  # the context may have jobs of others
         if self._is_ours:
@@ -68,7 +77,7 @@ class SparkEngine(Engine):
     def _publish(self, value: Any) -> Any:
         self.use.broadcast_bytes += pickled_bytes(value)
         try:
-            return self._context.broadcast(value)
+            return self._context.broadcast(_InOnePiece(value))
         except _java_errors() as error:
             raise _translated(error) from error
 
@@ -107,6 +116,19 @@ class SparkEngine(Engine):
         return found
 
 
+class _InOnePiece:
+    """A value whose pickle holds its arrays as bytes: with I/O encryption, PySpark cannot write their buffers.
+
+    Workers get the value itself.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (pickle.dumps(self._value, protocol=5),)
+
+
 def _run_on(task: Callable[..., Any], references: Sequence[Any], part: Any) -> TaskResult[Any]:
     return run_task(task, part, *(each.value for each in references))
 
@@ -120,22 +142,28 @@ def _fill(conf: Any, master: str, n_workers: int | None) -> None:
         "spark.driver.memory": "2g",  # the results of a job pass through it
         "spark.driver.maxResultSize": "0",
         "spark.python.worker.reuse": "true",
+        "spark.io.encryption.enabled": "true",  # broadcast values, with the key of the pseudonyms, are stored on disk
     }
     if master.startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         values["spark.driver.host"] = "localhost"
         values["spark.driver.bindAddress"] = "127.0.0.1"
-    elif master.startswith("spark://") and n_workers is not None:
-        values["spark.cores.max"] = str(n_workers)
-    elif n_workers is not None:  # YARN and Kubernetes start two executors unless told how many
-        cores = int(conf.get("spark.executor.cores", "1"))
-        n_executors = str(-(-n_workers // cores))
-        values["spark.executor.cores"] = str(cores)
-        values["spark.executor.instances"] = n_executors
-        values["spark.dynamicAllocation.maxExecutors"] = n_executors
     for name, value in values.items():
         conf.setIfMissing(name, value)
+    if n_workers is not None and not master.startswith("local"):
+        _limit_executors(conf, master, n_workers)
+
+
+def _limit_executors(conf: Any, master: str, n_workers: int) -> None:
+    """Set the number of executors, which `--workers` names before `spark-defaults.conf` does."""
+    if master.startswith("spark://"):
+        conf.set("spark.cores.max", str(n_workers))
+        return
+    conf.setIfMissing("spark.executor.cores", "1")
+    n_executors = str(math.ceil(n_workers / int(conf.get("spark.executor.cores"))))
+    is_dynamic = conf.get("spark.dynamicAllocation.enabled", "false").lower() == "true"
+    conf.set("spark.dynamicAllocation.maxExecutors" if is_dynamic else "spark.executor.instances", n_executors)
 
 
 def _java_errors() -> tuple[type[Exception], ...]:
@@ -154,8 +182,8 @@ def _translated(error: Exception) -> EngineError:
     if "No space left on device" in text:
         return EngineError("spark: no space left on the disk of spark.local.dir; free some, or name another folder")
     return EngineError(
-        f"spark: the fit cannot go on ({_reason(error)}); a task was tried {MOST_FAILURES} times; look into the logs "
-        f"of the workers, then start again with --resume"
+        f"spark: the fit failed ({_reason(error)}); a task was repeated as often as spark.task.maxFailures allows; see "
+        f"the logs of the workers, then start again with --resume"
     )
 
 

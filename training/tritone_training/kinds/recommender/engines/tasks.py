@@ -69,12 +69,12 @@ def one_thread() -> Iterator[None]:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident memory of this process so far; 0 where the system does not tell."""
+    """Return the largest resident memory of this process so far; 0 if /proc is not available."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return 0
-    # Not ru_maxrss, which a process takes over from the one that started it.
+    # Not ru_maxrss: a forked process inherits the value of its parent.
     found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(found[0]) * 1024 if found else 0
 

@@ -132,7 +132,7 @@ def select_ensemble(
         on_progress(done, total)
 
     hidden = HiddenItems.draw(recommender, seed)
-    with engine.share(_ScoredValidation(recommender, networks, consumed, wanted, counts[users], hidden)) as shared:
+    with engine.share(_ValidationInputs(recommender, networks, consumed, wanted, counts[users], hidden)) as shared:
         validation = _ValidationData(recommender, networks, batches, hidden, count, engine, shared)
         fitted = _fit_segments(validation, sessions, rng)
     return SelectedEnsemble(
@@ -150,8 +150,8 @@ def select_ensemble(
 
 
 @dataclass(frozen=True, eq=False)
-class _ScoredValidation:
-    """The users with held-out listens, and what scores their histories.
+class _ValidationInputs:
+    """Data that every task of the validation reads.
 
     Attributes:
         recommender: with the selected metric.
@@ -190,7 +190,7 @@ class _ValidationData:
     hidden: HiddenItems | None
     on_batch: Callable[[], None]
     engine: Engine
-    shared: Shared[_ScoredValidation]
+    shared: Shared[_ValidationInputs]
 
     def collect(self, change: Callable[[RequestBatch], RequestBatch]) -> tuple[Candidates, Candidates | None]:
         """Return the candidates for changed requests, and those among which the hidden items are cold."""
@@ -211,7 +211,7 @@ class _ValidationData:
 
 
 def _collect(
-    batches: Sequence[tuple[int, RequestBatch]], data: _ScoredValidation
+    batches: Sequence[tuple[int, RequestBatch]], data: _ValidationInputs
 ) -> tuple[Candidates, Candidates | None]:
     """Return the candidates of some batches, given with the numbers of their first users."""
     collector = Collector(data.consumed, data.wanted, data.n_held_out, is_cold(data.recommender))

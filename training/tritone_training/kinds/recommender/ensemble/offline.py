@@ -88,7 +88,7 @@ _LOADERS: Final[Mapping[str, Callable[[Path], tuple[torch.nn.Module, Mapping[str
 
 @dataclass(frozen=True, eq=False)
 class Scoring:
-    """What workers score requests with."""
+    """Recommender and networks that score the requests of a worker."""
 
     recommender: Recommender
     networks: RemoteNetworks

@@ -303,7 +303,7 @@ class _Refit:
         if self.state.done("fit_on_all") is not None:
             return
         with self._stage("fit_on_all"):
-            log = split.log or split.train
+            log = split.load_log() or split.train
             report = {**split.report, "n_train": len(log), "fingerprint": log.fingerprint()}
             data = replace(inputs.prepared, listening=replace(split, train=log, report=report))
             taste = (self.folder / SELECTION_FOLDER if with_selection else self.request.checkpoint) / TASTE
@@ -388,7 +388,7 @@ class _Refit:
         n_items: int = 0,
         split: ListeningData | None = None,
     ) -> RefitResult:
-        log = inputs.listening.train if split is None else split.log or split.train
+        log = inputs.listening.train if split is None else split.load_log() or split.train
         return RefitResult(
             status,
             len(log),

@@ -305,7 +305,7 @@ def split_by_time(
     known = _pairs(train)
     fresh = np.fromiter((pair not in known for pair in _pair_list(later)), np.bool_, len(later))
     valid = replace(later.take(fresh), time=None, last_time=None, sequences=None)
-    return replace(listening, train=train, valid=valid, test=None, stored=later)
+    return replace(listening, train=train, valid=valid, test=None, whole_log=later)
 
 
 def _pair_list(log: Log) -> Sequence[tuple[str, str]]:
