@@ -31,10 +31,21 @@ def isolated_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def normal_priority() -> Iterator[None]:
+    """Keep commands that run in this process, such as `tritone batch`, from lowering the priority of all its tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "setpriority", lambda which, who, priority: None)
+        yield
+
+
 # Files that take longest, in this order, so that no worker begins one of them last. Some compute, some only wait.
 LONGEST_FILES = (
     "integration/test_demo.py",
     "integration/test_documents.py",
+    "unit/training/test_engines.py",
+    "unit/training/test_process_failures.py",
+    "unit/training/test_processes.py",
     "unit/training/test_resume.py",
     "unit/client/test_time_limits.py",
     "unit/training/test_music_gan.py",
