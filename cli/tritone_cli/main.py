@@ -45,7 +45,6 @@ from tritone_cli.commands import (
     tune,
     users,
 )
-from tritone_training.exceptions import OtherProcessError
 
 PANELS: Final[Mapping[str, Sequence[Callable[..., None]]]] = {
     "Use": (
@@ -170,8 +169,6 @@ def run(app: typer.Typer) -> None:
     console.show_warnings_of("tritone.audio")
     try:
         app()
-    except OtherProcessError:  # which prints the message
-        sys.exit(1)
     except TritoneError as error:
         console.fail(str(error))
         sys.exit(1)

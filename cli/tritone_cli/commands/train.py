@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +89,8 @@ def train(
     )
     if not is_rank_zero():  # of those that torchrun started, one prints
         if not print_config:
-            training.get_kind(kind).train(request)
+            with _errors_of_other_processes():
+                training.get_kind(kind).train(request)
         return
     if print_config:
         hyperparameters = training.get_kind(kind).configure(request)
@@ -99,7 +101,8 @@ def train(
         return
     options.require_unused(report, overwrite=overwrite or resume, option="--report")
     model_kind = training.get_kind(kind)
-    result = model_kind.train(request)
+    with _errors_of_other_processes():
+        result = model_kind.train(request)
     written: Sequence[str] = ()
     if report is not None:
         evaluation = model_kind.evaluate(
@@ -116,6 +119,17 @@ def train(
         console.print_json({**result.to_dict(), **({} if report is None else {"report": written})})
         return
     _print_result(result, written)
+
+
+@contextlib.contextmanager
+def _errors_of_other_processes() -> Iterator[None]:
+    """Exit without a message when another process of torchrun failed, which prints it."""
+    from tritone_training.exceptions import OtherProcessError
+
+    try:
+        yield
+    except OtherProcessError:
+        raise typer.Exit(1) from None
 
 
 def _print_result(result: TrainedCheckpoint, written: Sequence[str]) -> None:
