@@ -24,9 +24,9 @@ def test_recall_of_candidates(artifact: Path, tmp_path: Path) -> None:
     measured = {}
     for per_model in (candidate_recall.EXACT, 100, 400):
         options = argparse.Namespace(
-            artifact=artifact, key=artifact.parent / "key", requests=N_REQUESTS, alone=per_model, answers=tmp_path
+            artifact=artifact, key=artifact.parent / "key", requests=N_REQUESTS, worker=per_model, responses=tmp_path
         )
-        measured[per_model] = candidate_recall.alone(options)
+        measured[per_model] = candidate_recall.measure(options)
     assert measured[candidate_recall.EXACT]["scored"] == "all items"
     for kind in candidate_recall.KINDS:
         found = candidate_recall.compared(tmp_path, kind, 400)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import sys
 import uuid
 from collections.abc import Callable, Generator, Sequence
@@ -126,7 +125,10 @@ class _InOnePiece:
         self._value = value
 
     def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
-        return pickle.loads, (pickle.dumps(self._value, protocol=5),)
+        from pyspark.serializers import CPickleSerializer
+
+        serializer = CPickleSerializer()  # Spark's own, by which the worker reads the rest as well
+        return serializer.loads, (serializer.dumps(self._value),)
 
 
 def _run_on(task: Callable[..., Any], references: Sequence[Any], part: Any) -> TaskResult[Any]:
