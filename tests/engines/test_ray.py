@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
 from tests.engines.workers import SlowClassify, wait_for_workers
 
@@ -187,6 +188,15 @@ def test_a_restarted_server_loses_no_row(music: Path, server: ModelServer, tmp_p
     )
     thread.join()
     assert Counter(row["error_type"] for row in rows) == {None: 120, "unreadable": 10}
+
+
+def test_a_busy_server_gets_fewer_requests_at_once(music: Path) -> None:
+    with busy_server(n_parallel=3) as busy:
+        options = {"server": busy.url, "concurrency": 16}
+        rows = classified(dataset(music, n_repeats=10), "", fn_constructor_kwargs=options, batch_size=65)
+    assert Counter(row["error_type"] for row in rows) == {None: 120, "unreadable": 10}
+    assert busy.n_refused > 0
+    assert busy.most <= 8  # of 32
 
 
 def test_a_server_that_stays_away_fails_the_job(music: Path) -> None:

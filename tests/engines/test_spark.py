@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
 from tests.engines.workers import wait_for_workers
 
@@ -161,6 +162,17 @@ def test_a_restarted_server_loses_no_row(slow_rows: Any, server: ModelServer, tm
     rows = slow_rows()
     thread.join()
     assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+
+
+def test_a_busy_server_gets_fewer_requests_at_once(spark: Any, music: Path) -> None:
+    frame = pd.DataFrame([(path, copy) for copy in range(10) for path in paths(music)], columns=["path", "copy"])
+    songs = spark.createDataFrame(frame).repartition(2)
+    with busy_server(n_parallel=3) as busy:
+        embed = tritone.spark.Embed(server=busy.url, concurrency=16)
+        rows = songs.mapInPandas(embed, embed.schema(songs)).collect()
+    assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+    assert busy.n_refused > 0
+    assert busy.most <= 8  # of 32
 
 
 def test_a_server_that_stays_away_fails_the_job(songs: Any) -> None:
