@@ -17,9 +17,11 @@ from tests.engines.workers import SlowClassify, wait_for_workers
 from tests.support.bulk_rows import (
     assert_classified_as_by_the_sdk,
     assert_embedded_as_by_the_sdk,
+    assert_errors,
     assert_one_row_for_each_copy,
     paths,
     paths_and_copies,
+    write_good_and_bad_files,
 )
 
 import tritone.ray
@@ -102,13 +104,15 @@ def test_recommendations_are_those_of_the_sdk(server: ModelServer) -> None:
     assert (unknown["result"], unknown["error_type"]) == (None, "rejected")
 
 
-def test_a_missing_file_is_an_error_of_its_row(music: Path, server: ModelServer) -> None:
+def test_files_that_cannot_be_used_are_errors_of_their_rows(server: ModelServer, tmp_path: Path) -> None:
     import ray
 
-    data = ray.data.from_items([{"path": str(music / "00.wav")}, {"path": str(music / "gone.wav")}])
-    errors = {Path(row["path"]).name: row["error_type"] for row in classified(data, server.address)}
-    assert errors["00.wav"] is None
-    assert errors["gone.wav"] is not None
+    expected = write_good_and_bad_files(tmp_path)
+    by_path = ray.data.from_items([{"path": path} for path in expected])
+    assert_errors(classified(by_path, server.address), expected)
+    by_content = ray.data.read_binary_files(str(tmp_path), include_paths=True)
+    present = {path: kind for path, kind in expected.items() if kind != "missing"}
+    assert_errors(classified(by_content, server.address), present)
 
 
 def test_one_of_several_servers_may_be_down(music: Path, server: ModelServer) -> None:

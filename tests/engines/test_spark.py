@@ -21,9 +21,11 @@ from tests.engines.workers import wait_for_workers
 from tests.support.bulk_rows import (
     assert_classified_as_by_the_sdk,
     assert_embedded_as_by_the_sdk,
+    assert_errors,
     assert_one_row_for_each_copy,
     paths,
     paths_and_copies,
+    write_good_and_bad_files,
 )
 
 import tritone.spark
@@ -71,6 +73,19 @@ def test_a_column_of_embeddings(songs: Any, music: Path, server: ModelServer) ->
     embed = tritone.spark.embed_udf(server=server.address, batch_size=3)
     rows = collected(songs.withColumn("sound", embed("path")).select("path", "sound.*"))
     assert_embedded_as_by_the_sdk(rows, music, server.address, unknown=[math.nan] * EMBEDDING_SIZE)
+
+
+@pytest.mark.parametrize("function", ["mapInPandas", "mapInArrow"])
+def test_files_that_cannot_be_used_are_errors_of_their_rows(
+    function: str, spark: Any, server: ModelServer, tmp_path: Path
+) -> None:
+    expected = write_good_and_bad_files(tmp_path)
+    classify = tritone.spark.Classify(server=server.address)
+    by_path = spark.createDataFrame([(path,) for path in expected], "path string").repartition(2)
+    assert_errors(collected(getattr(by_path, function)(classify, classify.schema(by_path))), expected)
+    by_content = spark.read.format("binaryFile").load(str(tmp_path))
+    present = {path: kind for path, kind in expected.items() if kind != "missing"}
+    assert_errors(collected(getattr(by_content, function)(classify, classify.schema(by_content))), present)
 
 
 def test_one_of_several_servers_may_be_down(songs: Any, music: Path, server: ModelServer) -> None:

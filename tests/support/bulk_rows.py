@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from tritone import MusicClient
+from tritone.batch import OPERATIONS
 
 N_COPIES = 10  # of each recording, in jobs that take a while
 
@@ -61,6 +63,40 @@ def assert_embedded_as_by_the_sdk(
         assert found is None
     else:
         np.testing.assert_array_equal(found, unknown)
+
+
+def write_good_and_bad_files(folder: Path) -> dict[str, str | None]:
+    """Write usable and unusable files; return the expected `error_type` by path, also of one that is missing."""
+    rng = np.random.default_rng(5)
+    samples = rng.uniform(-0.5, 0.5, 22_050).astype(np.float32)
+    for name, content in (("a", samples), ("silent", 0 * samples), ("short", samples[:1_000]), ("z", samples)):
+        soundfile.write(folder / f"{name}.wav", content, 22_050)
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("no audio")
+    kinds = {
+        "a": None,
+        "empty": "empty",
+        "gone": "missing",
+        "short": "too_short",
+        "silent": "silent",
+        "text": "unreadable",
+        "z": None,
+    }
+    return {str(folder / f"{name}.wav"): kind for name, kind in kinds.items()}
+
+
+def assert_errors(rows: Iterable[Mapping[str, Any]], expected: Mapping[str, str | None]) -> None:
+    """Check that each file has a row, with a result or with the expected error and no result."""
+    found = {row["path"].removeprefix("file:"): row for row in rows}
+    assert {path: row["error_type"] for path, row in found.items()} == expected
+    columns = OPERATIONS["classify"].columns
+    for path, row in found.items():
+        if expected[path] is None:
+            assert row["error"] is None
+            assert row["label"] is not None
+        else:
+            assert row["error"]
+            assert {row[name] for name in columns} == {None}
 
 
 def assert_one_row_for_each_copy(rows: Iterable[Mapping[str, Any]], music: Path) -> None:
