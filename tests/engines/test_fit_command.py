@@ -1,4 +1,4 @@
-"""The command that fits a recommender starts Ray or Spark itself, or uses a Ray cluster at an address."""
+"""The command that fits a recommender starts Ray or Spark itself, or uses a cluster at an address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engines.conftest import JAVA, N_WORKERS, WORKERS_PATH
+from tests.engines.spark_cluster import standalone_cluster
 from tests.support import recommender_fits, recommender_models
 
 from tritone_training.kinds.recommender.engines import EngineError, open_engine
@@ -61,6 +63,21 @@ def in_one_process(folder: Path) -> Path:
     return folder / "local"
 
 
+@pytest.fixture(scope="module")
+def spark_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a standalone master with one worker of two cores."""
+    if JAVA is None:
+        pytest.skip("Spark needs Java (Debian: apt install openjdk-17-jre-headless)")
+    environment = {"PYTHONPATH": WORKERS_PATH}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        standalone_cluster(tmp_path_factory.mktemp("cluster"), n_cores=N_WORKERS, environment=environment) as url,
+    ):
+        patch.setenv("PYSPARK_PYTHON", sys.executable)  # of the driver, which names it to the executors
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        yield url
+
+
 @pytest.mark.parametrize("name", ["ray", "spark"])
 def test_the_command_starts_the_engine_for_the_fit(name: str, in_one_process: Path, folder: Path) -> None:
     if name == "spark" and JAVA is None:
@@ -79,6 +96,17 @@ def test_a_ray_cluster_is_used_by_its_address(ray_cluster: None, in_one_process:
     used = fit(folder / "cluster", "--engine", "ray", "--engine-address", address)["engine"]
     assert (used["name"], used["workers"]) == ("ray", N_WORKERS)  # the CPUs of that cluster
     recommender_fits.assert_equal_checkpoints(in_one_process, folder / "cluster")
+
+
+@pytest.mark.parametrize("workers", [("--workers", str(N_WORKERS)), ()], ids=["workers-given", "all-cores"])
+def test_a_standalone_spark_cluster_is_used_by_its_address(
+    workers: tuple[str, ...], spark_master: str, in_one_process: Path, folder: Path
+) -> None:
+    out = folder / f"standalone{len(workers)}"
+    used = fit(out, "--engine", "spark", "--engine-address", spark_master, *workers)["engine"]
+    assert (used["name"], used["workers"]) == ("spark", N_WORKERS)
+    assert 1 <= used["n_worker_processes"] <= N_WORKERS
+    recommender_fits.assert_equal_checkpoints(in_one_process, out)
 
 
 def test_an_address_besides_the_connected_ray_is_refused(ray_cluster: None, tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
 from scipy import sparse
 from tests.support import recommender_fits
 from threadpoolctl import threadpool_info
@@ -21,7 +25,8 @@ from tritone_training.exceptions import UnsupportedOptionError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.config import PRESETS
-from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
+from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, open_engine, opening
+from tritone_training.kinds.recommender.engines.mapped_arrays import MappedArrays
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
 from tritone_training.kinds.recommender.engines.spark_engine import _fill
 from tritone_training.kinds.recommender.fitting import base_models
@@ -99,6 +104,78 @@ def dies(part: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_workers_map_large_arrays(order: Literal["C", "F"]) -> None:
+    large = np.arange(300_000.0).reshape(600, 500, order=order)
+    files = open_files()
+    with LocalEngine(2) as pool:
+        for _ in range(2):
+            with pool.share({"a": large, "b": 3}) as shared:
+                assert open_files() == files + 1
+                (found,) = set(pool.map(array_of, range(6), shared))
+                assert found == (np.memmap, False, large.sum())
+            assert open_files() == files
+
+
+def array_of(part: int, value: dict[str, Any]) -> tuple[type, bool, float]:
+    array = value["a"]
+    return type(array), bool(array.flags.writeable), float(array.sum())
+
+
+def open_files() -> int:
+    """Count the open files of this process that have no name."""
+    n = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+            n += str(link.readlink()).endswith("(deleted)")
+    return n
+
+
+@pytest.mark.slow
+def test_arrays_of_mapped_files_are_not_copied(tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.arange(300_000.0))
+    mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
+    files = open_files()
+    with LocalEngine(2) as pool:
+        for array in (mapped[100:], np.asarray(mapped)[100:]):
+            with pool.share({"a": array}) as shared:
+                assert open_files() == files
+                assert set(pool.map(array_of, range(3), shared)) == {(np.memmap, False, float(array.sum()))}
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb") as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: full)
+        with pytest.raises(EngineError, match=r"cannot write .* \(No space left on device\); free some space"):
+            MappedArrays().add(np.zeros(300_000))
+
+
+def waits(number: int) -> int:
+    time.sleep(0.2)
+    return number
+
+
+@pytest.mark.slow
+def test_the_pool_is_not_that_of_other_users_of_joblib() -> None:
+    with LocalEngine(2) as pool:
+        others = Parallel(2, return_as="generator")(delayed(waits)(number) for number in range(12))
+        assert next(others) == 0
+        assert list(pool.map(waits, range(2))) == [0, 1]
+    assert list(others) == list(range(1, 12))
+
+
+@pytest.mark.slow
+def test_results_that_are_not_wanted_do_not_disturb_the_next_ones() -> None:
+    large = np.ones(300_000)
+    with LocalEngine(2) as pool:
+        with pool.share({"a": large}) as shared, contextlib.closing(pool.map(array_of, range(100), shared)) as found:
+            assert next(found) == (np.memmap, False, large.sum())
+        with pool.share({"a": 2 * large}) as shared:
+            assert set(pool.map(array_of, range(5), shared)) == {(np.memmap, False, 2 * large.sum())}
+        assert pool.use.n_tasks == 6
+
+
+@pytest.mark.slow
 def test_a_killed_worker_of_the_pool_is_named() -> None:
     with LocalEngine(2) as pool, pytest.raises(EngineError, match="--resume and fewer --workers"):
         list(pool.map(dies, range(3)))
@@ -166,6 +243,14 @@ def request(**changes: Any) -> TrainRequest:
 def test_a_request_that_no_engine_meets_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
         check_engine(request(**changes))
+
+
+@pytest.mark.parametrize(("workers", "shown"), [(None, "engine: local, 1 worker\n"), (3, "engine: local, 3 workers\n")])
+def test_what_is_used_is_printed(workers: int | None, shown: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for progress in (True, False):
+        with open_engine(request(workers=workers, progress=progress)):
+            pass
+        assert capfd.readouterr() == ("", shown if progress else "")
 
 
 @pytest.mark.parametrize(("engine_name", "extra"), [("ray", "ray"), ("spark", "spark")])
