@@ -219,9 +219,7 @@ class BulkCaller:
 
     def _row(self, arguments: Mapping[str, Any]) -> Row:
         failures = FileFailures(fixed=self.call.arguments)
-        unavailable_s: float | None = (
-            None  # time of the first failure; calls that time out because of a file do not count
-        )
+        unavailable_s: float | None = None  # of the first failure; calls that time out because of a file do not count
         n_failed = 0
         while True:
             try:

@@ -14,15 +14,27 @@ from tritone.messages import InferRequest, InferResponse, Request
 from tritone.testing import MockTransport
 
 
-def limits_of(n_parallel: int, *, most: int = 64, n_calls: int = 20_000) -> list[int]:
-    """Return the limits over time with a simulated server that processes `n_parallel` requests at once."""
+def limits_of(n_parallel: int, *, most: int = 64, n_calls: int = 20_000, pause_s: float = 0.0) -> list[int]:
+    """Return the limits over time with a simulated server that processes `n_parallel` requests at once.
+
+    Args:
+        n_parallel: of the server.
+        most: of the limiter.
+        n_calls: number of requests.
+        pause_s: time without requests after every 500 of them.
+    """
     now_s = [0.0]
     limiter = AdaptiveConcurrencyLimiter(most, clock=lambda: now_s[0])
     request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
     running: deque[tuple[float, ExitStack]] = deque()  # by the time of their end
     limits = []
     limiter._n_waiting = 1  # decoding is faster than the server
-    for _ in range(n_calls):
+    for n in range(n_calls):
+        if pause_s and n % 500 == 0:
+            for now_s[0], ended in running:
+                ended.close()
+            running.clear()
+            now_s[0] += pause_s
         while len(running) < limiter.limit:
             call = ExitStack()
             call.enter_context(limiter.limited(request, 1, 10.0))
@@ -39,6 +51,13 @@ def test_the_limit_is_what_the_server_processes_at_once(n_parallel: int, expecte
     limits = limits_of(n_parallel)[10_000:]
     assert Counter(limits).most_common(1)[0][0] in (expected, expected + 1)
     assert max(limits) <= 2 * expected + 1
+
+
+@pytest.mark.parametrize("n_parallel", [3, 8])
+def test_time_without_requests_does_not_count(n_parallel: int) -> None:
+    limits = limits_of(n_parallel, pause_s=2.0)[10_000:]
+    assert Counter(limits).most_common(1)[0][0] in (n_parallel, n_parallel + 1)
+    assert min(limits) >= n_parallel / 2
 
 
 def test_the_limit_is_at_most_that_of_the_options() -> None:
