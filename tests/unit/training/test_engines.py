@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import signal
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from scipy import sparse
-from tests.support import recommender_fits
+from tests.support import engine_tasks, recommender_fits
 from threadpoolctl import threadpool_info
 
 from tritone_training.data.interactions import UserSequences
@@ -40,14 +38,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
         yield opened
 
 
-def scaled(part: int, factors: np.ndarray, name: str) -> tuple[str, int, np.ndarray]:
-    return name, os.getpid(), factors * part
-
-
 def test_results_are_in_the_order_of_the_parts(engine: LocalEngine) -> None:
     factors = np.arange(200_000.0)
     with engine.share(factors) as shared, engine.share("a name") as named:
-        found = list(engine.map(scaled, range(5), shared, named))
+        found = list(engine.map(engine_tasks.scaled, range(5), shared, named))
     for part, (name, pid, values) in enumerate(found):
         assert name == "a name"
         assert (pid == os.getpid()) == (engine.n_workers == 1)
@@ -59,48 +53,21 @@ def test_results_are_in_the_order_of_the_parts(engine: LocalEngine) -> None:
     assert moved == ([0, 0] if engine.n_workers == 1 else [pytest.approx(1.6, abs=0.2), pytest.approx(8, abs=0.5)])
 
 
-def refuses(part: int) -> int:
-    if part == 1:
-        raise np.linalg.LinAlgError("part 1 is singular")
-    return part
-
-
 def test_an_error_of_a_task_is_raised_as_it_is(engine: LocalEngine) -> None:
-    found = engine.map(refuses, range(3))
-    assert next(found) == 0
-    with pytest.raises(np.linalg.LinAlgError, match="part 1 is singular"):
+    found = engine.map(engine_tasks.refuses_2, range(4))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(np.linalg.LinAlgError, match="part 2"):
         next(found)
 
 
 def test_memory_that_is_not_there_is_named(engine: LocalEngine) -> None:
     with pytest.raises(EngineError, match="ran out of memory; use fewer --workers"):
-        list(engine.map(exhausts, [0]))
-
-
-def exhausts(part: int) -> None:
-    raise MemoryError
-
-
-class OwnError(Exception):
-    """Cannot be sent to another process: its arguments are not those of its creation."""
-
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"{what}: {why}")
-
-
-def raises_own(part: int) -> None:
-    raise OwnError("the disk", "full")
+        list(engine.map(engine_tasks.runs_out_of_memory, [0]))
 
 
 def test_an_error_that_cannot_be_sent_keeps_its_text(engine: LocalEngine) -> None:
     with pytest.raises(RuntimeError, match="OwnError: the disk: full"):
-        list(engine.map(raises_own, [0]))
-
-
-def dies(part: int) -> int:
-    if part == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part
+        list(engine.map(engine_tasks.raises_own_error, [0]))
 
 
 @pytest.mark.slow
@@ -110,16 +77,11 @@ def test_workers_map_large_arrays(order: Literal["C", "F"]) -> None:
     files = open_files()
     with LocalEngine(2) as pool:
         for _ in range(2):
-            with pool.share({"a": large, "b": 3}) as shared:
+            with pool.share({"array": large, "name": "n"}) as shared:
                 assert open_files() == files + 1
-                (found,) = set(pool.map(array_of, range(6), shared))
+                (found,) = set(pool.map(engine_tasks.array_of, range(6), shared))
                 assert found == (np.memmap, False, large.sum())
             assert open_files() == files
-
-
-def array_of(part: int, value: dict[str, Any]) -> tuple[type, bool, float]:
-    array = value["a"]
-    return type(array), bool(array.flags.writeable), float(array.sum())
 
 
 def open_files() -> int:
@@ -138,9 +100,10 @@ def test_arrays_of_mapped_files_are_not_copied(tmp_path: Path) -> None:
     files = open_files()
     with LocalEngine(2) as pool:
         for array in (mapped[100:], np.asarray(mapped)[100:]):
-            with pool.share({"a": array}) as shared:
+            with pool.share({"array": array}) as shared:
                 assert open_files() == files
-                assert set(pool.map(array_of, range(3), shared)) == {(np.memmap, False, float(array.sum()))}
+                (found,) = set(pool.map(engine_tasks.array_of, range(3), shared))
+                assert found == (np.memmap, False, array.sum())
 
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,17 +113,12 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             MappedArrays().add(np.zeros(300_000))
 
 
-def waits(number: int) -> int:
-    time.sleep(0.2)
-    return number
-
-
 @pytest.mark.slow
 def test_the_pool_is_not_that_of_other_users_of_joblib() -> None:
     with LocalEngine(2) as pool:
-        others = Parallel(2, return_as="generator")(delayed(waits)(number) for number in range(12))
+        others = Parallel(2, return_as="generator")(delayed(engine_tasks.waits)(number) for number in range(12))
         assert next(others) == 0
-        assert list(pool.map(waits, range(2))) == [0, 1]
+        assert list(pool.map(engine_tasks.waits, range(2))) == [0, 1]
     assert list(others) == list(range(1, 12))
 
 
@@ -168,17 +126,19 @@ def test_the_pool_is_not_that_of_other_users_of_joblib() -> None:
 def test_results_that_are_not_wanted_do_not_disturb_the_next_ones() -> None:
     large = np.ones(300_000)
     with LocalEngine(2) as pool:
-        with pool.share({"a": large}) as shared, contextlib.closing(pool.map(array_of, range(100), shared)) as found:
+        with pool.share({"array": large}) as shared:
+            found: Any = pool.map(engine_tasks.array_of, range(100), shared)
             assert next(found) == (np.memmap, False, large.sum())
-        with pool.share({"a": 2 * large}) as shared:
-            assert set(pool.map(array_of, range(5), shared)) == {(np.memmap, False, 2 * large.sum())}
+            found.close()
+        with pool.share({"array": 2 * large}) as shared:
+            assert set(pool.map(engine_tasks.array_of, range(5), shared)) == {(np.memmap, False, 2 * large.sum())}
         assert pool.use.n_tasks == 6
 
 
 @pytest.mark.slow
 def test_a_killed_worker_of_the_pool_is_named() -> None:
     with LocalEngine(2) as pool, pytest.raises(EngineError, match="--resume and fewer --workers"):
-        list(pool.map(dies, range(3)))
+        list(pool.map(engine_tasks.dies, range(3)))
 
 
 def n_threads(part: int) -> int:
@@ -326,7 +286,7 @@ class Dying(LocalEngine):
 
     def _results(self, task: Any, parts: Any, references: Any) -> Any:
         if self.use.n_tasks > 12:
-            return super()._results(dies, [1, 1, 1], [])
+            return super()._results(engine_tasks.dies, [1, 1, 1], [])
         return super()._results(task, parts, references)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tritone_training.exceptions import EngineError
 from tritone_training.kinds.recommender.engines.base import Engine
-from tritone_training.kinds.recommender.engines.mapped_arrays import MappedArrays
+from tritone_training.kinds.recommender.engines.mapped_arrays import MappedArrays, copied
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
 _SENT_PER_WORKER: Final = 2  # parts that are cut and sent before the result that is returned next
@@ -94,15 +94,9 @@ class LocalEngine(Engine):
                 self.n_workers,
                 env=_ONE_THREAD,
                 job_reducers=dict.fromkeys((np.ndarray, np.memmap), self._arrays.reduce),
-                result_reducers={np.memmap: _copied},
+                result_reducers={np.memmap: copied},  # a file may be deleted before its result is read
             )
         return self._pool
-
-
-def _copied(array: np.memmap[Any, Any]) -> tuple[Any, ...]:
-    """Return how a result is pickled: with its content, since its file may be deleted before it is read."""
-    reduced: tuple[Any, ...] = np.asarray(array).__reduce__()
-    return reduced
 
 
 IN_PROCESS: Final = LocalEngine()

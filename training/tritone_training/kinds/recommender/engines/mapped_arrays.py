@@ -9,7 +9,7 @@ import pickle
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,7 @@ class MappedArrays:
         """Return how an array is pickled, as `__reduce__` does."""
         place = self._place_of(array)
         if place is None:
-            return np.asarray(array).__reduce__()
+            return copied(array)
         order = "C" if array.flags.c_contiguous else "F"
         return np.memmap, (place.path, array.dtype, "r", place.offset, array.shape, order)
 
@@ -98,6 +98,11 @@ class MappedArrays:
         if file is None:
             return None
         return _Place(str(file.filename), int(file.offset) + address - _address(file))
+
+
+def copied(array: Array) -> tuple[Any, ...]:
+    """Return how an array is pickled with its content, also if it is that of a file."""
+    return cast("tuple[Any, ...]", np.asarray(array).__reduce__())
 
 
 def _written(value: object, views: list[memoryview]) -> _Mapping:
