@@ -83,7 +83,7 @@ def test_errors_hold_no_more_of_an_id_than_a_header_can(recommender: Recommender
 @pytest.mark.parametrize("asked", [{"item": LONG}, {"item": models.item_id(1), "by": LONG}])
 def test_so_it_is_with_likeness(recommender: Recommender, asked: dict[str, str]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        recommender.similar(**asked)
+        recommender.catalogue.similar(**asked)
     assert len(str(caught.value)) < 1_000
 
 
@@ -128,9 +128,9 @@ def test_requests_at_the_limits_are_answered() -> None:
 def test_an_embedding_that_is_not_finite_has_nothing_similar(recommender: Recommender) -> None:
     for value in (np.nan, np.inf, 0.0):
         with pytest.raises(InvalidRequestError):
-            recommender.similar(embedding=np.full(256, value, np.float32), by="sound")
+            recommender.catalogue.similar(embedding=np.full(256, value, np.float32), by="sound")
     with pytest.raises(InvalidRequestError, match="invalid k: expected a whole number from 1 to 10000, got 0"):
-        recommender.similar(models.item_id(1), n=0)
+        recommender.catalogue.similar(models.item_id(1), n=0)
 
 
 def test_the_total_number_of_ids_is_limited() -> None:
