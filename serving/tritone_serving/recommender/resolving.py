@@ -206,10 +206,14 @@ class Resolver(IdLookup):
             friends: rows of each user's friends.
             users: (B,) row of each user, -1 if not stored.
         """
-        people = [self._neighbourhood.around(direct, exclude=user) for direct, user in zip(friends, users, strict=True)]
+        closeness = [self._neighbourhood.step_weights(direct) for direct in friends]
+        people = [
+            self._neighbourhood.around(direct, weights, exclude=user)
+            for direct, weights, user in zip(friends, closeness, users, strict=True)
+        ]
         return (
-            Rows.from_lists(friends, [self._neighbourhood.step_weights(direct) for direct in friends]),
-            Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people]),
+            Rows.from_lists(friends, closeness),
+            Rows.from_lists([who for who, _ in people], [weights for _, weights in people]),
         )
 
     def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:

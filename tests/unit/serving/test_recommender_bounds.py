@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, resolving
+from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, lookup
 from tritone_serving.recommender.base_models import remote
 from tritone_serving.recommender.exceptions import cut, shown
 from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
@@ -28,8 +28,8 @@ def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
 
 def test_a_friend_is_looked_up_once(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    real = resolving.pseudonym
-    monkeypatch.setattr(resolving, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
+    real = lookup.pseudonym
+    monkeypatch.setattr(lookup, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
     friends = [models.user_id(1), models.user_id(2), "stranger"] * 1_000
     [answer] = recommender.recommend([RecommendRequest(friends=friends)])
     assert isinstance(answer, RecommendResponse)
