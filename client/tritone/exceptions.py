@@ -112,8 +112,8 @@ class InvalidAudioError(InvalidInputError):
 
     Attributes:
         path: path of the recording, or a description such as `samples`.
-        reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite`, `out_of_range` or
-            `bad_shape`.
+        reason: `missing`, `unreadable`, `empty`, `too_short`, `too_long`, `silent`, `non_finite`,
+            `out_of_range` or `bad_shape`.
     """
 
     reason: str

@@ -100,6 +100,7 @@ N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 M
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
 _N_FRAMES_BEYOND: Final = 1 << 14  # read at a time beyond the length in the header
+_LONGEST_CLAIM_S: Final = 1e9  # a header without a length is read as an even longer one
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile returns about 1 << 63 where the header has no length
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
@@ -115,12 +116,18 @@ def describe(audio: Audio) -> str:
     return str(getattr(audio, "name", "<file object>"))
 
 
-def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
+def too_long(max_duration_s: float, duration: str) -> str:
+    """Return the problem with a recording that is longer than a limit."""
+    return f"is too long: expected at most {max_duration_s:.0f} s, got {duration}; split it, or raise the limit"
+
+
+def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None = None) -> Iterator[FloatArray]:
     """Decode block by block and bring each to mono at 22,050 Hz.
 
     Args:
         audio: as `tritone.audio.iter_windows` takes it.
         note: called with each warning about a usable recording.
+        max_duration_s: a file whose header claims a longer recording is not decoded; None for no limit.
 
     Yields:
         (S,) float32; S may be 0. A block with non-finite samples is passed on without resampling.
@@ -148,6 +155,9 @@ def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
         for number, part in enumerate(parts, 1):
             where = f"part {number} of {len(parts)}, from {decoded_s:.1f} s on, " if len(parts) > 1 else ""
             with _decoder(source, part, where, fail) as decoder:
+                claimed_s = decoded_s + decoder.file.frames / decoder.file.samplerate
+                if max_duration_s is not None and max_duration_s < claimed_s < _LONGEST_CLAIM_S:
+                    raise fail("too_long", too_long(max_duration_s, f"{claimed_s:.0f} s"))
                 yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
                 decoded_s += decoder.n_read / decoder.file.samplerate
 

@@ -1,9 +1,8 @@
-"""The call for one file: open it, check its length, and call the operation."""
+"""The calls for one file or a group of files: open them, and call the operation."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -16,12 +15,11 @@ if TYPE_CHECKING:
     from tritone.client import MusicClient
 
 _HEALTH_TIMEOUT_S: Final = 10.0
-_LONGEST_CLAIM_S: Final = 1e9  # libsndfile reports such lengths where the header has none
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileCaller:
-    """Calls an operation for single files; thread-safe.
+    """Calls an operation for files; thread-safe.
 
     Attributes:
         operation: the operation.
@@ -56,42 +54,58 @@ class FileCaller:
             ClientError: the file cannot be read, or the call failed.
         """
         with ExitStack() as files:
-            opened: Opened = source
-            if isinstance(source, str):
-                opened = files.enter_context(open_file(source)) if is_remote(source) else str(local_path(source))
-                if not isinstance(opened, str):
-                    on_read()
             try:
-                if self.operation.reads == "recordings" and self.max_duration_s is not None:
-                    _check_duration(path, opened, self.max_duration_s)
-                return self.operation.call(music, FileCall(path, opened, self.model, self.arguments, self.timeout_s))
+                return self.operation.call(music, self._file_call(files, path, source, on_read))
             except InvalidAudioError as error:
                 raise _without_copy_name(error, path) from error
 
+    def call_group(
+        self, music: MusicClient, files: Sequence[tuple[str, str]], *, on_read: Callable[[], None] = lambda: None
+    ) -> list[Row | ClientError]:
+        """Return the values of the operation's columns for several files, called with shared requests.
 
-def _check_duration(path: str, opened: Opened, most_s: float) -> None:
-    """Check the length in the header of a recording; decoding reports what is wrong with other recordings.
+        Args:
+            files: path as for `call`, and path or URL, of each file.
+            on_read: as for `call`.
 
-    Raises:
-        InvalidAudioError: it is too long.
-    """
-    import soundfile
+        Returns:
+            for each file its values, or the error if it cannot be read or used.
 
-    try:
-        info: Any = soundfile.info(opened)
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, ValueError):
-        return
-    finally:
-        if not isinstance(opened, str):
-            opened.seek(os.SEEK_SET)
-    duration_s = info.frames / info.samplerate if info.samplerate else 0.0
-    if most_s < duration_s < _LONGEST_CLAIM_S:
-        raise InvalidAudioError(
-            f"{path}: is too long: expected at most {most_s:.0f} s, got {duration_s:.0f} s; split it, or raise "
-            f"the limit (--max-duration)",
-            path=path,
-            reason="too_long",
-        )
+        Raises:
+            ClientError: the call failed. One of the files may be the cause.
+            TypeError: the operation takes single files only.
+        """
+        if self.operation.call_group is None:
+            raise TypeError(f"operation {self.operation.name!r} takes single files only")
+        with ExitStack() as opened:
+            calls = [self._file_call_or_error(opened, path, url, on_read) for path, url in files]
+            usable = [call for call in calls if isinstance(call, FileCall)]
+            results = iter(self.operation.call_group(music, usable) if usable else ())
+        outcomes: list[Row | ClientError] = []
+        for call in calls:
+            outcome = next(results) if isinstance(call, FileCall) else call
+            if isinstance(call, FileCall) and isinstance(outcome, InvalidAudioError):
+                outcome = _without_copy_name(outcome, call.path)
+            outcomes.append(outcome)
+        return outcomes
+
+    def _file_call_or_error(
+        self, files: ExitStack, path: str, url: str, on_read: Callable[[], None]
+    ) -> FileCall | ClientError:
+        try:
+            return self._file_call(files, path, url, on_read)
+        except ClientError as error:
+            return error
+
+    def _file_call(self, files: ExitStack, path: str, source: Opened, on_read: Callable[[], None]) -> FileCall:
+        """Return the call for a file, which `files` closes."""
+        opened: Opened = source
+        if isinstance(source, str):
+            opened = files.enter_context(open_file(source)) if is_remote(source) else str(local_path(source))
+            if not isinstance(opened, str):
+                on_read()
+        max_duration_s = self.max_duration_s if self.operation.reads == "recordings" else None
+        return FileCall(path, opened, self.model, self.arguments, self.timeout_s, max_duration_s)
 
 
 def _without_copy_name(error: InvalidAudioError, path: str) -> InvalidAudioError:

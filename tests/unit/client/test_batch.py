@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import soundfile
 from tests.support.s3_server import s3_server, use_store
+from tests.unit.client.batch_jobs import SHARES, Server, paths_in, rows, write_tone
 from tests.unit.client.writers import FakeWriters
 
 from tritone import (
@@ -44,43 +45,7 @@ from tritone.exceptions import ConnectionFailedError, RequestRejectedError, Requ
 from tritone.messages import InferRequest, InferResponse, Request
 from tritone.music.scores import to_grid
 from tritone.remote_files import STAGED_SUFFIX, filesystem, write_file
-from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
-
-SHARES = {"jazz": 0.25, "rock": 0.75}
-Fail = Callable[[Request], None]
-
-
-class Server:
-    """A fake server whose inferences can fail.
-
-    Attributes:
-        fail: called with each inference; raises the error to answer with.
-        hangs: no request gets a response.
-        n_rows: windows of each inference.
-    """
-
-    def __init__(self) -> None:
-        self.fail: Fail = lambda request: None
-        self.hangs = False
-        self.n_rows: list[int] = []
-        fake = FakeServer(FakeGenreModel(SHARES))
-
-        def handle(request: Request) -> Any:
-            if self.hangs:
-                raise RequestTimeoutError("no response", timeout_s=1.0)
-            if isinstance(request, InferRequest):
-                self.n_rows.append(len(request.inputs["audio"]))
-                self.fail(request)
-            return fake(request)
-
-        self.transport = MockTransport(handle)
-
-    def run(self, source: object, out: object, **options: Any) -> Any:
-        given = {"concurrency": 2, "retry_s": 0.3, **options}
-        with MusicClient(transport=self.transport, retries=0) as music:
-            stop, on_progress = given.pop("stop", None), given.pop("on_progress", None)
-            job = BatchOptions(source=str(source), out=f"{out}/part-%05d.parquet", **given)
-            return run_batch(music, job, stop=stop, on_progress=on_progress)
+from tritone.testing import FakeComposer, FakeServer, MockTransport
 
 
 @pytest.fixture
@@ -88,13 +53,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr("tritone.batch.failures._FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr("tritone.batch.failures._LONGEST_PAUSE_S", 0.05)
     return Server()
-
-
-def write_tone(path: Path, duration_s: float = 1.0, *, gain: float = 0.3) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times_s = np.arange(round(8_000 * duration_s)) / 8_000
-    soundfile.write(path, gain * np.sin(2 * np.pi * 440 * times_s), 8_000, format="WAV")
-    return path
 
 
 @pytest.fixture
@@ -127,14 +85,6 @@ def leave_staged(path: Path) -> None:
 
 def running_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("tritone-batch-")]
-
-
-def rows(out: object) -> pd.DataFrame:
-    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/part-*.parquet') ORDER BY path").df()  # noqa: S608 - a path of the test
-
-
-def paths_in(folder: Path) -> list[str]:
-    return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
 
 class TestRows:
@@ -315,9 +265,9 @@ class TestResume:
             if len(server.n_rows) >= n:
                 stop.set()
 
-        server.fail = fail
+        server.fail, server.row_s = fail, 0.02
         summary = server.run(source, out, stop=stop, concurrency=1, **options)
-        server.fail = lambda request: None
+        server.fail, server.row_s = (lambda request: None), 0.0
         return summary
 
     def test_a_stopped_job_writes_what_is_done_and_goes_on(self, server: Server, tones: Path, tmp_path: Path) -> None:
@@ -467,7 +417,7 @@ class TestFailures:
             if len(server.n_rows) > 4:
                 raise error
 
-        server.fail = fail
+        server.fail, server.row_s = fail, 0.02
         with pytest.raises(BatchError) as caught:
             server.run(tones, tmp_path / "out", concurrency=1)
         assert caught.value.reason == "server"
@@ -505,7 +455,7 @@ class TestFailures:
                 now_s[0] += 600.0
                 raise error
 
-        server.fail = fail
+        server.fail, server.row_s = fail, 0.02
         summary = server.run(tones, tmp_path / "out", retry_s=600.0, timeout_s=600.0, concurrency=1)
         assert summary.complete
         assert summary.errors == {"timeout" if isinstance(error, RequestTimeoutError) else "server_error": 1}
@@ -597,7 +547,7 @@ class TestFailures:
             if len(server.n_rows) > 4:
                 raise KeyError("a bug")
 
-        server.fail = fail
+        server.fail, server.row_s = fail, 0.02
         with pytest.raises(KeyError):
             server.run(tones, tmp_path / "out", concurrency=1)
         assert len(rows(tmp_path / "out")) == 4
@@ -683,7 +633,7 @@ class TestBuckets:
             write_file(f"s3://music/in/{Path(path).relative_to(tones)}", Path(path).read_bytes())
         write_file("s3://music/in/bad.wav", b"no audio")
         stop = threading.Event()
-        server.fail = lambda request: stop.set() if len(server.n_rows) > 3 else None
+        server.fail, server.row_s = (lambda request: stop.set() if len(server.n_rows) > 3 else None), 0.02
         first = server.run("s3://music/in/", "s3://music/out", stop=stop, concurrency=1)
         assert 0 < first.n_done < 11
         server.fail = lambda request: None
