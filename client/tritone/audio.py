@@ -143,7 +143,7 @@ class _Check:
         # Resampling may add a sample.
         if self._max_duration_s is not None and self.n_samples - 1 > self._max_duration_s * SAMPLE_RATE_HZ:
             raise self._error("too_long", too_long(self._max_duration_s, "more"))
-        peak = float(np.abs(block).max())  # NaN and infinity survive abs and max
+        peak = float(max(block.max(), -block.min()))  # NaN is the maximum and the minimum of a block that has one
         if not np.isfinite(peak):
             raise self._error("non_finite", "samples are not finite: expected numbers, got NaN or infinity")
         if peak > LARGEST_SAMPLE:

@@ -151,10 +151,11 @@ def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None =
             raise
         except (OSError, ValueError) as error:
             raise fail("unreadable", f"cannot be read ({error})") from error
+        descriptor = _descriptor(source) if isinstance(audio, str | os.PathLike) else None
         decoded_s = 0.0
         for number, part in enumerate(parts, 1):
             where = f"part {number} of {len(parts)}, from {decoded_s:.1f} s on, " if len(parts) > 1 else ""
-            with _decoder(source, part, where, fail) as decoder:
+            with _decoder(source, part, where, fail, descriptor) as decoder:
                 claimed_s = decoded_s + decoder.file.frames / decoder.file.samplerate
                 if max_duration_s is not None and max_duration_s < claimed_s < _LONGEST_CLAIM_S:
                     raise fail("too_long", too_long(max_duration_s, f"{claimed_s:.0f} s"))
@@ -256,14 +257,28 @@ class _Decoder:
         n_read: samples of each channel that were decoded so far.
     """
 
-    def __init__(self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail) -> None:
+    def __init__(
+        self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail, descriptor: int | None = None
+    ) -> None:
+        """Open the part.
+
+        Args:
+            part: which part of the file.
+            bytes_: its content.
+            where: names the part in messages.
+            fail: makes an error.
+            descriptor: of an open file with the same content; None if there is none.
+        """
         self.n_read = 0
         self._bytes = bytes_
         self._where = where
         self._fail = fail
         try:
             with quiet_decoder():
-                self.file = soundfile.SoundFile(bytes_.buffered())
+                if descriptor is None:
+                    self.file = soundfile.SoundFile(bytes_.buffered())
+                else:
+                    self.file = soundfile.SoundFile(descriptor, closefd=False)
         except (soundfile.LibsndfileError, TypeError, OSError) as error:
             self._check_bytes()
             if not part.is_recognised:
@@ -317,9 +332,25 @@ class _Decoder:
             raise self._fail("unreadable", f"cannot be read ({self._bytes.error})") from self._bytes.error
 
 
+def _descriptor(source: BinaryIO) -> int | None:
+    """Return the descriptor of an opened file; None if the object is something else."""
+    return source.fileno() if isinstance(source, io.BufferedReader) and isinstance(source.raw, io.FileIO) else None
+
+
 @contextmanager
-def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail) -> Iterator[_Decoder]:
-    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
+def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail, descriptor: int | None) -> Iterator[_Decoder]:
+    """Open a part of a file.
+
+    libsndfile reads a file faster by itself than through Python, which is possible where the part is the whole file.
+
+    Args:
+        descriptor: of the file; None if only `source` can read it.
+    """
+    if descriptor is not None and list(part.segments) == [range(os.fstat(descriptor).st_size)]:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        descriptor = None
+    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail, descriptor)
     with decoder.file:
         yield decoder
 
