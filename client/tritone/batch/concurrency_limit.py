@@ -5,9 +5,9 @@ throughput is within 5 % of the next higher one. More requests would only wait i
 `ServerBusyError` halves the limit at once. Requests are split so that one takes about `REQUEST_S`, because a running
 request is not interrupted for an interactive one that arrives.
 
-While others use the model too, which the server's counts of rows show, one request runs at a time, with a pause of the
-same length before it: even at a lower priority, a job that keeps all processors busy would slow interactive callers
-down.
+While others use the model too, which the server's counts of rows show, one request of at most `YIELDING_REQUEST_S` runs
+at a time, with a pause of the same length before it: even at a lower priority, a job that keeps all processors busy
+would slow interactive callers down.
 
 Shapes: N rows (windows of a recording).
 """
@@ -30,6 +30,7 @@ from tritone.messages import InferRequest, InferResponse, Request, Response, Str
 from tritone.retry import timed_out
 
 REQUEST_S: Final = 0.015
+YIELDING_REQUEST_S: Final = 0.005
 _LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _INTERVAL_S: Final = 0.5  # minimum measurement interval
 _N_INTERVAL: Final = 20  # minimum number of responses in it
@@ -106,7 +107,8 @@ class AdaptiveConcurrencyLimiter:
     def n_rows(self) -> int:
         """Return the maximum number of rows of a request."""
         row_s = self._row_s
-        return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(REQUEST_S / row_s)))
+        request_s = YIELDING_REQUEST_S if self.yields else REQUEST_S
+        return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(request_s / row_s)))
 
     def close(self) -> None:
         """Make all waiting and further requests fail."""

@@ -753,6 +753,18 @@ class TestConcurrencyLimit:
         assert limiter.yields
         assert limiter.limit == 1
 
+    def test_requests_are_shorter_while_others_use_the_model(self) -> None:
+        now_s = [0.0]
+        limiter = AdaptiveConcurrencyLimiter(64, clock=lambda: now_s[0])
+        request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
+        assert limiter.n_rows() == 1  # before the first response
+        with limiter.limited(request, 1, 1.0):
+            now_s[0] += 0.001
+        assert limiter.n_rows() == 15
+        for n_rows in (1_000, 1_002):
+            limiter.count(n_rows)
+        assert limiter.n_rows() == 5
+
     def test_pieces_of_a_request_are_joined_in_order(self) -> None:
         def handle(request: Request) -> InferResponse:
             assert isinstance(request, InferRequest)
@@ -762,6 +774,22 @@ class TestConcurrencyLimit:
         transport = LimitedTransport(MockTransport(handle), AdaptiveConcurrencyLimiter(2))
         response = transport.handle(InferRequest("m", "x", {"audio": audio}, ("y",)), timeout_s=5.0)
         assert response.outputs["y"].tolist() == audio[:, :2].tolist()
+
+    def test_pieces_of_a_request_are_of_about_the_same_size(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sizes: list[int] = []
+
+        def handle(request: Request) -> InferResponse:
+            assert isinstance(request, InferRequest)
+            sizes.append(len(request.inputs["audio"]))
+            return InferResponse("m", "1", request.request_id, {"y": request.inputs["audio"]})
+
+        limiter = AdaptiveConcurrencyLimiter(2)
+        monkeypatch.setattr(limiter, "n_rows", lambda: 6)
+        transport = LimitedTransport(MockTransport(handle), limiter)
+        for n_rows in (6, 7, 16):
+            audio = np.zeros((n_rows, 4), np.float32)
+            transport.handle(InferRequest("m", "x", {"audio": audio}, ("y",)), timeout_s=5.0)
+        assert sizes == [6, 4, 3, 6, 5, 5]
 
 
 def test_progress_counts_files_and_hours(server: Server, tones: Path, tmp_path: Path) -> None:
