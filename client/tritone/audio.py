@@ -83,7 +83,7 @@ def iter_windows(
     last = np.zeros(0, np.float32)  # the last whole window, for aligning the final one to the end
     for block in iter_mono_blocks(audio, _noting(name, on_note), max_duration_s=max_duration_s):
         check.add(block)
-        tail = np.concatenate([tail, block])
+        tail = np.concatenate([tail, block]) if tail.size else block
         while tail.size >= WINDOW_SAMPLES:
             last, tail = tail[:WINDOW_SAMPLES], tail[WINDOW_SAMPLES:]
             yield Window((check.n_samples - tail.size - WINDOW_SAMPLES) / SAMPLE_RATE_HZ, last)
