@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Final, TypeAlias
 from tritone.arguments import check_count, check_names
 from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
 from tritone.batch.failures import FileFailures, error_text, error_type, retry_pause_s
-from tritone.batch.file_calls import FileCaller
-from tritone.batch.operations import OPERATIONS, Opened, Operation
+from tritone.batch.file_calls import HEALTH_TIMEOUT_S, FileCaller
+from tritone.batch.operations import OPERATIONS, Opened
 from tritone.batch.options import DEFAULT_CALL_TIMEOUT_S, DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from tritone.client import MusicClient
 from tritone.endpoints import DEFAULT_URL, make_endpoints
@@ -202,6 +202,7 @@ class BulkCaller:
     def __init__(self, call: BulkCall, client: MusicClient) -> None:
         self.call = call
         self._client = client
+        self._file_caller = _file_caller(call)
         self._succeeded_s = -math.inf  # time of the last successful call
 
     def rows(self, inputs: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -218,15 +219,16 @@ class BulkCaller:
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
 
     def _row(self, arguments: Mapping[str, Any]) -> Row:
-        failures = FileFailures(fixed=self.call.arguments)
-        unavailable_s: float | None = None  # of the first failure; calls that time out because of a file do not count
+        failures = FileFailures(fixed=("model", *self.call.arguments))
+        # Time of the first failure; calls that time out because of a file do not count.
+        unavailable_s: float | None = None
         n_failed = 0
         while True:
             try:
                 row = {**self._result(arguments), "error": None, "error_type": None}
             except ClientError as error:
                 action = failures.classify(error)
-                if action == "record" and isinstance(error, RequestTimeoutError) and not self._server_responds():
+                if action == "record" and not self._may_be_due_to_row(error):
                     action = "retry"
                 if action == "record":
                     empty = dict.fromkeys(self.call.columns)
@@ -245,21 +247,32 @@ class BulkCaller:
             time.sleep(pause_s)
 
     def _result(self, arguments: Mapping[str, Any]) -> Row:
-        known = OPERATIONS.get(self.call.operation)
-        if known is None:
+        if self._file_caller is None:
             result: JsonResult = getattr(self._client, self.call.operation)(**arguments, **self.call.arguments)
             return {"result": result.to_json()}
-        return self._file_caller(known).call(self._client, *_path_and_source(arguments["path"]))
+        return self._file_caller.call(self._client, *_path_and_source(arguments["path"]))
 
-    def _file_caller(self, operation: Operation) -> FileCaller:
-        given = dict(self.call.arguments)
-        model = given.pop("model", operation.model)
-        timeout_s = given.pop("timeout_s", self.call.client.get("timeout_s", DEFAULT_CALL_TIMEOUT_S))
-        return FileCaller(operation=operation, model=model, timeout_s=timeout_s, arguments=given)
+    def _may_be_due_to_row(self, error: ClientError) -> bool:
+        """Return whether the cause of repeated errors may be the row, and not the server or the store."""
+        if self._file_caller is not None:
+            return self._file_caller.may_be_due_to_file(self._client, error)
+        if not isinstance(error, RequestTimeoutError):
+            return True
+        try:
+            return self._client.server_ready(timeout_s=HEALTH_TIMEOUT_S)
+        except ClientError:
+            return False
 
-    def _server_responds(self) -> bool:
-        known = OPERATIONS.get(self.call.operation)
-        return known is None or self._file_caller(known).server_responds(self._client)
+
+def _file_caller(call: BulkCall) -> FileCaller | None:
+    """Return what makes the calls of an operation on files; None for others."""
+    operation = OPERATIONS.get(call.operation)
+    if operation is None:
+        return None
+    given = dict(call.arguments)
+    model = given.pop("model", operation.model)
+    timeout_s = given.pop("timeout_s", call.client.get("timeout_s", DEFAULT_CALL_TIMEOUT_S))
+    return FileCaller(operation=operation, model=model, timeout_s=timeout_s, arguments=given)
 
 
 def shared_caller(call: BulkCall) -> BulkCaller:

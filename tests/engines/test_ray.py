@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
@@ -113,6 +114,17 @@ def test_files_that_cannot_be_used_are_errors_of_their_rows(server: ModelServer,
     by_content = ray.data.read_binary_files(str(tmp_path), include_paths=True)
     present = {path: kind for path, kind in expected.items() if kind != "missing"}
     assert_errors(classified(by_content, server.address), present)
+
+
+def test_columns_of_tensors_are_kept(music: Path, server: ModelServer) -> None:
+    import ray
+
+    covers = {path: np.full((4, 6), number, np.float32) for number, path in enumerate(paths(music))}
+    data = ray.data.from_items([{"path": path, "cover": cover} for path, cover in covers.items()])
+    rows = classified(data, server.address)
+    assert_classified_as_by_the_sdk(rows, music, server.address)
+    for row in rows:
+        np.testing.assert_array_equal(row["cover"], covers[row["path"]])
 
 
 def test_one_of_several_servers_may_be_down(music: Path, server: ModelServer) -> None:

@@ -77,6 +77,15 @@ Priority = Annotated[
         "ones."
     ),
 ]
+YieldToOthers = Annotated[
+    bool,
+    typer.Option(
+        "--yield/--no-yield",
+        help="Send one request at a time while other clients use the model. `--no-yield` for several jobs on one "
+        "server, which would yield to each other, and for a load balancer. Jobs with shards or several servers never "
+        "yield.",
+    ),
+]
 Model = Annotated[
     str | None, typer.Option(help="Name of the model. Default: that of the operation.", show_default=False)
 ]
@@ -112,6 +121,7 @@ class JobOptions:
     part_seconds: PartSeconds = 60.0
     concurrency: Concurrency = 8
     priority: Priority = "batch"
+    yield_to_others: YieldToOthers = True
     model: Model = None
     max_duration: MaxDuration = 14_400.0
     timeout: Timeout = 600.0
@@ -214,6 +224,7 @@ def _run(command: JobCommand, given: JobOptions) -> None:
         part_s=given.part_seconds,
         concurrency=given.concurrency,
         priority=given.priority,
+        yield_to_others=given.yield_to_others,
         timeout_s=given.timeout,
         retry_s=given.retry_for,
         max_duration_s=given.max_duration,

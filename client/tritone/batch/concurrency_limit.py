@@ -5,9 +5,11 @@ throughput is within 5 % of the next higher one. More requests would only wait i
 which requests run is measured. A `ServerBusyError` halves the limit at once. Requests are split so that one takes about
 `REQUEST_S`, because a running request is not interrupted for an interactive one that arrives.
 
-While others use the model too, which the server's counts of rows show, one request of at most `YIELDING_REQUEST_S` runs
-at a time, with a pause of the same length before it: even at a lower priority, a job that keeps all processors busy
-would slow interactive callers down.
+While other clients use the model (the server's row count grows faster than the rows sent by this job), one request of
+at most `YIELDING_REQUEST_S` runs at a time, each preceded by a pause as long as the previous request: even at a lower
+priority, a job that keeps all processors busy would slow interactive callers down. The row count does not show who the
+other clients are: two jobs yield to each other. If the row count decreases, several servers share the address, or the
+server restarted; row counts are then ignored for `_MIXED_COUNTS_S`.
 
 Shapes: N rows (windows of a recording).
 """
@@ -33,13 +35,14 @@ REQUEST_S: Final = 0.015
 YIELDING_REQUEST_S: Final = 0.005
 _LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _INTERVAL_S: Final = 0.5  # minimum measurement interval
-_N_INTERVAL: Final = 20  # minimum number of responses in it
+_N_INTERVAL: Final = 20  # minimum number of responses per measurement interval
 _FRESH_S: Final = 30.0  # a measurement of a neighbouring limit is repeated after this time
 _GAIN: Final = 1.05  # minimum ratio of throughputs for a higher limit
 _BUSY_S: Final = 1.0  # after a ServerBusyError the limit is not lowered again for this time
 _LARGEST_ROWS: Final = 64
-_OTHERS_S: Final = 5.0  # over which rows of others are counted
-_YIELD_S: Final = 5.0  # how long the job yields after it has noticed others
+_OTHERS_S: Final = 5.0  # window for counting rows of other clients
+_YIELD_S: Final = 5.0  # how long the job yields after other clients were detected
+_MIXED_COUNTS_S: Final = 600.0  # how long row counts are ignored after one that is lower than the count before
 _PAUSE: Final = 1.0  # before a request, relative to the duration of the previous one
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -78,7 +81,9 @@ class AdaptiveConcurrencyLimiter:
         self._n_sent = 0  # rows, of all requests
         self._n_done = 0
         self._counts: deque[tuple[float, int]] = deque()  # (time, largest possible number of rows of others)
-        self._yields_until_s = 0.0
+        self._last_count = 0
+        self._ignores_counts_until_s = -math.inf
+        self._yields_until_s = -math.inf
         self._request_s = 0.0
         self._begin_interval(clock())
 
@@ -96,6 +101,14 @@ class AdaptiveConcurrencyLimiter:
         """Compare the number of rows that the model has processed, of all callers, with those of this job."""
         now_s = self._clock()
         with self._changed:
+            if n_rows < self._last_count:
+                self._ignores_counts_until_s = now_s + _MIXED_COUNTS_S
+                self._yields_until_s = -math.inf
+                self._counts.clear()
+            self._last_count = n_rows
+            if now_s < self._ignores_counts_until_s:
+                self._changed.notify_all()
+                return
             while self._counts and now_s - self._counts[0][0] > _OTHERS_S:
                 self._counts.popleft()
             # Rows in flight may be in the server's number already or not.
@@ -171,8 +184,8 @@ class AdaptiveConcurrencyLimiter:
             return
         self._busy_until_s = now_s + _BUSY_S
         self._measurements[self._index] = _Measurement(0.0, now_s)  # not tried again for a while
-        half = self.limit / 2
-        while self._index > 0 and self.limit > half:
+        half = self._limits[self._index] / 2  # of the limit without other clients, also while the job yields
+        while self._index > 0 and self._limits[self._index] > half:
             self._index -= 1
         self._begin_interval(now_s)
 

@@ -5,16 +5,46 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tritone.batch.operations import FileCall, Opened, Operation, Row
-from tritone.exceptions import ClientError, InvalidAudioError
-from tritone.remote_files import is_remote, local_path, open_file
+from tritone.exceptions import (
+    ClientError,
+    FileAccessError,
+    InvalidAudioError,
+    InvalidScoreError,
+    RequestTimeoutError,
+)
+from tritone.remote_files import bucket_of, check_readable, is_remote, local_path, open_file
 
 if TYPE_CHECKING:
     from tritone.client import MusicClient
 
-_HEALTH_TIMEOUT_S: Final = 10.0
+Unusable = TypeVar("Unusable", InvalidAudioError, InvalidScoreError)
+
+HEALTH_TIMEOUT_S: Final = 10.0
+
+
+class ReadableObjects:
+    """The object of each bucket that was read last, which shows later whether the bucket can be read; thread-safe."""
+
+    def __init__(self) -> None:
+        self._urls: dict[str, str] = {}  # by bucket
+
+    def add(self, url: str) -> None:
+        """Record that an object was read."""
+        self._urls[bucket_of(url)] = url
+
+    def is_readable(self, bucket: str) -> bool:
+        """Return whether an object of a bucket, which was read before, can be read now."""
+        url = self._urls.get(bucket)
+        if url is None:
+            return False
+        try:
+            check_readable(url)
+        except FileAccessError:
+            return False
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +57,7 @@ class FileCaller:
         timeout_s: time limit of a call.
         arguments: further arguments of the call.
         max_duration_s: maximum length of a recording; None for no limit.
+        objects: the objects that were read.
     """
 
     operation: Operation
@@ -34,11 +65,24 @@ class FileCaller:
     timeout_s: float
     arguments: Mapping[str, Any] = field(default_factory=dict)
     max_duration_s: float | None = None
+    objects: ReadableObjects = field(default_factory=ReadableObjects)
 
-    def server_responds(self, music: MusicClient) -> bool:
-        """Return whether the model is ready, which tells a file that times out from a server that does."""
+    def may_be_due_to_file(self, music: MusicClient, error: ClientError) -> bool:
+        """Return whether the cause of repeated errors may be the file, and not the server or the store.
+
+        After a timeout, the server must respond; after an error of the store, another object of the same bucket must be
+        readable.
+        """
+        if isinstance(error, RequestTimeoutError):
+            return self._server_responds(music)
+        if isinstance(error, FileAccessError) and error.retryable:
+            return is_remote(error.url) and self.objects.is_readable(bucket_of(error.url))
+        return True
+
+    def _server_responds(self, music: MusicClient) -> bool:
+        """Return whether the model is ready."""
         try:
-            return music.model_ready(self.model, timeout_s=min(_HEALTH_TIMEOUT_S, self.timeout_s))
+            return music.model_ready(self.model, timeout_s=min(HEALTH_TIMEOUT_S, self.timeout_s))
         except ClientError:
             return False
 
@@ -56,7 +100,7 @@ class FileCaller:
         with ExitStack() as files:
             try:
                 return self.operation.call(music, self._file_call(files, path, source, on_read))
-            except InvalidAudioError as error:
+            except (InvalidAudioError, InvalidScoreError) as error:
                 raise _without_copy_name(error, path) from error
 
     def call_group(
@@ -103,13 +147,14 @@ class FileCaller:
         if isinstance(source, str):
             opened = files.enter_context(open_file(source)) if is_remote(source) else str(local_path(source))
             if not isinstance(opened, str):
+                self.objects.add(source)
                 on_read()
         max_duration_s = self.max_duration_s if self.operation.reads == "recordings" else None
         return FileCall(path, opened, self.model, self.arguments, self.timeout_s, max_duration_s)
 
 
-def _without_copy_name(error: InvalidAudioError, path: str) -> InvalidAudioError:
+def _without_copy_name(error: Unusable, path: str) -> Unusable:
     """Return the error with the URL of an object instead of the name of its local copy."""
     if str(error).startswith(path):
         return error
-    return InvalidAudioError(f"{path}: {str(error).partition(': ')[2]}", path=path, reason=error.reason)
+    return type(error)(f"{path}: {str(error).removeprefix(f'{error.path}: ')}", path=path, reason=error.reason)

@@ -35,7 +35,11 @@ class BatchOptions:
         part_s: longest time between two parts in seconds; a killed job loses at most the work since the last part. The
             first parts of a run are written earlier.
         concurrency: maximum number of concurrent requests; the job uses fewer if more would not be faster.
-        priority: in the queues of the server.
+        priority: request priority in the server's queue.
+        yield_to_others: send one request at a time while other clients use the model. They are detected only on a
+            single server, by operations on recordings of priority `batch`, and not by a job with several shards, whose
+            other shards look like other clients. False for several jobs on one server, which would yield to each other,
+            and for an address of a load balancer.
         timeout_s: time limit of one call in seconds; a file is called up to three times.
         retry_s: stop the job after this many seconds without a successful call or read.
         max_duration_s: maximum length of a recording in seconds; longer ones get an error row. None for no limit.
@@ -52,6 +56,7 @@ class BatchOptions:
     part_s: float = 60.0
     concurrency: int = DEFAULT_CONCURRENCY
     priority: Priority = "batch"
+    yield_to_others: bool = True
     timeout_s: float = DEFAULT_CALL_TIMEOUT_S
     retry_s: float = 600.0
     max_duration_s: float | None = 14_400.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import tempfile
 import threading
@@ -69,6 +70,18 @@ def run_batch(
             return run.run()
 
 
+def _can_detect_others(music: MusicClient, options: BatchOptions) -> bool:
+    """Return whether the server's count of rows can show that other clients use the model."""
+    return (
+        options.yield_to_others
+        and options.priority == "batch"
+        and music.n_servers == 1
+        and options.shard[1] == 1  # rows of other shards are not distinguished from those of other clients
+        # One row for each window; other operations have rows for candidates.
+        and OPERATIONS[options.operation].reads == "recordings"
+    )
+
+
 class _Run:
     """One run of a job."""
 
@@ -109,8 +122,7 @@ class _Run:
             limiter=self._limiter,
             outage=self._outage,
             concurrency=options.concurrency,
-            # One row for each window; other operations have rows for candidates.
-            watches=self._operation.reads == "recordings" and options.priority == "batch" and music.n_servers == 1,
+            detects_others=_can_detect_others(music, options),
         )
         self._n_written = 0
         self._reported_s = 0.0
@@ -143,7 +155,7 @@ class _Run:
         """Look the model up, before any file is read; waits for a server that cannot be reached."""
         failures = FileFailures()
         outage = Outage(min(_FIRST_RETRY_S, self._options.retry_s))
-        for n_failed in range(1, 1_000_000):
+        for n_failed in itertools.count(1):
             try:
                 if self._music.model_ready(self._options.model_name):
                     return
@@ -162,7 +174,6 @@ class _Run:
             self._report()
             if self._stop.wait(retry_pause_s(n_failed)):
                 return
-        raise AssertionError("unreachable: an outage ends the loop")
 
     def _process(self) -> None:
         self._workers.start()
@@ -172,8 +183,7 @@ class _Run:
             self._workers.end()
             self._keep_rows()  # with those of the calls that were running
             raise
-        finally:
-            self._workers.end()
+        self._workers.end()
 
     def _keep_rows(self) -> None:
         """Write the rows that are complete after a failure; one attempt, and none if the output has failed."""

@@ -24,7 +24,7 @@ from tritone.batch.file_calls import FileCaller
 from tritone.batch.operations import Row
 from tritone.client import MusicClient
 from tritone.constants import WINDOW_S
-from tritone.exceptions import ClientError, FileAccessError, InvalidAudioError, InvalidInputError, RequestTimeoutError
+from tritone.exceptions import ClientError, FileAccessError, InvalidAudioError, InvalidInputError
 from tritone.model_cache import N_WINDOWS_MAX
 
 _N_DECODING: Final = 2  # groups that are read while requests of others run
@@ -81,7 +81,7 @@ class Workers:
         limiter: AdaptiveConcurrencyLimiter,
         outage: Outage,
         concurrency: int,
-        watches: bool,
+        detects_others: bool,
     ) -> None:
         """Prepare the threads.
 
@@ -91,7 +91,8 @@ class Workers:
             limiter: knows how many rows a request should have.
             outage: of the server and the store.
             concurrency: requests that may run at once.
-            watches: whether one more thread tells the limiter how many rows the model has processed, of all callers.
+            detects_others: whether one more thread tells the limiter how many rows the model has processed, of all
+                clients.
         """
         self.done: queue.SimpleQueue[Done] = queue.SimpleQueue()
         self.ended = threading.Event()
@@ -106,7 +107,7 @@ class Workers:
         self._threads = [
             threading.Thread(target=self._serve, name=f"tritone-batch-{n}", daemon=True) for n in range(self._n_workers)
         ]
-        if watches:
+        if detects_others:
             self._threads.append(threading.Thread(target=self._watch, name="tritone-batch-watch", daemon=True))
 
     def start(self) -> None:
@@ -219,8 +220,8 @@ class Workers:
             except ClientError as error:
                 action = "retry_file" if self.ended.is_set() else failures.classify(error)
                 may_crash = may_crash or failures.n_lost > 0
-                if action == "record" and isinstance(error, RequestTimeoutError):
-                    action = "record" if self._caller.server_responds(self._music) else "retry"
+                if action == "record" and not self._caller.may_be_due_to_file(self._music, error):
+                    action = "retry"
                 if action == "record":
                     return _error_row(path, error)
                 if action == "stop":

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from tritone.exceptions import (
     ConnectionFailedError,
     FileAccessError,
     InvalidInputError,
+    InvalidModelNameError,
     MissingExtraError,
     ModelNotFoundError,
     RequestTimeoutError,
@@ -298,6 +300,42 @@ def test_a_server_that_hangs_fails_the_task(recording: str) -> None:
 
     with pytest.raises(RequestTimeoutError):
         caller_of(answer, wait_s=0.0).rows([{"path": recording}])
+    recommend = {"operation": "recommend", "inputs": {"history": "listened"}}
+    with pytest.raises(RequestTimeoutError):
+        caller_of(answer, wait_s=0.0, **recommend).rows([{"history": ["a"]}])
+
+
+def test_a_row_that_times_out_on_a_server_that_responds_is_its_error() -> None:
+    def answer(request: Any) -> Any:
+        if isinstance(request, ReadyRequest):
+            return ReadyResponse(True)
+        if isinstance(request, InferRequest):
+            raise RequestTimeoutError("late")
+        return FakeServer(FakeRecommender(["a", "b"]))(request)
+
+    [row] = caller_of(answer, operation="recommend", inputs={"history": "listened"}).rows([{"history": ["a"]}])
+    assert (row["result"], row["error_type"]) == (None, "timeout")
+
+
+def test_an_object_that_stays_busy_while_others_can_be_read_is_its_error(
+    recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_file(url: str) -> Any:
+        if url.endswith("busy.wav"):
+            raise FileAccessError(f"{url}: busy", url=url, reason="busy")
+        return Path(recording).open("rb")
+
+    monkeypatch.setattr("tritone.batch.file_calls.open_file", open_file)
+    monkeypatch.setattr("tritone.batch.file_calls.check_readable", lambda url: None)
+    inputs = [{"path": f"s3a://bucket/{name}.wav"} for name in ("a", "busy", "b")]
+    rows = caller_of(failing(), concurrency=1).rows(inputs)
+    assert [row["error_type"] for row in rows] == [None, "busy", None]
+
+
+def test_an_invalid_default_model_fails_the_task(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, "embed", replace(OPERATIONS["embed"], model="no model"))
+    with pytest.raises(InvalidModelNameError):
+        caller_of(failing()).rows([{"path": recording}])
 
 
 def test_a_model_that_does_something_else_fails_the_task(recording: str) -> None:

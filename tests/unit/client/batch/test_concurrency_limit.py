@@ -72,6 +72,57 @@ def test_a_busy_answer_halves_the_limit() -> None:
     assert limiter.limit == 12
 
 
+def test_a_busy_answer_halves_the_limit_that_holds_without_other_clients() -> None:
+    now_s = [0.0]
+    limiter = AdaptiveConcurrencyLimiter(64, start=24, clock=lambda: now_s[0])
+    request = InferRequest("m", "x", {"audio": np.zeros((1, 4), np.float32)}, ("y",))
+    limiter.count(1_000)
+    limiter.count(1_001)
+    assert limiter.limit == 1
+    with pytest.raises(ServerBusyError), limiter.limited(request, 1, 1.0):
+        raise ServerBusyError("full")
+    now_s[0] += 60.0
+    assert limiter.limit == 12
+
+
+def test_counts_of_two_replicas_behind_one_address_are_ignored() -> None:
+    now_s = [0.0]
+    limiter = AdaptiveConcurrencyLimiter(64, start=24, clock=lambda: now_s[0])
+    yielding_s = 0.0
+    for n in range(1_200):  # 300 s
+        limiter.count((1_000, 50_000)[n % 2] + n)
+        now_s[0] += 0.25
+        yielding_s += 0.25 * limiter.yields
+    assert yielding_s < 1.0
+
+
+def test_counts_are_used_again_some_time_after_a_restart() -> None:
+    now_s = [0.0]
+    limiter = AdaptiveConcurrencyLimiter(64, start=24, clock=lambda: now_s[0])
+    for n_rows in (1_000, 0, 10):
+        limiter.count(n_rows)
+    assert not limiter.yields
+    now_s[0] += 601.0
+    limiter.count(20)
+    limiter.count(21)
+    assert limiter.yields
+
+
+def test_two_jobs_on_one_server_yield_to_each_other() -> None:
+    limiters = [AdaptiveConcurrencyLimiter(64, start=24) for _ in range(2)]
+    request = InferRequest("m", "x", {"audio": np.zeros((4, 4), np.float32)}, ("y",))
+    n_rows = 0
+    for limiter in limiters:
+        limiter.count(n_rows)
+    for _ in range(3):
+        for limiter in limiters:
+            with limiter.limited(request, 4, 1.0):
+                n_rows += 4
+        for limiter in limiters:
+            limiter.count(n_rows)
+    assert [limiter.yields for limiter in limiters] == [True, True]
+
+
 def test_one_request_runs_at_a_time_while_others_use_the_model() -> None:
     limiter = AdaptiveConcurrencyLimiter(64, start=24)
     request = InferRequest("m", "x", {"audio": np.zeros((4, 4), np.float32)}, ("y",))

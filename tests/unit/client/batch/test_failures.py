@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from tritone.batch import BatchOptions, BatchProgress, run_batch
 from tritone.batch.parts import PartNames
 from tritone.constants import COMPOSE_MODEL
 from tritone.exceptions import ConnectionFailedError, RequestRejectedError, RequestTimeoutError, ServerError
-from tritone.messages import Request
+from tritone.messages import ModelStatistics, Request, StatisticsRequest, StatisticsResponse
 from tritone.testing import FakeComposer, FakeServer, MockTransport
 
 
@@ -222,6 +223,41 @@ def test_an_output_that_is_not_available_is_reported_and_a_stop_ends_the_wait(
     assert time.monotonic() - began_s < 20
     assert caught.value.reason == "storage"
     assert any(error and error.endswith("busy") for error in waiting_for)
+
+
+@pytest.mark.parametrize(
+    ("options", "yields"),
+    [
+        ({}, True),
+        ({"yield_to_others": False}, False),
+        ({"priority": "interactive"}, False),
+        ({"shard": (1, 2)}, False),
+    ],
+)
+def test_a_job_yields_to_other_clients_unless_it_cannot_detect_them(
+    server: Server,
+    tones: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    options: dict[str, Any],
+    yields: bool,
+) -> None:
+    limits: list[int] = []
+    count = itertools.count(1_000, 1_000)
+    answer = server.transport
+
+    def handle(request: Request) -> Any:
+        if isinstance(request, StatisticsRequest):
+            return StatisticsResponse((ModelStatistics("genre_cnn", "1", next(count), 1, 0, None),))
+        return answer.handle(request, timeout_s=1.0)
+
+    monkeypatch.setattr("tritone.batch.workers._WATCH_S", 0.01)
+    monkeypatch.setattr("tritone.batch.runner._PROGRESS_S", 0.0)
+    server.transport = MockTransport(handle)
+    server.row_s = 0.05
+    server.run(tones, tmp_path / "out", concurrency=4, on_progress=lambda it: limits.append(it.in_flight), **options)
+    assert (min(limits) == 1) == yields
 
 
 @pytest.mark.parametrize(
