@@ -197,7 +197,7 @@ class BatchError(ClientError):
             operation, shard or setting), `running` (another process writes the same output), `damaged` (a part or the
             manifest cannot be read), `ambiguous_paths` (two files have the same path as text), `storage` (the source
             or the output failed), `arguments` (an argument is invalid or the model does something else, so that no
-            file can succeed) or `server` (no successful request within `retry_s`).
+            file can succeed) or `server` (no successful request within `outage_timeout_s`).
     """
 
 

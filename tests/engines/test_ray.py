@@ -198,7 +198,11 @@ def test_a_busy_server_gets_fewer_requests_at_once(music: Path) -> None:
 
 
 def test_a_server_that_stays_away_fails_the_job(music: Path) -> None:
-    options = {"fn_constructor_kwargs": {"server": "127.0.0.1:9", "wait_s": 0}, "compute": pool(1), "num_cpus": FEW}
+    options = {
+        "fn_constructor_kwargs": {"server": "127.0.0.1:9", "outage_timeout_s": 0},
+        "compute": pool(1),
+        "num_cpus": FEW,
+    }
     with pytest.raises(Exception, match="ConnectionFailedError"):
         classified(dataset(music), "", **options)
 

@@ -59,15 +59,15 @@ class _Measurement:
 class AdaptiveConcurrencyLimiter:
     """Limits the requests in flight; thread-safe."""
 
-    def __init__(self, most: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_limit: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with a limit of `start`.
 
         Args:
-            most: maximum number of requests in flight.
+            max_limit: maximum number of requests in flight.
             start: the first limit.
             clock: returns the time in seconds.
         """
-        self._limits = [limit for limit in _LIMITS if limit < most] + [most]
+        self._limits = [limit for limit in _LIMITS if limit < max_limit] + [max_limit]
         self._measurements = [_Measurement() for _ in self._limits]
         self._index = max(index for index, limit in enumerate(self._limits) if limit <= max(1, start))
         self._clock = clock
@@ -90,15 +90,15 @@ class AdaptiveConcurrencyLimiter:
     @property
     def limit(self) -> int:
         """Return the maximum number of requests in flight now."""
-        return 1 if self.yields else self._limits[self._index]
+        return 1 if self.is_yielding else self._limits[self._index]
 
     @property
-    def yields(self) -> bool:
-        """Return whether the job yields to others that use the model."""
+    def is_yielding(self) -> bool:
+        """Return whether the job yields to other clients that use the model."""
         return self._clock() < self._yields_until_s
 
-    def count(self, n_rows: int) -> None:
-        """Compare the number of rows that the model has processed, of all callers, with those of this job."""
+    def observe_model_rows(self, n_rows: int) -> None:
+        """Compare the number of rows that the model has processed for all clients with those of this job."""
         now_s = self._clock()
         with self._changed:
             if n_rows < self._last_count:
@@ -118,10 +118,10 @@ class AdaptiveConcurrencyLimiter:
             self._counts.append((now_s, n_rows - self._n_done))
             self._changed.notify_all()
 
-    def n_rows(self) -> int:
+    def max_rows_per_request(self) -> int:
         """Return the maximum number of rows of a request."""
         row_s = self._row_s
-        request_s = YIELDING_REQUEST_S if self.yields else REQUEST_S
+        request_s = YIELDING_REQUEST_S if self.is_yielding else REQUEST_S
         return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(request_s / row_s)))
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ class AdaptiveConcurrencyLimiter:
             self._changed.notify_all()
 
     @contextmanager
-    def limited(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
+    def slot(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
         """Wait until a request may be sent, and measure the request that the block sends; yields the seconds left.
 
         Raises:
@@ -153,7 +153,7 @@ class AdaptiveConcurrencyLimiter:
                 self._interval_start_s += sent_s - max(self._idle_since_s, self._interval_start_s)
             self._in_flight += 1
             self._n_sent += n_rows
-        if self.yields:
+        if self.is_yielding:
             time.sleep(min(_PAUSE * self._request_s, _LONGEST_PAUSE_S))
             sent_s = self._clock()
         try:
@@ -175,7 +175,7 @@ class AdaptiveConcurrencyLimiter:
             self._request_s = now_s - sent_s
             if busy:
                 self._halve(now_s)
-            elif not failed and not self.yields:
+            elif not failed and not self.is_yielding:
                 self._measure(now_s, (now_s - sent_s) / n_rows, n_rows)
             self._changed.notify(max(1, self.limit - self._in_flight))
 
@@ -239,9 +239,9 @@ class LimitedTransport:
         responses: list[InferResponse] = []
         rest: InferRequest | None = request
         while rest is not None:
-            piece, rest = _split(rest, self._limiter.n_rows())
+            piece, rest = _split(rest, self._limiter.max_rows_per_request())
             left_s = deadline_s - time.monotonic()
-            with self._limiter.limited(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
+            with self._limiter.slot(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
                 response = self._inner.handle(piece, timeout_s=left_s)
             if not isinstance(response, InferResponse):  # of a transport that a caller brought
                 raise ServerError(f"unexpected response: {type(response).__name__}", reason="malformed")

@@ -126,11 +126,11 @@ class Outage:
     """Measures how long the server or the store has been unavailable; thread-safe.
 
     Attributes:
-        retry_s: longest time before the job stops.
+        outage_timeout_s: longest time before the job stops.
         stopped_by: why the job stops; None while it runs.
     """
 
-    retry_s: float
+    outage_timeout_s: float
     stopped_by: BatchError | None = None
     _since_s: dict[str, float] = field(default_factory=dict)
     _last: dict[str, ClientError] = field(default_factory=dict)
@@ -146,13 +146,13 @@ class Outage:
                 self._last.pop(what, None)
 
     def failed(self, error: ClientError) -> None:
-        """Record a failure whose call is repeated; sets `stopped_by` if nothing has succeeded for `retry_s`."""
+        """Record a failure whose call is repeated; sets `stopped_by` after `outage_timeout_s` without a success."""
         what = "storage" if isinstance(error, FileAccessError) else "server"
         now_s = time.monotonic()
         with self._lock:
             since_s = self._since_s.setdefault(what, now_s)
             self._last[what] = error
-        if now_s - since_s >= self.retry_s:
+        if now_s - since_s >= self.outage_timeout_s:
             self.stop(error, what, f"no successful {_CALL[what]} for {now_s - since_s:.0f} s")
 
     def stop(self, error: ClientError, what: str, why: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tritone.batch.operations import FileCall, Opened, Operation, Row
+from tritone.batch.operations import CallInputs, Opened, Operation, Row
 from tritone.exceptions import (
     ClientError,
     FileAccessError,
@@ -99,7 +99,7 @@ class FileCaller:
         """
         with ExitStack() as files:
             try:
-                return self.operation.call(music, self._file_call(files, path, source, on_read))
+                return self.operation.call(music, self._inputs(files, path, source, on_read))
             except (InvalidAudioError, InvalidScoreError) as error:
                 raise _without_copy_name(error, path) from error
 
@@ -122,26 +122,26 @@ class FileCaller:
         if self.operation.call_group is None:
             raise TypeError(f"operation {self.operation.name!r} takes single files only")
         with ExitStack() as opened:
-            calls = [self._file_call_or_error(opened, path, url, on_read) for path, url in files]
-            usable = [call for call in calls if isinstance(call, FileCall)]
+            calls = [self._inputs_or_error(opened, path, url, on_read) for path, url in files]
+            usable = [call for call in calls if isinstance(call, CallInputs)]
             results = iter(self.operation.call_group(music, usable) if usable else ())
         outcomes: list[Row | ClientError] = []
         for call in calls:
-            outcome = next(results) if isinstance(call, FileCall) else call
-            if isinstance(call, FileCall) and isinstance(outcome, InvalidAudioError):
+            outcome = next(results) if isinstance(call, CallInputs) else call
+            if isinstance(call, CallInputs) and isinstance(outcome, InvalidAudioError):
                 outcome = _without_copy_name(outcome, call.path)
             outcomes.append(outcome)
         return outcomes
 
-    def _file_call_or_error(
+    def _inputs_or_error(
         self, files: ExitStack, path: str, url: str, on_read: Callable[[], None]
-    ) -> FileCall | ClientError:
+    ) -> CallInputs | ClientError:
         try:
-            return self._file_call(files, path, url, on_read)
+            return self._inputs(files, path, url, on_read)
         except ClientError as error:
             return error
 
-    def _file_call(self, files: ExitStack, path: str, source: Opened, on_read: Callable[[], None]) -> FileCall:
+    def _inputs(self, files: ExitStack, path: str, source: Opened, on_read: Callable[[], None]) -> CallInputs:
         """Return the call for a file, which `files` closes."""
         opened: Opened = source
         if isinstance(source, str):
@@ -150,7 +150,7 @@ class FileCaller:
                 self.objects.add(source)
                 on_read()
         max_duration_s = self.max_duration_s if self.operation.reads == "recordings" else None
-        return FileCall(path, opened, self.model, self.arguments, self.timeout_s, max_duration_s)
+        return CallInputs(path, opened, self.model, self.arguments, self.timeout_s, max_duration_s)
 
 
 def _without_copy_name(error: Unusable, path: str) -> Unusable:

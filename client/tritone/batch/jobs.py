@@ -261,8 +261,9 @@ def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folde
     n_other, example = files.mark_done(done_paths())
     if n_other:
         raise BatchError(
-            f"{names.folder}: {n_other} rows do not match the file list {record.list_url} (duplicate or unknown paths, "
-            f"such as {example}); use another --out",
+            f"{names.folder}: expected one row for each file of {record.list_url}, got {n_other} rows that are "
+            f"duplicates or of other files, such as {example}; remove the part that was added or copied, or give "
+            f"another --out",
             reason="damaged",
         )
     return number, errors

@@ -27,8 +27,8 @@ COMMON_COLUMNS: Final[Mapping[str, str]] = {"path": "VARCHAR", "error": "VARCHAR
 
 
 @dataclass(frozen=True)
-class FileCall:
-    """What the call for one file is given.
+class CallInputs:
+    """The inputs of the call for one file.
 
     Attributes:
         path: of the file, as in the column `path`.
@@ -72,10 +72,10 @@ class Operation:
     reads: str
     model: str
     columns: Mapping[str, str]
-    call: Callable[[MusicClient, FileCall], Row]
+    call: Callable[[MusicClient, CallInputs], Row]
     arguments: tuple[str, ...] = ()
     seconds_column: str | None = None
-    call_group: Callable[[MusicClient, Sequence[FileCall]], list[Row | ClientError]] | None = None
+    call_group: Callable[[MusicClient, Sequence[CallInputs]], list[Row | ClientError]] | None = None
 
     @property
     def all_columns(self) -> dict[str, str]:
@@ -91,16 +91,16 @@ class Operation:
         check_names(arguments, self.arguments, self.name)
 
 
-def _classify_group(music: MusicClient, calls: Sequence[FileCall]) -> list[Row | ClientError]:
+def _classify_group(music: MusicClient, calls: Sequence[CallInputs]) -> list[Row | ClientError]:
     return _recording_rows(music, calls, _classification_row)
 
 
-def _embed_group(music: MusicClient, calls: Sequence[FileCall]) -> list[Row | ClientError]:
+def _embed_group(music: MusicClient, calls: Sequence[CallInputs]) -> list[Row | ClientError]:
     return _recording_rows(music, calls, _embedding_row)  # `embed` returns no version
 
 
 def _recording_rows(
-    music: MusicClient, calls: Sequence[FileCall], row_of: Callable[[Classification], Row]
+    music: MusicClient, calls: Sequence[CallInputs], row_of: Callable[[Classification], Row]
 ) -> list[Row | ClientError]:
     first = calls[0]
     results = music.classify_group(
@@ -137,11 +137,11 @@ def _recording_columns(result: Classification) -> Row:
 
 
 def _alone(
-    call_group: Callable[[MusicClient, Sequence[FileCall]], list[Row | ClientError]],
-) -> Callable[[MusicClient, FileCall], Row]:
+    call_group: Callable[[MusicClient, Sequence[CallInputs]], list[Row | ClientError]],
+) -> Callable[[MusicClient, CallInputs], Row]:
     """Return the call for one file of an operation that takes groups."""
 
-    def call_one(music: MusicClient, call: FileCall) -> Row:
+    def call_one(music: MusicClient, call: CallInputs) -> Row:
         (result,) = call_group(music, [call])
         if isinstance(result, ClientError):
             raise result
@@ -150,7 +150,7 @@ def _alone(
     return call_one
 
 
-def _predict(music: MusicClient, call: FileCall) -> Row:
+def _predict(music: MusicClient, call: CallInputs) -> Row:
     result = music.predict(call.opened, model=call.model, timeout_s=call.timeout_s)
     return {
         "nll_per_frame": result.nll_per_frame,
@@ -160,14 +160,14 @@ def _predict(music: MusicClient, call: FileCall) -> Row:
     }
 
 
-def _compose(music: MusicClient, call: FileCall) -> Row:
+def _compose(music: MusicClient, call: CallInputs) -> Row:
     piece = music.compose(
         prompt=call.opened, model=call.model, seed=call.seed, timeout_s=call.timeout_s, **call.arguments
     )
     return _piece_row(piece)
 
 
-def _reconstruct(music: MusicClient, call: FileCall) -> Row:
+def _reconstruct(music: MusicClient, call: CallInputs) -> Row:
     piece = music.reconstruct(call.opened, model=call.model, seed=call.seed, timeout_s=call.timeout_s, **call.arguments)
     return _piece_row(piece)
 

@@ -108,8 +108,8 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress
         self._n_before = files.n_done()
-        self._outage = Outage(options.retry_s)
-        self._output = Outage(options.retry_s)  # of the parts
+        self._outage = Outage(options.outage_timeout_s)
+        self._output = Outage(options.outage_timeout_s)  # of the parts
         self._workers = Workers(
             self._music,
             FileCaller(
@@ -154,7 +154,7 @@ class _Run:
     def _check_model(self) -> None:
         """Look the model up, before any file is read; waits for a server that cannot be reached."""
         failures = FileFailures()
-        outage = Outage(min(_FIRST_RETRY_S, self._options.retry_s))
+        outage = Outage(min(_FIRST_RETRY_S, self._options.outage_timeout_s))
         for n_failed in itertools.count(1):
             try:
                 if self._music.model_ready(self._options.model_name):
@@ -208,7 +208,7 @@ class _Run:
         while True:
             if drain_until_s is None and (self._stop.is_set() or self._outage.stopped_by is not None):
                 drain_until_s = time.monotonic() + _DRAIN_S
-                self._workers.ended.set()
+                self._workers.no_more_calls.set()
                 n_open -= self._workers.discard()
             n_wanted = self._workers.n_wanted()
             while more and drain_until_s is None and n_open < n_wanted:
@@ -304,7 +304,7 @@ class _Run:
                 files_per_s=per_s,
                 left_s=(self._files.n_files - n_done) / per_s if per_s > 0 else None,
                 hours_done=self._audio_s / 3_600,
-                in_flight=self._limiter.limit,
+                concurrency_limit=self._limiter.limit,
                 waiting_for=self._outage.waiting_for() or self._output.waiting_for(),
             )
         )

@@ -70,7 +70,7 @@ class Workers:
 
     Attributes:
         done: the outcome of each file.
-        ended: set when no more calls may begin.
+        no_more_calls: set when no more calls may begin.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Workers:
                 clients.
         """
         self.done: queue.SimpleQueue[Done] = queue.SimpleQueue()
-        self.ended = threading.Event()
+        self.no_more_calls = threading.Event()
         self._music = music
         self._caller = caller
         self._limiter = limiter
@@ -105,7 +105,7 @@ class Workers:
         self._alone = threading.Lock()  # held by the call of a file that may make the server crash
         self._n_workers = concurrency + _N_DECODING
         self._threads = [
-            threading.Thread(target=self._serve, name=f"tritone-batch-{n}", daemon=True) for n in range(self._n_workers)
+            threading.Thread(target=self._work, name=f"tritone-batch-{n}", daemon=True) for n in range(self._n_workers)
         ]
         if detects_others:
             self._threads.append(threading.Thread(target=self._watch, name="tritone-batch-watch", daemon=True))
@@ -135,7 +135,7 @@ class Workers:
 
     def end(self) -> None:
         """End the threads and wait for them; calls that run longer than `_JOIN_S` are left behind."""
-        self.ended.set()
+        self.no_more_calls.set()
         self._limiter.close()
         self.discard()
         for _ in self._threads:
@@ -146,7 +146,7 @@ class Workers:
 
     # --- in the threads ------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
+    def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             group = self._group(task)
             try:
@@ -156,7 +156,9 @@ class Workers:
                 self.done.put(Done({}, error))
 
     def _n_group(self) -> int:
-        return 1 if self._caller.operation.call_group is None else self._size.n_files(self._limiter.n_rows())
+        return (
+            1 if self._caller.operation.call_group is None else self._size.n_files(self._limiter.max_rows_per_request())
+        )
 
     def _group(self, first: Task) -> list[Task]:
         """Return a file with others from the queue that are called together with it."""
@@ -179,19 +181,19 @@ class Workers:
             return [self._row_of(*group[0])]
         failures = self._failures()
         n_failed = 0
-        while not self.ended.is_set():
+        while not self.no_more_calls.is_set():
             try:
                 outcomes = self._caller.call_group(self._music, group, on_read=self._read)
             except ClientError as error:
                 action = failures.classify(error)
-                if action == "stop" and not self.ended.is_set():
+                if action == "stop" and not self.no_more_calls.is_set():
                     self._outage.stop(error, _stop_reason(error), "no file can succeed")
                     break
                 if action != "retry" or failures.n_lost:
                     return [self._row_of(*task, may_crash=failures.n_lost > 0) for task in group]
                 self._outage.failed(error)
                 n_failed += 1
-                self.ended.wait(retry_pause_s(n_failed))
+                self.no_more_calls.wait(retry_pause_s(n_failed))
             else:
                 if any(not isinstance(outcome, ClientError) for outcome in outcomes):
                     self._outage.succeeded()
@@ -213,12 +215,12 @@ class Workers:
         """
         failures = self._failures()
         n_failed = 0
-        while not self.ended.is_set():
+        while not self.no_more_calls.is_set():
             try:
                 with self._alone if may_crash else nullcontext():
                     values = self._caller.call(self._music, path, url, on_read=self._read)
             except ClientError as error:
-                action = "retry_file" if self.ended.is_set() else failures.classify(error)
+                action = "retry_file" if self.no_more_calls.is_set() else failures.classify(error)
                 may_crash = may_crash or failures.n_lost > 0
                 if action == "record" and not self._caller.may_be_due_to_file(self._music, error):
                     action = "retry"
@@ -233,7 +235,7 @@ class Workers:
             else:
                 self._outage.succeeded()
                 return self._finished_row(path, values)
-            self.ended.wait(retry_pause_s(n_failed))
+            self.no_more_calls.wait(retry_pause_s(n_failed))
         return {}
 
     def _finished_row(self, path: str, values: Row) -> Row:
@@ -250,12 +252,12 @@ class Workers:
 
     def _watch(self) -> None:
         """Tell the limiter how many rows the model has processed, until the run ends."""
-        while not self.ended.wait(_WATCH_S):
+        while not self.no_more_calls.wait(_WATCH_S):
             try:
                 model = self._music.model_info(self._caller.model, timeout_s=_WATCH_TIMEOUT_S)
             except ClientError:  # the calls of the files report a server that cannot be reached
                 continue
-            self._limiter.count(model.n_inferences)
+            self._limiter.observe_model_rows(model.n_inferences)
 
 
 def _error_row(path: str, error: ClientError) -> Row:

@@ -55,7 +55,7 @@ class Server:
         self.transport = MockTransport(handle)
 
     def run(self, source: object, out: object, **options: Any) -> Any:
-        given = {"concurrency": 2, "retry_s": 0.3, **options}
+        given = {"concurrency": 2, "outage_timeout_s": 0.3, **options}
         with MusicClient(transport=self.transport, retries=0) as music:
             stop, on_progress = given.pop("stop", None), given.pop("on_progress", None)
             job = BatchOptions(source=str(source), out=f"{out}/part-%05d.parquet", **given)

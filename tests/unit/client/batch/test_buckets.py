@@ -80,7 +80,7 @@ def test_a_part_whose_response_was_lost_is_written_once(
             raise FileAccessError(f"{url}: no response", url=url, reason="unreachable")
 
     monkeypatch.setattr("tritone.batch.parts.write_file", write_and_lose)
-    summary = server.run(tones, "s3://lost", retry_s=30.0)
+    summary = server.run(tones, "s3://lost", outage_timeout_s=30.0)
     assert summary.complete
     assert lost
     assert server.run(tones, "s3://lost", resume=True).n_new == 0
@@ -125,7 +125,7 @@ def test_an_object_that_stays_busy_among_others_is_a_row(
         return open_file(url)
 
     monkeypatch.setattr("tritone.batch.file_calls.open_file", open_or_fail)
-    summary = server.run(f"s3://{bucket}/", tmp_path / "out", retry_s=30.0)
+    summary = server.run(f"s3://{bucket}/", tmp_path / "out", outage_timeout_s=30.0)
     assert summary.complete
     assert summary.errors == {"busy": 1}
     found = rows(tmp_path / "out").set_index("path")["error_type"].dropna()

@@ -29,7 +29,7 @@ def test_busy_answers_are_tried_again_and_never_become_rows(server: Server, tone
             raise ServerBusyError("the queue is full")
 
     server.fail = fail
-    summary = server.run(tones, tmp_path / "out", retry_s=30.0)
+    summary = server.run(tones, tmp_path / "out", outage_timeout_s=30.0)
     assert summary.errors == {}
     assert len(rows(tmp_path / "out")) == 10
 
@@ -72,7 +72,7 @@ def test_a_request_that_the_server_rejects_is_a_row(server: Server, tones: Path,
 def test_a_file_that_takes_longer_than_the_outage_limit_is_a_row(
     server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """With the default options, three calls of one file take longer than `retry_s`."""
+    """With the default options, three calls of one file take longer than `outage_timeout_s`."""
     write_tone(tones / "quiet.wav", gain=0.1)
     now_s = [0.0]
     monkeypatch.setattr("tritone.batch.failures.time", SimpleNamespace(monotonic=lambda: now_s[0]))
@@ -83,7 +83,7 @@ def test_a_file_that_takes_longer_than_the_outage_limit_is_a_row(
             raise error
 
     server.fail, server.row_s = fail, 0.02
-    summary = server.run(tones, tmp_path / "out", retry_s=600.0, timeout_s=600.0, concurrency=1)
+    summary = server.run(tones, tmp_path / "out", outage_timeout_s=600.0, timeout_s=600.0, concurrency=1)
     assert summary.complete
     assert summary.errors == {"timeout" if isinstance(error, RequestTimeoutError) else "server_error": 1}
     assert now_s[0] == pytest.approx(1_800.0)
@@ -96,7 +96,7 @@ def test_a_server_that_hangs_stops_the_job_without_rows_of_errors(server: Server
 
     server.fail = fail
     with pytest.raises(BatchError) as caught:
-        server.run(tones, tmp_path / "out", retry_s=0.5)
+        server.run(tones, tmp_path / "out", outage_timeout_s=0.5)
     assert caught.value.reason == "server"
     assert isinstance(caught.value.__cause__, RequestTimeoutError)
     assert not list((tmp_path / "out").glob("*.parquet"))
@@ -130,7 +130,7 @@ def test_a_file_that_makes_the_server_crash_is_a_row(server: Server, tones: Path
         raise ConnectionFailedError("lost", reason="lost", n_lost=1)
 
     server.fail = fail
-    assert server.run(tones, tmp_path / "out", retry_s=60.0).errors == {"connection_lost": 10}
+    assert server.run(tones, tmp_path / "out", outage_timeout_s=60.0).errors == {"connection_lost": 10}
 
 
 def test_a_model_that_the_server_does_not_have_is_an_error_at_once(server: Server, tones: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_an_output_that_is_not_available_is_reported_and_a_stop_ends_the_wait(
     monkeypatch.setattr("tritone.batch.runner._DRAIN_S", 0.5)
     began_s = time.monotonic()
     with pytest.raises(BatchError) as caught:
-        server.run(tones, tmp_path / "out", retry_s=600.0, stop=stop, on_progress=on_progress)
+        server.run(tones, tmp_path / "out", outage_timeout_s=600.0, stop=stop, on_progress=on_progress)
     assert time.monotonic() - began_s < 20
     assert caught.value.reason == "storage"
     assert any(error and error.endswith("busy") for error in waiting_for)
@@ -256,7 +256,9 @@ def test_a_job_yields_to_other_clients_unless_it_cannot_detect_them(
     monkeypatch.setattr("tritone.batch.runner._PROGRESS_S", 0.0)
     server.transport = MockTransport(handle)
     server.row_s = 0.05
-    server.run(tones, tmp_path / "out", concurrency=4, on_progress=lambda it: limits.append(it.in_flight), **options)
+    server.run(
+        tones, tmp_path / "out", concurrency=4, on_progress=lambda it: limits.append(it.concurrency_limit), **options
+    )
     assert (min(limits) == 1) == yields
 
 

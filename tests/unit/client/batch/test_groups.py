@@ -143,7 +143,7 @@ class TestSharedRequests:
         names = sorted(path.name for path in tones.iterdir())
         manifest = tmp_path / "list.txt"
         manifest.write_text("".join(f"s3://music/{name}\n" for name in names))
-        assert server.run(manifest, tmp_path / "out", retry_s=30.0).complete
+        assert server.run(manifest, tmp_path / "out", outage_timeout_s=30.0).complete
         assert errors_in(tmp_path / "out") == {"06.wav": "unreadable", "07.wav": "missing"}
         error = rows(tmp_path / "out").set_index("path")["error"]["s3://music/06.wav"]
         assert error.startswith("s3://music/06.wav: ")
@@ -163,7 +163,7 @@ class TestFailures:
         self, server: Server, tones: Path, tmp_path: Path, *, error: Exception, kind: str, n_alone: int
     ) -> None:
         failing = server.fail = Failing(error)
-        summary = server.run(tones, tmp_path / "out", retry_s=60.0)
+        summary = server.run(tones, tmp_path / "out", outage_timeout_s=60.0)
         assert summary.errors == {kind: 1}
         assert errors_in(tmp_path / "out") == {QUIET: kind}
         assert failing.n_rows[0] > 1
@@ -192,7 +192,7 @@ class TestFailures:
                 running.difference_update(levels)
 
         server.fail = fail
-        assert server.run(tones, tmp_path / "out", retry_s=60.0, concurrency=4).errors == {}
+        assert server.run(tones, tmp_path / "out", outage_timeout_s=60.0, concurrency=4).errors == {}
         assert len(lost) > N_FILES / 2
         assert most_running[0] == 1
 
@@ -206,7 +206,7 @@ class TestFailures:
                 raise ServerBusyError("the queue is full")
 
         server.fail = fail
-        assert server.run(tones, tmp_path / "out", retry_s=30.0).errors == {}
+        assert server.run(tones, tmp_path / "out", outage_timeout_s=30.0).errors == {}
         assert len(refused) == 3
         assert sum(server.n_rows) == N_FILES + 1 + sum(refused)
 
