@@ -85,6 +85,27 @@ def test_the_pods_reach_each_other_and_nobody_else_reaches_them(folder: str) -> 
 
 
 @pytest.mark.parametrize("folder", ["training", "training-gpu"])
+def test_each_incident_counts_once_for_every_number_of_nodes(folder: str) -> None:
+    """An incident fails all pods, so a limit of the whole job would depend on their number."""
+    job = rendered(folder)["Job"]["spec"]
+    assert job["backoffLimitPerIndex"] >= 3
+    assert job["maxFailedIndexes"] == 0  # a node that has failed too often ends the job, as the others cannot go on
+    assert "backoffLimit" not in job  # by default 6, but without a bound beside backoffLimitPerIndex
+    evicted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert job["podFailurePolicy"]["rules"] == [evicted]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy needs
+    # torchrun waits for the pod that is started last: after the longest delay before a pod is replaced.
+    (container,) = job["template"]["spec"]["containers"]
+    (timeout_s,) = re.findall(r"--rdzv-conf=timeout=(\d+)", " ".join(container["command"]))
+    assert int(timeout_s) > 10 * 2 ** (job["backoffLimitPerIndex"] - 1)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_data_in_buckets_can_be_read(folder: str) -> None:
+    assert {"ports": [{"protocol": "TCP", "port": 443}]} in rendered(folder)["NetworkPolicy"]["spec"]["egress"]
+
+
+@pytest.mark.parametrize("folder", ["training", "training-gpu"])
 def test_the_training_starts_as_many_processes_as_pods(folder: str) -> None:
     resources = rendered(folder)
     job, service = resources["Job"], resources["Service"]
