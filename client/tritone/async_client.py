@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,7 +35,7 @@ from tritone.constants import (
     EventKind,
 )
 from tritone.endpoints import Endpoint
-from tritone.exceptions import ClientError, VersionChangedError
+from tritone.exceptions import ClientError, InvalidAudioError, VersionChangedError
 from tritone.messages import (
     AsyncTransport,
     Flow,
@@ -49,13 +49,13 @@ from tritone.messages import (
 from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
-from tritone.operations.classify import classify_flow, embed_flow
+from tritone.operations.classify import classify_flow, classify_group_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
 from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, amap_ordered
-from tritone.operations.models import models_flow
+from tritone.operations.models import model_info_flow, models_flow
 from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
@@ -120,6 +120,25 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     async def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
         """Embed a recording; recordings with similar sound have similar embeddings; see `MusicClient.embed`."""
         flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        return await self._run(flow, self._deadline(timeout_s))
+
+    async def classify_group(
+        self,
+        audios: Sequence[Audio],
+        *,
+        top: int | None = None,
+        max_duration_s: float | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Classification | InvalidAudioError]:
+        """Classify several recordings with shared requests; see `MusicClient.classify_group`."""
+        flow = classify_group_flow(
+            self._models,
+            audios,
+            model=self._genre_model if model is None else model,
+            top=top,
+            max_duration_s=max_duration_s,
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     def classify_many(
@@ -614,6 +633,10 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     async def models(self, *, timeout_s: float | None = None) -> tuple[ModelInfo, ...]:
         """Return the models that the server has loaded; see `MusicClient.models`."""
         return await self._run(models_flow(), self._deadline(timeout_s), in_thread=False)
+
+    async def model_info(self, model: str, *, timeout_s: float | None = None) -> ModelInfo:
+        """Return the state of one model that the server has loaded; see `MusicClient.model_info`."""
+        return await self._run(model_info_flow(check_model_name(model)), self._deadline(timeout_s), in_thread=False)
 
     async def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
         """Return whether a model is ready; see `MusicClient.model_ready`."""

@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from tritone.audio_files.decode import Audio, FloatArray, describe, iter_mono_blocks
+from tritone.audio_files.decode import Audio, FloatArray, describe, iter_mono_blocks, too_long
 from tritone.constants import (
     LARGEST_SAMPLE,
     MIN_DURATION_S,
@@ -53,7 +53,9 @@ class Window:
     covers_s: float = WINDOW_S
 
 
-def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Window]:
+def iter_windows(
+    audio: Audio, *, on_note: OnNote | None = None, max_duration_s: float | None = None
+) -> Iterator[Window]:
     """Cut a recording into consecutive windows of 3 s.
 
     The last window is aligned to the recording's end and so overlaps the one before it, which avoids
@@ -65,6 +67,8 @@ def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Win
             at its full scale. Files that were joined end to end are read to the end of the last one.
         on_note: called with each warning about a usable recording: channels that cancel each other, of which one is
             used, and bytes that are not read. The warnings are also logged.
+        max_duration_s: maximum length of the recording in seconds; None for no limit. A length in the header of a file
+            is checked before any of it is decoded.
 
     Yields:
         Windows in order of time, at least one.
@@ -74,12 +78,12 @@ def iter_windows(audio: Audio, *, on_note: OnNote | None = None) -> Iterator[Win
             are raised after the last window, all others as soon as they are detected.
     """
     name = describe(audio)
-    check = _Check(name)
+    check = _Check(name, max_duration_s)
     tail = np.zeros(0, np.float32)  # not yet part of a window
     last = np.zeros(0, np.float32)  # the last whole window, for aligning the final one to the end
-    for block in iter_mono_blocks(audio, _noting(name, on_note)):
+    for block in iter_mono_blocks(audio, _noting(name, on_note), max_duration_s=max_duration_s):
         check.add(block)
-        tail = np.concatenate([tail, block])
+        tail = np.concatenate([tail, block]) if tail.size else block
         while tail.size >= WINDOW_SAMPLES:
             last, tail = tail[:WINDOW_SAMPLES], tail[WINDOW_SAMPLES:]
             yield Window((check.n_samples - tail.size - WINDOW_SAMPLES) / SAMPLE_RATE_HZ, last)
@@ -126,8 +130,9 @@ def _noting(name: str, on_note: OnNote | None) -> OnNote:
 class _Check:
     """Checks a recording block by block."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, max_duration_s: float | None = None) -> None:
         self.name = name
+        self._max_duration_s = max_duration_s
         self.n_samples = 0
         self.peak = 0.0
 
@@ -135,7 +140,10 @@ class _Check:
         self.n_samples += block.size
         if not block.size:
             return
-        peak = float(np.abs(block).max())  # NaN and infinity survive abs and max
+        # Resampling may add a sample.
+        if self._max_duration_s is not None and self.n_samples - 1 > self._max_duration_s * SAMPLE_RATE_HZ:
+            raise self._error("too_long", too_long(self._max_duration_s, "more"))
+        peak = float(max(block.max(), -block.min()))  # NaN is the maximum and the minimum of a block that has one
         if not np.isfinite(peak):
             raise self._error("non_finite", "samples are not finite: expected numbers, got NaN or infinity")
         if peak > LARGEST_SAMPLE:

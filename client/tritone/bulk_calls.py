@@ -3,7 +3,8 @@
 A `BulkCall` specifies the calls of a job, and can be pickled; a `BulkCaller` has the client, and is created on a
 worker. `BulkJob` is the base class of the functions that users pass to Ray and Spark. Each worker process adapts its
 number of requests in flight, as `tritone batch` does. Errors of a single recording are returned in the columns `error`
-and `error_type`. Errors of the server are retried for up to `wait_s` seconds and then raised, which fails the task.
+and `error_type`. Errors of the server are retried for up to `outage_timeout_s` seconds and then raised, which fails the
+task.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any, ClassVar, Final, TypeAlias
 from tritone.arguments import check_count, check_names
 from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
 from tritone.batch.failures import FileFailures, error_text, error_type, retry_pause_s
-from tritone.batch.file_calls import FileCaller
-from tritone.batch.operations import OPERATIONS, Opened, Operation
+from tritone.batch.file_calls import HEALTH_TIMEOUT_S, FileCaller, ReadableObjects
+from tritone.batch.operations import OPERATIONS, Opened
 from tritone.batch.options import DEFAULT_CALL_TIMEOUT_S, DEFAULT_CONCURRENCY, MAX_CONCURRENCY
 from tritone.client import MusicClient
 from tritone.endpoints import DEFAULT_URL, make_endpoints
@@ -40,8 +41,9 @@ Server: TypeAlias = str | Sequence[str] | Callable[[], str | Sequence[str]]
 JSON_OPERATIONS: Final = ("playlist", "recommend", "search", "similar")
 ERROR_COLUMNS: Final = {"error": "VARCHAR", "error_type": "VARCHAR"}
 
-DEFAULT_WAIT_S: Final = 300.0
+DEFAULT_OUTAGE_TIMEOUT_S: Final = 300.0
 
+_READ_OBJECTS: Final = ReadableObjects()  # of all tables of a worker process
 _SECRETS: Final = ("api_key", "headers", "service_key", "user_token")
 
 
@@ -53,13 +55,13 @@ class BulkCall:
         operation: an operation of `tritone batch`, or of `JSON_OPERATIONS`.
         inputs: column name for each parameter of the method of `MusicClient`; `{"path": COLUMN}` for an
             operation of `tritone batch`.
-        bytes_column: column with the content of a file, which is used instead of the path where a table has it.
+        bytes_column: column with the content of a file, used instead of the path if a table has this column.
         server: address as for `MusicClient`. `$NAME` in it is replaced by an environment variable of the worker; a
             function is called on the worker. Both find a server on the worker's own node.
         client: further arguments of `MusicClient`; secrets only as files, because a job's arguments are logged.
         arguments: further arguments of the call, equal for all rows.
         concurrency: maximum number of requests in flight in each worker process, 1 to 256.
-        wait_s: how long a worker waits, without a successful call, for a server that cannot be reached or is
+        outage_timeout_s: how long a worker waits, without a successful call, for a server that cannot be reached or is
             overloaded, in seconds.
 
     Raises:
@@ -73,7 +75,7 @@ class BulkCall:
     client: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     concurrency: int = DEFAULT_CONCURRENCY
-    wait_s: float = DEFAULT_WAIT_S
+    outage_timeout_s: float = DEFAULT_OUTAGE_TIMEOUT_S
 
     def __post_init__(self) -> None:
         known = (*OPERATIONS, *JSON_OPERATIONS)
@@ -95,9 +97,14 @@ class BulkCall:
                 argument=secret[0],
             )
         check_count("concurrency", self.concurrency, least=1, most=MAX_CONCURRENCY)
-        if isinstance(self.wait_s, bool) or not isinstance(self.wait_s, int | float) or not self.wait_s >= 0:
+        if (
+            isinstance(self.outage_timeout_s, bool)
+            or not isinstance(self.outage_timeout_s, int | float)
+            or not self.outage_timeout_s >= 0
+        ):
             raise InvalidInputError(
-                f"invalid wait_s: expected a number of seconds, 0 or more, got {self.wait_s!r}", argument="wait_s"
+                f"invalid outage_timeout_s: expected a number of seconds, 0 or more, got {self.outage_timeout_s!r}",
+                argument="outage_timeout_s",
             )
         parameters = inspect.signature(getattr(MusicClient, self.operation)).parameters
         file_call = OPERATIONS.get(self.operation)
@@ -144,8 +151,8 @@ class BulkJob:
         operation: an operation of `tritone batch`, such as `compose`; or `playlist`, `recommend`, `search`, `similar`.
         inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`; `{"path": COLUMN}`
             for an operation of `tritone batch`.
-        bytes_column: column with the content of a recording or score, which is used instead of its path where a table
-            has the column. Default: `bytes` on Ray, as `ray.data.read_binary_files` names it, and `content` on Spark,
+        bytes_column: column with the content of a recording or score, used instead of its path if a table has this
+            column. Default: `bytes` on Ray, as `ray.data.read_binary_files` names it, and `content` on Spark,
             as the source `binaryFile` names it. An empty string if paths are used in any case.
         server: address as for `MusicClient`: one server, or several with the same models. `$NAME` in it is an
             environment variable of the worker, as in "$NODE_IP:8001"; a function is called on the worker. Both find a
@@ -153,7 +160,7 @@ class BulkJob:
         arguments: further arguments of the method, equal for all rows.
         concurrency: maximum number of requests in flight in each worker process, 1 to 256. A worker uses fewer if more
             would not be faster, or if the queue of the server is full.
-        wait_s: how long a worker waits, without a successful call, for a server that cannot be reached or is
+        outage_timeout_s: how long a worker waits, without a successful call, for a server that cannot be reached or is
             overloaded, in seconds.
         client: further arguments of `MusicClient`. Secrets only as files (`api_key_file`, `service_key_file`), which
             must exist on each node. The priority is "batch" if none is given.
@@ -173,7 +180,7 @@ class BulkJob:
         server: Server = DEFAULT_URL,
         arguments: Mapping[str, Any] | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
-        wait_s: float = DEFAULT_WAIT_S,
+        outage_timeout_s: float = DEFAULT_OUTAGE_TIMEOUT_S,
         **client: Any,
     ) -> None:
         self._call = BulkCall(
@@ -184,7 +191,7 @@ class BulkJob:
             client=client,
             arguments=arguments or {},
             concurrency=concurrency,
-            wait_s=wait_s,
+            outage_timeout_s=outage_timeout_s,
         )
 
 
@@ -202,6 +209,7 @@ class BulkCaller:
     def __init__(self, call: BulkCall, client: MusicClient) -> None:
         self.call = call
         self._client = client
+        self._file_caller = _file_caller(call)
         self._succeeded_s = -math.inf  # time of the last successful call
 
     def rows(self, inputs: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -211,22 +219,23 @@ class BulkCaller:
             inputs: the arguments of each row's call.
 
         Raises:
-            ClientError: no row can succeed: the server is unavailable or busy for longer than `wait_s`, rejects the API
-                key, or does not have the model, or an argument is invalid.
+            ClientError: no row can succeed: the server is unavailable or busy for longer than `outage_timeout_s`,
+                rejects the API key, or does not have the model, or an argument is invalid.
         """
         rows = map_ordered(self._row, inputs, concurrency=self.call.concurrency, on_error="raise", on_progress=None)
         return [row for row in rows if not isinstance(row, ClientError)]  # all of them: errors are raised
 
     def _row(self, arguments: Mapping[str, Any]) -> Row:
-        failures = FileFailures(fixed=self.call.arguments)
-        unavailable_s: float | None = None  # of the first failure; calls that time out because of a file do not count
+        failures = FileFailures(fixed=("model", *self.call.arguments))
+        # Time of the first failure; calls that time out because of a file do not count.
+        unavailable_s: float | None = None
         n_failed = 0
         while True:
             try:
                 row = {**self._result(arguments), "error": None, "error_type": None}
             except ClientError as error:
                 action = failures.classify(error)
-                if action == "record" and isinstance(error, RequestTimeoutError) and not self._server_responds():
+                if action == "record" and not self._may_be_due_to_row(error):
                     action = "retry"
                 if action == "record":
                     empty = dict.fromkeys(self.call.columns)
@@ -237,7 +246,7 @@ class BulkCaller:
                     unavailable_s = time.monotonic()
                 # While other rows succeed, the server is only busy.
                 waited_s = 0.0 if unavailable_s is None else time.monotonic() - max(unavailable_s, self._succeeded_s)
-                if action == "stop" or (action == "retry" and waited_s + pause_s > self.call.wait_s):
+                if action == "stop" or (action == "retry" and waited_s + pause_s > self.call.outage_timeout_s):
                     raise
             else:
                 self._succeeded_s = time.monotonic()
@@ -245,21 +254,32 @@ class BulkCaller:
             time.sleep(pause_s)
 
     def _result(self, arguments: Mapping[str, Any]) -> Row:
-        known = OPERATIONS.get(self.call.operation)
-        if known is None:
+        if self._file_caller is None:
             result: JsonResult = getattr(self._client, self.call.operation)(**arguments, **self.call.arguments)
             return {"result": result.to_json()}
-        return self._file_caller(known).call(self._client, *_path_and_source(arguments["path"]))
+        return self._file_caller.call(self._client, *_path_and_source(arguments["path"]))
 
-    def _file_caller(self, operation: Operation) -> FileCaller:
-        given = dict(self.call.arguments)
-        model = given.pop("model", operation.model)
-        timeout_s = given.pop("timeout_s", self.call.client.get("timeout_s", DEFAULT_CALL_TIMEOUT_S))
-        return FileCaller(operation=operation, model=model, timeout_s=timeout_s, arguments=given)
+    def _may_be_due_to_row(self, error: ClientError) -> bool:
+        """Return whether the cause of repeated errors may be the row, and not the server or the store."""
+        if self._file_caller is not None:
+            return self._file_caller.may_be_due_to_file(self._client, error)
+        if not isinstance(error, RequestTimeoutError):
+            return True
+        try:
+            return self._client.server_ready(timeout_s=HEALTH_TIMEOUT_S)
+        except ClientError:
+            return False
 
-    def _server_responds(self) -> bool:
-        known = OPERATIONS.get(self.call.operation)
-        return known is None or self._file_caller(known).server_responds(self._client)
+
+def _file_caller(call: BulkCall) -> FileCaller | None:
+    """Return what makes the calls of an operation on files; None for others."""
+    operation = OPERATIONS.get(call.operation)
+    if operation is None:
+        return None
+    given = dict(call.arguments)
+    model = given.pop("model", operation.model)
+    timeout_s = given.pop("timeout_s", call.client.get("timeout_s", DEFAULT_CALL_TIMEOUT_S))
+    return FileCaller(operation=operation, model=model, timeout_s=timeout_s, arguments=given, objects=_READ_OBJECTS)
 
 
 def shared_caller(call: BulkCall) -> BulkCaller:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def with_results(table: pa.Table, caller: BulkCaller) -> pa.Table:
+def add_result_columns(table: pa.Table, caller: BulkCaller) -> pa.Table:
     """Make the call of each row, and return the table with the columns of the results.
 
     Raises:
@@ -29,8 +29,8 @@ def with_results(table: pa.Table, caller: BulkCaller) -> pa.Table:
     return pa.table({**columns, **{name: _column(rows, name, kind) for name, kind in call.columns.items()}})
 
 
-def frame_with_results(frame: pd.DataFrame, caller: BulkCaller) -> pd.DataFrame:
-    """As `with_results`, for a frame of pandas; None where there is no value."""
+def add_result_columns_to_frame(frame: pd.DataFrame, caller: BulkCaller) -> pd.DataFrame:
+    """As `add_result_columns`, for a frame of pandas; None where there is no value."""
     import pandas as pd
 
     call = caller.call

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -35,7 +35,7 @@ from tritone.constants import (
     EventKind,
 )
 from tritone.endpoints import Endpoint
-from tritone.exceptions import ClientError, VersionChangedError
+from tritone.exceptions import ClientError, InvalidAudioError, VersionChangedError
 from tritone.messages import (
     Flow,
     InferResponse,
@@ -49,13 +49,13 @@ from tritone.messages import (
 from tritone.music.instruments import Instruments
 from tritone.music.piece import Piece
 from tritone.music.scores import ScoreLike
-from tritone.operations.classify import classify_flow, embed_flow
+from tritone.operations.classify import classify_flow, classify_group_flow, embed_flow
 from tritone.operations.compose import compose_flow, harmonize_flow, infill_flow, predict_flow
 from tritone.operations.events import ListeningEvent, chunks, record_flow, record_many_flow
 from tritone.operations.inspire import inspire_flow
 from tritone.operations.latent import interpolate_flow, reconstruct_flow, vary_flow
 from tritone.operations.many import OnError, OnProgress, map_ordered
-from tritone.operations.models import models_flow
+from tritone.operations.models import model_info_flow, models_flow
 from tritone.operations.playlist import PlaylistOptions, playlist_flow
 from tritone.operations.recommend import (
     RecommendOptions,
@@ -150,6 +150,43 @@ class MusicClient(BaseClient[Transport]):
             (256,) float32, L2-normalised.
         """
         flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        return self._run(flow, self._deadline(timeout_s))
+
+    def classify_group(
+        self,
+        audios: Sequence[Audio],
+        *,
+        top: int | None = None,
+        max_duration_s: float | None = None,
+        model: str | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Classification | InvalidAudioError]:
+        """Classify several recordings with shared requests, which is faster than one for each short recording.
+
+        The windows of the recordings are sent one after the other, up to 16 in a request. `classify_many` makes
+        independent calls, several of them at once.
+
+        Args:
+            audios: recordings as for `classify`; file objects must be seekable.
+            top: as for `classify`.
+            max_duration_s: maximum length of each recording in seconds; None for no limit.
+            model: as for `classify`.
+            timeout_s: time limit for all recordings together in seconds; that of the client if None.
+
+        Returns:
+            for each recording its result, or the error if it cannot be used, which does not affect the others.
+
+        Raises:
+            ClientError: as `classify`, except `InvalidAudioError`, for all recordings together. The server may reject a
+                request because of one of them.
+        """
+        flow = classify_group_flow(
+            self._models,
+            audios,
+            model=self._genre_model if model is None else model,
+            top=top,
+            max_duration_s=max_duration_s,
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def classify_many(
@@ -960,6 +997,15 @@ class MusicClient(BaseClient[Transport]):
             ConnectionFailedError, RequestTimeoutError, ServerError: as `classify`.
         """
         return self._run(models_flow(), self._deadline(timeout_s))
+
+    def model_info(self, model: str, *, timeout_s: float | None = None) -> ModelInfo:
+        """Return the state of one model that the server has loaded, as `models` does of all.
+
+        Raises:
+            ModelNotFoundError: the server has not loaded it.
+            ConnectionFailedError, RequestTimeoutError, ServerError: as `classify`.
+        """
+        return self._run(model_info_flow(check_model_name(model)), self._deadline(timeout_s))
 
     def model_ready(self, model: str, *, timeout_s: float | None = None) -> bool:
         """Return whether a model is ready; False also if the server does not have it.

@@ -112,8 +112,8 @@ class InvalidAudioError(InvalidInputError):
 
     Attributes:
         path: path of the recording, or a description such as `samples`.
-        reason: `missing`, `unreadable`, `empty`, `too_short`, `silent`, `non_finite`, `out_of_range` or
-            `bad_shape`.
+        reason: `missing`, `unreadable`, `empty`, `too_short`, `too_long`, `silent`, `non_finite`,
+            `out_of_range` or `bad_shape`.
     """
 
     reason: str
@@ -197,7 +197,7 @@ class BatchError(ClientError):
             operation, shard or setting), `running` (another process writes the same output), `damaged` (a part or the
             manifest cannot be read), `ambiguous_paths` (two files have the same path as text), `storage` (the source
             or the output failed), `arguments` (an argument is invalid or the model does something else, so that no
-            file can succeed) or `server` (no successful request within `retry_s`).
+            file can succeed) or `server` (no successful request within `outage_timeout_s`).
     """
 
 

@@ -71,7 +71,7 @@ class ModelResponse:
 
 @dataclass(frozen=True)
 class StatisticsRequest:
-    """Ask which models are loaded, and what they have done; `model` is always None."""
+    """Ask what a loaded model has done; all loaded models if `model` is None."""
 
     model: str | None = None
     idempotent: bool = True

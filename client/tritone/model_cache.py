@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final, cast
 
 import numpy as np
@@ -245,8 +245,7 @@ class CachedModel:
             VersionChangedError: the model has another number of names, because it was replaced under the same version
                 number.
         """
-        labels = self._json("labels")
-        names = _names(labels.get(output)) if isinstance(labels, Mapping) else None
+        names = self._label_names.get(output)
         if names is None:
             if output == "emotions" and n_labels == len(EMOTIONS):
                 return EMOTIONS
@@ -259,6 +258,11 @@ class CachedModel:
                 model=self.name,
             )
         return names
+
+    @cached_property
+    def _label_names(self) -> Mapping[str, tuple[str, ...] | None]:
+        labels = self._json("labels")
+        return {name: _names(given) for name, given in labels.items()} if isinstance(labels, Mapping) else {}
 
     def style_index(self, style: str | None) -> int:
         """Return the number of a style.

@@ -16,7 +16,7 @@ results.write_parquet("s3://bucket/genres/")
 
 Each actor of the pool has one client, which adapts its number of requests in flight to the server. A row whose
 recording cannot be used has `error` and `error_type`, and null in the other columns of the result. If the server cannot
-be reached for longer than `wait_s`, the actor's task fails.
+be reached for longer than `outage_timeout_s`, the actor's task fails.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tritone.bulk_calls import BulkJob, shared_caller
-from tritone.bulk_tables import with_results
+from tritone.bulk_tables import add_result_columns
 from tritone.extras import require
 
 if TYPE_CHECKING:
@@ -54,17 +54,17 @@ class Call(BulkJob):
             InvalidInputError: a column is missing, or has the name of a result's column.
             ClientError: the calls cannot succeed for any row; see `tritone.bulk_calls.BulkCaller.rows`.
         """
-        return with_results(_table(batch), shared_caller(self._call))
+        return add_result_columns(_table(batch), shared_caller(self._call))
 
 
 class Classify(Call):
     """Classifies the recording of each row, as `MusicClient.classify` does.
 
     The columns of a result are those of `tritone batch classify`: `label`, `probability`, `probabilities`, `emotions`,
-    `tags`, `duration_s`, `model`, `model_version`, `error` and `error_type`.
+    `tags`, `duration_s`, `notes`, `model`, `model_version`, `error` and `error_type`.
 
     Args:
-        path_column: column with the path of each recording, which the worker opens if there is no `bytes_column`.
+        path_column: column with the path of each recording, which the worker opens if the data have no `bytes_column`.
         options: as for `Call`.
     """
 
@@ -75,8 +75,8 @@ class Classify(Call):
 class Embed(Call):
     """Embeds the recording of each row, as `MusicClient.embed` does.
 
-    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `model`,
-    `model_version`, `error` and `error_type`.
+    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `notes`,
+    `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: as for `Classify`.
@@ -92,4 +92,14 @@ def _table(batch: Mapping[str, Any] | pa.Table) -> pa.Table:
 
     if isinstance(batch, pa.Table):
         return batch
-    return pa.table({name: pa.array(list(column)) for name, column in batch.items()})
+    return pa.table({name: _column(name, column) for name, column in batch.items()})
+
+
+def _column(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+    from ray.data.block import BlockAccessor
+
+    try:
+        return pa.array(list(values))
+    except pa.ArrowException:  # tensors, which Arrow has no type for
+        return BlockAccessor.batch_to_arrow_block({name: values}).column(name)

@@ -35,7 +35,7 @@ def translated_errors(url: PathLike) -> Iterator[None]:
 _MESSAGES: Final = {
     "missing": "does not exist",
     "access_denied": "access is denied; check the permissions",
-    "unreadable": "cannot be read or written",
+    "unreadable": "cannot be read or written; check the disk and the file system",
     "no_bucket": "the bucket does not exist; check its name, the region and the endpoint",
     "no_credentials": "no credentials found; set the standard variables, a profile or a role of the store",
     "wrong_credentials": "the store rejects the credentials; check the key and the endpoint",

@@ -6,7 +6,7 @@ from the standard environment of each store, never from arguments:
 - S3: the chain of the AWS SDKs: `AWS_ACCESS_KEY_ID` and the other variables, profiles (`AWS_PROFILE`), web identity,
   roles of containers and instances. `AWS_ENDPOINT_URL` and `AWS_REGION` are respected.
 - Google Cloud Storage: the application default credentials (`GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth`, metadata
-  server).
+  server). Not tested against the service.
 
 ```python
 for found in list_files("s3://bucket/recordings/"):
@@ -140,6 +140,57 @@ def list_files(source: PathLike) -> Iterator[FoundFile]:
         raise FileAccessError(f"{text}: no files found; check the bucket and the prefix", url=text, reason="missing")
 
 
+def list_folder(folder: PathLike) -> list[str]:
+    """Return the names of the files directly in a folder, or a prefix of a bucket; none if it does not exist.
+
+    No character of the name is a wildcard. Subfolders of a local folder are listed too.
+
+    Raises:
+        FileAccessError: the folder cannot be read.
+    """
+    text = os.fspath(folder)
+    if not is_remote(text):
+        with translated_errors(text):
+            path = local_path(text)
+            return [each.name for each in path.iterdir()] if path.exists() else []
+    scheme, bucket, key = _split(text)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    files = filesystem(text)
+    try:
+        with translated_errors(text):
+            if scheme == "s3":
+                found = [name for name, _ in _s3_objects(files, bucket, prefix, delimiter="/")]
+            else:
+                infos = files.ls(f"{bucket}/{prefix}", detail=True)
+                found = [each["name"] for each in infos if each["type"] == "file"]
+    except FileAccessError as error:
+        if error.reason != "missing":
+            raise
+        return []
+    return [name.removeprefix(f"{bucket}/{prefix}") for name in found]
+
+
+def bucket_of(url: PathLike) -> str:
+    """Return the scheme and the bucket of a URL, as in `s3://bucket`.
+
+    Raises:
+        FileAccessError: the URL has no bucket.
+    """
+    scheme, bucket, _ = _split(os.fspath(url))
+    return f"{scheme}://{bucket}"
+
+
+def check_readable(url: PathLike) -> None:
+    """Read the beginning of an object.
+
+    Raises:
+        FileAccessError: it cannot be read.
+    """
+    text = os.fspath(url)
+    with translated_errors(text):
+        filesystem(text).cat_file("/".join(_split(text)[1:]), start=0, end=1)
+
+
 def open_file(url: PathLike) -> BinaryIO:
     """Open a file for reading; an object of a bucket is copied first, up to 16 MB to memory and more to disk.
 
@@ -202,7 +253,9 @@ def write_file(url: PathLike, content: bytes, *, if_exists: Literal["replace", "
     Args:
         url: a local file is written under a temporary name, to disk, and renamed; an object is sent as a whole.
         content: up to 100 MB are one request to a bucket.
-        if_exists: `replace` an existing file, or raise an `error`, also where another process writes it meanwhile.
+        if_exists: `replace` an existing file, or raise an `error`. Between this check and the end of the write, another
+            process may write the file too: local files, Amazon S3, and other stores that support conditional writes
+            (`If-None-Match`) raise an error then; others replace the file.
 
     Raises:
         FileAccessError: the file cannot be written, or exists (`exists`).
@@ -211,6 +264,8 @@ def write_file(url: PathLike, content: bytes, *, if_exists: Literal["replace", "
     with translated_errors(text):
         if is_remote(text):
             files, name = filesystem(text), "/".join(_split(text)[1:])
+            if if_exists == "error" and files.exists(name):  # not all stores know the condition of the request
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
             files.pipe_file(name, content, mode="create" if if_exists == "error" else "overwrite")
             return
         path = local_path(text)
@@ -239,12 +294,19 @@ def _split(url: str) -> tuple[str, str, str]:
     return scheme, bucket, key
 
 
-def _s3_objects(files: Any, bucket: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, info) of an object, or of the objects of a folder, from pages of 1,000."""
+def _s3_objects(files: Any, bucket: str, key: str, *, delimiter: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, info) of an object, or of the objects of a folder, from pages of 1,000.
+
+    Args:
+        files: the file system.
+        bucket: name of the bucket.
+        key: name of the object, or of the folder with "/" at the end.
+        delimiter: "/" leaves out objects of subfolders.
+    """
     is_folder = not key or key.endswith("/")
     token: dict[str, str] = {}
     while True:
-        page = files.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, **token)
+        page = files.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, Delimiter=delimiter, **token)
         for each in page.get("Contents", ()):
             name = each["Key"]
             if name.endswith("/") or not (is_folder or name == key or name.startswith(f"{key}/")):
@@ -290,5 +352,5 @@ def _files_below(folder: str) -> Iterator[FoundFile]:
 def _found(path: str) -> FoundFile:
     try:
         return FoundFile(path, Path(path).stat().st_size)
-    except OSError:  # vanished, or a link to nothing: reading it will tell
+    except OSError:  # deleted meanwhile, or a broken link: reading it raises the error
         return FoundFile(path)

@@ -168,7 +168,7 @@ class Attempts(Generic[RequestT]):
             raise self._lost_too_often(error) from error
         delay_s = self._next_delay_s(error)
         if delay_s is None or delay_s >= deadline.left_s():
-            raise error
+            raise self._with_all_losses(error)
         _logger.warning(
             "%s to %s failed (attempt %d of %d): %s; retrying in %.2f s",
             type(self.request).__name__,
@@ -191,6 +191,14 @@ class Attempts(Generic[RequestT]):
         if isinstance(error, ConnectionFailedError | ServerBusyError) and n_failed <= self._retries:
             return _jittered_s(FIRST_DELAY_S, LONGEST_DELAY_S, n_failed)
         return None
+
+    def _with_all_losses(self, error: ClientError) -> ClientError:
+        """Return the error of the last attempt with the number of connections that all attempts have lost."""
+        if error.n_lost == self.n_lost:
+            return error
+        final = copy.copy(error)
+        final.n_lost, final.__cause__ = self.n_lost, error
+        return final
 
     def _lost_too_often(self, error: ClientError) -> ClientError:
         final = copy.copy(error)

@@ -11,8 +11,8 @@ results.write.parquet("s3a://bucket/genres/")
 
 Each Python worker of an executor has one client for all partitions that it reads; the client adapts its number of
 requests in flight to the server. A row whose recording cannot be used has `error` and `error_type`, and null in the
-other columns of the result. If the server cannot be reached for longer than `wait_s`, the task fails, and Spark starts
-it again (`spark.task.maxFailures`).
+other columns of the result. If the server cannot be reached for longer than `outage_timeout_s`, the task fails, and
+Spark starts it again (`spark.task.maxFailures`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from tritone.bulk_calls import ERROR_COLUMNS, BulkJob, shared_caller
-from tritone.bulk_tables import frame_with_results, kept_columns, with_results
+from tritone.bulk_calls import ERROR_COLUMNS, BulkCall, BulkJob, shared_caller
+from tritone.bulk_tables import add_result_columns, add_result_columns_to_frame, kept_columns
 from tritone.constants import EMBEDDING_SIZE
+from tritone.exceptions import InvalidInputError
 from tritone.extras import require
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     BATCH = TypeVar("BATCH", pd.DataFrame, pa.RecordBatch)
 
-EMBEDDED: Final = ("embedding", *ERROR_COLUMNS)
+_EMBED_UDF_COLUMNS: Final = ("embedding", *ERROR_COLUMNS)
 
 require("pyspark.sql", extra="spark", purpose="jobs on Spark")
 require("pyarrow", extra="spark", purpose="jobs on Spark")
@@ -74,19 +75,19 @@ class Call(BulkJob):
         caller = shared_caller(self._call)
         for batch in batches:
             if isinstance(batch, pa.RecordBatch):
-                yield from with_results(pa.Table.from_batches([batch]), caller).combine_chunks().to_batches()
+                yield from add_result_columns(pa.Table.from_batches([batch]), caller).combine_chunks().to_batches()
             else:
-                yield frame_with_results(batch, caller)
+                yield add_result_columns_to_frame(batch, caller)
 
 
 class Classify(Call):
     """Classifies the recording of each row, as `MusicClient.classify` does.
 
     The columns of a result are those of `tritone batch classify`: `label`, `probability`, `probabilities`, `emotions`,
-    `tags`, `duration_s`, `model`, `model_version`, `error` and `error_type`.
+    `tags`, `duration_s`, `notes`, `model`, `model_version`, `error` and `error_type`.
 
     Args:
-        path_column: column with the path of each recording, which the worker opens if there is no `bytes_column`.
+        path_column: column with the path of each recording, which the worker opens if the data have no `bytes_column`.
         options: as for `Call`.
     """
 
@@ -97,8 +98,8 @@ class Classify(Call):
 class Embed(Call):
     """Embeds the recording of each row, as `MusicClient.embed` does.
 
-    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `model`,
-    `model_version`, `error` and `error_type`.
+    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `notes`,
+    `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: as for `Classify`.
@@ -131,7 +132,7 @@ def embed_udf(*, batch_size: int = 32, **options: Any) -> Callable[..., Any]:
     from pyspark.ml.functions import predict_batch_udf
     from pyspark.sql.types import StructField, StructType
 
-    call = Embed(**options)._call
+    call = _embed_call(**options)
 
     def make_predict_fn() -> Callable[[Any], Mapping[str, Any]]:
         caller = shared_caller(call)
@@ -145,9 +146,25 @@ def embed_udf(*, batch_size: int = 32, **options: Any) -> Callable[..., Any]:
 
         return predict
 
-    fields = [StructField(name, _type(kind)) for name, kind in call.columns.items() if name in EMBEDDED]
+    fields = [StructField(name, _type(kind)) for name, kind in call.columns.items() if name in _EMBED_UDF_COLUMNS]
     udf: Callable[..., Any] = predict_batch_udf(make_predict_fn, return_type=StructType(fields), batch_size=batch_size)
     return udf
+
+
+def _embed_call(**options: Any) -> BulkCall:
+    """Return the calls of `embed_udf`, whose arguments are a column and not the names of columns.
+
+    Raises:
+        InvalidInputError: an argument is invalid.
+    """
+    names = [name for name in ("path_column", "bytes_column") if name in options]
+    if names:
+        raise InvalidInputError(
+            f"unknown argument of embed_udf: expected no names of columns, got {names[0]}; pass the column to the "
+            f"function, as in embed('path')",
+            argument=names[0],
+        )
+    return Embed(**options)._call
 
 
 def _type(kind: str) -> DataType:

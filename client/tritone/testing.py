@@ -180,13 +180,13 @@ class FakeModel(ABC):
         if isinstance(request, ReadyRequest):
             return ReadyResponse(request.model is None or request.model in self.models)
         if isinstance(request, StatisticsRequest):
-            return StatisticsResponse(self.statistics())
+            found = tuple(each for each in self.statistics() if request.model in (None, each.model))
+            if request.model is not None and not found:
+                raise self._not_found(request.model)
+            return StatisticsResponse(found)
         info = self.models.get(request.model)
         if info is None:
-            raise ModelNotFoundError(
-                f"no such fake model: expected {' or '.join(self.models)}, got {request.model!r}; add it to FakeServer",
-                model=request.model,
-            )
+            raise self._not_found(request.model)
         if isinstance(request, ModelRequest):
             return info
         version = latest_version(info.versions) or ""
@@ -204,6 +204,11 @@ class FakeModel(ABC):
         return tuple(
             ModelStatistics(info.model, latest_version(info.versions) or "", 0, 0, 0, None)
             for info in self.models.values()
+        )
+
+    def _not_found(self, model: str) -> ModelNotFoundError:
+        return ModelNotFoundError(
+            f"no such fake model: expected {' or '.join(self.models)}, got {model!r}; add it to FakeServer", model=model
         )
 
     @abstractmethod
@@ -237,7 +242,7 @@ class FakeServer:
             return self._fakes[request.model](request)
         if isinstance(request, ReadyRequest):
             return ReadyResponse(request.model is None)
-        if isinstance(request, StatisticsRequest):
+        if isinstance(request, StatisticsRequest) and request.model is None:
             fakes = dict.fromkeys(self._fakes.values())
             return StatisticsResponse(tuple(each for fake in fakes for each in fake.statistics()))
         raise ModelNotFoundError(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
@@ -115,6 +116,17 @@ def test_files_that_cannot_be_used_are_errors_of_their_rows(server: ModelServer,
     assert_errors(classified(by_content, server.address), present)
 
 
+def test_columns_of_tensors_are_kept(music: Path, server: ModelServer) -> None:
+    import ray
+
+    covers = {path: np.full((4, 6), number, np.float32) for number, path in enumerate(paths(music))}
+    data = ray.data.from_items([{"path": path, "cover": cover} for path, cover in covers.items()])
+    rows = classified(data, server.address)
+    assert_classified_as_by_the_sdk(rows, music, server.address)
+    for row in rows:
+        np.testing.assert_array_equal(row["cover"], covers[row["path"]])
+
+
 def test_one_of_several_servers_may_be_down(music: Path, server: ModelServer) -> None:
     rows = classified(dataset(music), f"127.0.0.1:9,{server.address}")
     assert_classified_as_by_the_sdk(rows, music, server.address)
@@ -186,7 +198,11 @@ def test_a_busy_server_gets_fewer_requests_at_once(music: Path) -> None:
 
 
 def test_a_server_that_stays_away_fails_the_job(music: Path) -> None:
-    options = {"fn_constructor_kwargs": {"server": "127.0.0.1:9", "wait_s": 0}, "compute": pool(1), "num_cpus": FEW}
+    options = {
+        "fn_constructor_kwargs": {"server": "127.0.0.1:9", "outage_timeout_s": 0},
+        "compute": pool(1),
+        "num_cpus": FEW,
+    }
     with pytest.raises(Exception, match="ConnectionFailedError"):
         classified(dataset(music), "", **options)
 

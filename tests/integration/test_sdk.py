@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import soundfile
 from tests.integration.conftest import relabel
+from tests.integration.python_models import wait_until
 
 from tritone import (
     AccessDeniedError,
@@ -129,6 +130,15 @@ def test_the_answer_is_that_of_the_model_in_process(ask: Any, repository: Path, 
 def test_models_are_ready_or_unknown(ask: Any) -> None:
     assert ask("model_ready", "genre_cnn") is True
     assert ask("model_ready", "no_such_model") is False
+
+
+def test_the_state_of_one_model(ask: Any) -> None:
+    before = ask("model_info", "genre_cnn")
+    ask("classify", clip(20))
+    assert wait_until(lambda: ask("model_info", "genre_cnn").n_inferences >= before.n_inferences + 7, 10) < 10
+    assert (before.name, before.ready, before.versions) == ("genre_cnn", True, ("1",))
+    with pytest.raises(ModelNotFoundError):
+        ask("model_info", "no_such_model")
 
 
 async def test_a_server_is_ready_until_one_of_its_models_is_unloaded(repository: Path) -> None:

@@ -77,6 +77,15 @@ Priority = Annotated[
         "ones."
     ),
 ]
+YieldToOthers = Annotated[
+    bool,
+    typer.Option(
+        "--yield/--no-yield",
+        help="Send one request at a time while other clients use the model. `--no-yield` for several jobs on one "
+        "server, which would yield to each other, and for a load balancer. Jobs with shards or several servers never "
+        "yield.",
+    ),
+]
 Model = Annotated[
     str | None, typer.Option(help="Name of the model. Default: that of the operation.", show_default=False)
 ]
@@ -84,15 +93,15 @@ Timeout = Annotated[
     float,
     typer.Option(min=0.001, help="Time limit of one call in seconds. A file is called up to three times."),
 ]
-RetryFor = Annotated[
+OutageTimeout = Annotated[
     float,
     typer.Option(min=0.1, help="Stop the job after this many seconds without a successful call or read."),
 ]
 MaxDuration = Annotated[
     float,
     typer.Option(
-        min=0.5,
-        help="Maximum length of a recording in seconds. Longer ones get an error row (`too_long`).",
+        min=0.0,
+        help="Maximum length of a recording in seconds; 0 for no limit. Longer ones get an error row (`too_long`).",
     ),
 ]
 Bars = Annotated[int, typer.Option(min=1, max=256, help="Number of new bars.")]
@@ -112,10 +121,11 @@ class JobOptions:
     part_seconds: PartSeconds = 60.0
     concurrency: Concurrency = 8
     priority: Priority = "batch"
+    yield_to_others: YieldToOthers = True
     model: Model = None
     max_duration: MaxDuration = 14_400.0
     timeout: Timeout = 600.0
-    retry_for: RetryFor = 600.0
+    outage_timeout: OutageTimeout = 600.0
     api_key_file: options.ApiKeyFile = None
     ca_file: options.CaFile = None
     as_json: options.Json = False
@@ -214,15 +224,16 @@ def _run(command: JobCommand, given: JobOptions) -> None:
         part_s=given.part_seconds,
         concurrency=given.concurrency,
         priority=given.priority,
+        yield_to_others=given.yield_to_others,
         timeout_s=given.timeout,
-        retry_s=given.retry_for,
-        max_duration_s=given.max_duration,
+        outage_timeout_s=given.outage_timeout,
+        max_duration_s=given.max_duration or None,
     )
     # Warnings about recordings are in the column `notes`; do not log them as well.
     logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given.server or ("localhost:8001",))
     if chosen.priority == "batch":
-        _yield_processors()
+        _lower_cpu_priority()
     with (
         connections.connect(server, given.timeout, given.api_key_file, given.ca_file) as music,
         _stop_on_signals() as signals,
@@ -243,8 +254,8 @@ def _run(command: JobCommand, given: JobOptions) -> None:
         raise typer.Exit(ALL_FAILED)
 
 
-def _yield_processors() -> None:
-    """Let other processes of this machine go first, such as a server and its interactive callers."""
+def _lower_cpu_priority() -> None:
+    """Set the niceness of this process to 10, so that a server on this machine gets the CPU first."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sized
 from itertools import accumulate
 from typing import Any, BinaryIO, Final, TypeAlias
 
+_FIRST_BLOCK_BYTES: Final = 1 << 14  # has the header; of many formats, little else is read
 _BLOCK_BYTES: Final = 1 << 18
 _OVERLAP_BYTES: Final = 64  # of the longest match that `find` supports
 
@@ -25,12 +26,14 @@ class FileBytes:
         self.size = file.seek(0, 2)
         self._start = 0
         self._block = b""
+        self._n_load = _FIRST_BLOCK_BYTES
 
     def at(self, position: int, n_bytes: int) -> bytes:
         """Return up to `n_bytes` bytes from a position; fewer at the end of the file."""
         offset = position - self._start
         if offset < 0 or offset + n_bytes > len(self._block):
-            self._load(position, max(n_bytes, _BLOCK_BYTES))
+            self._load(position, max(n_bytes, self._n_load))
+            self._n_load = _BLOCK_BYTES
             offset = 0
         return self._block[offset : offset + n_bytes]
 

@@ -100,6 +100,7 @@ N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 M
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
 _N_FRAMES_BEYOND: Final = 1 << 14  # read at a time beyond the length in the header
+_LONGEST_CLAIM_S: Final = 1e9  # a header without a length is read as an even longer one
 UNKNOWN_FRAMES: Final = 1 << 62  # libsndfile returns about 1 << 63 where the header has no length
 SPOOL_BYTES: Final = 1 << 24  # a stream that cannot be rewound is kept in memory up to here, then on disk
 
@@ -115,12 +116,18 @@ def describe(audio: Audio) -> str:
     return str(getattr(audio, "name", "<file object>"))
 
 
-def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
+def too_long(max_duration_s: float, duration: str) -> str:
+    """Return the problem with a recording that is longer than a limit."""
+    return f"is too long: expected at most {max_duration_s:.0f} s, got {duration}; split it, or raise the limit"
+
+
+def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None = None) -> Iterator[FloatArray]:
     """Decode block by block and bring each to mono at 22,050 Hz.
 
     Args:
         audio: as `tritone.audio.iter_windows` takes it.
         note: called with each warning about a usable recording.
+        max_duration_s: a file whose header claims a longer recording is not decoded; None for no limit.
 
     Yields:
         (S,) float32; S may be 0. A block with non-finite samples is passed on without resampling.
@@ -144,10 +151,14 @@ def iter_mono_blocks(audio: Audio, note: Note) -> Iterator[FloatArray]:
             raise
         except (OSError, ValueError) as error:
             raise fail("unreadable", f"cannot be read ({error})") from error
+        descriptor = _descriptor(source) if isinstance(audio, str | os.PathLike) else None
         decoded_s = 0.0
         for number, part in enumerate(parts, 1):
             where = f"part {number} of {len(parts)}, from {decoded_s:.1f} s on, " if len(parts) > 1 else ""
-            with _decoder(source, part, where, fail) as decoder:
+            with _decoder(source, part, where, fail, descriptor) as decoder:
+                claimed_s = decoded_s + decoder.file.frames / decoder.file.samplerate
+                if max_duration_s is not None and max_duration_s < claimed_s < _LONGEST_CLAIM_S:
+                    raise fail("too_long", too_long(max_duration_s, f"{claimed_s:.0f} s"))
                 yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
                 decoded_s += decoder.n_read / decoder.file.samplerate
 
@@ -246,14 +257,28 @@ class _Decoder:
         n_read: samples of each channel that were decoded so far.
     """
 
-    def __init__(self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail) -> None:
+    def __init__(
+        self, part: AudioPart, bytes_: SplicedFile, where: str, fail: Fail, descriptor: int | None = None
+    ) -> None:
+        """Open the part.
+
+        Args:
+            part: which part of the file.
+            bytes_: its content.
+            where: names the part in messages.
+            fail: makes an error.
+            descriptor: of an open file with the same content; None if there is none.
+        """
         self.n_read = 0
         self._bytes = bytes_
         self._where = where
         self._fail = fail
         try:
             with quiet_decoder():
-                self.file = soundfile.SoundFile(bytes_.buffered())
+                if descriptor is None:
+                    self.file = soundfile.SoundFile(bytes_.buffered())
+                else:
+                    self.file = soundfile.SoundFile(descriptor, closefd=False)
         except (soundfile.LibsndfileError, TypeError, OSError) as error:
             self._check_bytes()
             if not part.is_recognised:
@@ -307,9 +332,25 @@ class _Decoder:
             raise self._fail("unreadable", f"cannot be read ({self._bytes.error})") from self._bytes.error
 
 
+def _descriptor(source: BinaryIO) -> int | None:
+    """Return the descriptor of an opened file; None if the object is something else."""
+    return source.fileno() if isinstance(source, io.BufferedReader) and isinstance(source.raw, io.FileIO) else None
+
+
 @contextmanager
-def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail) -> Iterator[_Decoder]:
-    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail)
+def _decoder(source: BinaryIO, part: AudioPart, where: str, fail: Fail, descriptor: int | None) -> Iterator[_Decoder]:
+    """Open a part of a file.
+
+    libsndfile reads a file faster by itself than through Python, which is possible where the part is the whole file.
+
+    Args:
+        descriptor: of the file; None if only `source` can read it.
+    """
+    if descriptor is not None and list(part.segments) == [range(os.fstat(descriptor).st_size)]:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        descriptor = None
+    decoder = _Decoder(part, SplicedFile(source, part.segments), where, fail, descriptor)
     with decoder.file:
         yield decoder
 

@@ -120,7 +120,7 @@ class Mixer:
         self.channel = 0
         self._is_cancelled = False
         self._n_step = max(1, round(STEP_S * rate_hz))
-        self._fade = np.linspace(0, 1, max(1, round(_FADE_S * rate_hz)), dtype=np.float32)
+        self._n_fade = max(1, round(_FADE_S * rate_hz))
 
     def mix(self, block: FloatArray) -> FloatArray:
         """(S, C) -> (S,); non-finite samples stay non-finite, for the caller to report."""
@@ -146,7 +146,7 @@ class Mixer:
         mixed = step[:, self.channel].copy() if self._is_cancelled else mean
         if was_cancelled != self._is_cancelled and self.n_mixed:
             other = mean if self._is_cancelled else step[:, self.channel]
-            fade = self._fade[: len(step)]
+            fade = np.linspace(0, 1, self._n_fade, dtype=np.float32)[: len(step)]
             mixed[: len(fade)] = other[: len(fade)] + fade * (mixed - other)[: len(fade)]
         self.n_mixed += len(step)
         return mixed

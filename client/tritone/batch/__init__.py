@@ -13,7 +13,8 @@ Each file becomes exactly one row, over all parts and all runs of a job. Parts a
 renamed, or sent to a bucket in one request; the files that are done are read from the completed parts, so a killed job
 continues after its last complete part. The modules: `sources` (the files of a source), `jobs` (job metadata next to the
 parts), `file_list` (files that are pending or done), `operations` (calls and columns), `file_calls` (the call for one
-file), `failures` (error handling), `concurrency_limit`, `parts` (the output) and `runner` (`run_batch`).
+file or a group of files), `failures` (error handling), `workers` (the threads that make the calls),
+`concurrency_limit`, `parts` (the output) and `runner` (`run_batch`).
 """
 
 from tritone.batch.operations import OPERATIONS

@@ -5,15 +5,18 @@ throughput is within 5 % of the next higher one. More requests would only wait i
 which requests run is measured. A `ServerBusyError` halves the limit at once. Requests are split so that one takes about
 `REQUEST_S`, because a running request is not interrupted for an interactive one that arrives.
 
-While others use the model too, which the server's counts of rows show, one request runs at a time, with a pause of the
-same length before it: even at a lower priority, a job that keeps all processors busy would slow interactive callers
-down.
+While other clients use the model (the server's row count grows faster than the rows sent by this job), one request of
+at most `YIELDING_REQUEST_S` runs at a time, each preceded by a pause as long as the previous request: even at a lower
+priority, a job that keeps all processors busy would slow interactive callers down. The row count does not show who the
+other clients are: two jobs yield to each other. If the row count decreases, several servers share the address, or the
+server restarted; row counts are then ignored for `_MIXED_COUNTS_S`.
 
 Shapes: N rows (windows of a recording).
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -29,15 +32,17 @@ from tritone.messages import InferRequest, InferResponse, Request, Response, Str
 from tritone.retry import timed_out
 
 REQUEST_S: Final = 0.015
+YIELDING_REQUEST_S: Final = 0.005
 _LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _INTERVAL_S: Final = 0.5  # minimum measurement interval
-_N_INTERVAL: Final = 20  # minimum number of responses in it
+_N_INTERVAL: Final = 20  # minimum number of responses per measurement interval
 _FRESH_S: Final = 30.0  # a measurement of a neighbouring limit is repeated after this time
 _GAIN: Final = 1.05  # minimum ratio of throughputs for a higher limit
 _BUSY_S: Final = 1.0  # after a ServerBusyError the limit is not lowered again for this time
 _LARGEST_ROWS: Final = 64
-_OTHERS_S: Final = 5.0  # over which rows of others are counted
-_YIELD_S: Final = 5.0  # how long the job yields after it has noticed others
+_OTHERS_S: Final = 5.0  # window for counting rows of other clients
+_YIELD_S: Final = 5.0  # how long the job yields after other clients were detected
+_MIXED_COUNTS_S: Final = 600.0  # how long row counts are ignored after one that is lower than the count before
 _PAUSE: Final = 1.0  # before a request, relative to the duration of the previous one
 _LONGEST_PAUSE_S: Final = 1.0
 
@@ -54,15 +59,15 @@ class _Measurement:
 class AdaptiveConcurrencyLimiter:
     """Limits the requests in flight; thread-safe."""
 
-    def __init__(self, most: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_limit: int, *, start: int = 2, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with a limit of `start`.
 
         Args:
-            most: maximum number of requests in flight.
+            max_limit: maximum number of requests in flight.
             start: the first limit.
             clock: returns the time in seconds.
         """
-        self._limits = [limit for limit in _LIMITS if limit < most] + [most]
+        self._limits = [limit for limit in _LIMITS if limit < max_limit] + [max_limit]
         self._measurements = [_Measurement() for _ in self._limits]
         self._index = max(index for index, limit in enumerate(self._limits) if limit <= max(1, start))
         self._clock = clock
@@ -76,24 +81,34 @@ class AdaptiveConcurrencyLimiter:
         self._n_sent = 0  # rows, of all requests
         self._n_done = 0
         self._counts: deque[tuple[float, int]] = deque()  # (time, largest possible number of rows of others)
-        self._yields_until_s = 0.0
+        self._last_count = 0
+        self._ignores_counts_until_s = -math.inf
+        self._yields_until_s = -math.inf
         self._request_s = 0.0
         self._begin_interval(clock())
 
     @property
     def limit(self) -> int:
         """Return the maximum number of requests in flight now."""
-        return 1 if self.yields else self._limits[self._index]
+        return 1 if self.is_yielding else self._limits[self._index]
 
     @property
-    def yields(self) -> bool:
-        """Return whether the job yields to others that use the model."""
+    def is_yielding(self) -> bool:
+        """Return whether the job yields to other clients that use the model."""
         return self._clock() < self._yields_until_s
 
-    def count(self, n_rows: int) -> None:
-        """Compare the number of rows that the model has processed, of all callers, with those of this job."""
+    def observe_model_rows(self, n_rows: int) -> None:
+        """Compare the number of rows that the model has processed for all clients with those of this job."""
         now_s = self._clock()
         with self._changed:
+            if n_rows < self._last_count:
+                self._ignores_counts_until_s = now_s + _MIXED_COUNTS_S
+                self._yields_until_s = -math.inf
+                self._counts.clear()
+            self._last_count = n_rows
+            if now_s < self._ignores_counts_until_s:
+                self._changed.notify_all()
+                return
             while self._counts and now_s - self._counts[0][0] > _OTHERS_S:
                 self._counts.popleft()
             # Rows in flight may be in the server's number already or not.
@@ -103,10 +118,11 @@ class AdaptiveConcurrencyLimiter:
             self._counts.append((now_s, n_rows - self._n_done))
             self._changed.notify_all()
 
-    def n_rows(self) -> int:
+    def max_rows_per_request(self) -> int:
         """Return the maximum number of rows of a request."""
         row_s = self._row_s
-        return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(REQUEST_S / row_s)))
+        request_s = YIELDING_REQUEST_S if self.is_yielding else REQUEST_S
+        return 1 if row_s is None else max(1, min(_LARGEST_ROWS, int(request_s / row_s)))
 
     def close(self) -> None:
         """Make all waiting and further requests fail."""
@@ -115,7 +131,7 @@ class AdaptiveConcurrencyLimiter:
             self._changed.notify_all()
 
     @contextmanager
-    def limited(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
+    def slot(self, request: InferRequest, n_rows: int, timeout_s: float) -> Iterator[float]:
         """Wait until a request may be sent, and measure the request that the block sends; yields the seconds left.
 
         Raises:
@@ -131,12 +147,13 @@ class AdaptiveConcurrencyLimiter:
             if self._closed:
                 raise ClientError("the batch job has ended", reason="closed", model=request.model)
             if not is_free or sent_s - began_s >= timeout_s:
+                self._changed.notify()  # another one may be sent instead
                 raise timed_out(request, timeout_s)
             if self._in_flight == 0:  # time without requests, as between the batches of a job, is not measured
                 self._interval_start_s += sent_s - max(self._idle_since_s, self._interval_start_s)
             self._in_flight += 1
             self._n_sent += n_rows
-        if self.yields:
+        if self.is_yielding:
             time.sleep(min(_PAUSE * self._request_s, _LONGEST_PAUSE_S))
             sent_s = self._clock()
         try:
@@ -158,17 +175,17 @@ class AdaptiveConcurrencyLimiter:
             self._request_s = now_s - sent_s
             if busy:
                 self._halve(now_s)
-            elif not failed and not self.yields:
+            elif not failed and not self.is_yielding:
                 self._measure(now_s, (now_s - sent_s) / n_rows, n_rows)
-            self._changed.notify_all()
+            self._changed.notify(max(1, self.limit - self._in_flight))
 
     def _halve(self, now_s: float) -> None:
         if now_s < self._busy_until_s:
             return
         self._busy_until_s = now_s + _BUSY_S
         self._measurements[self._index] = _Measurement(0.0, now_s)  # not tried again for a while
-        half = self.limit / 2
-        while self._index > 0 and self.limit > half:
+        half = self._limits[self._index] / 2  # of the limit without other clients, also while the job yields
+        while self._index > 0 and self._limits[self._index] > half:
             self._index -= 1
         self._begin_interval(now_s)
 
@@ -222,9 +239,9 @@ class LimitedTransport:
         responses: list[InferResponse] = []
         rest: InferRequest | None = request
         while rest is not None:
-            piece, rest = _split(rest, self._limiter.n_rows())
+            piece, rest = _split(rest, self._limiter.max_rows_per_request())
             left_s = deadline_s - time.monotonic()
-            with self._limiter.limited(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
+            with self._limiter.slot(piece, _n_rows(piece), max(left_s, 1e-3)) as left_s:
                 response = self._inner.handle(piece, timeout_s=left_s)
             if not isinstance(response, InferResponse):  # of a transport that a caller brought
                 raise ServerError(f"unexpected response: {type(response).__name__}", reason="malformed")
@@ -247,11 +264,16 @@ def _n_rows(request: InferRequest) -> int:
 
 
 def _split(request: InferRequest, n_rows: int) -> tuple[InferRequest, InferRequest | None]:
-    """Return a request with the first rows, and one with the others; only windows of recordings are split."""
+    """Return a request with the first rows, and one with the others; only windows of recordings are split.
+
+    Args:
+        n_rows: maximum number of rows of a request. The rows are distributed evenly, since small requests are slow.
+    """
     if set(request.inputs) != {"audio"} or _n_rows(request) <= n_rows:
         return request, None
     audio = request.inputs["audio"]
-    first, others = audio[:n_rows], audio[n_rows:]
+    n_first = math.ceil(len(audio) / math.ceil(len(audio) / n_rows))
+    first, others = audio[:n_first], audio[n_first:]
     return replace(request, inputs={"audio": first}), replace(request, inputs={"audio": others})
 
 

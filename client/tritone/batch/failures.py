@@ -26,11 +26,11 @@ from tritone.exceptions import (
     VersionChangedError,
 )
 
-MAX_FILE_FAILURES: Final = 3  # calls of one file that time out or end with an error of the server
-MAX_LOST: Final = 4  # connections that one file may cost: its request may crash the server
+MAX_FILE_FAILURES: Final = 3  # calls of one file that time out, or end with an error of the server or the store
+MAX_LOST: Final = 4  # lost connections per file before it is recorded as failed (its request may crash the server)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 15.0  # between calls of a file
 _MAX_MESSAGE: Final = 2_000  # characters of the column `error`
-# Reasons of a FileAccessError that are about one file; all others are about the store.
+# Reasons of a FileAccessError that are about one file; of the others, those that are retryable may be.
 _FILE_REASONS: Final = frozenset({"missing", "access_denied", "unreadable", "is_folder", "invalid_url", "other"})
 
 Action = Literal["record", "retry", "retry_file", "stop"]
@@ -55,18 +55,22 @@ class FileFailures:
     fixed: Container[str] = ()
     n: int = 0
     n_lost: int = 0
+    n_storage: int = 0
 
     def classify(self, error: ClientError) -> Action:
         """Return the action after an error.
 
         Returns:
-            `record` (write an error row), `retry` (the server or the store is not available: call again until it is),
-            `retry_file` (call again, up to `MAX_FILE_FAILURES` calls: the file may be the cause), or `stop` (no file
-            can succeed).
+            `record` (write an error row, unless `FileCaller.may_be_due_to_file` is false), `retry` (the server or the
+            store is not available: call again until it is), `retry_file` (call again, up to `MAX_FILE_FAILURES` calls:
+            the file may be the cause), or `stop` (no file can succeed).
         """
         self.n_lost += error.n_lost
         if isinstance(error, FileAccessError):
-            return "retry" if error.retryable else "record" if error.reason in _FILE_REASONS else "stop"
+            self.n_storage += error.retryable
+            if error.retryable:
+                return "record" if self.n_storage >= MAX_FILE_FAILURES else "retry"
+            return "record" if error.reason in _FILE_REASONS else "stop"
         if isinstance(error, ConnectionFailedError):
             return "record" if self.n_lost >= MAX_LOST else "retry"
         if self._is_about_all_files(error):
@@ -122,11 +126,11 @@ class Outage:
     """Measures how long the server or the store has been unavailable; thread-safe.
 
     Attributes:
-        retry_s: longest time before the job stops.
+        outage_timeout_s: longest time before the job stops.
         stopped_by: why the job stops; None while it runs.
     """
 
-    retry_s: float
+    outage_timeout_s: float
     stopped_by: BatchError | None = None
     _since_s: dict[str, float] = field(default_factory=dict)
     _last: dict[str, ClientError] = field(default_factory=dict)
@@ -142,13 +146,13 @@ class Outage:
                 self._last.pop(what, None)
 
     def failed(self, error: ClientError) -> None:
-        """Record a failure whose call is repeated; sets `stopped_by` if nothing has succeeded for `retry_s`."""
+        """Record a failure whose call is repeated; sets `stopped_by` after `outage_timeout_s` without a success."""
         what = "storage" if isinstance(error, FileAccessError) else "server"
         now_s = time.monotonic()
         with self._lock:
             since_s = self._since_s.setdefault(what, now_s)
             self._last[what] = error
-        if now_s - since_s >= self.retry_s:
+        if now_s - since_s >= self.outage_timeout_s:
             self.stop(error, what, f"no successful {_CALL[what]} for {now_s - since_s:.0f} s")
 
     def stop(self, error: ClientError, what: str, why: str) -> None:

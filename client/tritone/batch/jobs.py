@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ class JobRecord:
         """Record the job with its files.
 
         Raises:
+            BatchError: another process has recorded a job meanwhile (`running`).
             FileAccessError: the files cannot be written.
         """
         digest = hashlib.sha256()
@@ -114,11 +116,23 @@ class JobRecord:
         write_file(self.list_url, packed.getvalue())
         described = {
             "format": _FORMAT,
+            "id": secrets.token_hex(8),  # distinguishes jobs that two processes start at once
             **self.settings,
             "n_files": files.n_files,
             "files_sha256": digest.hexdigest(),
         }
-        write_file(self.url, json.dumps(described, indent=2, ensure_ascii=True).encode() + b"\n")
+        content = json.dumps(described, indent=2, ensure_ascii=True).encode() + b"\n"
+        try:
+            write_file(self.url, content, if_exists="error")
+        except FileAccessError as error:
+            if error.reason != "exists":
+                raise
+            if read_file(self.url) != content:  # else the response to the request was lost, and it was sent again
+                raise BatchError(
+                    f"{self.url}: another process has started a job with the same output; wait for it, or give another "
+                    f"--out",
+                    reason="running",
+                ) from error
 
     def load(self, files: FileList) -> None:
         """Read the files of a recorded job.
@@ -164,7 +178,7 @@ class JobRecord:
     def locked(self) -> Iterator[None]:
         """Keep other processes on this machine from writing the same parts; buckets have no lock.
 
-        In a bucket, a second process stops at the first part that exists already.
+        In a bucket, a second process stops at the job record or the first part that exists already; see `write_file`.
 
         Raises:
             BatchError: another process has the lock (`running`).
@@ -247,8 +261,9 @@ def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folde
     n_other, example = files.mark_done(done_paths())
     if n_other:
         raise BatchError(
-            f"{names.folder}: {n_other} rows do not match the file list {record.list_url} (duplicate or unknown paths, "
-            f"such as {example}); use another --out",
+            f"{names.folder}: expected one row for each file of {record.list_url}, got {n_other} rows that are "
+            f"duplicates or of other files, such as {example}; remove the part that was added or copied, or give "
+            f"another --out",
             reason="damaged",
         )
     return number, errors

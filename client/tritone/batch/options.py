@@ -35,9 +35,13 @@ class BatchOptions:
         part_s: longest time between two parts in seconds; a killed job loses at most the work since the last part. The
             first parts of a run are written earlier.
         concurrency: maximum number of concurrent requests; the job uses fewer if more would not be faster.
-        priority: in the queues of the server.
+        priority: request priority in the server's queue.
+        yield_to_others: send one request at a time while other clients use the model. They are detected only on a
+            single server, by operations on recordings of priority `batch`, and not by a job with several shards, whose
+            other shards look like other clients. False for several jobs on one server, which would yield to each other,
+            and for an address of a load balancer.
         timeout_s: time limit of one call in seconds; a file is called up to three times.
-        retry_s: stop the job after this many seconds without a successful call or read.
+        outage_timeout_s: stop the job after this many seconds without a successful call or read.
         max_duration_s: maximum length of a recording in seconds; longer ones get an error row. None for no limit.
     """
 
@@ -52,8 +56,9 @@ class BatchOptions:
     part_s: float = 60.0
     concurrency: int = DEFAULT_CONCURRENCY
     priority: Priority = "batch"
+    yield_to_others: bool = True
     timeout_s: float = DEFAULT_CALL_TIMEOUT_S
-    retry_s: float = 600.0
+    outage_timeout_s: float = 600.0
     max_duration_s: float | None = 14_400.0
 
     def __post_init__(self) -> None:
@@ -78,7 +83,7 @@ class BatchOptions:
                 f"unknown priority: expected one of {', '.join(PRIORITIES)}, got {self.priority!r}",
                 argument="priority",
             )
-        for name in ("part_s", "timeout_s", "retry_s", "max_duration_s"):
+        for name in ("part_s", "timeout_s", "outage_timeout_s", "max_duration_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InvalidInputError(f"invalid {name}: expected seconds above 0, got {value!r}", argument=name)

@@ -21,7 +21,7 @@ from tritone.remote_files import (
     STAGED_SUFFIX,
     filesystem,
     is_remote,
-    list_files,
+    list_folder,
     local_path,
     read_file,
     write_file,
@@ -82,18 +82,7 @@ class PartNames:
         Raises:
             FileAccessError: the folder cannot be read.
         """
-        if not is_remote(self.folder):
-            with translated_errors(self.folder):
-                folder = local_path(self.folder)
-                return [path.name for path in folder.iterdir()] if folder.exists() else []
-        try:
-            prefix = f"{self.folder.rstrip('/')}/"
-            names = (found.url.removeprefix(prefix) for found in list_files(prefix))
-            return [name for name in names if "/" not in name]
-        except FileAccessError as error:
-            if error.reason != "missing":
-                raise
-            return []
+        return list_folder(self.folder)
 
     def numbers(self, files: list[str]) -> list[int]:
         """Return the numbers of the existing parts of this shard, in order."""

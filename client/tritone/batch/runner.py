@@ -1,20 +1,20 @@
-"""Run a batch job: threads read files and call the server, the calling thread collects rows and writes parts."""
+"""Run a batch job: worker threads call the server, and the calling thread collects their rows and writes parts."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
-from tritone.batch.failures import FileFailures, Outage, error_text, error_type, retry_pause_s
+from tritone.batch.failures import FileFailures, Outage, retry_pause_s
 from tritone.batch.file_calls import FileCaller
 from tritone.batch.file_list import FileList
 from tritone.batch.jobs import JobRecord, prepare_job
@@ -22,19 +22,16 @@ from tritone.batch.operations import OPERATIONS, Row
 from tritone.batch.options import BatchOptions
 from tritone.batch.parts import MAX_PART_BYTES, PartNames, PartWriter
 from tritone.batch.summary import BatchProgress, BatchSummary, RateMeter
+from tritone.batch.workers import Workers
 from tritone.client import MusicClient
-from tritone.exceptions import ClientError, FileAccessError, InvalidInputError, ModelNotFoundError, RequestTimeoutError
+from tritone.exceptions import ClientError, FileAccessError, ModelNotFoundError
 from tritone.remote_files import is_remote
 
-_N_DECODING: Final = 2  # files that are read while requests of others run
 _FIRST_RETRY_S: Final = 30.0  # shorter limit before the first response: the address may be wrong
-_JOIN_S: Final = 2.0  # for threads, of which a running call is not interrupted
 _FIRST_PART_S: Final = 5.0
 _DRAIN_S: Final = 20.0  # longest wait for running calls after a stop
 _POLL_S: Final = 0.2
 _PROGRESS_S: Final = 0.5
-_WATCH_S: Final = 0.25
-_WATCH_TIMEOUT_S: Final = 5.0
 
 OnProgress = Callable[[BatchProgress], None]
 
@@ -73,12 +70,16 @@ def run_batch(
             return run.run()
 
 
-@dataclass(frozen=True)
-class _Done:
-    """The row of a file, or why there is none (`failure`: an error of this program)."""
-
-    row: Row
-    failure: BaseException | None = None
+def _can_detect_others(music: MusicClient, options: BatchOptions) -> bool:
+    """Return whether the server's count of rows can show that other clients use the model."""
+    return (
+        options.yield_to_others
+        and options.priority == "batch"
+        and music.n_servers == 1
+        and options.shard[1] == 1  # rows of other shards are not distinguished from those of other clients
+        # One row for each window; other operations have rows for candidates.
+        and OPERATIONS[options.operation].reads == "recordings"
+    )
 
 
 class _Run:
@@ -97,13 +98,6 @@ class _Run:
     ) -> None:
         self._options = options
         self._operation = OPERATIONS[options.operation]
-        self._caller = FileCaller(
-            operation=self._operation,
-            model=options.model_name,
-            timeout_s=options.timeout_s,
-            arguments=options.arguments,
-            max_duration_s=options.max_duration_s,
-        )
         self._limiter = AdaptiveConcurrencyLimiter(options.concurrency)
         self._music = music.with_priority(options.priority).with_transport(
             lambda transport: LimitedTransport(transport, self._limiter)
@@ -114,11 +108,22 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress
         self._n_before = files.n_done()
-        self._outage = Outage(options.retry_s)
-        self._output = Outage(options.retry_s)  # of the parts
-        self._ended = threading.Event()  # no more calls begin
-        self._tasks: queue.Queue[tuple[str, str] | None] = queue.Queue()
-        self._results: queue.Queue[_Done] = queue.Queue()
+        self._outage = Outage(options.outage_timeout_s)
+        self._output = Outage(options.outage_timeout_s)  # of the parts
+        self._workers = Workers(
+            self._music,
+            FileCaller(
+                operation=self._operation,
+                model=options.model_name,
+                timeout_s=options.timeout_s,
+                arguments=options.arguments,
+                max_duration_s=options.max_duration_s,
+            ),
+            limiter=self._limiter,
+            outage=self._outage,
+            concurrency=options.concurrency,
+            detects_others=_can_detect_others(music, options),
+        )
         self._n_written = 0
         self._reported_s = 0.0
         self._audio_s = 0.0
@@ -149,8 +154,8 @@ class _Run:
     def _check_model(self) -> None:
         """Look the model up, before any file is read; waits for a server that cannot be reached."""
         failures = FileFailures()
-        outage = Outage(min(_FIRST_RETRY_S, self._options.retry_s))
-        for n_failed in range(1, 1_000_000):
+        outage = Outage(min(_FIRST_RETRY_S, self._options.outage_timeout_s))
+        for n_failed in itertools.count(1):
             try:
                 if self._music.model_ready(self._options.model_name):
                     return
@@ -169,39 +174,16 @@ class _Run:
             self._report()
             if self._stop.wait(retry_pause_s(n_failed)):
                 return
-        raise AssertionError("unreachable: an outage ends the loop")
 
     def _process(self) -> None:
-        n_workers = self._options.concurrency + _N_DECODING
-        workers = [
-            threading.Thread(target=self._serve, name=f"tritone-batch-{n}", daemon=True) for n in range(n_workers)
-        ]
-        for worker in workers:
-            worker.start()
-        is_counted = self._operation.reads == "recordings"  # one row for each window; others have rows for candidates
-        if is_counted and self._options.priority == "batch" and self._music.n_servers == 1:
-            watcher = threading.Thread(target=self._watch_others, name="tritone-batch-watch", daemon=True)
-            watcher.start()
-            workers.append(watcher)  # it is joined with the others
+        self._workers.start()
         try:
-            self._collect_all(n_workers)
+            self._collect_all()
         except BaseException:
-            self._end(workers)
+            self._workers.end()
             self._keep_rows()  # with those of the calls that were running
             raise
-        finally:
-            self._end(workers)
-
-    def _end(self, workers: Sequence[threading.Thread]) -> None:
-        """End the threads and wait for them; calls that run longer than `_JOIN_S` are left behind."""
-        self._ended.set()
-        self._limiter.close()
-        self._discard_tasks()
-        for _ in workers:
-            self._tasks.put(None)
-        join_until_s = time.monotonic() + _JOIN_S
-        for worker in workers:
-            worker.join(max(0.0, join_until_s - time.monotonic()))
+        self._workers.end()
 
     def _keep_rows(self) -> None:
         """Write the rows that are complete after a failure; one attempt, and none if the output has failed."""
@@ -209,13 +191,13 @@ class _Run:
             return
         with contextlib.suppress(queue.Empty):
             while True:
-                row = self._results.get_nowait().row
+                row = self._workers.done.get_nowait().row
                 if row:
                     self._add(row)
         with contextlib.suppress(ClientError):
             self._writer.write()
 
-    def _collect_all(self, n_workers: int) -> None:
+    def _collect_all(self) -> None:
         """Distribute the files to the worker threads, and write their rows, until all are done or the job stops."""
         pending = self._files.pending()
         n_open = 0
@@ -226,14 +208,15 @@ class _Run:
         while True:
             if drain_until_s is None and (self._stop.is_set() or self._outage.stopped_by is not None):
                 drain_until_s = time.monotonic() + _DRAIN_S
-                self._ended.set()
-                n_open -= self._discard_tasks()
-            while more and drain_until_s is None and n_open < 2 * n_workers:
+                self._workers.no_more_calls.set()
+                n_open -= self._workers.discard()
+            n_wanted = self._workers.n_wanted()
+            while more and drain_until_s is None and n_open < n_wanted:
                 task = next(pending, None)
                 more = task is not None
                 if task is not None:
                     n_open += 1
-                    self._tasks.put(task)
+                    self._workers.put(task)
             if not n_open or (drain_until_s is not None and time.monotonic() > drain_until_s):
                 break
             n_open -= self._collect()
@@ -246,20 +229,11 @@ class _Run:
         self._write()
         self._report(last=True)
 
-    def _discard_tasks(self) -> int:
-        n = 0
-        while True:
-            try:
-                self._tasks.get_nowait()
-            except queue.Empty:
-                return n
-            n += 1
-
     def _collect(self) -> int:
         """Add finished rows to the part, and return their number."""
         n = 0
         try:
-            done = self._results.get(timeout=_POLL_S)
+            done = self._workers.done.get(timeout=_POLL_S)
             while True:
                 n += 1
                 if done.failure is not None:
@@ -268,7 +242,7 @@ class _Run:
                     self._add(done.row)
                 if self._writer.n_rows >= self._options.rows_per_part:
                     return n
-                done = self._results.get_nowait()
+                done = self._workers.done.get_nowait()
         except queue.Empty:
             return n
 
@@ -330,62 +304,7 @@ class _Run:
                 files_per_s=per_s,
                 left_s=(self._files.n_files - n_done) / per_s if per_s > 0 else None,
                 hours_done=self._audio_s / 3_600,
-                in_flight=self._limiter.limit,
+                concurrency_limit=self._limiter.limit,
                 waiting_for=self._outage.waiting_for() or self._output.waiting_for(),
             )
         )
-
-    # --- in the worker threads ---------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            try:
-                done = _Done(self._row_of(*task))
-            except BaseException as error:  # raised again by the calling thread
-                done = _Done({}, error)
-            self._results.put(done)
-
-    def _watch_others(self) -> None:
-        """Tell the limiter how many rows the model has processed, until the run ends."""
-        while not self._ended.wait(_WATCH_S):
-            try:
-                models = self._music.models(timeout_s=_WATCH_TIMEOUT_S)
-            except ClientError:  # the calls of the files report a server that cannot be reached
-                continue
-            for model in models:
-                if model.name == self._options.model_name:
-                    self._limiter.count(model.n_inferences)
-
-    def _row_of(self, path: str, url: str) -> Row:
-        """Return the row of a file; empty if the run ended before it was done."""
-        failures = FileFailures(fixed=("model", *self._options.arguments))
-        n_failed = 0
-        while not self._ended.is_set():
-            try:
-                values = self._caller.call(
-                    self._music, path, url, on_read=lambda: self._outage.succeeded(read_only=True)
-                )
-            except ClientError as error:
-                action = "retry_file" if self._ended.is_set() else failures.classify(error)
-                if action == "record" and isinstance(error, RequestTimeoutError):
-                    action = "record" if self._caller.server_responds(self._music) else "retry"
-                if action == "record":
-                    return {"path": path, "error": error_text(error), "error_type": error_type(error)}
-                if action == "stop":
-                    self._outage.stop(error, _stop_reason(error), "no file can succeed")
-                    return {}
-                if action == "retry":
-                    self._outage.failed(error)
-                n_failed += 1
-            else:
-                self._outage.succeeded()
-                return {"path": path, **values}
-            self._ended.wait(retry_pause_s(n_failed))
-        return {}
-
-
-def _stop_reason(error: ClientError) -> str:
-    if isinstance(error, FileAccessError):
-        return "storage"
-    is_argument = isinstance(error, InvalidInputError) or error.reason == "unsuitable_model"
-    return "arguments" if is_argument else "server"

@@ -22,8 +22,8 @@ class BatchProgress:
         files_per_s: of the last minute.
         left_s: estimated time left; None at the start.
         hours_done: hours of audio processed in this run.
-        in_flight: requests that may run at once, as the server allows.
-        waiting_for: why nothing moves at the moment; None otherwise.
+        concurrency_limit: maximum number of concurrent requests now, which follows the server; 1 while the job yields.
+        waiting_for: the error of the server or store that the job waits for; None if both respond.
     """
 
     n_files: int
@@ -32,7 +32,7 @@ class BatchProgress:
     files_per_s: float
     left_s: float | None
     hours_done: float
-    in_flight: int
+    concurrency_limit: int
     waiting_for: str | None = None
 
 

@@ -119,7 +119,8 @@ def describe(score: Any) -> str:
     if isinstance(score, bytes | bytearray | memoryview):
         return f"<{len(score)} bytes>"
     if hasattr(score, "read"):
-        return str(getattr(score, "name", "<file object>"))
+        name = getattr(score, "name", None)
+        return name if isinstance(name, str) else "<file object>"  # a temporary file has a number, or None
     return f"<{type(score).__name__}>"
 
 

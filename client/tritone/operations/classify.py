@@ -6,8 +6,9 @@ Shapes: N windows, W samples of a window, L labels, E embedding size.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from tritone.arguments import check_model_name, is_whole
 from tritone.audio import Audio, FloatArray, Window, iter_windows
 from tritone.constants import EMOTION_NOT_TRAINED
-from tritone.exceptions import InvalidInputError, RequestTimeoutError, ServerError
+from tritone.exceptions import InvalidAudioError, InvalidInputError, RequestTimeoutError, ServerError
 from tritone.messages import (
     Array,
     Flow,
@@ -35,38 +36,62 @@ class WindowResponses:
     Attributes:
         starts_s: start of each window in the recording, in seconds.
         duration_s: length of the recording.
+        parts: the responses, each with the rows of this recording.
         notes: remarks on the recording.
         decode_s: seconds spent on decoding.
-        request_s: seconds spent on requests.
+        request_s: seconds spent on requests; of a request for several recordings, the share of this one.
+        error: why the recording cannot be used; None if it can.
     """
 
     starts_s: list[float] = field(default_factory=list)
     duration_s: float = 0.0
-    responses: list[InferResponse] = field(default_factory=list)
+    parts: list[tuple[InferResponse, slice]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     decode_s: float = 0.0
     request_s: float = 0.0
+    error: InvalidAudioError | None = None
 
     def output(self, name: str) -> FloatArray:
         """Return one output for all windows, (N, ...)."""
-        return np.concatenate([response.outputs[name] for response in self.responses])
+        return np.concatenate([response.outputs[name][rows] for response, rows in self.parts])
+
+    def add(self, windows: Sequence[Window], response: InferResponse, first_row: int, request_s: float) -> None:
+        """Add the rows of a response from `first_row` on, which are for these windows."""
+        self.parts.append((response, slice(first_row, first_row + len(windows))))
+        self.starts_s += [window.start_s for window in windows]
+        self.duration_s = windows[-1].start_s + windows[-1].covers_s
+        self.request_s += request_s
+
+
+# The windows of one request: those of each recording, in order.
+_Batch: TypeAlias = "list[tuple[WindowResponses, list[Window]]]"
 
 
 def classify_flow(cache: ModelCache, audio: Audio, *, model: str, top: int | None) -> Flow[Classification]:
     """Classify a recording; see `MusicClient.classify`."""
+    (result,) = yield from classify_group_flow(cache, (audio,), model=model, top=top)
+    if isinstance(result, InvalidAudioError):
+        raise result
+    return result
+
+
+def classify_group_flow(
+    cache: ModelCache, audios: Sequence[Audio], *, model: str, top: int | None, max_duration_s: float | None = None
+) -> Flow[list[Classification | InvalidAudioError]]:
+    """Classify recordings with shared requests; see `MusicClient.classify_group`."""
     check_model_name(model)
     if top is not None and (not is_whole(top) or top < 1):
         raise InvalidInputError(
             f"invalid top: expected a whole number, 1 or more, or None for all labels, got {top!r}", argument="top"
         )
 
-    def start() -> Flow[Classification]:
+    def start() -> Flow[list[Classification | InvalidAudioError]]:
         known = yield from cache.look_up(model, CLASSIFIER)
         outputs = tuple(
             name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
         )
-        collected = yield from _infer_windows(known, audio, outputs)
-        return classification_of(known, collected, top)
+        recordings = yield from _infer_windows(known, audios, outputs, max_duration_s)
+        return [each.error or classification_of(known, each, top) for each in recordings]
 
     return (yield from on_live_versions(cache, (model,), start))
 
@@ -77,55 +102,84 @@ def embed_flow(cache: ModelCache, audio: Audio, *, model: str) -> Flow[FloatArra
 
     def start() -> Flow[FloatArray]:
         known = yield from cache.look_up(model, CLASSIFIER)
-        collected = yield from _infer_windows(known, audio, ("embedding",))
-        return _mean_direction(collected.output("embedding"))
+        (recording,) = yield from _infer_windows(known, (audio,), ("embedding",))
+        if recording.error is not None:
+            raise recording.error
+        return _mean_direction(recording.output("embedding"))
 
     return (yield from on_live_versions(cache, (model,), start))
 
 
-def _infer_windows(known: CachedModel, audio: Audio, outputs: tuple[str, ...]) -> Flow[WindowResponses]:
-    collected = WindowResponses()
-    batches = _batches(audio, known, collected.notes)
-    while True:
-        began_s = time.perf_counter()
-        batch = next(batches, None)
-        collected.decode_s += time.perf_counter() - began_s
-        if batch is None:
-            return collected
-        windows, samples = batch
+def _infer_windows(
+    known: CachedModel, audios: Sequence[Audio], outputs: tuple[str, ...], max_duration_s: float | None = None
+) -> Flow[list[WindowResponses]]:
+    """Run the model on the windows of recordings; a request may have those of several, and a recording several."""
+    recordings = [WindowResponses() for _ in audios]
+    for batch in _batches(known, audios, recordings, max_duration_s):
+        samples = np.stack([window.samples for _, windows in batch for window in windows])  # (N, W)
         request = InferRequest(known.name, next_request_id("classify"), {"audio": samples}, outputs)
         began_s = time.perf_counter()
         try:
             response = yield from infer(known, request)
         except RequestTimeoutError as error:
-            if collected.duration_s:
-                error.add_note(f"responses for the first {collected.duration_s:.0f} s of the recording had arrived")
+            if recordings[0].duration_s:
+                lasts_s = sum(each.duration_s for each in recordings)
+                error.add_note(f"responses for the first {lasts_s:.0f} s of audio had arrived")
             raise
-        collected.request_s += time.perf_counter() - began_s
+        request_s = time.perf_counter() - began_s
         for name in outputs:
-            checked_output(response, name, (len(windows), None))
-        collected.responses.append(response)
-        collected.starts_s += [window.start_s for window in windows]
-        collected.duration_s = windows[-1].start_s + windows[-1].covers_s
+            checked_output(response, name, (len(samples), None))
+        row = 0
+        for recording, windows in batch:
+            recording.add(windows, response, row, request_s * len(windows) / len(samples))
+            row += len(windows)
+    return recordings
 
 
-def _batches(audio: Audio, known: CachedModel, notes: list[str]) -> Iterator[tuple[list[Window], FloatArray]]:
-    """Yield the windows of each request and the (N, W) array to send; holds one such array at a time."""
-    windows: list[Window] = []
-    for window in iter_windows(audio, on_note=notes.append):
-        if window.samples.size != known.window_samples:
-            raise ServerError(
-                f"model {known.name!r} is of another release than this client: expected windows of "
-                f"{window.samples.size} samples, got {known.window_samples}",
-                model=known.name,
-                reason="unsuitable_model",
-            )
-        windows.append(window)
-        if len(windows) == known.n_windows_max:
-            yield windows, np.stack([window.samples for window in windows])
-            windows = []
-    if windows:
-        yield windows, np.stack([window.samples for window in windows])
+def _batches(
+    known: CachedModel, audios: Sequence[Audio], recordings: Sequence[WindowResponses], max_duration_s: float | None
+) -> Iterator[_Batch]:
+    """Yield the windows of each request, and record in `recordings` which of the recordings cannot be used."""
+    batch: _Batch = []
+    n_windows = 0
+    for audio, recording in zip(audios, recordings, strict=True):
+        windows: list[Window] = []
+        batch.append((recording, windows))
+        decoded = iter_windows(audio, on_note=recording.notes.append, max_duration_s=max_duration_s)
+        while (window := _next_window(decoded, known, recording)) is not None:
+            windows.append(window)
+            n_windows += 1
+            if n_windows == known.n_windows_max:
+                yield batch
+                windows, n_windows = [], 0
+                batch = [(recording, windows)]
+        if recording.error is not None:
+            n_windows -= len(windows)
+            windows.clear()
+        if not windows:
+            batch.pop()
+    if batch:
+        yield batch
+
+
+def _next_window(decoded: Iterator[Window], known: CachedModel, recording: WindowResponses) -> Window | None:
+    """Return the next window; None if there is none, or if the recording cannot be used."""
+    began_s = time.perf_counter()
+    try:
+        window = next(decoded, None)
+    except InvalidAudioError as error:
+        recording.error = error
+        return None
+    finally:
+        recording.decode_s += time.perf_counter() - began_s
+    if window is not None and window.samples.size != known.window_samples:
+        raise ServerError(
+            f"model {known.name!r} is of another release than this client: expected windows of "
+            f"{window.samples.size} samples, got {known.window_samples}",
+            model=known.name,
+            reason="unsuitable_model",
+        )
+    return window
 
 
 def classification_of(
@@ -143,7 +197,7 @@ def classification_of(
     labels = known.labels("probabilities", probabilities.shape[1])
     emotion_names = known.labels("emotions", emotions.shape[1])
     tags = None
-    if all("tags" in response.outputs for response in collected.responses):
+    if all("tags" in response.outputs for response, _ in collected.parts):
         activations = collected.output("tags")
         tags = _ranked(known.labels("tags", activations.shape[1]), activations)
     by_label = _ranked(labels, probabilities)
@@ -163,9 +217,9 @@ def classification_of(
         ),
         embedding=_mean_direction(collected.output("embedding")),
         model=known.name,
-        model_version=collected.responses[-1].version if version is None else version,
+        model_version=collected.parts[-1][0].version if version is None else version,
         duration_s=collected.duration_s,
-        request_ids=tuple(response.request_id for response in collected.responses),
+        request_ids=tuple(response.request_id for response, _ in collected.parts),
         decode_s=collected.decode_s,
         request_s=collected.request_s,
         notes=tuple(collected.notes),

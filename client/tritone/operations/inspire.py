@@ -143,4 +143,4 @@ def _windows(response: InferResponse, request_s: float) -> WindowResponses:
     starts_s = checked_output(response, "window_start_s", (n_windows,))
     checked_output(response, "embedding", (1, None))
     duration_s = float(checked_output(response, "duration_s", (1,))[0])
-    return WindowResponses(starts_s.tolist(), duration_s, [response], request_s=request_s)
+    return WindowResponses(starts_s.tolist(), duration_s, [(response, slice(None))], request_s=request_s)

@@ -1,4 +1,4 @@
-"""The models that the server has loaded."""
+"""The models that the server has loaded, all or one of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def models_flow() -> Flow[tuple[ModelInfo, ...]]:
         ready = cast(ReadyResponse, (yield ReadyRequest(name))).ready
         found.append(_info(name, loaded[name], ready=ready))
     return tuple(found)
+
+
+def model_info_flow(model: str) -> Flow[ModelInfo]:
+    """Return the state of one model; see `MusicClient.model_info`."""
+    versions = cast(StatisticsResponse, (yield StatisticsRequest(model))).models
+    ready = cast(ReadyResponse, (yield ReadyRequest(model))).ready
+    return _info(model, list(versions), ready=ready)
 
 
 def _info(name: str, versions: list[ModelStatistics], *, ready: bool) -> ModelInfo:

@@ -106,7 +106,9 @@ class GrpcTransport:
             config = self._call(stub.ModelConfig, wire.config_request(request, metadata), request, deadline)
             return wire.read_model(metadata, config)
         if isinstance(request, StatisticsRequest):
-            return wire.read_statistics(self._call(stub.ModelStatistics, wire.ALL_STATISTICS, request, deadline))
+            return wire.read_statistics(
+                self._call(stub.ModelStatistics, wire.statistics_request(request), request, deadline)
+            )
         if request.model is None:
             return ReadyResponse(self._call(stub.ServerReady, wire.SERVER_READY, request, deadline).ready)
         return ReadyResponse(self._call(stub.ModelReady, wire.ready_request(request.model), request, deadline).ready)

@@ -35,6 +35,7 @@ from tritone.messages import (
     ModelResponse,
     ModelStatistics,
     Request,
+    StatisticsRequest,
     StatisticsResponse,
     StreamRequest,
     id_of,
@@ -193,7 +194,9 @@ def ready_request(model: str) -> Any:
     return service_pb2.ModelReadyRequest(name=model)
 
 
-ALL_STATISTICS: Final = service_pb2.ModelStatisticsRequest()
+def statistics_request(request: StatisticsRequest) -> Any:
+    """Return the message that asks for the statistics of one model, or of all."""
+    return service_pb2.ModelStatisticsRequest(name=request.model)
 
 
 def metadata_request(request: ModelRequest) -> Any:
@@ -308,7 +311,7 @@ def read_model(metadata: Any, config: Any) -> ModelResponse:
 
 
 def read_statistics(response: Any) -> StatisticsResponse:
-    """Return the statistics of all models from the protobuf message."""
+    """Return the statistics of models from the protobuf message."""
     return StatisticsResponse(
         tuple(
             ModelStatistics(

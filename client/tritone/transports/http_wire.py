@@ -101,7 +101,8 @@ def first_call(request: Request, endpoint: Endpoint) -> Call:
     if isinstance(request, ModelRequest):
         return Call("GET", _model_path(request.model, endpoint), headers)
     if isinstance(request, StatisticsRequest):
-        return Call("GET", f"{endpoint.path}/v2/models/stats", headers)
+        models = _model_path(request.model, endpoint) if request.model else f"{endpoint.path}/v2/models"
+        return Call("GET", f"{models}/stats", headers)
     path = f"{_model_path(request.model, endpoint)}/ready" if request.model else f"{endpoint.path}/v2/health/ready"
     return Call("GET", path, headers)
 

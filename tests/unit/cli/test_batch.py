@@ -82,10 +82,15 @@ def test_defaults_are_those_of_the_python_interface(command: batch.JobCommand) -
     parameters = inspect.signature(batch.function_of(command)).parameters
     given = {name: parameter.default for name, parameter in parameters.items()}
     expected = {field.name: field.default for field in dataclasses.fields(BatchOptions)}
-    names = {"part_seconds": "part_s", "timeout": "timeout_s", "retry_for": "retry_s", "max_duration": "max_duration_s"}
+    names = {
+        "part_seconds": "part_s",
+        "timeout": "timeout_s",
+        "outage_timeout": "outage_timeout_s",
+        "max_duration": "max_duration_s",
+    }
     same = {name: names.get(name, name) for name in given if names.get(name, name) in expected}
     compared = {name for name in same if name not in ("source", "out", "shard")}
-    assert {"rows_per_part", "part_seconds", "concurrency", "priority", "timeout", "retry_for"} <= compared
+    assert {"rows_per_part", "part_seconds", "concurrency", "priority", "timeout", "outage_timeout"} <= compared
     assert {name: given[name] for name in compared} == {name: expected[same[name]] for name in compared}
 
 
@@ -112,12 +117,18 @@ def test_a_job_prints_a_summary_and_goes_on(
     assert "--resume" in refused.stderr
 
 
+def test_a_length_of_0_is_no_limit(run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path) -> None:
+    ended = run_tritone("batch", "embed", recordings, "--out", tmp_path / "part-%d.parquet", "--max-duration", 0)
+    assert ended.status == 0
+    assert json.loads((tmp_path / "part.job.json").read_text())["max_duration_s"] is None
+
+
 def test_a_server_that_stays_down_ends_the_command_with_status_1(
     run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
 ) -> None:
     fake["down"] = True
     ended = run_tritone(
-        "batch", "embed", recordings, "--out", tmp_path / "part-%05d.parquet", "--retry-for", 0.1, "--json"
+        "batch", "embed", recordings, "--out", tmp_path / "part-%05d.parquet", "--outage-timeout", 0.1, "--json"
     )
     assert ended.status == 1
     assert ended.stdout == ""

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ from tritone.exceptions import (
     ConnectionFailedError,
     FileAccessError,
     InvalidInputError,
+    InvalidModelNameError,
     MissingExtraError,
     ModelNotFoundError,
     RequestTimeoutError,
@@ -143,7 +145,7 @@ def test_a_worker_waits_for_the_server(error: ClientError, recording: str) -> No
 )
 def test_what_is_wrong_with_the_server_fails_the_task(error: ClientError, recording: str) -> None:
     with pytest.raises(type(error)):
-        caller_of(failing(*[error] * 20), wait_s=0.0).rows([{"path": recording}])
+        caller_of(failing(*[error] * 20), outage_timeout_s=0.0).rows([{"path": recording}])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_bucket_that_refuses_all_files_fails_the_task(
 
     monkeypatch.setattr("tritone.batch.file_calls.open_file", refuse)
     with pytest.raises(FileAccessError):
-        caller_of(failing(), wait_s=0.0).rows([{"path": "s3a://bucket/a.wav"}])
+        caller_of(failing(), outage_timeout_s=0.0).rows([{"path": "s3a://bucket/a.wav"}])
 
 
 def test_calls_of_one_file_that_time_out_do_not_count_as_an_outage(
@@ -186,7 +188,7 @@ def test_calls_of_one_file_that_time_out_do_not_count_as_an_outage(
         now_s[0] += 150.0 * isinstance(request, InferRequest)
         return late(request)
 
-    rows = caller_of(answer, wait_s=300.0, concurrency=1).rows([{"path": recording}] * 2)
+    rows = caller_of(answer, outage_timeout_s=300.0, concurrency=1).rows([{"path": recording}] * 2)
     assert [row["error_type"] for row in rows] == ["timeout", None]
 
 
@@ -268,7 +270,7 @@ def test_a_row_that_is_refused_while_others_succeed_does_not_fail_the_task(monke
         now_s += 100.0
 
     monkeypatch.setattr("tritone.bulk_calls.time", SimpleNamespace(monotonic=lambda: now_s, sleep=sleep))
-    call = BulkCall("recommend", inputs={"history": "listened"}, concurrency=8, wait_s=300.0)
+    call = BulkCall("recommend", inputs={"history": "listened"}, concurrency=8, outage_timeout_s=300.0)
     caller = BulkCaller(call, MusicClient(transport=MockTransport(answer), retries=0))
     rows = caller.rows({"history": [track]} for track in ("a", *("b" * 20)))
     assert n_refused == 5
@@ -297,7 +299,43 @@ def test_a_server_that_hangs_fails_the_task(recording: str) -> None:
         return FakeServer(FakeGenreModel())(request)
 
     with pytest.raises(RequestTimeoutError):
-        caller_of(answer, wait_s=0.0).rows([{"path": recording}])
+        caller_of(answer, outage_timeout_s=0.0).rows([{"path": recording}])
+    recommend = {"operation": "recommend", "inputs": {"history": "listened"}}
+    with pytest.raises(RequestTimeoutError):
+        caller_of(answer, outage_timeout_s=0.0, **recommend).rows([{"history": ["a"]}])
+
+
+def test_a_row_that_times_out_on_a_server_that_responds_is_its_error() -> None:
+    def answer(request: Any) -> Any:
+        if isinstance(request, ReadyRequest):
+            return ReadyResponse(True)
+        if isinstance(request, InferRequest):
+            raise RequestTimeoutError("late")
+        return FakeServer(FakeRecommender(["a", "b"]))(request)
+
+    [row] = caller_of(answer, operation="recommend", inputs={"history": "listened"}).rows([{"history": ["a"]}])
+    assert (row["result"], row["error_type"]) == (None, "timeout")
+
+
+def test_an_object_that_stays_busy_while_others_can_be_read_is_its_error(
+    recording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_file(url: str) -> Any:
+        if url.endswith("busy.wav"):
+            raise FileAccessError(f"{url}: busy", url=url, reason="busy")
+        return Path(recording).open("rb")
+
+    monkeypatch.setattr("tritone.batch.file_calls.open_file", open_file)
+    monkeypatch.setattr("tritone.batch.file_calls.check_readable", lambda url: None)
+    inputs = [{"path": f"s3a://bucket/{name}.wav"} for name in ("a", "busy", "b")]
+    rows = caller_of(failing(), concurrency=1).rows(inputs)
+    assert [row["error_type"] for row in rows] == [None, "busy", None]
+
+
+def test_an_invalid_default_model_fails_the_task(recording: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATIONS, "embed", replace(OPERATIONS["embed"], model="no model"))
+    with pytest.raises(InvalidModelNameError):
+        caller_of(failing()).rows([{"path": recording}])
 
 
 def test_a_model_that_does_something_else_fails_the_task(recording: str) -> None:
@@ -322,8 +360,8 @@ def test_an_invalid_argument_of_all_rows_fails_the_task(recording: str) -> None:
         ({"client": {"patience": 2}}, "unknown argument of the client: .*got 'patience'"),
         ({"client": {"api_key": "secret"}}, "secrets in the arguments of a job: .* got api_key"),
         ({"concurrency": 0}, "concurrency"),
-        ({"wait_s": -1}, "invalid wait_s"),
-        ({"wait_s": float("nan")}, "invalid wait_s"),
+        ({"outage_timeout_s": -1}, "invalid outage_timeout_s"),
+        ({"outage_timeout_s": float("nan")}, "invalid outage_timeout_s"),
         ({"server": "host:99999"}, "99999"),
     ],
 )

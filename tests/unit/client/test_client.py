@@ -228,7 +228,7 @@ def test_the_timeout_holds_for_the_whole_call(connect: Any, model: Any, make_noi
         connect(timeout_s=0.4)("classify", make_noise(120))
     assert time.monotonic() - began_s < 1.5
     assert (caught.value.model, caught.value.timeout_s) == ("genre_cnn", 0.4)
-    assert any("s of the recording had arrived" in note for note in caught.value.__notes__)
+    assert any("s of audio had arrived" in note for note in caught.value.__notes__)
 
 
 def test_there_is_no_wait_beyond_the_timeout(connect: Any, model: Any, make_noise: Any, failing: Any) -> None:

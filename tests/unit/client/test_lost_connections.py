@@ -125,6 +125,14 @@ def test_after_one_loss_servers_that_cannot_be_reached_cost_nothing(send: Send) 
     assert [server.n_asked for server in servers] == [1, 1, 1, 1]
 
 
+def test_a_loss_counts_if_the_server_cannot_be_reached_afterwards(send: Send) -> None:
+    server = Server(lost, refused)
+    with pytest.raises(ConnectionFailedError) as caught:
+        send(server, retries=2)
+    assert server.n_asked == 3
+    assert caught.value.n_lost == 1
+
+
 def test_a_lost_request_is_answered_by_the_next_server_or_attempt(send: Send) -> None:
     assert send(Server(lost), Server()) == "answer"
 

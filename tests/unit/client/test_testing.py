@@ -237,7 +237,10 @@ def test_missing_models_are_not_found(handler: Any) -> None:
         assert not music.model_ready("opera")
         with pytest.raises(ModelNotFoundError) as caught:
             music.classify(tone(0.5), model="opera")
-    assert caught.value.model == "opera"
+        assert caught.value.model == "opera"
+        assert music.model_info("recommender") in music.models()
+        with pytest.raises(ModelNotFoundError):
+            music.model_info("opera")
 
 
 def test_a_model_of_the_application_itself() -> None:

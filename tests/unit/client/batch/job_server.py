@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ class Server:
     Attributes:
         fail: called with each inference; raises the error to answer with.
         hangs: no request gets a response.
+        row_s: seconds for each window of an inference. With 0.02 or more, a request has one window.
         n_rows: windows of each inference.
     """
 
     def __init__(self) -> None:
         self.fail: Fail = lambda request: None
         self.hangs = False
+        self.row_s = 0.0
         self.n_rows: list[int] = []
         fake = FakeServer(FakeGenreModel(SHARES))
 
@@ -45,13 +48,14 @@ class Server:
                 raise RequestTimeoutError("no response", timeout_s=1.0)
             if isinstance(request, InferRequest):
                 self.n_rows.append(len(request.inputs["audio"]))
+                time.sleep(self.row_s * self.n_rows[-1])
                 self.fail(request)
             return fake(request)
 
         self.transport = MockTransport(handle)
 
     def run(self, source: object, out: object, **options: Any) -> Any:
-        given = {"concurrency": 2, "retry_s": 0.3, **options}
+        given = {"concurrency": 2, "outage_timeout_s": 0.3, **options}
         with MusicClient(transport=self.transport, retries=0) as music:
             stop, on_progress = given.pop("stop", None), given.pop("on_progress", None)
             job = BatchOptions(source=str(source), out=f"{out}/part-%05d.parquet", **given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from tritone.batch import BatchOptions, BatchProgress, run_batch
 from tritone.batch.parts import PartNames
 from tritone.constants import COMPOSE_MODEL
 from tritone.exceptions import ConnectionFailedError, RequestRejectedError, RequestTimeoutError, ServerError
-from tritone.messages import Request
+from tritone.messages import ModelStatistics, Request, StatisticsRequest, StatisticsResponse
 from tritone.testing import FakeComposer, FakeServer, MockTransport
 
 
@@ -28,7 +29,7 @@ def test_busy_answers_are_tried_again_and_never_become_rows(server: Server, tone
             raise ServerBusyError("the queue is full")
 
     server.fail = fail
-    summary = server.run(tones, tmp_path / "out", retry_s=30.0)
+    summary = server.run(tones, tmp_path / "out", outage_timeout_s=30.0)
     assert summary.errors == {}
     assert len(rows(tmp_path / "out")) == 10
 
@@ -41,7 +42,7 @@ def test_a_server_that_stays_down_stops_the_job_and_finished_rows_are_kept(
         if len(server.n_rows) > 4:
             raise error
 
-    server.fail = fail
+    server.fail, server.row_s = fail, 0.02
     with pytest.raises(BatchError) as caught:
         server.run(tones, tmp_path / "out", concurrency=1)
     assert caught.value.reason == "server"
@@ -57,7 +58,7 @@ def test_a_request_that_the_server_rejects_is_a_row(server: Server, tones: Path,
     write_tone(tones / "quiet.wav", gain=0.1)
 
     def fail(request: Request) -> None:
-        if np.abs(request.inputs["audio"]).max() < 0.2:
+        if np.abs(request.inputs["audio"]).max(axis=1).min() < 0.2:
             raise RequestRejectedError("audio: out of range")
 
     server.fail = fail
@@ -71,7 +72,7 @@ def test_a_request_that_the_server_rejects_is_a_row(server: Server, tones: Path,
 def test_a_file_that_takes_longer_than_the_outage_limit_is_a_row(
     server: Server, tones: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """With the default options, three calls of one file take longer than `retry_s`."""
+    """With the default options, three calls of one file take longer than `outage_timeout_s`."""
     write_tone(tones / "quiet.wav", gain=0.1)
     now_s = [0.0]
     monkeypatch.setattr("tritone.batch.failures.time", SimpleNamespace(monotonic=lambda: now_s[0]))
@@ -81,8 +82,8 @@ def test_a_file_that_takes_longer_than_the_outage_limit_is_a_row(
             now_s[0] += 600.0
             raise error
 
-    server.fail = fail
-    summary = server.run(tones, tmp_path / "out", retry_s=600.0, timeout_s=600.0, concurrency=1)
+    server.fail, server.row_s = fail, 0.02
+    summary = server.run(tones, tmp_path / "out", outage_timeout_s=600.0, timeout_s=600.0, concurrency=1)
     assert summary.complete
     assert summary.errors == {"timeout" if isinstance(error, RequestTimeoutError) else "server_error": 1}
     assert now_s[0] == pytest.approx(1_800.0)
@@ -95,7 +96,7 @@ def test_a_server_that_hangs_stops_the_job_without_rows_of_errors(server: Server
 
     server.fail = fail
     with pytest.raises(BatchError) as caught:
-        server.run(tones, tmp_path / "out", retry_s=0.5)
+        server.run(tones, tmp_path / "out", outage_timeout_s=0.5)
     assert caught.value.reason == "server"
     assert isinstance(caught.value.__cause__, RequestTimeoutError)
     assert not list((tmp_path / "out").glob("*.parquet"))
@@ -129,7 +130,7 @@ def test_a_file_that_makes_the_server_crash_is_a_row(server: Server, tones: Path
         raise ConnectionFailedError("lost", reason="lost", n_lost=1)
 
     server.fail = fail
-    assert server.run(tones, tmp_path / "out", retry_s=60.0).errors == {"connection_lost": 10}
+    assert server.run(tones, tmp_path / "out", outage_timeout_s=60.0).errors == {"connection_lost": 10}
 
 
 def test_a_model_that_the_server_does_not_have_is_an_error_at_once(server: Server, tones: Path, tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_rows_before_an_error_of_the_program_are_written(server: Server, tones: 
         if len(server.n_rows) > 4:
             raise KeyError("a bug")
 
-    server.fail = fail
+    server.fail, server.row_s = fail, 0.02
     with pytest.raises(KeyError):
         server.run(tones, tmp_path / "out", concurrency=1)
     assert len(rows(tmp_path / "out")) == 4
@@ -218,10 +219,47 @@ def test_an_output_that_is_not_available_is_reported_and_a_stop_ends_the_wait(
     monkeypatch.setattr("tritone.batch.runner._DRAIN_S", 0.5)
     began_s = time.monotonic()
     with pytest.raises(BatchError) as caught:
-        server.run(tones, tmp_path / "out", retry_s=600.0, stop=stop, on_progress=on_progress)
+        server.run(tones, tmp_path / "out", outage_timeout_s=600.0, stop=stop, on_progress=on_progress)
     assert time.monotonic() - began_s < 20
     assert caught.value.reason == "storage"
     assert any(error and error.endswith("busy") for error in waiting_for)
+
+
+@pytest.mark.parametrize(
+    ("options", "yields"),
+    [
+        ({}, True),
+        ({"yield_to_others": False}, False),
+        ({"priority": "interactive"}, False),
+        ({"shard": (1, 2)}, False),
+    ],
+)
+def test_a_job_yields_to_other_clients_unless_it_cannot_detect_them(
+    server: Server,
+    tones: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    options: dict[str, Any],
+    yields: bool,
+) -> None:
+    limits: list[int] = []
+    count = itertools.count(1_000, 1_000)
+    answer = server.transport
+
+    def handle(request: Request) -> Any:
+        if isinstance(request, StatisticsRequest):
+            return StatisticsResponse((ModelStatistics("genre_cnn", "1", next(count), 1, 0, None),))
+        return answer.handle(request, timeout_s=1.0)
+
+    monkeypatch.setattr("tritone.batch.workers._WATCH_S", 0.01)
+    monkeypatch.setattr("tritone.batch.runner._PROGRESS_S", 0.0)
+    server.transport = MockTransport(handle)
+    server.row_s = 0.05
+    server.run(
+        tones, tmp_path / "out", concurrency=4, on_progress=lambda it: limits.append(it.concurrency_limit), **options
+    )
+    assert (min(limits) == 1) == yields
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def interrupted(server: Server, source: Path, out: Path, n: int, **options: Any)
         if len(server.n_rows) >= n:
             stop.set()
 
-    server.fail = fail
+    server.fail, server.row_s = fail, 0.02
     summary = server.run(source, out, stop=stop, concurrency=1, **options)
-    server.fail = lambda request: None
+    server.fail, server.row_s = (lambda request: None), 0.0
     return summary
 
 
