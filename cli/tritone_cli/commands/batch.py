@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _LINE_INTERVAL_S: Final = 10.0
 _NICENESS: Final = 10
-# Parameters of mallopt(3), and their values: larger buffers are unmapped at once, and so is more freed memory of a thread.
+# Parameters of mallopt(3), and their values: larger buffers, and more freed memory of a thread, are unmapped at once.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_REUSED_BYTES: Final = 1 << 25
 _KEPT_BYTES: Final = 1 << 26
