@@ -214,9 +214,9 @@ def compare(recommender: Recommender, held: sparse.csr_matrix, items: list[str],
     by_tag = (
         sparse.csr_matrix((n_items, 1))
         if tags is None
-        else sparse.csr_matrix((tags.values, tags.columns, tags.starts), (n_items, len(recommender.tags)))
+        else sparse.csr_matrix((tags.values, tags.columns, tags.starts), (n_items, len(recommender.catalogue.tags)))
     )
-    judge = Judge(unit, own, recommender.artists or [""] * n_items, by_tag)
+    judge = Judge(unit, own, recommender.catalogue.artists or [""] * n_items, by_tag)
     n_listeners = recommender.resolver.n_listeners
     rivals = Rivals(own * (n_listeners >= LEAST_LISTENERS)[:, None], rng)
     usable = np.flatnonzero((lengths**2 >= LEAST_LISTENERS) & (n_listeners >= LEAST_LISTENERS) & own.any(1))

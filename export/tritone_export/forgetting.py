@@ -33,8 +33,8 @@ from tritone_serving.ids import normalize_id
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, read_key, write_artifact
 from tritone_serving.recommender.artifact import MANIFEST, SEQUENCE, SEQUENCE_TIMES, files_of, rows_arrays
 from tritone_serving.recommender.forgotten import mark_of, with_marks
+from tritone_serving.recommender.lookup import IdLookup
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, find_key, key_check, key_path, pseudonym
-from tritone_serving.recommender.resolving import Resolver
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.similarity import INDEX_FILENAME
 
@@ -293,7 +293,7 @@ def without_user(artifact: Artifact, user: str, key: bytes) -> tuple[dict[str, A
     Raises:
         ForgettingError: the artifact has unknown arrays that may be indexed by user.
     """
-    row = Resolver(artifact, key).user(user)
+    row = IdLookup(artifact, key).user(user)
     kept = np.flatnonzero(np.arange(artifact.n_users) != row)
     arrays: dict[str, Any] = dict(artifact.arrays)
     tables = [name.removesuffix(".starts") for name in arrays if name.endswith(".starts")]
@@ -349,7 +349,7 @@ def _check_removable(artifact: Artifact, arrays: Mapping[str, Any]) -> None:
 
 def holds(artifact: Artifact, key: bytes, user: str) -> bool:
     """Return whether an artifact holds a user, given their id in the log."""
-    return Resolver(artifact, key).user(user) >= 0
+    return IdLookup(artifact, key).user(user) >= 0
 
 
 def open_version(folder: Path) -> Artifact:

@@ -308,7 +308,7 @@ def test_plain_http_json(served: TritonServer) -> None:
 
 @pytest.mark.parametrize("by", ["listening", "sound", "both"])
 def test_what_is_like_an_item(client: Client, repository: Path, key_file: Path, by: str) -> None:
-    wanted = models.opened(repository / "recommender" / "1", key_file).similar("track-3", by=by, n=4)
+    wanted = models.opened(repository / "recommender" / "1", key_file).catalogue.similar("track-3", by=by, n=4)
     answer = client.ask(similar_to="track-3", by=by, k=4)
     assert answer["item_ids"] == [each.item for each in wanted]
     np.testing.assert_allclose(answer["scores"], [each.score for each in wanted], rtol=1e-5)

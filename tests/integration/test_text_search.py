@@ -62,7 +62,7 @@ def test_a_description_is_searched_by_its_meaning(client: Client) -> None:
 
 def test_the_server_answers_as_the_library_does(client: Client, served: TritonServer, key_file: Path) -> None:
     version = served.options.repository / "recommender" / "1"
-    library = models.opened(version, key_file).text_search
+    library = models.opened(version, key_file).catalogue.text_search
     embedding = np.array([0, 1, 0, 0], np.float32)
     wanted = library.search(TextRequest("quick", 7), embedding)
     answer = client.ask(text="quick", k=7)

@@ -300,7 +300,7 @@ class RecommenderModel:
             RequestRejectedError: the request is invalid.
         """
         try:
-            titles = self._recommender.title_resolver()
+            titles = self._recommender.catalogue.title_resolver()
             read = self._inputs.read_requests(dict(request.inputs), TRUSTED, titles=titles)
             rows = [self._row(each) for each in read]
         except InvalidRequestError as error:
@@ -310,14 +310,16 @@ class RecommenderModel:
 
     def _row(self, request: Any) -> Any:
         if isinstance(request, self._similar.SimilarRequest):
-            found = self._recommender.similar(request.item, embedding=request.embedding, by=request.by, n=request.k)
+            found = self._recommender.catalogue.similar(
+                request.item, embedding=request.embedding, by=request.by, n=request.k
+            )
             return self._outputs.row_of_similar(found)
         if isinstance(request, PlaylistRequest):
             return self._outputs.row_of_playlist(self._recommender.playlist(request))
         if isinstance(request, TextRequest):
             return self._outputs.row_of_text(self._described(request))
         if isinstance(request, SearchRequest):
-            return self._outputs.row_of_search(self._recommender.search(request))
+            return self._outputs.row_of_search(self._recommender.catalogue.search(request))
         resolved = self._recommender.resolve([request])
         remote = remote_scores(resolved.remote_inputs, self._networks)
         (answer,) = self._recommender.respond(resolved, remote_scores=remote)
@@ -327,7 +329,7 @@ class RecommenderModel:
 
     def _described(self, request: TextRequest) -> TextResponse:
         request.check()
-        search = self._recommender.text_search
+        search = self._recommender.catalogue.text_search
         return search.search(request, _encoder().embed([request.text])[0] if search.knows_meaning else None)
 
 

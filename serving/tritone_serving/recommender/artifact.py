@@ -30,11 +30,12 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.array_validation import check_arrays
 from tritone_serving.recommender.derived_validation import DERIVED, check_derived, described_derived
 from tritone_serving.recommender.exceptions import ArtifactError
+from tritone_serving.recommender.manifest_validation import check_manifest
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.texts import Texts
-from tritone_serving.recommender.validation import check_arrays, check_manifest
 
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700

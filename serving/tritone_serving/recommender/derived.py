@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tritone_serving.recommender.artifact import Array, Artifact
-from tritone_serving.recommender.base_models.collaborative import SAMPLE, sampled_listeners
 from tritone_serving.recommender.base_models.factorization import rotated_factors
+from tritone_serving.recommender.base_models.user_based import SAMPLE, sampled_listeners
 from tritone_serving.recommender.derived_validation import DERIVED
-from tritone_serving.recommender.item_index import item_arrays
+from tritone_serving.recommender.lookup import item_arrays
 from tritone_serving.recommender.playlist_vectors import playlist_arrays
 from tritone_serving.recommender.text_search import words_of_artifact
 from tritone_serving.recommender.track_search import search_arrays_of

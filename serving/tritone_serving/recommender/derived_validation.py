@@ -11,9 +11,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.array_validation import check_texts, extremes, is_ascending
 from tritone_serving.recommender.exceptions import shown
+from tritone_serving.recommender.manifest_validation import check_described
+from tritone_serving.recommender.text_keys import BigramIndex
 from tritone_serving.recommender.texts import TextIndex, Texts, check_hash_table
-from tritone_serving.recommender.validation import check_described, check_texts, extremes, is_ascending
 
 Array = npt.NDArray[Any]
 # Manifest entry {"version", "arrays"} of arrays that are computed from the others when an artifact is written.
@@ -21,7 +23,6 @@ DERIVED: Final = "derived"
 DERIVED_VERSION: Final = 1  # arrays of another version are ignored, and computed in memory
 _PREFIX: Final = f"{DERIVED}."
 _N_SAMPLED: Final = 256  # texts that are looked up
-_N_BUCKETS: Final = 1 << 16  # of an index of bigrams
 _BIGRAMS: Final = ("bigrams", "bigram_starts", "n_bigrams")
 
 
@@ -138,7 +139,7 @@ def _check_index(joined: Array, ends: Array, slots: Array) -> None:
 
 def _check_bigrams(name: str, found: Mapping[str, Array], n: int) -> None:
     entries, starts, lengths = (found[each] for each in _BIGRAMS)
-    _check_rows(f"{name}.bigrams", starts, entries, _N_BUCKETS, n)
+    _check_rows(f"{name}.bigrams", starts, entries, BigramIndex.N_BUCKETS, n)
     _check_integers(f"{name}.n_bigrams", lengths, n, 1, None)
 
 

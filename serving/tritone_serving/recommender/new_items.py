@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from tritone_serving.recommender.array_validation import rows_of
 from tritone_serving.recommender.artifact import EMBEDDINGS, N_FITTED, Array, Artifact, rows_arrays, text_arrays
 from tritone_serving.recommender.base_models import open_base_models
 from tritone_serving.recommender.batch import RequestBatch, weigh
@@ -23,7 +24,6 @@ from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.requests import Floats, UnknownInputs
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import EnsembleScorer
-from tritone_serving.recommender.validation import rows_of
 
 MOOD_CENTRE: Final = "items.mood_centre"
 MOOD_SPREAD: Final = "items.mood_spread"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.artifact import EMBEDDINGS, Artifact
-from tritone_serving.recommender.item_index import listener_counts
+from tritone_serving.recommender.lookup import listener_counts
 from tritone_serving.recommender.requests import MIN_FRIENDS
 
 _N_SOUND: Final = 32

@@ -6,7 +6,7 @@ track (a large one costs more than two small ones), tracks near the line from st
 tracks that fit the listener's taste and mood, and tracks unlike the earlier ones. Repeats are excluded; an artist
 repeats only where nothing else is left.
 
-Shapes: I items, D size of a vector, P candidates, M tracks to find, W beams.
+Shapes: I items, D size of a vector, P candidates, M tracks to find.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tritone_serving.recommender.beam_search import BeamSearch
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
 from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.playlist_vectors import TrackVectors, playlist_arrays
@@ -41,13 +42,7 @@ _N_STAGES: Final = 12  # points on the line from start to end around which candi
 _N_EACH: Final = 32  # candidates around each of them
 _N_MIX: Final = 256  # candidates of a mix
 _POOL_PER_TRACK: Final = 3
-_BEAMS: Final = 8
-_N_REMEMBERED: Final = 30  # latest tracks of `after` that the next ones should be unlike
 
-# Weights of the costs of a track; those of the steps, (1 - similarity) ** 2, count 1.
-_OFF_LINE: Final = np.float32(0.4)
-_ALIKE: Final = np.float32(0.5)  # times diversity
-_SAME_ARTIST: Final = np.float32(100)  # more than all other costs of a step
 # Maximum bonus, in units of cosine similarity, for taste, mood and a random tie-break.
 _TASTE: Final = np.float32(0.5)
 _MOOD: Final = np.float32(0.5)
@@ -168,6 +163,7 @@ class PlaylistMaker:
         arrays = recommender.artifact.derive("playlists", playlist_arrays)
         self._vectors = TrackVectors.from_arrays(arrays)
         self._artists = arrays["artists"]
+        self._search = BeamSearch(self._vectors.vectors, self._artists)
 
     def make(self, request: PlaylistRequest, *, recent: RecentEvents | None = None) -> PlaylistResponse:
         """Return a playlist.
@@ -197,7 +193,7 @@ class PlaylistMaker:
             before = [start]
         pool, lines = self._candidates(start, end, n_wanted, values)
         gap = self._gap(request.artist_gap, pool)
-        found = self._search(pool, lines, before, end, gap=gap, diversity=request.diversity, n=n_wanted)
+        found = self._search.cheapest(pool, lines, before, end, gap=gap, diversity=request.diversity, n=n_wanted)
         items = [*([] if request.after else [start]), *found, *([] if end is None else [end])]
         previous = [before[-1], *items] if request.after else items
         kept = self._kept_gap([*before[-LARGEST_ARTIST_GAP:], *found, *([] if end is None else [end])], gap)
@@ -339,68 +335,6 @@ class PlaylistMaker:
         steps = np.einsum("id,id->i", vectors[1:], vectors[:-1])
         similarities: Floats = np.concatenate([np.zeros(n - len(steps), np.float32), steps])
         return similarities
-
-    # --- search --------------------------------------------------------------------------------
-
-    def _search(
-        self, pool: Ints, lines: Floats, before: Sequence[int], end: int | None, *, gap: int, diversity: float, n: int
-    ) -> list[int]:
-        """Return the items of the cheapest sequence that a beam search finds.
-
-        Args:
-            pool: (P,) candidates.
-            lines: (M, P) how well each suits each position.
-            before: earlier tracks, the last of which is followed.
-            end: the track that follows the last one.
-            gap: number of tracks between two of the same artist.
-            diversity: 0..1.
-            n: number of tracks to find; fewer are found if there are fewer candidates.
-        """
-        n = min(n, len(pool))
-        if not n:
-            return []
-        vectors = self._vectors.vectors
-        mine = vectors[pool]
-        similar = mine @ mine.T
-        earlier = vectors[list(before[-_N_REMEMBERED:])] @ mine.T
-        step_costs = (1 - similar) ** 2
-        first = (1 - earlier[-1]) ** 2
-        last = None if end is None else (1 - mine @ vectors[end]) ** 2
-        artists, unlike = self._artists[pool], _ALIKE * np.float32(diversity)
-        start_gap = self._artists[list(before[-gap:])] if gap else np.zeros(0, np.int64)
-        recent = np.full((1, gap), -1, np.int64)
-        recent[0, gap - len(start_gap) :] = start_gap
-        paths = np.zeros((1, 0), np.int64)
-        costs = np.zeros(1, np.float32)
-        used = np.zeros((1, len(pool)), np.bool_)
-        # Similarity to the most similar earlier track; the latest one is added when it is followed by another.
-        nearest = np.maximum(earlier[:-1].max(0, initial=0.0), 0)[None]
-        for position in range(n):
-            step = (first if position == 0 else step_costs[paths[:, -1]]) - _OFF_LINE * lines[position]
-            if unlike:
-                step = step + unlike * nearest**2
-            if last is not None and position == n - 1:
-                step = step + last
-            if gap:
-                repeats = (recent[:, :, None] == artists).any(1)
-                if end is not None and n - position <= gap:
-                    repeats |= artists == self._artists[end]
-                step = step + _SAME_ARTIST * repeats
-            total = np.where(used, np.float32(np.inf), costs[:, None] + step).ravel()
-            n_kept = min(_BEAMS, int((total < np.inf).sum()))
-            chosen = np.argpartition(total, n_kept - 1)[:n_kept] if n_kept < len(total) else np.arange(len(total))
-            chosen = chosen[np.lexsort((chosen, total[chosen]))][:n_kept]
-            parents, children = np.divmod(chosen, len(pool))
-            costs = total[chosen]
-            seen = earlier[-1:] if position == 0 else similar[paths[parents, -1]]
-            nearest = np.maximum(nearest[parents], seen)
-            paths = np.concatenate([paths[parents], children[:, None]], axis=1)
-            used = used[parents]
-            used[np.arange(n_kept), children] = True
-            if gap:
-                recent = np.concatenate([recent[parents, 1:], artists[children][:, None]], axis=1)
-        found: list[int] = pool[paths[0]].tolist()
-        return found
 
 
 def _share_of_range(scores: npt.NDArray[np.floating[Any]]) -> Floats:

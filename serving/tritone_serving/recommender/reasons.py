@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from tritone_serving.recommender.base_models.base import LocalBaseModel, ScorePa
 from tritone_serving.recommender.base_models.content import Tags
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel
 from tritone_serving.recommender.batch import RequestBatch
+from tritone_serving.recommender.catalogue import Catalogue
 from tritone_serving.recommender.ensemble import log_scaled
 from tritone_serving.recommender.ranking import Ranked
 from tritone_serving.recommender.requests import Floats, ScoreReason
-from tritone_serving.recommender.scorer import Scored
-
-if TYPE_CHECKING:
-    from tritone_serving.recommender.recommender import Recommender
+from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.recommender.rows import Rows
+from tritone_serving.recommender.scorer import EnsembleScorer, Scored
 
 _ENSEMBLE: Final = "ensemble"
 _NOTHING: Final = 1e-12
@@ -26,73 +26,103 @@ _MOST_NAMED: Final = 20  # strongest causes that are listed per item and base mo
 _MOST_AT_ONCE: Final = 4 << 20  # contributions computed at a time; takes about 100 MB
 
 
-def reasons_of(
-    recommender: Recommender,
-    batch: RequestBatch,
-    row: int,
-    *,
-    ranked: Ranked,
-    scored: Scored,
-    is_trusted: bool,
-) -> tuple[tuple[ScoreReason, ...], ...]:
-    """Return the reasons for each item recommended for one request, in descending order of their amounts.
+class Explainer:
+    """Attributes recommendations of one artifact to their causes."""
 
-    A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
-    without names. It names an item that friends listen to only if at least `min_friends` of them do.
+    def __init__(self, scorer: EnsembleScorer, resolver: Resolver, catalogue: Catalogue, *, min_friends: int) -> None:
+        """Keep what names causes.
 
-    Args:
-        row: index of the request in the batch.
-        ranked: the recommended items.
-        scored: scores of the whole batch.
-        is_trusted: whether the caller may use all users' data. For other callers, an item that fewer than `min_friends`
-            friends listen to is not attributed to friends at all.
-    """
-    found: list[list[ScoreReason]] = [[] for _ in ranked.items]
-    scorer, weights = recommender.scorer, scored.weights.of(row)
-    known = ranked.items < scorer.n_listened
-    shared = _Shared(recommender, batch, row) if batch.borrowed[row] else None
-    for column, (name, model_scores) in enumerate(scored.base_models.items()):
-        counts = np.where(known, weights.listened[0, column], weights.cold[0, column]).astype(np.float64)
-        if not counts.any():
-            continue
-        base_model = scorer.base_models[name]
-        for some in _slices(len(ranked.items), int(batch.history.counts[row])):
-            items = ranked.items[some]
-            raw = model_scores[row, scored.positions(items)]
-            # A network's scores cannot be attributed to single items of a history.
-            parts = (
-                [whole("history", raw)]
-                if isinstance(base_model, RemoteBaseModel)
-                else list(base_model.parts(batch, row, items))
-            )
-            for part in _shared(parts, log_scaled(raw, scorer.scales[name]) * counts[some]):
-                because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
-                causes = [_name(recommender, batch, row, part.because, int(cause)) for cause in part.causes]
-                if shared is not None:
-                    causes = shared.names(part, causes, base_model)
-                is_hidden = part.because == "friend" and not is_trusted
-                shown = _without_few(part, found[some], recommender.min_friends) if is_hidden else part
-                texts = recommender.texts_of if part.because == "history" else _no_texts
-                _add(found[some], name, because, shown, causes, texts=texts)
-    extras = {
-        "novelty": ranked.novelty,
-        "diversity": ranked.diversity,
-        "cold_item": np.where(known, 0, weights.bias[0]),
-    }
-    for index, reasons in enumerate(found):
-        for because, amounts in extras.items():
-            if amounts[index]:
-                reasons.append(ScoreReason(_ENSEMBLE, because, "", float(amounts[index])))
-    return tuple(tuple(sorted(reasons, key=lambda reason: -reason.amount)) for reasons in found)
+        Args:
+            scorer: base models and ensembles.
+            resolver: reads the listening of friends.
+            catalogue: names of items and tags.
+            min_friends: smallest number of friends whose shared listening may be named.
+        """
+        self._scorer = scorer
+        self._resolver = resolver
+        self._catalogue = catalogue
+        self._min_friends = min_friends
+
+    def reasons_of(
+        self,
+        batch: RequestBatch,
+        row: int,
+        *,
+        ranked: Ranked,
+        scored: Scored,
+        is_trusted: bool,
+    ) -> tuple[tuple[ScoreReason, ...], ...]:
+        """Return the reasons for each item recommended for one request, in descending order of their amounts.
+
+        A reason names a friend only if a trusted caller listed that friend in the request; stored friends are summed up
+        without names. It names an item that friends listen to only if at least `min_friends` of them do.
+
+        Args:
+            row: index of the request in the batch.
+            ranked: the recommended items.
+            scored: scores of the whole batch.
+            is_trusted: whether the caller may use all users' data. For other callers, an item that fewer than
+                `min_friends` friends listen to is not attributed to friends at all.
+        """
+        found: list[list[ScoreReason]] = [[] for _ in ranked.items]
+        scorer, weights = self._scorer, scored.weights.of(row)
+        known = ranked.items < scorer.n_listened
+        shared = self._shared_causes(batch, row) if batch.borrowed[row] else None
+        for column, (name, model_scores) in enumerate(scored.base_models.items()):
+            counts = np.where(known, weights.listened[0, column], weights.cold[0, column]).astype(np.float64)
+            if not counts.any():
+                continue
+            base_model = scorer.base_models[name]
+            for some in _slices(len(ranked.items), int(batch.history.counts[row])):
+                items = ranked.items[some]
+                raw = model_scores[row, scored.positions(items)]
+                # A network's scores cannot be attributed to single items of a history.
+                parts = (
+                    [whole("history", raw)]
+                    if isinstance(base_model, RemoteBaseModel)
+                    else list(base_model.parts(batch, row, items))
+                )
+                for part in _distributed(parts, log_scaled(raw, scorer.scales[name]) * counts[some]):
+                    because = "friends_listening" if part.because == "history" and batch.borrowed[row] else part.because
+                    causes = [self._name(batch, row, part.because, int(cause)) for cause in part.causes]
+                    if shared is not None:
+                        causes = shared.names(part, causes, base_model)
+                    is_hidden = part.because == "friend" and not is_trusted
+                    shown = _without_few(part, found[some], self._min_friends) if is_hidden else part
+                    texts = self._catalogue.texts_of if part.because == "history" else _no_texts
+                    _add(found[some], name, because, shown, causes, texts=texts)
+        extras = {
+            "novelty": ranked.novelty,
+            "diversity": ranked.diversity,
+            "cold_item": np.where(known, 0, weights.bias[0]),
+        }
+        for index, reasons in enumerate(found):
+            for because, amounts in extras.items():
+                if amounts[index]:
+                    reasons.append(ScoreReason(_ENSEMBLE, because, "", float(amounts[index])))
+        return tuple(tuple(sorted(reasons, key=lambda reason: -reason.amount)) for reasons in found)
+
+    def _shared_causes(self, batch: RequestBatch, row: int) -> _SharedCauses:
+        friends = batch.friends.row(row)[0].astype(np.int64)
+        return _SharedCauses(self._resolver.listening_of(friends), len(self._catalogue.item_ids), self._min_friends)
+
+    def _name(self, batch: RequestBatch, row: int, because: str, cause: int) -> str:
+        if cause < 0:
+            return ""
+        if because == "history":
+            return self._catalogue.item_ids[cause]
+        if because == "friend":
+            return batch.friend_ids[row].get(cause, "")
+        if because == "tag":
+            return self._catalogue.tags[cause]
+        return ""
 
 
-class _Shared:
-    """Counts of friends by item and tag, to hide those that fewer than `min_friends` have in common."""
+class _SharedCauses:
+    """Counts of friends by item and tag, to hide those that fewer than `least` have in common."""
 
-    def __init__(self, recommender: Recommender, batch: RequestBatch, row: int) -> None:
-        self._least = recommender.min_friends
-        self._listening = recommender.resolver.listening_of(batch.friends.row(row)[0].astype(np.int64))
-        self._n_items = len(recommender.item_ids)
+    def __init__(self, listening: Rows, n_items: int, least: int) -> None:
+        self._listening, self._n_items, self._least = listening, n_items, least
 
     def names(self, part: ScoreParts, names: list[str], base_model: LocalBaseModel | RemoteBaseModel) -> list[str]:
         """Return the names of a part's causes, empty where too few friends share the cause."""
@@ -100,7 +130,7 @@ class _Shared:
             counts = np.bincount(self._listening.columns, minlength=self._n_items)
         elif part.because == "tag" and isinstance(base_model, Tags):
             consumed = self._listening.to_csr(self._n_items)
-            tagged = consumed.astype(np.bool_) @ base_model.by_item.to_csr(base_model.by_tag.n_rows).astype(np.bool_)
+            tagged = consumed.astype(np.bool_) @ base_model.by_item.to_csr(base_model.table.n_rows).astype(np.bool_)
             counts = np.asarray(tagged.getnnz(axis=0))
         else:
             return names
@@ -125,7 +155,7 @@ def _slices(n_items: int, n_history: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_items, size)]
 
 
-def _shared(parts: Sequence[ScoreParts], contributions: Floats) -> list[ScoreParts]:
+def _distributed(parts: Sequence[ScoreParts], contributions: Floats) -> list[ScoreParts]:
     """Distribute a base model's contributions (n,) to the ensemble over its causes, in proportion to their amounts."""
     total = np.zeros(len(contributions))
     for part in parts:
@@ -167,15 +197,3 @@ def _add(
 def _no_texts(cause: int) -> tuple[str, str]:
     """Return no title and no artist, for causes that are not items."""
     return "", ""
-
-
-def _name(recommender: Recommender, batch: RequestBatch, row: int, because: str, cause: int) -> str:
-    if cause < 0:
-        return ""
-    if because == "history":
-        return recommender.item_ids[cause]
-    if because == "friend":
-        return batch.friend_ids[row].get(cause, "")
-    if because == "tag":
-        return recommender.tags[cause]
-    return ""

@@ -1,4 +1,4 @@
-"""The public `Recommender` class: recommendations, similar items and search from one artifact.
+"""The public `Recommender` class: recommendations and playlists from one artifact; its `catalogue` searches items.
 
 ```python
 from pathlib import Path
@@ -22,36 +22,30 @@ Shapes: B requests, I items.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact, open_artifact
 from tritone_serving.recommender.base_models import LocalBaseModel, open_base_models
 from tritone_serving.recommender.base_models.remote import RemoteBaseModel, RemoteInputs, open_remote_base_models
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.candidates import CandidateScorer, CandidateScores, CandidateSettings
-from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError, cut, shown
+from tritone_serving.recommender.catalogue import Catalogue
+from tritone_serving.recommender.exceptions import ArtifactError, InvalidRequestError
 from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.playlists import PlaylistMaker, PlaylistRequest, PlaylistResponse
 from tritone_serving.recommender.pseudonyms import key_check
-from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
-from tritone_serving.recommender.reasons import reasons_of
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, RecentEvents
 from tritone_serving.recommender.requests import (
     MIN_FRIENDS,
-    Ints,
     RecommendRequest,
     RecommendResponse,
-    ScoreReason,
-    Source,
     UnknownInputs,
 )
 from tritone_serving.recommender.resolving import Resolver
+from tritone_serving.recommender.responses import ResponseBuilder, without_events
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.scorer import (
     EnsembleScorer,
@@ -61,20 +55,6 @@ from tritone_serving.recommender.scorer import (
     ResolvedRequests,
     Scored,
 )
-from tritone_serving.recommender.similarity import SimilarItem, similar_items
-from tritone_serving.recommender.text_search import TextSearch
-from tritone_serving.recommender.texts import Texts
-from tritone_serving.recommender.title_resolution import TitleResolver
-from tritone_serving.recommender.track_search import (
-    SearchRequest,
-    SearchResponse,
-    TrackSearch,
-    search_arrays_of,
-    texts_of_items,
-)
-
-_NEVER: Final = np.float32(-np.inf)
-_LONGEST_NAME: Final = 60  # characters of a title or an artist in an error
 
 
 class Recommender:
@@ -83,12 +63,9 @@ class Recommender:
     Attributes:
         artifact: manifest and arrays.
         resolver: maps ids of users and items to indices.
+        catalogue: texts of the items, search among them, and similar items.
         item_ids: (I,) in the order of the artifact.
-        tags: names of tags, for reasons.
-        titles: (I,) of the items, empty where unknown; None if the artifact has no titles.
-        artists: as `titles`.
         scorer: scores batches with the base models and ensembles.
-        min_friends: smallest number of friends whose shared listening may be named in reasons.
     """
 
     def __init__(
@@ -102,18 +79,14 @@ class Recommender:
         candidates: CandidateSettings | None = None,
     ) -> None:
         self.artifact = artifact
-        self.min_friends = min_friends
         self.scorer = EnsembleScorer(artifact, base_models, on_base_model)
         self._candidates = None
         if candidates is not None and artifact.n_items >= candidates.from_items:
             self._candidates = CandidateScorer(self.scorer, candidates)
-        self.item_ids = artifact.texts("items")
-        self.titles, self.artists = (_texts(artifact, name) for name in ("titles", "artists"))
-        self.tags: tuple[str, ...] = tuple(artifact.texts("tags")) if "tags.ends" in artifact.arrays else ()
         self.resolver = resolver
-        self._lists = PrecomputedRankings.open(artifact)
-        self._popularity = artifact.arrays["popularity.shares"]
-        self._vectors = artifact.arrays.get("vectors")
+        self.catalogue = Catalogue(artifact, resolver)
+        self.item_ids = self.catalogue.item_ids
+        self._responses = ResponseBuilder(artifact, resolver, self.scorer, self.catalogue, min_friends=min_friends)
 
     @classmethod
     def open(
@@ -186,7 +159,7 @@ class Recommender:
         events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
         responses: list[RecommendResponse | InvalidRequestError | None]
         responses = [
-            self._listed(request, arm) if use_precomputed and not len(folded.items) else None
+            self._responses.precomputed(request, arm) if use_precomputed and not len(folded.items) else None
             for request, folded in zip(requests, events, strict=True)
         ]
         rest = [index for index, response in enumerate(responses) if response is None]
@@ -240,7 +213,8 @@ class Recommender:
         scored.
         """
         if self._candidates is not None:
-            return self._candidates.score_local(resolved.batch, resolved.requests, resolved.arms, self._excluded)
+            excluded = self._responses.excluded
+            return self._candidates.score_local(resolved.batch, resolved.requests, resolved.arms, excluded)
         return self.scorer.score_local(resolved.batch, resolved.arms)
 
     def needed_remote_inputs(self, resolved: ResolvedRequests) -> dict[str, RemoteInputs]:
@@ -300,37 +274,11 @@ class Recommender:
                 answers = self._recommend_candidates(resolved, found, remote_scores or {})
             else:
                 scored = self.scorer.combine(resolved.batch, resolved.arms, found, remote_scores or {})
-                answers = self._recommend(resolved.requests, resolved.batch, scored)
+                answers = self._responses.scored(resolved.requests, resolved.batch, scored)
         responses = [next(answers) if response is None else response for response in resolved.responses]
         if resolved.is_without_events:
-            responses = [_without_events(each) for each in responses]
+            responses = [without_events(each) for each in responses]
         return responses
-
-    def _listed(self, request: RecommendRequest, arm: str | None) -> RecommendResponse | None:
-        """Return the precomputed response to a plain request for a stored user, None if there is none."""
-        if not self._lists.by_arm:
-            return None
-        user = self.resolver.user_of(request)
-        if user < 0:
-            return None
-        try:
-            request.check()
-        except InvalidRequestError:
-            return None  # reported with the errors of the other requests
-        arm = arm or self.scorer.arm(request)
-        exclude, unknown = self.resolver.items(request.exclude)
-        ranked = self._lists.find(request, user, arm, exclude)
-        if ranked is None:
-            return None
-        return RecommendResponse(
-            items=self.item_ids.at(ranked.items.tolist()),
-            scores=ranked.scores,
-            source="user",
-            reasons=(),
-            unknown=UnknownInputs(exclude=unknown),
-            arm=arm,
-            n_consumed=self.resolver.n_stored(user),
-        )
 
     def _recommend_candidates(
         self, resolved: ResolvedRequests, local: CandidateScores, remote_scores: RemoteScores
@@ -338,94 +286,9 @@ class Recommender:
         assert self._candidates is not None  # noqa: S101 - checked by the caller
         for row, (request, arm) in enumerate(zip(resolved.requests, resolved.arms, strict=True)):
             batch = local.batches[row]
-            scored = self._candidates.combine(row, local, arm, self._excluded(batch, 0, request), remote_scores)
-            yield from self._recommend([request], batch, scored)
-
-    def _recommend(
-        self, requests: Sequence[RecommendRequest], batch: RequestBatch, scored: Scored
-    ) -> Iterator[RecommendResponse]:
-        for row, request in enumerate(requests):
-            scores = scored.ensemble[row]
-            if scored.items is None:  # else they are not among the candidates
-                scores[self._excluded(batch, row, request)] = _NEVER
-            ranked = rank(
-                scores,
-                request.k,
-                diversity=request.diversity,
-                novelty=request.novelty,
-                popularity=self._popularity,
-                vectors=self._vectors,
-                scored=scored.items,
-            )
-            yield RecommendResponse(
-                items=self.item_ids.at(ranked.items.tolist()),
-                scores=ranked.scores,
-                source=self._source(request, batch, row),
-                reasons=self._reasons(request, batch, row, ranked, scored),
-                unknown=batch.unknown[row],
-                arm=scored.arms[row],
-                n_consumed=int(batch.consumed.counts[row]) if request.filter_listened else 0,
-                mood=batch.moods[row],
-            )
-
-    def _reasons(
-        self, request: RecommendRequest, batch: RequestBatch, row: int, ranked: Ranked, scored: Scored
-    ) -> tuple[tuple[ScoreReason, ...], ...]:
-        if not request.explain:
-            return ()
-        return reasons_of(self, batch, row, ranked=ranked, scored=scored, is_trusted=request.caller.is_trusted)
-
-    def _excluded(self, batch: RequestBatch, row: int, request: RecommendRequest) -> Ints:
-        """Return the items that must not be recommended: rejected, excluded, and those listened to before."""
-        history, weights = batch.history.row(row)
-        excluded = [history[weights < 0].astype(np.int64)]
-        if request.exclude:
-            excluded.append(np.array(self.resolver.items(request.exclude)[0], np.int64))
-        if request.filter_listened:
-            excluded.append(batch.consumed.row(row)[0].astype(np.int64))
-        return np.concatenate(excluded)
-
-    def _source(self, request: RecommendRequest, batch: RequestBatch, row: int) -> Source:
-        if batch.n_history[row]:
-            return "user" if batch.is_known[row] else "history"
-        if len(batch.friends.row(row)[0]):
-            return "friends"
-        if batch.embeddings is not None and batch.embeddings[row].any():
-            return "audio"
-        if request.mood is not None and "items.moods" in self.artifact.arrays:
-            return "mood"
-        return "popularity"
-
-    def texts_of(self, item: int) -> tuple[str, str]:
-        """Return the title and the artist of an item, empty where unknown."""
-        return (
-            self.titles[item] if self.titles is not None else "",
-            self.artists[item] if self.artists is not None else "",
-        )
-
-    # --- search --------------------------------------------------------------------------------
-
-    @cached_property
-    def track_search(self) -> TrackSearch:
-        """Search index of ids, titles and artists."""
-        return TrackSearch(texts_of_items(self.artifact), self.artifact.derive("search", search_arrays_of))
-
-    def search(self, search: SearchRequest) -> SearchResponse:
-        """Find items by id, title or artist.
-
-        Raises:
-            InvalidRequestError: as `TrackSearch.search`.
-        """
-        return self.track_search.search(search)
-
-    @cached_property
-    def text_search(self) -> TextSearch:
-        """Search index of descriptions.
-
-        Raises:
-            ArtifactError: the arrays of the search are damaged.
-        """
-        return TextSearch(self.artifact)
+            excluded = self._responses.excluded(batch, 0, request)
+            scored = self._candidates.combine(row, local, arm, excluded, remote_scores)
+            yield from self._responses.scored([request], batch, scored)
 
     # --- playlists -----------------------------------------------------------------------------
 
@@ -445,53 +308,3 @@ class Recommender:
             InvalidRequestError: as `PlaylistMaker.make`.
         """
         return self.playlist_maker.make(request, recent=recent)
-
-    def title_resolver(self) -> TitleResolver:
-        """Return a new resolver of titles to ids."""
-        return TitleResolver(self.resolver.item, self.track_search, self._name_of)
-
-    def _name_of(self, item: str) -> str:
-        title, artist = self.texts_of(index) if (index := self.resolver.item(item)) is not None else ("", "")
-        return " by ".join(filter(None, (cut(title, _LONGEST_NAME), cut(artist, _LONGEST_NAME))))
-
-    # --- similar -------------------------------------------------------------------------------
-
-    def similar(
-        self,
-        item: str | None = None,
-        *,
-        embedding: npt.NDArray[np.floating[Any]] | None = None,
-        by: str = "both",
-        n: int = 10,
-    ) -> list[SimilarItem]:
-        """Return the items most similar to an item or a recording, best first.
-
-        Args:
-            item: id of an item, or
-            embedding: (256,) embedding of a recording.
-            by: compare by `listening` (who listens to the items), `sound`, or `both`.
-            n: number of items to return.
-
-        Raises:
-            InvalidRequestError: the item is unknown, or it cannot be compared in this way.
-        """
-        index = None
-        if item is not None:
-            index = self.resolver.item(item)
-            if index is None:
-                raise InvalidRequestError(f"item {shown(item)} is not known")
-        found = similar_items(
-            self.artifact, index, embedding, by=by, n=n, n_listeners=lambda: self.resolver.n_listeners
-        )
-        return [SimilarItem(self.item_ids[each], score) for each, score in found]
-
-
-def _without_events(response: RecommendResponse | InvalidRequestError) -> RecommendResponse | InvalidRequestError:
-    """Return a response that says that recorded events could not be read."""
-    if isinstance(response, InvalidRequestError):
-        return response
-    return replace(response, unknown=replace(response.unknown, events=True))
-
-
-def _texts(artifact: Artifact, name: str) -> Texts | None:
-    return artifact.texts(name) if f"{name}.ends" in artifact.arrays else None

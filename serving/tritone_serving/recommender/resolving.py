@@ -1,4 +1,4 @@
-"""Resolution of the ids in requests to indices in the artifact; users are found by their pseudonyms.
+"""Resolution of requests to arrays: the history, friends and events of each, with indices in place of ids.
 
 Shapes: B requests, I items, U stored users.
 """
@@ -18,7 +18,7 @@ from tritone_serving.recommender.artifact import EMBEDDINGS, INFERRED_MOOD, Arti
 from tritone_serving.recommender.batch import RequestBatch, embedding_rows, weigh
 from tritone_serving.recommender.event_sequences import EventSequence, SequenceBatch, join_events
 from tritone_serving.recommender.exceptions import InvalidRequestError, shown
-from tritone_serving.recommender.item_index import ItemIndex
+from tritone_serving.recommender.lookup import NOT_STORED, IdLookup
 from tritone_serving.recommender.moods import AppliedMood, MoodInference, mood_vector
 from tritone_serving.recommender.pseudonyms import pseudonym
 from tritone_serving.recommender.recent_events import NOTHING_RECORDED, EventWeighting, FoldedEvents, RecentEvents
@@ -30,8 +30,6 @@ from tritone_serving.recommender.stored_order import StoredOrder
 
 Ints = npt.NDArray[np.int64]
 
-
-_NOBODY: Final = -1
 _MOST_BORROWED: Final = 200  # most shared items of friends that stand in for a history
 
 
@@ -52,26 +50,19 @@ class _Resolved:
     is_known: bool
 
 
-class Resolver:
-    """Resolves ids of users and items to indices in one artifact.
-
-    Attributes:
-        n_listeners: (I,) number of stored users who listen to each item.
-    """
+class Resolver(IdLookup):
+    """Resolves requests to the arrays that one artifact's base models score."""
 
     def __init__(self, artifact: Artifact, key: bytes, *, min_friends: int = MIN_FRIENDS) -> None:
-        """Build the lookup tables.
+        """Open what histories and friends of stored users are read from.
 
         Args:
             artifact: the opened artifact.
             key: key of the users' pseudonyms.
             min_friends: for a caller with access to one user only, fewer stored friends than this are ignored.
         """
-        self._key = key
+        super().__init__(artifact, key)
         self._min_friends = min_friends
-        items = ItemIndex(artifact)
-        self._ids, self.n_listeners = items.ids, items.n_listeners
-        self._users = artifact.arrays["users"]
         self._history = artifact.rows("history")
         self._friends = artifact.rows("friends")
         parameters = artifact.manifest.get("social_neighbourhood") or {}
@@ -85,31 +76,6 @@ class Resolver:
         self._uses_order = any(each.get("kind") in ORDERED_KINDS for each in artifact.manifest["base_models"].values())
         self.event_weighting = EventWeighting.from_manifest(artifact.manifest)
 
-    def item(self, name: str) -> int | None:
-        """Return an item's index, None if it is unknown; the id may be in any form that `normalize_id` unifies."""
-        index = self._ids.find(name)
-        return self._ids.find(normalize_id(name)) if index is None else index
-
-    def user(self, raw: str) -> int:
-        """Return a user's row, -1 if no user of that id is stored.
-
-        The id as given is tried first: artifacts of earlier versions hold ids that were not normalised.
-        """
-        row = self._row_of(raw)
-        if row == _NOBODY and (normalized := normalize_id(raw)) != raw:
-            row = self._row_of(normalized)
-        return row
-
-    def _row_of(self, raw: str) -> int:
-        digest = pseudonym(self._key, raw)
-        high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        index = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
-        while index < len(self._users) and int(self._users[index, 0]) == high:
-            if int(self._users[index, 1]) == low:
-                return index
-            index += 1
-        return _NOBODY
-
     def user_of(self, request: RecommendRequest) -> int:
         """Return the row of a request's user; -1 if unknown, or if the caller may not use that user's data.
 
@@ -117,7 +83,7 @@ class Resolver:
         """
         caller = request.caller
         if request.user is None or not caller.may_use(request.user):
-            return _NOBODY
+            return NOT_STORED
         # A user token is for one spelling; in artifacts of earlier versions another one may be another user.
         return self.user(request.user if caller.is_trusted or caller.user is None else caller.user)
 
@@ -144,18 +110,7 @@ class Resolver:
     def friends_of(self, raw: str) -> list[int]:
         """Return the rows of a user's stored friends; empty if the user is unknown."""
         row = self.user(raw)
-        return [] if row == _NOBODY else [int(each) for each in self._friends.row(row)[0]]
-
-    def items(self, names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-        """Return the indices of the known items and the ids of the unknown ones."""
-        known, unknown = [], []
-        for name in names:
-            index = self.item(name)
-            if index is None:
-                unknown.append(name)
-            else:
-                known.append(index)
-        return known, tuple(dict.fromkeys(unknown))
+        return [] if row == NOT_STORED else [int(each) for each in self._friends.row(row)[0]]
 
     def batch(
         self, requests: Sequence[RecommendRequest], events: Sequence[FoldedEvents] | None = None
@@ -216,7 +171,7 @@ class Resolver:
         """
         if not self._uses_order and not self._mood_inference.strength:
             return EventSequence.none()
-        stored = EventSequence.none() if user == _NOBODY else self._order.of(user)
+        stored = EventSequence.none() if user == NOT_STORED else self._order.of(user)
         later = EventSequence(recorded.order, recorded.times, recorded.is_rejection)
         return join_events([stored, later, self._events_of(request)])
 
@@ -251,10 +206,14 @@ class Resolver:
             friends: rows of each user's friends.
             users: (B,) row of each user, -1 if not stored.
         """
-        people = [self._neighbourhood.around(direct, exclude=user) for direct, user in zip(friends, users, strict=True)]
+        closeness = [self._neighbourhood.step_weights(direct) for direct in friends]
+        people = [
+            self._neighbourhood.around(direct, weights, exclude=user)
+            for direct, weights, user in zip(friends, closeness, users, strict=True)
+        ]
         return (
-            Rows.from_lists(friends, [self._neighbourhood.step_weights(direct) for direct in friends]),
-            Rows.from_lists([who for who, _ in people], [closeness for _, closeness in people]),
+            Rows.from_lists(friends, closeness),
+            Rows.from_lists([who for who, _ in people], [weights for _, weights in people]),
         )
 
     def borrow(self, history: Rows, friends: Rows) -> tuple[Rows, npt.NDArray[np.bool_]]:
@@ -297,7 +256,7 @@ class Resolver:
 
     def _resolve(self, request: RecommendRequest, events: FoldedEvents) -> _Resolved:
         user = self.user_of(request)
-        is_known = user != _NOBODY or events.n_events > 0
+        is_known = user != NOT_STORED or events.n_events > 0
         consumed, plays, unknown_history = self._plays(request, user)
         skipped, unknown_skipped = self.items(request.skipped)
         friends, friend_ids, unknown_friends = self._friends_of(request, user)
@@ -367,17 +326,17 @@ class Resolver:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], tuple[str, ...]]:
         """Return the items of the stored and the given history, ascending, their play counts, and unknown ids."""
         stored, plays = np.zeros(0, np.int64), np.zeros(0, np.float64)
-        if user != _NOBODY:
+        if user != NOT_STORED:
             columns, values = self._history.row(user)
             stored, plays = columns.astype(np.int64), values.astype(np.float64)
         if not len(request.history):
             return stored, plays, ()
         found = map(self.item, request.history)
-        indices = [_NOBODY if index is None else index for index in found]
-        unknown = [name for name, index in zip(request.history, indices, strict=True) if index == _NOBODY]
+        indices = [NOT_STORED if index is None else index for index in found]
+        unknown = [name for name, index in zip(request.history, indices, strict=True) if index == NOT_STORED]
         given = np.array(indices, np.int64)
         weights = np.ones(len(given)) if request.weights is None else np.asarray(request.weights, np.float64)
-        counts = (given != _NOBODY) & (weights > 0)
+        counts = (given != NOT_STORED) & (weights > 0)
         items, index = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
         total = np.bincount(index, np.concatenate([plays, weights[counts]]), len(items))
         return items.astype(np.int64), total.astype(np.float64), tuple(dict.fromkeys(unknown))
@@ -387,7 +346,7 @@ class Resolver:
     ) -> tuple[npt.NDArray[np.int64], dict[int, str], tuple[str, ...]]:
         """Return the rows of stored and given friends, the ids of given ones by row, and unknown ids."""
         rows: set[int] = set()
-        if user != _NOBODY:
+        if user != NOT_STORED:
             rows.update(self._friends.row(user)[0].tolist())
         if not request.caller.is_trusted:
             # Friends in the request are ids of users whose data this caller may not use. And recommendations based on
@@ -399,7 +358,7 @@ class Resolver:
         unknown: list[str] = []
         for name in dict.fromkeys(request.friends):
             row = self.user(name)
-            if row == _NOBODY:
+            if row == NOT_STORED:
                 unknown.append(name)
             else:
                 names[row] = name

@@ -61,7 +61,7 @@ def similar_items(
         n_listeners: returns the number of listeners of each item, (I,).
 
     Raises:
-        InvalidRequestError: as `Recommender.similar`.
+        InvalidRequestError: as `Catalogue.similar`.
     """
     if by not in WAYS:
         raise InvalidRequestError(f"invalid by: expected one of {', '.join(WAYS)}, got {shown(by)}")

@@ -39,18 +39,20 @@ class SocialNeighbourhood:
 
     def step_weights(self, users: npt.NDArray[np.integer[Any]]) -> Floats:
         """Return the weights of steps to some users (n,)."""
+        if not self.damping or not len(users):
+            return np.ones(len(users), np.float32)
         degrees = self.friends.starts[users + 1] - self.friends.starts[users]
         weights: Floats = np.maximum(degrees, 1).astype(np.float32) ** np.float32(-self.damping)
         return weights
 
-    def around(self, direct: Ints, *, exclude: int) -> tuple[Ints, Floats]:
+    def around(self, direct: Ints, closeness: Floats, *, exclude: int) -> tuple[Ints, Floats]:
         """Return the rows of the users around a user, ascending, and their closeness.
 
         Args:
             direct: rows of the user's friends, without duplicates.
+            closeness: their `step_weights`.
             exclude: row of the user, -1 if not stored.
         """
-        closeness = self.step_weights(direct)
         if not self.second or not len(direct):
             return direct, closeness
         second = self.friends.take(direct)

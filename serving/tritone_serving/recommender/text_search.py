@@ -27,8 +27,8 @@ from tritone_serving.recommender.exceptions import InvalidRequestError
 from tritone_serving.recommender.moods import MOODS
 from tritone_serving.recommender.requests import check_k
 from tritone_serving.recommender.rows import Rows, product
+from tritone_serving.recommender.text_keys import words_of
 from tritone_serving.recommender.texts import Texts
-from tritone_serving.recommender.track_search import words_of
 from tritone_serving.recommender.word_index import WordIndex, word_arrays
 
 Floats = npt.NDArray[np.float32]

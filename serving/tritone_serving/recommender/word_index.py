@@ -14,8 +14,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender.rows import Rows, product
+from tritone_serving.recommender.text_keys import BigramIndex, words_of
 from tritone_serving.recommender.texts import TextIndex, Texts, build_hash_table
-from tritone_serving.recommender.track_search import BigramIndex, words_of
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]

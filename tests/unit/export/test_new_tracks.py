@@ -71,7 +71,9 @@ def test_scores_of_other_tracks_are_the_same_and_new_tracks_are_found_by_tags(re
     before = opened(open_newest(repository, "recommender"))
     add_tracks([jig(1)], repository)
     after = opened(open_newest(repository, "recommender"))
-    history = [name for name, title in zip(before.item_ids, before.titles or (), strict=True) if "jig" in title][:5]
+    history = [
+        name for name, title in zip(before.item_ids, before.catalogue.titles or (), strict=True) if "jig" in title
+    ][:5]
     requests = [RecommendRequest(history=history, k=before.artifact.n_items + 1)]
     one, two = (each.respond(each.resolve(requests))[0] for each in (before, after))
     assert not isinstance(one, Exception)
@@ -301,7 +303,7 @@ def test_recordings_are_embedded_by_the_genre_cnn_of_the_repository(
     expected = mean / np.linalg.norm(mean)
     assert embeddings[-3] == pytest.approx(expected, abs=1e-3)
     recommender = opened(artifact)
-    assert recommender.similar(embedding=expected, by="sound", n=1)[0].item == "new/1"
+    assert recommender.catalogue.similar(embedding=expected, by="sound", n=1)[0].item == "new/1"
 
 
 def test_another_genre_cnn_is_refused(with_sound: Path, tmp_path: Path, run_tritone: RunTritone) -> None:

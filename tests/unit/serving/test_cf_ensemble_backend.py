@@ -127,7 +127,7 @@ def test_searches_are_read_and_answered(cf_ensemble: Any, tmp_path: Path) -> Non
     search, request = cf_ensemble.inputs.read_requests(tensors)
     assert search == SearchRequest("Örtchen", "artist", 3, 1)
     assert isinstance(request, RecommendRequest)
-    rows = [cf_ensemble.outputs.row_of_search(recommender.search(search))]
+    rows = [cf_ensemble.outputs.row_of_search(recommender.catalogue.search(search))]
     rows += [cf_ensemble.outputs.row_of(answer) for answer in recommender.recommend([request])]
     made = cf_ensemble.outputs.OutputTensors(recommender)
     assert made.make("item_ids", rows).tolist()[0] == [b"track-2", b"track-4", b"track-6"]

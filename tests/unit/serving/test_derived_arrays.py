@@ -79,12 +79,12 @@ def everything(recommender: Recommender) -> list[Any]:
         assert isinstance(answer, RecommendResponse)
         answers += [answer.items, answer.scores.tolist()]
     for query in ("Song 7", "sonk 11", "the ortchen", "track-9", "örtchen 8", "ong"):
-        answers.append(recommender.search(SearchRequest(query)))
+        answers.append(recommender.catalogue.search(SearchRequest(query)))
     for text in ("tag 3", "song fourty", "ortchen"):
-        found = recommender.text_search.search(TextRequest(text))
+        found = recommender.catalogue.text_search.search(TextRequest(text))
         answers += [found.items, found.scores.tolist()]
     playlist = recommender.playlist(PlaylistRequest("track-3", "track-40", n=8))
-    similar = recommender.similar("track-3", by="listening")
+    similar = recommender.catalogue.similar("track-3", by="listening")
     return [*answers, playlist.items, playlist.compared_by, similar, recommender.resolver.n_listeners.tolist()]
 
 
@@ -119,7 +119,7 @@ def test_derived_arrays_of_another_version_are_not_read(artifact: Path, whole: P
 def test_texts_stay_in_the_mapped_files(whole: Path) -> None:
     recommender = opened(whole, whole)
     assert isinstance(recommender.item_ids, Texts)
-    assert isinstance(recommender.titles, Texts)
+    assert isinstance(recommender.catalogue.titles, Texts)
     parts = {name.split(".")[1] for name in recommender.artifact.derived}
     assert parts == {"items", "search", "words", "playlists", "sample", "rotated"}
 
@@ -131,7 +131,7 @@ def test_a_changed_artifact_derives_its_arrays_again(artifact: Path, whole: Path
     recommender = opened(artifact, whole)
     assert recommender.resolver.item("another") == models.N_ITEMS - 1
     assert recommender.resolver.item(f"track-{models.N_ITEMS - 1}") is None
-    assert recommender.search(SearchRequest("another")).found[0].item == "another"
+    assert recommender.catalogue.search(SearchRequest("another")).found[0].item == "another"
 
 
 def derived_names() -> list[str]:
@@ -216,11 +216,11 @@ def test_a_process_allocates_little_for_an_opened_artifact(tmp_path: Path) -> No
         tracemalloc.start()
         try:
             recommender = models.opened(folder, tmp_path / "key")
-            _ = recommender.track_search, recommender.text_search, recommender.playlist_maker
+            _ = recommender.catalogue.track_search, recommender.catalogue.text_search, recommender.playlist_maker
             requests = [RecommendRequest(user=models.user_id(number), k=10) for number in range(50)]
             for request in requests:
                 recommender.recommend([request])
-            recommender.search(SearchRequest("Song 77"))
+            recommender.catalogue.search(SearchRequest("Song 77"))
             gc.collect()
             allocated[kind] = tracemalloc.get_traced_memory()[0]
         finally:

@@ -146,7 +146,9 @@ def test_rejections_lower_what_is_like_the_item(recommender: Recommender, kind: 
     played = answer(recommender, every, new("play", rejected))
     assert rejected not in after.items
     score_after, score_played = (dict(zip(each.items, each.scores, strict=True)) for each in (after, played))
-    like_it = [each.item for each in recommender.similar(rejected, by="listening", n=10) if each.item in score_after]
+    like_it = [
+        each.item for each in recommender.catalogue.similar(rejected, by="listening", n=10) if each.item in score_after
+    ]
     assert len(like_it) >= 5
     assert np.mean([score_after[item] - score_played[item] for item in like_it]) < 0
 

@@ -115,7 +115,7 @@ def test_what_was_heard_excluded_or_skipped_does_not_come(recommender: Recommend
 def test_a_skip_speaks_against_what_is_like_it(alike: Recommender) -> None:
     history = alike.item_ids[:4]
     plain = ask(alike, RecommendRequest(history=history, k=80))
-    [like] = alike.similar(plain.items[0], by="listening", n=1)
+    [like] = alike.catalogue.similar(plain.items[0], by="listening", n=1)
     skipped = ask(alike, RecommendRequest(history=history, skipped=[like.item], k=80))
     score = dict(zip(plain.items, plain.scores, strict=True))
     after = dict(zip(skipped.items, skipped.scores, strict=True))
@@ -338,7 +338,7 @@ def test_novelty_prefers_the_little_known(recommender: Recommender, users: list[
 
 
 def test_similar_by_listening(recommender: Recommender) -> None:
-    found = recommender.similar(recommender.item_ids[2], by="listening", n=5)
+    found = recommender.catalogue.similar(recommender.item_ids[2], by="listening", n=5)
     assert len(found) == 5
     assert recommender.item_ids[2] not in {each.item for each in found}
     assert all(-1.001 <= each.score <= 1.001 for each in found)
@@ -358,7 +358,7 @@ def test_similar_by_listening(recommender: Recommender) -> None:
 )
 def test_similar_rejects_invalid_arguments(recommender: Recommender, call: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says):
-        recommender.similar(**call)  # type: ignore[arg-type]
+        recommender.catalogue.similar(**call)  # type: ignore[arg-type]
 
 
 # --- bad input ----------------------------------------------------------------------------------

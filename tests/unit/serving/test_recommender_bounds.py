@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.support import recommender_artifacts as models
 
-from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, resolving
+from tritone_serving.recommender import InvalidRequestError, Recommender, RecommendRequest, RecommendResponse, lookup
 from tritone_serving.recommender.base_models import remote
 from tritone_serving.recommender.exceptions import cut, shown
 from tritone_serving.recommender.requests import check_answers, check_id_lengths, check_lists
@@ -28,8 +28,8 @@ def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
 
 def test_a_friend_is_looked_up_once(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
-    real = resolving.pseudonym
-    monkeypatch.setattr(resolving, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
+    real = lookup.pseudonym
+    monkeypatch.setattr(lookup, "pseudonym", lambda key, user: hashed.append(user) or real(key, user))  # type: ignore[func-returns-value]
     friends = [models.user_id(1), models.user_id(2), "stranger"] * 1_000
     [answer] = recommender.recommend([RecommendRequest(friends=friends)])
     assert isinstance(answer, RecommendResponse)
@@ -83,7 +83,7 @@ def test_errors_hold_no_more_of_an_id_than_a_header_can(recommender: Recommender
 @pytest.mark.parametrize("asked", [{"item": LONG}, {"item": models.item_id(1), "by": LONG}])
 def test_so_it_is_with_likeness(recommender: Recommender, asked: dict[str, str]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        recommender.similar(**asked)
+        recommender.catalogue.similar(**asked)
     assert len(str(caught.value)) < 1_000
 
 
@@ -128,9 +128,9 @@ def test_requests_at_the_limits_are_answered() -> None:
 def test_an_embedding_that_is_not_finite_has_nothing_similar(recommender: Recommender) -> None:
     for value in (np.nan, np.inf, 0.0):
         with pytest.raises(InvalidRequestError):
-            recommender.similar(embedding=np.full(256, value, np.float32), by="sound")
+            recommender.catalogue.similar(embedding=np.full(256, value, np.float32), by="sound")
     with pytest.raises(InvalidRequestError, match="invalid k: expected a whole number from 1 to 10000, got 0"):
-        recommender.similar(models.item_id(1), n=0)
+        recommender.catalogue.similar(models.item_id(1), n=0)
 
 
 def test_the_total_number_of_ids_is_limited() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tritone_serving.recommender.base_models.collaborative import Mainstream
+from tritone_serving.recommender.base_models.item_based import Mainstream
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.moods import AppliedMood
 from tritone_serving.recommender.requests import UnknownInputs

@@ -278,6 +278,6 @@ def test_one_similar_user_is_not_used_as_a_neighbour(tmp_path: Path, key_file: P
     assert not base_models["user_knn"][0].any()
     assert base_models["user_knn"][1].any()
     with pytest.raises(InvalidRequestError, match="nothing is known by listening"):
-        recommender.similar(models.item_id(rare), by="listening")
-    assert recommender.similar(models.item_id(rare), by="both")
-    assert recommender.similar("track-0", by="listening")
+        recommender.catalogue.similar(models.item_id(rare), by="listening")
+    assert recommender.catalogue.similar(models.item_id(rare), by="both")
+    assert recommender.catalogue.similar("track-0", by="listening")

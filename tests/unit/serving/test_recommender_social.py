@@ -21,7 +21,8 @@ def neighbourhood(**described: float) -> SocialNeighbourhood:
 
 
 def around(direct: list[int], exclude: int = -1, **described: float) -> dict[int, float]:
-    people, closeness = neighbourhood(**described).around(np.array(direct, np.int64), exclude=exclude)
+    graph, friends = neighbourhood(**described), np.array(direct, np.int64)
+    people, closeness = graph.around(friends, graph.step_weights(friends), exclude=exclude)
     assert people.tolist() == sorted(people.tolist())
     return dict(zip(people.tolist(), closeness.tolist(), strict=True))
 
@@ -56,6 +57,7 @@ def test_only_the_closest_users_are_kept() -> None:
     graph[0, 1:] = 1
     graph[1:, 0] = 1
     wide = SocialNeighbourhood.open(Rows.from_csr(sparse.csr_matrix(graph)), {"second": 0.1, "damping": 0.25})
-    people, closeness = wide.around(np.array([0]), exclude=-1)
+    friends = np.array([0])
+    people, closeness = wide.around(friends, wide.step_weights(friends), exclude=-1)
     assert len(people) == 300
     assert closeness[people.tolist().index(0)] == closeness.max()

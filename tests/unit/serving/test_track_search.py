@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from tritone_serving.recommender import InvalidRequestError, SearchRequest
-from tritone_serving.recommender.track_search import TrackSearch, key_of, same_text, words_of
+from tritone_serving.recommender.text_keys import key_of, same_text, words_of
+from tritone_serving.recommender.track_search import TrackSearch
 
 # id, title, artist; the best known first
 TRACKS = (

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse, write_artifact
-from tritone_serving.recommender.base_models.collaborative import Social, UserKnn
+from tritone_serving.recommender.base_models.user_based import Social, UserKnn
 from tritone_training.exceptions import HyperparameterError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kinds.recommender.config import PRESETS, RecommenderConfig

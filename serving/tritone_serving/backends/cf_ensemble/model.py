@@ -104,7 +104,8 @@ class TritonPythonModel:
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         # Built at load, so that the first search and the first playlist are not slower.
-        _ = self._recommender.track_search, self._recommender.text_search, self._recommender.playlist_maker
+        catalogue = self._recommender.catalogue
+        _ = catalogue.track_search, catalogue.text_search, self._recommender.playlist_maker
         index_of: Callable[[str], Any] = self._recommender.resolver.item  # never None for a recommended item
         self._coverage = Coverage(
             tuple(self._recommender.artifact.manifest["ensembles"]),
@@ -169,7 +170,7 @@ class TritonPythonModel:
                 tensors,
                 caller,
                 embeddings_fit=lambda: self._embeddings.fits,
-                titles=self._recommender.title_resolver() if "resolve" in tensors else None,
+                titles=self._recommender.catalogue.title_resolver() if "resolve" in tensors else None,
             )
         except InvalidRequestError as error:
             return error
@@ -249,7 +250,7 @@ class TritonPythonModel:
                 self._count("text_fallbacks_total", len(valid))
         for row, index in enumerate(valid):
             try:
-                found = self._recommender.text_search.search(
+                found = self._recommender.catalogue.text_search.search(
                     queries[index], None if embeddings is None else embeddings[row]
                 )
             except InvalidRequestError as error:
@@ -261,7 +262,7 @@ class TritonPythonModel:
     def _looked_up(self, query: SimilarRequest | SearchRequest | PlaylistRequest) -> OutputRow | InvalidRequestError:
         try:
             if isinstance(query, SearchRequest):
-                return row_of_search(self._recommender.search(query))
+                return row_of_search(self._recommender.catalogue.search(query))
             if isinstance(query, PlaylistRequest):
                 recent = None if query.listener.user is None else self._recent_events([query.listener])
                 return row_of_playlist(self._recommender.playlist(query, recent=recent))

@@ -112,7 +112,7 @@ def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_uti
         LoadError: the artifact's entries about the encoder are damaged.
     """
     described = recommender.artifact.manifest.get(TEXT_ENCODER)
-    if described is None or not recommender.text_search.knows_meaning:
+    if described is None or not recommender.catalogue.text_search.knows_meaning:
         return None
     try:
         return RemoteEncoder(

@@ -116,8 +116,8 @@ class OutputTensors:
     def __init__(self, recommender: Recommender) -> None:
         self._makers: dict[str, Callable[[OutputRow], Sequence[bytes]]] = {
             "item_ids": lambda row: [item.encode("utf-8") for item in row.items],
-            "titles": _by_item(recommender, recommender.titles),
-            "artists": _by_item(recommender, recommender.artists),
+            "titles": _by_item(recommender, recommender.catalogue.titles),
+            "artists": _by_item(recommender, recommender.catalogue.artists),
             "reasons": lambda row: row.reasons or [b""] * len(row.items),
             "match": lambda row: [match.encode() for match, _ in row.matches] or [b""] * len(row.items),
             "match_field": lambda row: [field.encode() for _, field in row.matches] or [b""] * len(row.items),

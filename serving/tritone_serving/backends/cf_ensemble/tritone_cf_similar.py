@@ -16,7 +16,7 @@ _SIZE = 256
 
 @dataclass(frozen=True)
 class SimilarRequest:
-    """A query for items similar to an item or a recording; see `Recommender.similar`.
+    """A query for items similar to an item or a recording; see `Catalogue.similar`.
 
     Attributes:
         k: number of items to return.
@@ -41,7 +41,7 @@ class SimilarItemFinder:
         """Return the most similar items, best first.
 
         Raises:
-            InvalidRequestError: as `Recommender.similar`.
+            InvalidRequestError: as `Catalogue.similar`.
         """
         if query.embedding is not None and not query.embedding_fits:
             raise InvalidRequestError(
@@ -50,7 +50,7 @@ class SimilarItemFinder:
             )
         found = self._by_index(query)
         if found is None:  # including invalid queries, which are rejected here
-            found = self._recommender.similar(query.item, embedding=query.embedding, by=query.by, n=query.k)
+            found = self._recommender.catalogue.similar(query.item, embedding=query.embedding, by=query.by, n=query.k)
         return found
 
     def _by_index(self, query: SimilarRequest) -> list[SimilarItem] | None:

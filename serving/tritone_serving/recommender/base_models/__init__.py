@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.base_models.base import LocalBaseModel, ScoreParts
-from tritone_serving.recommender.base_models.collaborative import ItemItem, Mainstream, Popularity, Social, UserKnn
 from tritone_serving.recommender.base_models.content import Mood, Sound, Tags
 from tritone_serving.recommender.base_models.factorization import MatrixFactorization
+from tritone_serving.recommender.base_models.item_based import ItemItem, Mainstream, Popularity
 from tritone_serving.recommender.base_models.order import Transitions
+from tritone_serving.recommender.base_models.user_based import Social, UserKnn
 from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.remote_kinds import REMOTE_KINDS
 

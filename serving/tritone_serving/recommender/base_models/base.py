@@ -1,14 +1,15 @@
-"""Interface of local base models, and the correction of their scores for a user's own tags.
+"""Interface of local base models, base class of those with a sparse table, and correction for a user's own tags.
 
 Tags count as weak listening for all other users, since whoever tags an item knows it. For the user who gave them, their
 effect is removed. The ratio of "fitted without the tags of this user" to "fitted with them" is computed in training,
 for each item that a user tagged and is not logged to have played.
-Shapes: B requests, U stored users, I items, n items to explain, C causes.
+Shapes: B requests, U stored users, I items, R rows of a table, n items to explain, C causes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.rows import Floats, RowProduct, Rows
+from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
 
 Ints = npt.NDArray[np.int64]
 
@@ -81,26 +82,53 @@ def best_of(scores: Floats, n: int, first: int = 0) -> Ints:
     return np.argpartition(-rest, n - 1)[:n] + first
 
 
-def row_product(batch: RequestBatch, name: str, left: Callable[[], Rows], table: Rows, n_items: int) -> RowProduct:
-    """Return the product of one request's row and a table, computed once for each batch.
+@dataclass(frozen=True, eq=False)
+class TableModel(ABC):
+    """Base class of base models whose scores are the product of a sparse row for each request and a sparse table.
 
-    Args:
-        batch: a single request.
-        name: of the base model.
-        left: returns the row, (1, rows of the table).
-        table: (rows, I) sparse.
+    Attributes:
+        name: name in the manifest.
+        table: (R, I) sparse.
         n_items: I.
-
-    Raises:
-        ValueError: there are several requests.
     """
-    if batch.n != 1:
-        raise ValueError(f"cannot score some items: expected a batch of 1 request, got {batch.n}; use `batch.only`")
-    key = f"product of {name}"
-    if key not in batch.memo:
-        batch.memo[key] = RowProduct.of(left(), table, n_items)
-    found: RowProduct = batch.memo[key]
-    return found
+
+    name: str
+    table: Rows
+    n_items: int
+
+    @abstractmethod
+    def rows(self, batch: RequestBatch) -> Rows:
+        """Return the row of each request by which the table is multiplied, sparse (B, R)."""
+
+    def corrected(self, scores: Floats, batch: RequestBatch, items: Ints | None) -> Floats:
+        """Return the scores for a product (B, I), or for its entries of the given items (1, n); the same by default."""
+        return scores
+
+    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
+        """Return scores, see `LocalBaseModel`."""
+        if items is None:
+            scores = product(self.rows(batch), self.table, self.n_items)
+        else:
+            scores = self.product_of(batch).at(items)[None]
+        return self.corrected(scores, batch, items)
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        """Return the items of the largest entries of the product, see `LocalBaseModel`."""
+        return self.product_of(batch).largest(n, first=first)
+
+    def product_of(self, batch: RequestBatch) -> RowProduct:
+        """Return the product for a single request, computed once for each batch.
+
+        Raises:
+            ValueError: there are several requests.
+        """
+        if batch.n != 1:
+            raise ValueError(f"cannot score some items: expected a batch of 1 request, got {batch.n}; use `batch.only`")
+        key = f"product of {self.name}"
+        if key not in batch.memo:
+            batch.memo[key] = RowProduct.of(self.rows(batch), self.table, self.n_items)
+        found: RowProduct = batch.memo[key]
+        return found
 
 
 def whole(because: str, scores: Floats) -> ScoreParts:

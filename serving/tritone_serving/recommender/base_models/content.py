@@ -13,64 +13,39 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, best_of, row_product, whole
+from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, TableModel, best_of, whole
 from tritone_serving.recommender.batch import RequestBatch
-from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
+from tritone_serving.recommender.rows import Floats, Rows, product
 from tritone_serving.recommender.similarity import SoundIndex, open_index
 
 
 @dataclass(frozen=True, eq=False)
-class Tags:
+class Tags(TableModel):
     """Cosine similarity between an item's tags and the tags of a history; also scores items without listeners.
 
     Attributes:
+        table: (G, I) sparse, the transpose of `by_item`.
         by_item: (I, G) sparse tag weights, each item of norm 1.
-        by_tag: (G, I) the transpose.
         n_profile: number of a history's tags that are used, by weight.
         own: correction for the user's own tags.
     """
 
-    name: str
     by_item: Rows
-    by_tag: Rows
     n_profile: int
     own: OwnTags
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Tags:
+        by_item, by_tag = artifact.rows(f"{name}.by_item"), artifact.rows(f"{name}.by_tag")
         own = OwnTags.open(artifact, name)
-        rows = artifact.rows(f"{name}.by_item"), artifact.rows(f"{name}.by_tag")
-        return cls(name, *rows, int(described["n_profile"]), own)
+        return cls(name, by_tag, artifact.n_items, by_item, int(described["n_profile"]), own)
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        if items is None:
-            scores = product(self._profiles(batch), self.by_tag, self.by_item.n_rows)
-        else:
-            scores = self._product(batch).at(items)[None]
-        self.own.apply(scores, batch, items)
-        return scores
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return self._product(batch).largest(n, first=first)
-
-    def _product(self, batch: RequestBatch) -> RowProduct:
-        return row_product(batch, self.name, lambda: self._profiles(batch), self.by_tag, self.by_item.n_rows)
-
-    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        tags, amounts = self._profiles(batch.only(request)).row(0)
-        strengths = np.zeros((len(items), len(tags)), np.float32)
-        for row, item in zip(strengths, items.tolist(), strict=True):
-            known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
-            row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
-        strengths *= amounts * self.own.of(batch, request, items)[:, None]
-        return [ScoreParts("tag", tags.astype(np.int64), strengths)]
-
-    def _profiles(self, batch: RequestBatch) -> Rows:
+    def rows(self, batch: RequestBatch) -> Rows:
         """Return the tags with the largest weights of each history, sparse (B, G), each row of norm 1."""
-        totals = product(batch.history, self.by_item, self.by_tag.n_rows)
+        totals = product(batch.history, self.by_item, self.table.n_rows)
         columns, values = [], []
         for row in totals:
             best = np.flatnonzero(row)
@@ -80,6 +55,19 @@ class Tags:
             columns.append(best)
             values.append(amounts / max(float(np.sqrt((amounts * amounts).sum())), 1e-9))
         return Rows.from_lists(columns, values)
+
+    def corrected(self, scores: Floats, batch: RequestBatch, items: Ints | None) -> Floats:
+        self.own.apply(scores, batch, items)
+        return scores
+
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
+        tags, amounts = self.rows(batch.only(request)).row(0)
+        strengths = np.zeros((len(items), len(tags)), np.float32)
+        for row, item in zip(strengths, items.tolist(), strict=True):
+            known = dict(zip(*(each.tolist() for each in self.by_item.row(item)), strict=True))
+            row[:] = [known.get(tag, 0.0) for tag in tags.tolist()]
+        strengths *= amounts * self.own.of(batch, request, items)[:, None]
+        return [ScoreParts("tag", tags.astype(np.int64), strengths)]
 
 
 @dataclass(frozen=True, eq=False)

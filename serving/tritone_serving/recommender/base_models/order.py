@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Ints, ScoreParts, row_product
+from tritone_serving.recommender.base_models.base import ScoreParts, TableModel
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.exceptions import ArtifactError
-from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
+from tritone_serving.recommender.rows import Floats, Rows
 
 _NEGLIGIBLE: Final = 1e-3  # weight of a listen relative to the latest one
 
 
 @dataclass(frozen=True, eq=False)
-class Transitions:
+class Transitions(TableModel):
     """score = sum over the latest listens of `decay` ** (number of later listens) x table entry.
 
     With a decay of 0 only the last listen counts, as in a first-order Markov chain.
@@ -32,8 +32,6 @@ class Transitions:
         decay: 0 to 1.
     """
 
-    name: str
-    table: Rows
     decay: float
 
     @classmethod
@@ -41,30 +39,12 @@ class Transitions:
         decay = float(described["decay"])
         if not 0 <= decay <= 1:
             raise ArtifactError(f"{artifact.folder}: base model {name!r} has the decay {decay}; expected 0 to 1")
-        return cls(name, artifact.rows(name), decay)
+        return cls(name, artifact.rows(name), artifact.n_items, decay)
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return np.zeros(batch.n, np.bool_) if batch.sequences is None else batch.sequences.has_listens
 
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        if items is not None:
-            return self._product(batch).at(items)[None]
-        return product(self._latest(batch), self.table, self.table.n_rows)
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return self._product(batch).largest(n, first=first)
-
-    def _product(self, batch: RequestBatch) -> RowProduct:
-        return row_product(batch, self.name, lambda: self._latest(batch), self.table, self.table.n_rows)
-
-    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        columns, values = self._latest(batch.only(request)).row(0)
-        if not len(columns):
-            return []
-        amounts = self.table.take(columns.astype(np.int64)).to_csr(self.table.n_rows)[:, items].toarray()
-        return [ScoreParts("history", columns.astype(np.int64), np.asarray((amounts * values[:, None]).T, np.float32))]
-
-    def _latest(self, batch: RequestBatch) -> Rows:
+    def rows(self, batch: RequestBatch) -> Rows:
         """Return the weights of the listens in each sequence (B, I); those of repeated items are added."""
         columns: list[npt.NDArray[np.int64]] = []
         weights: list[Floats] = []
@@ -82,3 +62,10 @@ class Transitions:
             columns.append(items[kept])
             weights.append(total[kept])
         return Rows.from_lists(columns, weights)
+
+    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
+        columns, values = self.rows(batch.only(request)).row(0)
+        if not len(columns):
+            return []
+        amounts = self.table.take(columns.astype(np.int64)).to_csr(self.n_items)[:, items].toarray()
+        return [ScoreParts("history", columns.astype(np.int64), np.asarray((amounts * values[:, None]).T, np.float32))]

@@ -32,10 +32,10 @@ from tritone_serving.recommender.artifact import (
     files_of,
 )
 from tritone_serving.recommender.exceptions import shown
+from tritone_serving.recommender.manifest_validation import KEYS, check_ensembles, check_shares
 from tritone_serving.recommender.pseudonyms import KEY_VARIABLE, key_check
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
 from tritone_serving.recommender.text_search import TEXT_ENCODER
-from tritone_serving.recommender.validation import KEYS, check_ensembles, check_shares
 from tritone_training.artifact_export import ArtifactExport
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from tritone_serving.recommender import Recommender, RecommendRequest
-from tritone_serving.recommender.base_models.collaborative import UserKnn
+from tritone_serving.recommender.base_models.user_based import UserKnn
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.ensemble import BIAS, SEGMENTS, SESSION
 from tritone_serving.recommender.rows import Rows

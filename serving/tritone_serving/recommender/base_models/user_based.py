@@ -1,4 +1,4 @@
-"""Base models that use logged listening: popularity, item-item matrices, user-kNN and friends.
+"""Base models of similar users: user-kNN and friends.
 
 Shapes: B requests, I items, U stored users, S candidate neighbours among them, E entries of all histories, n items to
 explain.
@@ -14,142 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_serving.recommender.artifact import Artifact
-from tritone_serving.recommender.base_models.base import Ints, OwnTags, ScoreParts, row_product, whole
+from tritone_serving.recommender.base_models.base import Ints, ScoreParts, TableModel
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.requests import MIN_FRIENDS
-from tritone_serving.recommender.rows import Floats, RowProduct, Rows, product
-
-
-@dataclass(frozen=True, eq=False)
-class Popularity:
-    """Logarithm of the number of listeners of each item.
-
-    Attributes:
-        shares: (I,) relative to the most popular item.
-    """
-
-    name: str
-    shares: Floats
-
-    @classmethod
-    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Popularity:
-        return cls(name, artifact.arrays[f"{name}.shares"])
-
-    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
-        return np.ones(batch.n, np.bool_)
-
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        shares = self.shares if items is None else self.shares[items]
-        return np.broadcast_to(shares, (batch.n, len(shares)))
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return np.arange(first, min(first + n, len(self.shares)))  # items are in descending order of popularity
-
-    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        return [whole("popularity", self.shares[items])]
-
-
-@dataclass(frozen=True, eq=False)
-class Mainstream:
-    """Popularity of each item times how far the popularity of the history is above the average.
-
-    The other base models favour popular items too much for histories of popular items, or too little for others. The
-    weight of this one, which may be negative, corrects that.
-
-    Attributes:
-        shares: (I,) as those of `Popularity`.
-        average: mean over stored users of the mean share of their items.
-    """
-
-    name: str
-    shares: Floats
-    average: float
-
-    @classmethod
-    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Mainstream:
-        return cls(name, artifact.arrays["popularity.shares"], float(described["average"]))
-
-    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
-        return batch.has_history
-
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        return self._excess(batch)[:, None] * (self.shares if items is None else self.shares[items])
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return np.zeros(0, np.int64)  # corrects the popularity of what others propose
-
-    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        return [whole("popularity", self._excess(batch.only(request)) * self.shares[items])]
-
-    def _excess(self, batch: RequestBatch) -> Floats:
-        """Return the mean share of each history's items minus the average (B,), 0 without a history."""
-        history = batch.history
-        liked = history.values > 0
-        rows = history.row_numbers()[liked]
-        counts = np.bincount(rows, minlength=batch.n)
-        totals = np.bincount(rows, self.shares[history.columns[liked]], batch.n)
-        excess: Floats = np.where(counts > 0, totals / np.maximum(counts, 1) - self.average, 0).astype(np.float32)
-        return excess
-
-
-@dataclass(frozen=True, eq=False)
-class ItemItem:
-    """score = sum over the history of (weight x table entry) / (length of the history) ** `damping`.
-
-    Attributes:
-        table: (I, I) sparse, from an item of the history to the scored item.
-        damping: exponent that makes the scores of long and short histories comparable.
-        own: correction for the user's own tags.
-    """
-
-    name: str
-    table: Rows
-    damping: float
-    own: OwnTags
-
-    @classmethod
-    def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> ItemItem:
-        return cls(name, artifact.rows(name), float(described["damping"]), OwnTags.open(artifact, name))
-
-    def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
-        return batch.has_history
-
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        if items is None:
-            scores = product(self._scaled(batch), self.table, self.table.n_rows)
-        else:
-            scores = self._product(batch).at(items)[None]
-        self.own.apply(scores, batch, items)
-        return scores
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return self._product(batch).largest(n, first=first)
-
-    def _product(self, batch: RequestBatch) -> RowProduct:
-        return row_product(batch, self.name, lambda: self._scaled(batch), self.table, self.table.n_rows)
-
-    def _scaled(self, batch: RequestBatch) -> Rows:
-        """Return the histories, normalised by their lengths."""
-        history = batch.history
-        weights = history.values * np.repeat(self._scale(history), history.counts)
-        return Rows(history.starts, history.columns, weights)
-
-    def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
-        columns, values = batch.history.row(request)
-        scale = float(self._scale(batch.history)[request])
-        amounts = np.zeros((len(items), len(columns)), np.float32)
-        for cause, (column, value) in enumerate(zip(columns.tolist(), values.tolist(), strict=True)):
-            targets, strengths = self.table.row(column)
-            index = np.minimum(np.searchsorted(targets, items), max(len(targets) - 1, 0))
-            if len(targets):
-                amounts[:, cause] = np.where(targets[index] == items, strengths[index], 0) * value * scale
-        amounts *= self.own.of(batch, request, items)[:, None]
-        return [ScoreParts("history", columns.astype(np.int64), amounts)]
-
-    def _scale(self, history: Rows) -> Floats:
-        """Return the normalisation by the length of each history (B,)."""
-        n_items = np.maximum(history.counts, 1)
-        return (n_items.astype(np.float32) ** -self.damping).astype(np.float32)
+from tritone_serving.recommender.rows import Floats, Rows, product
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +107,7 @@ def sampled_listeners(artifact: Artifact) -> dict[str, npt.NDArray[Any]]:
 
 
 @dataclass(frozen=True, eq=False)
-class UserKnn:
+class UserKnn(TableModel):
     """User-kNN: listening of the most similar users, with a penalty for popular items.
 
     Attributes:
@@ -250,7 +118,6 @@ class UserKnn:
         means: (S,) mean of each candidate's vector over all items, for `pearson`.
     """
 
-    name: str
     listeners: Listeners
     metric: str
     n_neighbours: int
@@ -263,6 +130,8 @@ class UserKnn:
         listeners = Listeners.open(artifact, described)
         return cls(
             name,
+            listeners.by_user,
+            artifact.n_items,
             listeners,
             str(described["metric"]),
             int(described["n_neighbours"]),
@@ -274,23 +143,16 @@ class UserKnn:
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.has_history
 
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        if items is not None:
-            return (self._product(batch).at(items) * self.popularity_penalty[items])[None]
-        n_items = len(self.popularity_penalty)
-        return product(self._neighbours(batch), self.listeners.by_user, n_items) * self.popularity_penalty
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return self._product(batch).largest(n, first=first, factors=self.popularity_penalty)
-
-    def _product(self, batch: RequestBatch) -> RowProduct:
-        n_items = len(self.popularity_penalty)
-        return row_product(batch, self.name, lambda: self._neighbours(batch), self.listeners.by_user, n_items)
-
-    def _neighbours(self, batch: RequestBatch) -> Rows:
+    def rows(self, batch: RequestBatch) -> Rows:
         """Return the most similar users of each request and their weights, sparse (B, U)."""
         near = [self._nearest(row) for row in self._strengths(batch)]
         return Rows.from_lists([self.listeners.people[who] for who, _ in near], [strength for _, strength in near])
+
+    def corrected(self, scores: Floats, batch: RequestBatch, items: Ints | None) -> Floats:
+        return scores * (self.popularity_penalty if items is None else self.popularity_penalty[items])
+
+    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
+        return self.product_of(batch).largest(n, first=first, factors=self.popularity_penalty)
 
     def parts(self, batch: RequestBatch, request: int, items: npt.NDArray[np.int64]) -> Sequence[ScoreParts]:
         # Neighbours are not disclosed. Contributions are attributed to the items of the history: each neighbour's
@@ -302,11 +164,7 @@ class UserKnn:
         shares *= (one.history.values * self.listeners.rarity[columns])[:, None]
         total = shares.sum(0)
         shares *= np.divide(strengths, total, out=np.zeros_like(total), where=np.abs(total) > 1e-12)
-        listening = (
-            self.listeners.by_user.take(self.listeners.people[who])
-            .to_csr(len(self.popularity_penalty))[:, items]
-            .toarray()
-        )  # (k, n)
+        listening = self.table.take(self.listeners.people[who]).to_csr(self.n_items)[:, items].toarray()  # (k, n)
         amounts = (shares @ listening).T * self.popularity_penalty[items][:, None]
         return [ScoreParts("history", columns, amounts.astype(np.float32))]
 
@@ -330,10 +188,9 @@ class UserKnn:
             distance = np.sqrt(np.maximum(2 - 2 * cosine, 0))
             cosine = np.where(near, 1 / (1 + distance) - 1 / (1 + np.sqrt(2)), 0)
         elif self.metric == "pearson":
-            n_items = len(self.popularity_penalty)
             means = self._means(batch)[:, None]
-            spread = (1 - n_items * means**2) * (1 - n_items * self.means**2)
-            cosine = np.where(near, (cosine - n_items * means * self.means) / np.sqrt(np.maximum(spread, 1e-9)), 0)
+            spread = (1 - self.n_items * means**2) * (1 - self.n_items * self.means**2)
+            cosine = np.where(near, (cosine - self.n_items * means * self.means) / np.sqrt(np.maximum(spread, 1e-9)), 0)
         strengths: Floats = np.maximum(cosine, 0).astype(np.float32)
         if self.sharpness != 1:
             np.power(strengths, np.float32(self.sharpness), out=strengths)
@@ -346,41 +203,29 @@ class UserKnn:
         rows = history.row_numbers()
         lengths = np.sqrt(np.bincount(rows, rare * rare, batch.n))
         means: Floats = (np.bincount(rows, rare, batch.n) / np.maximum(lengths, 1e-9)).astype(np.float32)
-        return means / np.float32(len(self.popularity_penalty))
+        return means / np.float32(self.n_items)
 
 
 @dataclass(frozen=True, eq=False)
-class Social:
+class Social(TableModel):
     """Listening of the social neighbourhood, weighted by closeness and by similarity of listening.
 
     Attributes:
         base: added to the similarity, so that dissimilar friends count too.
     """
 
-    name: str
     listeners: Listeners
     base: float
-    n_items: int
 
     @classmethod
     def open(cls, artifact: Artifact, name: str, described: Mapping[str, Any]) -> Social:
-        return cls(name, Listeners.open(artifact, described), float(described["base"]), artifact.n_items)
+        listeners = Listeners.open(artifact, described)
+        return cls(name, listeners.by_user, artifact.n_items, listeners, float(described["base"]))
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:
         return batch.friends.counts > 0
 
-    def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:
-        if items is not None:
-            return self._product(batch).at(items)[None]
-        return product(self._weighted(batch), self.listeners.by_user, self.n_items)
-
-    def propose(self, batch: RequestBatch, n: int, first: int = 0) -> Ints:
-        return self._product(batch).largest(n, first=first)
-
-    def _product(self, batch: RequestBatch) -> RowProduct:
-        return row_product(batch, self.name, lambda: self._weighted(batch), self.listeners.by_user, self.n_items)
-
-    def _weighted(self, batch: RequestBatch) -> Rows:
+    def rows(self, batch: RequestBatch) -> Rows:
         """Return the users around each requesting user and their weights, sparse (B, U)."""
         around = [self._around(batch, request) for request in range(batch.n)]
         return Rows.from_lists([who for who, _ in around], [strength for _, strength in around])
@@ -389,7 +234,7 @@ class Social:
         who, strengths = self._around(batch, request)
         if not len(who):
             return []
-        listening = self.listeners.by_user.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
+        listening = self.table.take(who).to_csr(self.n_items)[:, items].toarray()  # (people, n)
         return [ScoreParts("friend", who, np.asarray((listening * strengths[:, None]).T, np.float32))]
 
     def _around(self, batch: RequestBatch, request: int) -> tuple[npt.NDArray[np.int64], Floats]:
