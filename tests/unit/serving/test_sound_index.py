@@ -64,7 +64,7 @@ def test_the_backend_asks_it_and_only_where_it_has_a_say(
         artifact=SimpleNamespace(folder=folder, arrays={"items.embeddings": sounds}),
         resolver=SimpleNamespace(item=lambda name: int(name) if name.isdigit() else None),
         item_ids=[str(place) for place in range(N_ITEMS)],
-        similar=similar,
+        catalogue=SimpleNamespace(similar=similar),
     )
     alike = cf_ensemble.similar.SimilarItemFinder(recommender)
     similarity = cf_ensemble.similar.SimilarRequest
