@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Make all requests with one way of scoring, and save the responses."""
     keep_freed_memory()  # as the backend does
     per_model: int = arguments.worker
-    settings = None if per_model == EXACT else CandidateSettings(from_items=1, per_model=per_model)
+    settings = None if per_model == EXACT else CandidateSettings(min_items=1, per_model=per_model)
     began_s = time.perf_counter()
     key = KEY if arguments.key is None else read_key(arguments.key)
     recommender = Recommender.open(arguments.artifact, key=key, candidates=settings)

@@ -1,4 +1,4 @@
-"""Atomic file writes: a reader sees the old content or the new content, never a part of it."""
+"""Atomic file writes, where a reader sees the old content or the new content; files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -118,6 +118,14 @@ def make_private_folder(path: Path) -> None:
     """Create a folder and its missing parents, and give the folder itself mode 700 even if it exists."""
     path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     path.chmod(PRIVATE_FOLDER)
+
+
+def restrict_to_owner(folder: Path) -> None:
+    """Remove other users' access to a folder and everything in it; targets of links are not changed."""
+    folder.chmod(PRIVATE_FOLDER)
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from google.protobuf import text_format
 
+from tritone.atomic import make_private_folder, restrict_to_owner
 from tritone_export._exceptions import RepositoryError
 from tritone_export.card import CARD_FILENAME, checksum
 from tritone_export.config import CONFIG_FILES, read_config
@@ -19,7 +20,6 @@ from tritone_export.parity import open_session
 from tritone_export.repository import holds_personal_data, versions
 from tritone_serving import AdminApiError, RefusedVersionError
 from tritone_serving.admin import AdminApi
-from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 from tritone_serving.repository import CANDIDATE_SUFFIX
 from tritone_serving.trial import Reference
 
@@ -147,7 +147,7 @@ def stage_candidate(version: Path, folder: Path, names: Mapping[str, str]) -> No
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     if is_private:
-        close_to_others(folder / "1")
+        restrict_to_owner(folder / "1")
     for name, path in files_in(version.parent).items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from tritone.arguments import check_model_name
+from tritone.atomic import restrict_to_owner
 from tritone.audio import iter_windows
 from tritone.constants import GENRE_MODEL
 from tritone_export._exceptions import ExportError, RepositoryBusyError, RepositoryError
@@ -30,7 +31,7 @@ from tritone_export.card import CARD_FILENAME, card_bytes, checksum
 from tritone_export.publishing import Live, publish_live
 from tritone_export.repository import publish, require_newest, translated
 from tritone_serving.recommender import Artifact, RecommenderError, open_artifact, write_artifact
-from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, close_to_others, files_of
+from tritone_serving.recommender.artifact import EMBEDDING_MODEL, EMBEDDINGS, files_of
 from tritone_serving.recommender.embedding_weights import read_json, weights_digest
 from tritone_serving.recommender.new_items import AddedItems, NewItem, with_items
 from tritone_serving.recommender.similarity import INDEX_FILENAME, build_index
@@ -194,7 +195,7 @@ def _write(
 
             return int(publish(repository / model, version_files=version_files, model_files={}).name)
         (staged / CARD_FILENAME).write_bytes(card_bytes({**card, "version": 1}))
-        close_to_others(staged)
+        restrict_to_owner(staged)
         for name, file in files_in(repository / model).items():
             (staged.parent / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, staged.parent / name)

@@ -25,14 +25,13 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from tritone.atomic import sync_folder
+from tritone.atomic import make_private_folder, restrict_to_owner, sync_folder
 from tritone_export._exceptions import (
     DiskFullError,
     RepositoryBusyError,
     RepositoryError,
 )
 from tritone_export.card import CARD_FILENAME
-from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 
 STAGING_PREFIX: Final = ".staging-"
 LOCK_FILENAME: Final = ".export.lock"
@@ -170,7 +169,7 @@ def _write_files(folder: Path, files: Mapping[str, bytes | Path], *, is_private:
             file.flush()
             os.fsync(file.fileno())
     if is_private:  # until here the mode of the folder kept other users out
-        close_to_others(folder)
+        restrict_to_owner(folder)
     for written in folders:
         sync_folder(written)
 

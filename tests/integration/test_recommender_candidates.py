@@ -16,7 +16,7 @@ from tritone_serving import ModelLoadError, ServerOptions, TritonServer
 pytestmark = pytest.mark.triton
 
 N_ITEMS, N_TASTE = 2_000, 1_500
-SETTING = 'key: "candidates_from_items"\n  value {\n  }'
+SETTING = 'key: "candidates_min_items"\n  value {\n  }'
 
 
 def configure(repository: Path, model: str, value: str) -> None:
@@ -78,7 +78,7 @@ def test_a_setting_out_of_range_is_refused(served: TritonServer, repository: Pat
     before = path.read_text()
     path.write_text(before.replace('string_value: "1000"', 'string_value: "many"'))
     try:
-        with pytest.raises(ModelLoadError, match=r"candidates_from_items is 'many': expected a whole number from 1"):
+        with pytest.raises(ModelLoadError, match=r"candidates_min_items is 'many': expected a whole number from 1"):
             served.load_model("few")
     finally:
         path.write_text(before)

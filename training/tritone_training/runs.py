@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tritone import TritoneError
-from tritone.atomic import replacing
+from tritone.atomic import replacing, restrict_to_owner
 from tritone_training import checkpoint, processes, training_logs
 from tritone_training.checkpoint import SELECTION_FOLDER
 from tritone_training.data.interactions.files import ListeningFiles
@@ -120,9 +120,7 @@ def _train(
         checkpoint.update_info(request.out, info)
         training_logs.write_hyper_parameters(request.out, info, summary["metrics"])
         if kind.is_private:
-            from tritone_serving.recommender.artifact import close_to_others
-
-            close_to_others(request.out)
+            restrict_to_owner(request.out)
         if tracker is not None:
             tracker.log_result(request.out, info, summary["metrics"])
     discard_state(request.out)

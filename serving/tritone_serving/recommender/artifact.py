@@ -1,4 +1,4 @@
-"""Reading and writing of artifacts: a folder of memory-mapped arrays and a JSON manifest that describes them.
+"""Reading of artifacts: folders of memory-mapped arrays, and a JSON manifest that describes them.
 
 ```
 recommender.json         format, base_models, ensembles, weighting, privacy, data, metrics, embedding_model
@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,39 +34,6 @@ from tritone_serving.recommender.exceptions import ArtifactError
 from tritone_serving.recommender.manifest_validation import check_manifest
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.texts import Texts
-
-PRIVATE_FILE: Final = 0o600
-PRIVATE_FOLDER: Final = 0o700
-
-
-def make_private_folder(path: Path) -> None:
-    """Create a folder and its missing parents, and give the folder itself mode 700 even if it exists."""
-    path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    path.chmod(PRIVATE_FOLDER)
-
-
-@contextmanager
-def replacing_private(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file for writing that replaces `path` when the block ends without an error."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.unlink(missing_ok=True)  # left by a killed process, and possibly with another mode
-    try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), PRIVATE_FILE)
-            yield file
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-
-
-def close_to_others(folder: Path) -> None:
-    """Remove other users' access to a folder and everything in it; targets of links are not changed."""
-    folder.chmod(PRIVATE_FOLDER)
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(PRIVATE_FOLDER if path.is_dir() else PRIVATE_FILE)
-
 
 FORMAT: Final = 2
 MANIFEST: Final = "recommender.json"
@@ -208,7 +173,7 @@ def _map(path: Path, shape: Sequence[int]) -> Array:
 
 
 def _advise_random(array: Array) -> None:
-    """Tell the kernel that a mapped array is read here and there.
+    """Advise the kernel that a mapped array is read in random order.
 
     Otherwise it reads up to megabytes around each page that is not in memory, and drops others for them: an artifact
     larger than the memory would be read from the disk again and again.

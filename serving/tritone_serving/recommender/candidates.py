@@ -32,11 +32,11 @@ class CandidateSettings:
     """When candidates are scored in place of all items.
 
     Attributes:
-        from_items: minimum number of items for candidate scoring.
+        min_items: minimum number of items for candidate scoring.
         per_model: number of items that each base model returns.
     """
 
-    from_items: int = 500_000
+    min_items: int = 500_000
     per_model: int = 2_000
 
 

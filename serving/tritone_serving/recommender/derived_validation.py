@@ -153,10 +153,12 @@ def _check_rows(name: str, starts: Array, columns: Array, n_rows: int, n_columns
 def _check_integers(name: str, array: Array, n: int | None, least: int, end: int | None) -> None:
     """Validate a one-dimensional array of n integers, from `least` and below `end`."""
     if array.ndim != 1 or array.dtype.kind not in "iu" or (n is not None and len(array) != n):
-        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected {n or 'some'} integers")
+        expected = "a list of" if n is None else n
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected {expected} integers")
     low, high = map(int, extremes(array))
     if len(array) and (low < least or (end is not None and high >= end)):
-        raise ValueError(f"{name} holds {low} to {high}; expected numbers from {least} below {end}")
+        expected = f"of {least} or more" if end is None else f"from {least} below {end}"
+        raise ValueError(f"{name} holds {low} to {high}; expected numbers {expected}")
 
 
 def _check_floats(name: str, array: Array, shape: tuple[int, ...]) -> None:

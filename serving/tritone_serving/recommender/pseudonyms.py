@@ -24,7 +24,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tritone_serving.recommender.artifact import make_private_folder
+from tritone.atomic import make_private_folder
 from tritone_serving.recommender.exceptions import KeyFileError
 
 PSEUDONYM_BYTES: Final = 16

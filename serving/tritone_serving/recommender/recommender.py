@@ -81,7 +81,7 @@ class Recommender:
         self.artifact = artifact
         self.scorer = EnsembleScorer(artifact, base_models, on_base_model)
         self._candidates = None
-        if candidates is not None and artifact.n_items >= candidates.from_items:
+        if candidates is not None and artifact.n_items >= candidates.min_items:
             self._candidates = CandidateScorer(self.scorer, candidates)
         self.resolver = resolver
         self.catalogue = Catalogue(artifact, resolver)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 _AT_ONCE: Final = 1 << 16  # texts decoded together when all are read
 _SLOTS_PER_TEXT: Final = 2
-_MOST_RECENT: Final = 1 << 14  # texts that are remembered: about 2 MB if they have 40 characters
+_MOST_RECENT: Final = 1 << 14  # size of caches of texts: about 2 MB if they have 40 characters
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.integer[Any]]
@@ -51,11 +51,11 @@ class Texts(Sequence[str]):
         return str(self.encoded(index), "utf-8")
 
     def at(self, indices: Iterable[int]) -> tuple[str, ...]:
-        """Return the texts at some positions, from 0; those read before are remembered, as most are of few items."""
+        """Return the texts at some positions, from 0; recent ones are cached, because requests read mostly the same."""
         recent = self._recent
-        return tuple([recent.get(index) or self._remembered(index) for index in indices])
+        return tuple([recent.get(index) or self._cached(index) for index in indices])
 
-    def _remembered(self, index: int) -> str:
+    def _cached(self, index: int) -> str:
         if len(self._recent) >= _MOST_RECENT:
             self._recent.clear()
         text = self._recent[index] = str(self.encoded(index), "utf-8")
@@ -142,7 +142,7 @@ class TextIndex:
         """
         self._joined, self._ends, self._slots = joined.data, np.asarray(ends, np.int64).data, slots.data
         self._size = _n_home_slots(len(ends))
-        self._recent: dict[str, int] = {}  # a lookup here takes a tenth of the time, and most are of few popular items
+        self._recent: dict[str, int] = {}  # cache of lookups, because requests have mostly the same items
 
     def find(self, text: str) -> int | None:
         """Return the position of a text, None if it is not there."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tritone.atomic import make_private_folder, replacing, staged_pattern, write_atomically
+from tritone.atomic import make_private_folder, replacing, restrict_to_owner, staged_pattern, write_atomically
 
 
 def mode_of(path: Path) -> int:
@@ -101,3 +101,16 @@ def test_a_private_folder_is_closed_even_if_it_exists(tmp_path: Path) -> None:
     folder.mkdir(parents=True, mode=0o755)
     make_private_folder(folder)
     assert mode_of(folder) == 0o700
+
+
+def test_access_of_others_is_removed_without_following_links(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("")
+    outside.chmod(0o644)
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True, mode=0o755)
+    (folder / "inner" / "file").touch(0o644)
+    (folder / "link").symlink_to(outside)
+    restrict_to_owner(folder)
+    assert [mode_of(path) for path in (folder, folder / "inner", folder / "inner" / "file")] == [0o700, 0o700, 0o600]
+    assert mode_of(outside) == 0o644

@@ -15,7 +15,6 @@ from tests.support import recommender_models
 from tritone_export import check_repository, forget_in_checkpoint, forget_user
 from tritone_export.candidates import files_in, stage_candidate
 from tritone_export.repository import holds_personal_data, publish
-from tritone_serving.recommender.artifact import close_to_others, replacing_private
 from tritone_training.kind import TrainRequest
 from tritone_training.registry import get_kind
 
@@ -99,27 +98,6 @@ def test_a_model_without_personal_data_stays_readable_for_a_server_of_another_us
 def test_a_card_without_personal_data(card: bytes | None) -> None:
     assert not holds_personal_data(card)
     assert holds_personal_data(b'{"personal_data": {"n_users": 0}}')
-
-
-def test_an_incomplete_file_does_not_replace_the_existing_one(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-    with pytest.raises(OSError, match="full"), replacing_private(path) as file:  # noqa: PT012
-        file.write(b"half")
-        raise OSError("full")
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["file"]
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.write_text("")
-    outside.chmod(0o644)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "link").symlink_to(outside)
-    close_to_others(folder)
-    assert stat.S_IMODE(outside.stat().st_mode) == 0o644
 
 
 @pytest.mark.slow  # trains

@@ -100,7 +100,7 @@ def by_candidates(folder: Path, request: pytest.FixtureRequest) -> Recommender:
 
 
 def with_candidates(folder: Path, per_model: int) -> Recommender:
-    settings = CandidateSettings(from_items=N_ITEMS, per_model=per_model)
+    settings = CandidateSettings(min_items=N_ITEMS, per_model=per_model)
     return Recommender.open(folder / "artifact", key=read_key(folder / "key"), candidates=settings)
 
 
@@ -265,7 +265,7 @@ def test_with_few_candidates_all_items_are_scored(folder: Path, exact: Recommend
 
 def test_smaller_catalogues_are_scored_whole(folder: Path) -> None:
     key = read_key(folder / "key")
-    for settings in (None, CandidateSettings(), CandidateSettings(from_items=N_ITEMS + 1)):
+    for settings in (None, CandidateSettings(), CandidateSettings(min_items=N_ITEMS + 1)):
         recommender = Recommender.open(folder / "artifact", key=key, candidates=settings)
         resolved = recommender.resolve([RecommendRequest()], use_precomputed=False)
         assert not isinstance(recommender.score_local(resolved), CandidateScores)
@@ -324,11 +324,11 @@ def loaded(cf_ensemble: Any, folder: Path, **parameters: str) -> Recommender:
     ("parameters", "uses_candidates"),
     [
         ({}, False),
-        ({"candidates_from_items": ""}, False),
-        ({"candidates_from_items": "3000"}, True),
-        ({"candidates_from_items": "1", "candidates_per_model": "100"}, True),
-        ({"candidates_from_items": "3001"}, False),
-        ({"candidates_from_items": "never"}, False),
+        ({"candidates_min_items": ""}, False),
+        ({"candidates_min_items": "3000"}, True),
+        ({"candidates_min_items": "1", "candidates_per_model": "100"}, True),
+        ({"candidates_min_items": "3001"}, False),
+        ({"candidates_min_items": "never"}, False),
     ],
 )
 def test_the_backend_uses_candidates_by_its_settings(
@@ -342,12 +342,12 @@ def test_the_backend_uses_candidates_by_its_settings(
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
-        ({}, "3,000 items, scoring all items; candidates_from_items: 500,000"),
-        ({"candidates_from_items": "never"}, "3,000 items, scoring all items; candidates_from_items: never"),
+        ({}, "3,000 items, scoring all items; candidates_min_items: 500,000"),
+        ({"candidates_min_items": "never"}, "3,000 items, scoring all items; candidates_min_items: never"),
         (
-            {"candidates_from_items": "3000", "candidates_per_model": "100"},
+            {"candidates_min_items": "3000", "candidates_per_model": "100"},
             "3,000 items, scoring candidates, 100 of each base model (candidates_per_model); "
-            "candidates_from_items: 3,000",
+            "candidates_min_items: 3,000",
         ),
     ],
 )
@@ -360,14 +360,14 @@ def test_the_log_names_the_scoring(cf_ensemble: Any, folder: Path, parameters: d
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "some", "2147483648", "9" * 5_000, "Never"])
 def test_a_size_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
     with pytest.raises(
-        cf_ensemble.loading.LoadError, match=r"candidates_from_items is .* from 1 to 2147483647, or never"
+        cf_ensemble.loading.LoadError, match=r"candidates_min_items is .* from 1 to 2147483647, or never"
     ):
-        loaded(cf_ensemble, folder, candidates_from_items=value)
+        loaded(cf_ensemble, folder, candidates_min_items=value)
 
 
 @pytest.mark.parametrize("value", ["0", "99", "1000001", "many"])
 def test_a_number_of_proposals_out_of_range_is_refused(cf_ensemble: Any, folder: Path, value: str) -> None:
-    for others in ({}, {"candidates_from_items": "never"}):
+    for others in ({}, {"candidates_min_items": "never"}):
         with pytest.raises(cf_ensemble.loading.LoadError, match=r"candidates_per_model is .* from 100 to 1000000"):
             loaded(cf_ensemble, folder, candidates_per_model=value, **others)
 
@@ -378,7 +378,7 @@ def test_seconds_of_base_models_include_those_of_proposals(folder: Path) -> None
         folder / "artifact",
         key=read_key(folder / "key"),
         on_base_model=lambda name, seconds: counted.update({name: counted.get(name, 0) + 1}),
-        candidates=CandidateSettings(from_items=1),
+        candidates=CandidateSettings(min_items=1),
     )
     recommender.recommend([ALL["stored"]])
     assert counted

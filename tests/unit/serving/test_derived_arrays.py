@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from tritone_serving.recommender import (
     open_artifact,
     write_artifact,
 )
-from tritone_serving.recommender.artifact import rows_arrays, text_arrays
+from tritone_serving.recommender.artifact import Array, rows_arrays, text_arrays
+from tritone_serving.recommender.derived_validation import check_derived
 from tritone_serving.recommender.rows import Rows
 from tritone_serving.recommender.texts import Texts
 
@@ -163,6 +165,24 @@ def test_a_damaged_array_is_refused(artifact: Path, whole: Path, name: str) -> N
     with pytest.raises(ArtifactError, match=re.escape(f"derived.{name.partition('.')[0]}")) as caught:
         opened(artifact, whole)
     assert "export again" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("items.n_listeners", lambda array: array - 1000, r"n_listeners holds .*; expected numbers of 0 or more"),
+        ("search.id.order", lambda array: array + 1, r"order holds 1 to 120; expected numbers from 0 below 120"),
+        ("search.id.order", lambda array: array[1:], r"of shape \(119,\); expected 120 integers"),
+        ("sample.people", lambda array: array.astype(np.float32), r"expected a list of integers"),
+    ],
+)
+def test_errors_name_the_expected_numbers(
+    whole: Path, name: str, change: Callable[[Array], Array], message: str
+) -> None:
+    found = open_artifact(whole)
+    derived = {**found.derived, f"derived.{name}": change(found.derived[f"derived.{name}"])}
+    with pytest.raises(ValueError, match=message):
+        check_derived(found.manifest, found.arrays, derived)
 
 
 @pytest.mark.parametrize("name", derived_names())

@@ -22,7 +22,7 @@ from tritone_serving.recommender.text_search import TEXT_ENCODER, VOCABULARY
 KEY_PARAMETER = "key_file"
 ENCODER_PARAMETER = "text_encoder_model"
 MIN_PARAMETER = "min_friends"
-CANDIDATES_PARAMETER = "candidates_from_items"
+CANDIDATES_PARAMETER = "candidates_min_items"
 PER_MODEL_PARAMETER = "candidates_per_model"
 _LARGEST_TIMEOUT_MS = 60_000
 _LARGEST_MIN_FRIENDS = 1_000
@@ -129,7 +129,7 @@ def make_remote_encoder(recommender: Recommender, config: dict[str, Any], pb_uti
 def scoring_description(recommender: Recommender, config: dict[str, Any]) -> str:
     """Return for the log whether all items or only candidates are scored, and by which setting."""
     settings = _candidates(config)
-    limit = NEVER if settings is None else f"{settings.from_items:,}"
+    limit = NEVER if settings is None else f"{settings.min_items:,}"
     scored = "all items"
     if settings is not None and recommender.uses_candidates:
         scored = f"candidates, {settings.per_model:,} of each base model ({PER_MODEL_PARAMETER})"
@@ -143,7 +143,7 @@ def _candidates(config: dict[str, Any]) -> CandidateSettings | None:
     if _parameter(config, CANDIDATES_PARAMETER) == NEVER:
         return None
     return CandidateSettings(
-        _count(config, CANDIDATES_PARAMETER, usual.from_items, (1, MOST_ITEMS), f", or {NEVER}"), per_model
+        _count(config, CANDIDATES_PARAMETER, usual.min_items, (1, MOST_ITEMS), f", or {NEVER}"), per_model
     )
 
 

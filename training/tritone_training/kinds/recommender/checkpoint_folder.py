@@ -30,8 +30,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from tritone.atomic import make_private_folder, restrict_to_owner
 from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact, RecommenderError, open_artifact
-from tritone_serving.recommender.artifact import close_to_others, make_private_folder
 from tritone_training import checkpoint
 from tritone_training.checkpoint import SELECTION_FOLDER, UNFINISHED
 from tritone_training.exceptions import CheckpointError, TrainingError
@@ -126,7 +126,7 @@ def put_in_place(folder: Path, staged: Path, parts: tuple[str, ...]) -> None:
     Args:
         parts: names of files and folders, checkpoint.json last.
     """
-    close_to_others(staged)
+    restrict_to_owner(staged)
     old = folder / _REPLACED
     make_private_folder(old)
     for part in parts:

@@ -254,7 +254,7 @@ DECLARATION: Final = Declaration(
     ),
     # key_file: path of the key of the users' pseudonyms. If empty, TRITONE_RECOMMENDER_KEY names the file; by default
     # it is in the state folder of the server's user, where `tritone export` stores it.
-    # candidates_from_items: minimum number of items for candidate scoring; `never` disables it; 500,000 if empty.
+    # candidates_min_items: minimum number of items for candidate scoring; `never` disables it; 500,000 if empty.
     # candidates_per_model: number of candidates of each base model; 2,000 if empty.
     # taste_timeout_ms, sequence_timeout_ms: longest time until a response of `taste_vae` and `taste_sequence`, in
     # milliseconds; 1,000 if empty.
@@ -266,7 +266,7 @@ DECLARATION: Final = Declaration(
         TEXT_ENCODER_PARAMETER: "sentence_encoder",
         "key_file": "",
         "min_friends": "3",
-        "candidates_from_items": "",
+        "candidates_min_items": "",
         "candidates_per_model": "",
     },
     backend="cf_ensemble",

@@ -23,8 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from tritone.atomic import make_private_folder, restrict_to_owner
 from tritone_serving.recommender import TASTE, TASTE_SEQUENCE, Artifact
-from tritone_serving.recommender.artifact import INFERRED_MOOD, close_to_others, make_private_folder
+from tritone_serving.recommender.artifact import INFERRED_MOOD
 from tritone_serving.recommender.ensemble import BIAS
 from tritone_serving.recommender.forgotten import marks_in, with_marks
 from tritone_training import checkpoint
@@ -408,7 +409,7 @@ def _put_in_place(folder: Path, staged: Path) -> None:
     parts = tuple(part for part in PARTS if (staged / part).exists())
     if parts:
         put_in_place(folder, staged, parts)
-        close_to_others(folder)
+        restrict_to_owner(folder)
     shutil.rmtree(staged, ignore_errors=True)
     with suppress(OSError):  # not empty if an interrupted training is there, too
         staged.parent.rmdir()

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tritone.atomic import PRIVATE_FILE, write_atomically
 from tritone_serving.events import EVENT_KINDS, EventStore
-from tritone_serving.recommender.artifact import replacing_private
 from tritone_serving.recommender.forgotten import mark_of
 from tritone_serving.recommender.pseudonyms import Pseudonym, pseudonym
 from tritone_training.data.interactions import ListeningData, Log, UserSequences
@@ -73,8 +73,7 @@ class StoredEvents:
             at=self.at,
             received=self.received,
         )
-        with replacing_private(path) as file:
-            file.write(content.getvalue())
+        write_atomically(path, content.getvalue(), mode=PRIVATE_FILE)
 
     @classmethod
     def load(cls, path: Path) -> StoredEvents | None:
