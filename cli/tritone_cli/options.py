@@ -102,8 +102,8 @@ EngineAddress = Annotated[
 Read = Annotated[
     str | None,
     typer.Option(
-        help="Where the listening log is read: driver (this process) or workers (of --engine). Default: workers, if "
-        "there are several and the log has 5 million rows or more in Parquet files.",
+        help="Where the listening log is read: driver (this process) or workers (of --engine). Default: workers of ray "
+        "and spark, if the log has 5 million rows or more in Parquet files; else driver.",
         show_default=False,
     ),
 ]

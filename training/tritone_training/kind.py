@@ -90,7 +90,7 @@ class TrainRequest:
         workers: number of parallel workers of the engine; None for its default.
         engine_address: of an existing cluster of the engine; None to start one on this computer.
         read: where the listening log is read: "driver" (this process) or "workers" (of the engine); None for the
-            workers if there are several and the log is large.
+            workers of Ray and Spark if the log is large.
         taste_vae: checkpoint of `taste_vae` that the recommender takes instead of training one.
     """
 

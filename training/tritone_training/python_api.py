@@ -71,8 +71,8 @@ def train(
         engine: what computes the parts of a fit of `recommender`: `local` (default), `ray` or `spark`.
         workers: processes or tasks of the engine at the same time; None for 1 (`local`) or all CPUs.
         engine_address: of a running Ray or Spark cluster; None for this computer.
-        read: where the log is read: `driver` (this process) or `workers` (of the engine); None for the workers if there
-            are several and the log has 5 million rows or more in Parquet files.
+        read: where the log is read: `driver` (this process) or `workers` (of the engine); None for the workers of Ray
+            and Spark if the log has 5 million rows or more in Parquet files.
         taste_vae: checkpoint of `taste_vae`, trained on the same log, for the recommender; trained with it if None.
         progress: show progress bars on stderr.
 
