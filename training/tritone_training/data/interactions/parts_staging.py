@@ -34,7 +34,6 @@ from tritone_training.data.tables.parquet import exact_pattern
 from tritone_training.exceptions import DataError
 
 ROWS_OF_A_PART: Final = 2_000_000  # of a file on disk
-_PARTS_OF_WORKER: Final = 4
 LEAST_ROWS: Final = 5_000_000  # of a log that workers read by default: starting them takes seconds
 
 
@@ -132,14 +131,11 @@ def _read(engine: PartMap, slices: Sequence[_Slice]) -> Iterator[tuple[_Slice, P
         DataError: a part is damaged, has changed, or cannot be read by a worker.
         FileNotFoundError: a file was deleted.
     """
-    n_at_once = _PARTS_OF_WORKER * engine.n_workers  # or results pile up where workers are faster than this process
-    for first in range(0, len(slices), n_at_once):
-        some = slices[first : first + n_at_once]
-        with closing(engine.map(read_part, [each.part for each in some])) as results:
-            for each, found in zip(some, results, strict=True):
-                if isinstance(found, UnreadablePart):
-                    raise _unreadable(each, found)
-                yield each, found
+    with closing(engine.map(read_part, [each.part for each in slices])) as results:
+        for each, found in zip(slices, results, strict=True):
+            if isinstance(found, UnreadablePart):
+                raise _unreadable(each, found)
+            yield each, found
 
 
 def _slices(staging: Staging, table: Table, n_workers: int) -> Iterator[_Slice]:
