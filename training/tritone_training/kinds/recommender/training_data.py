@@ -14,6 +14,7 @@ from tritone_training.kinds.recommender.fitting.recording_embeddings import (
     RecordingEmbeddings,
     embed_recordings,
 )
+from tritone_training.progress import print_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,8 @@ def _workers(request: TrainRequest, used: dict[str, Any]) -> ReadingWorkers | No
 
     @contextmanager
     def opened() -> Iterator[Engine]:
-        with open_engine(request) as engine:
+        with open_engine(replace(request, progress=False)) as engine:
+            print_line(f"engine: {engine.name}, {engine.n_workers} workers read the log", shown=request.progress)
             yield engine
             used.update(engine.describe())
 
