@@ -237,7 +237,7 @@ def lose_java(folder: str) -> str:
     with SparkEngine(1) as engine, engine.share(folder) as shared:
         Path(folder, "java").write_text(str(engine._context._gateway.proc.pid))
         with pytest.raises(EngineError) as raised:
-            list(engine.map(waits, range(8), shared))
+            list(engine.map(waits, [1] * 8, shared))
     return str(raised.value)
 
 
@@ -248,3 +248,23 @@ def test_a_java_process_that_is_killed_is_named(folder: Path) -> None:
         os.kill(int((folder / "java").read_text()), signal.SIGKILL)
         message = outcome.result(60)
     assert message.startswith("spark: the fit failed (")
+
+
+def open_without_executors(master: str) -> tuple[list[str], str, bool]:
+    from pyspark import SparkContext
+
+    poll_often()
+    os.environ[cpu_wait.TIMEOUT_VARIABLE] = "5"
+    with redirect_stderr(io.StringIO()) as printed, pytest.raises(EngineError) as raised:
+        SparkEngine(1, master, progress=True)
+    return printed.getvalue().splitlines(), str(raised.value), SparkContext._active_spark_context is not None
+
+
+@needs_java
+def test_a_spark_cluster_without_executors_is_named() -> None:
+    lines, message, is_open = result_of(open_without_executors, "local-cluster[0,1,1024]")  # a master, no workers
+    assert any(
+        line.startswith("waiting for a free CPU in the Spark cluster (no executor runs a task), ") for line in lines
+    )
+    assert message.startswith("no free CPU in the Spark cluster for 5 s (no executor runs a task); add workers")
+    assert not is_open
