@@ -63,7 +63,7 @@ def poll_often() -> None:
         module.POLL_S = 0.5
 
 
-def waits(part: int, folder: str) -> int:
+def marks_and_waits(part: int, folder: str) -> int:
     """Wait in all parts but the first one."""
     if part:
         Path(folder, str(part)).touch()
@@ -141,7 +141,7 @@ def lose_head(address: str, folder: str) -> tuple[str, bool]:
     import ray
 
     with pytest.raises(EngineError) as raised, RayEngine(2, address) as engine, engine.share(folder) as shared:
-        list(engine.map(waits, range(4), shared))
+        list(engine.map(marks_and_waits, range(4), shared))
     return str(raised.value), ray.is_initialized()
 
 
@@ -168,7 +168,7 @@ def open_without_cpu(n_cpus: int, folder: str) -> tuple[list[str], str, bool]:
     os.environ[cpu_wait.TIMEOUT_VARIABLE] = "3"
     ray.init(num_cpus=n_cpus, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     if n_cpus:  # another job uses all of them
-        ray.remote(waits).remote(n_cpus, folder)
+        ray.remote(marks_and_waits).remote(n_cpus, folder)
         wait_for(Path(folder, str(n_cpus)))
     with redirect_stderr(io.StringIO()) as printed, pytest.raises(EngineError) as raised:
         RayEngine(progress=True)
@@ -193,7 +193,7 @@ def open_and_lose_nodes(address: str, folder: str) -> tuple[int, str]:
         os.environ[cpu_wait.TIMEOUT_VARIABLE] = "2"
         engine._cpu_wait = cpu_wait.CpuWait("Ray", progress=False)
         with pytest.raises(EngineError) as raised:
-            list(engine.map(waits, range(2), shared))
+            list(engine.map(marks_and_waits, range(2), shared))
         return engine.n_workers, str(raised.value)
 
 
@@ -237,7 +237,7 @@ def lose_java(folder: str) -> str:
     with SparkEngine(1) as engine, engine.share(folder) as shared:
         Path(folder, "java").write_text(str(engine._context._gateway.proc.pid))
         with pytest.raises(EngineError) as raised:
-            list(engine.map(waits, [1] * 8, shared))
+            list(engine.map(marks_and_waits, [1] * 8, shared))
     return str(raised.value)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.engines.conftest import N_WORKERS
-from tests.support import recommender_fits
+from tests.support import engine_tasks, recommender_fits
 
 from tritone_training.kinds.recommender.engines import Engine, EngineError, open_engine
 from tritone_training.kinds.recommender.engines.tasks import pickled_bytes
@@ -61,14 +60,10 @@ def test_a_fit_on_two_workers_is_that_of_one_process(name: str, log: str, folder
 # --- what the engines do with tasks ------------------------------------------------------------------
 
 
-def scaled(part: int, factors: np.ndarray, name: str) -> tuple[str, int, np.ndarray]:
-    return name, os.getpid(), factors * part
-
-
 def test_results_are_in_the_order_of_the_parts(engine: Engine) -> None:
     factors = np.arange(1000.0)
     with engine.share(factors) as shared, engine.share("a name") as named:
-        found = list(engine.map(scaled, range(9), shared, named))
+        found = list(engine.map(engine_tasks.scaled, range(9), shared, named))
     assert [name for name, _, _ in found] == ["a name"] * 9
     assert os.getpid() not in {pid for _, pid, _ in found}
     for part, (_, _, values) in enumerate(found):
@@ -78,31 +73,25 @@ def test_results_are_in_the_order_of_the_parts(engine: Engine) -> None:
     assert engine.use.gathered_bytes > 9 * factors.nbytes
 
 
-def refuses(part: int) -> int:
-    if part == 2:
-        raise np.linalg.LinAlgError("a matrix of part 2 is singular")
-    return part
-
-
 def test_an_error_of_a_task_is_raised_as_it_is(engine: Engine) -> None:
-    found = engine.map(refuses, range(4))
+    found = engine.map(engine_tasks.refuses_2, range(4))
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(np.linalg.LinAlgError, match="part 2"):
         next(found)
 
 
-def waits(part: int) -> int:
+def takes_minutes(part: int) -> int:
     if part:
         time.sleep(300)
     return part
 
 
 def test_tasks_whose_results_are_not_wanted_are_cancelled(engine: Engine) -> None:
-    found = engine.map(waits, [0] * 2 * N_WORKERS + [1] * 8 * N_WORKERS)
+    found = engine.map(takes_minutes, [0] * 2 * N_WORKERS + [1] * 8 * N_WORKERS)
     assert next(found) == 0
     began_s = time.monotonic()
     found.close()
-    assert list(engine.map(refuses, [0, 1])) == [0, 1]
+    assert list(engine.map(abs, [0, -1])) == [0, 1]
     assert time.monotonic() - began_s < 60
 
 
@@ -119,7 +108,7 @@ def test_a_job_of_spark_that_is_not_submitted_yet_is_not_run(
             return submit(parts, n)
 
         monkeypatch.setattr(spark.sparkContext, "parallelize", submit_late)
-        found = engine.map(waits, [0, 0, 1, 1])  # two jobs
+        found = engine.map(takes_minutes, [0, 0, 1, 1])  # two jobs
         assert next(found) == 0
         Timer(1, closing.set).start()
         began_s = time.monotonic()
@@ -127,38 +116,21 @@ def test_a_job_of_spark_that_is_not_submitted_yet_is_not_run(
         assert time.monotonic() - began_s < 60
 
 
-def dies_once(part: int, marker: Path) -> int:
-    if part == 1 and not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part * part
-
-
 def test_a_task_whose_worker_is_killed_is_repeated(engine: Engine, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     with engine.share(marker) as shared:
-        assert list(engine.map(dies_once, range(6), shared)) == [0, 1, 4, 9, 16, 25]
+        assert list(engine.map(engine_tasks.dies_once, range(6), shared)) == [0, 1, 4, 9, 16, 25]
     assert marker.exists()
-
-
-def dies(part: int) -> int:
-    if part == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part
 
 
 def test_a_task_that_always_kills_its_worker_ends_the_fit(engine: Engine) -> None:
     with pytest.raises(EngineError, match="--resume"):
-        list(engine.map(dies, range(2)))
-
-
-def runs_out_of_memory(part: int) -> None:
-    raise MemoryError
+        list(engine.map(engine_tasks.dies, range(2)))
 
 
 def test_memory_that_is_not_there_is_named(engine: Engine) -> None:
     with pytest.raises(EngineError, match="out of memory"):
-        list(engine.map(runs_out_of_memory, [0]))
+        list(engine.map(engine_tasks.runs_out_of_memory, [0]))
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

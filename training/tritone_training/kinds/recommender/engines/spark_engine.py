@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -30,6 +31,8 @@ MOST_FAILURES: Final = 4  # of a task with a local master; elsewhere spark.task.
 _TASKS_OF_JOB: Final = 2  # per worker
 _JOBS: Final = 2  # at the same time
 _CANCEL_EVERY_S: Final = 0.5
+_REGISTER_S: Final = 2.0  # after which no further executors of a cluster are expected
+_REGISTER_POLL_S: Final = 0.1
 
 
 class SparkEngine(Engine):
@@ -79,12 +82,24 @@ class SparkEngine(Engine):
             self._context.setLogLevel("ERROR")
         super().__init__(n_workers or 1)
         try:
-            list(self._results(_do_nothing, [None], []))  # waits for an executor
+            list(self._results(_do_nothing, [None], []))  # waits for an executor, and checks that it can run tasks
             if n_workers is None:
-                self.n_workers = max(1, self._context.defaultParallelism)
+                self.n_workers = self._n_offered()
         except BaseException:
             self.close()
             raise
+
+    def _n_offered(self) -> int:
+        """Return the number of cores that the executors offer; those of a cluster register one after the other."""
+        if self._context.master.startswith("local"):
+            return max(1, int(self._context.defaultParallelism))
+        with _translating():
+            n, changed_s = 0, time.monotonic()
+            while time.monotonic() - changed_s < _REGISTER_S:
+                time.sleep(_REGISTER_POLL_S)
+                if self._context.defaultParallelism != n:
+                    n, changed_s = self._context.defaultParallelism, time.monotonic()
+        return max(1, n)
 
     def close(self) -> None:
         if not self._is_ours:
