@@ -187,11 +187,6 @@ class RayEngine(Engine):
 
     def _translated(self, error: Exception) -> EngineError:
         errors = self._ray.exceptions
-        if isinstance(error, self._connection_errors):
-            return EngineError(
-                f"ray: the connection to the cluster is lost ({_reason(error)}); check that its head runs, then "
-                f"start again with --resume"
-            )
         if isinstance(error, errors.OutOfMemoryError):
             return EngineError(
                 "ray: a worker was ended because its computer ran out of memory; use fewer --workers, or computers "
@@ -211,6 +206,11 @@ class RayEngine(Engine):
             return EngineError(
                 f"ray: a worker cannot run tasks ({str(error).strip().splitlines()[-1]}); it needs tritone[train,ray] "
                 f"in the same versions of Python and Tritone as this computer"
+            )
+        if isinstance(error, self._connection_errors):
+            return EngineError(
+                f"ray: the connection to the cluster is lost ({_reason(error)}); check that its head runs, then "
+                f"start again with --resume"
             )
         return EngineError(f"ray: the fit failed ({_reason(error)}); start again with --resume")
 
