@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.engines.conftest import JAVA, N_WORKERS, WORKERS_PATH
+from tests.engines.ray_nodes import ray_head
 from tests.engines.spark_cluster import standalone_cluster
 from tests.support import recommender_fits, recommender_models
 
@@ -108,6 +109,14 @@ def test_a_ray_cluster_is_used_by_its_address(ray_cluster: None, in_one_process:
     recommender_fits.assert_equal_checkpoints(in_one_process, folder / "cluster")
 
 
+def test_a_ray_cluster_is_used_by_the_address_of_its_client_server(in_one_process: Path, folder: Path) -> None:
+    environment = {"PYTHONPATH": WORKERS_PATH, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    with ray_head(n_cpus=N_WORKERS, environment=environment) as head:
+        used = fit(folder / "client", "--engine", "ray", "--engine-address", head.client_address)["engine"]
+    assert (used["name"], used["workers"]) == ("ray", N_WORKERS)
+    recommender_fits.assert_equal_checkpoints(in_one_process, folder / "client")
+
+
 def test_a_standalone_spark_cluster_is_used_by_its_address(
     spark_master: str, in_one_process: Path, folder: Path
 ) -> None:
@@ -176,5 +185,5 @@ def test_workers_are_cores_of_executors(master: str, given: dict[str, str], expe
 
     conf = SparkConf(loadDefaults=False)
     conf.setAll(list(given.items()))
-    spark_engine._fill(conf, master, 5)
+    spark_engine._set_defaults(conf, master, 5)
     assert {name: conf.get(name) for name in expected} == expected

@@ -7,6 +7,8 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Timer
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests.engines.conftest import N_WORKERS
 from tests.support import engine_tasks, recommender_fits
 
 from tritone_training.kinds.recommender.engines import Engine, EngineError, open_engine
+from tritone_training.kinds.recommender.engines.tasks import pickled_bytes
 
 ENGINES = ("ray", "spark")
 
@@ -65,6 +68,9 @@ def test_results_are_in_the_order_of_the_parts(engine: Engine) -> None:
     assert os.getpid() not in {pid for _, pid, _ in found}
     for part, (_, _, values) in enumerate(found):
         np.testing.assert_array_equal(values, factors * part)
+    assert engine.use.n_tasks == 9
+    assert engine.use.sent_bytes >= sum(map(pickled_bytes, range(9)))
+    assert engine.use.gathered_bytes > 9 * factors.nbytes
 
 
 def test_an_error_of_a_task_is_raised_as_it_is(engine: Engine) -> None:
@@ -72,6 +78,42 @@ def test_an_error_of_a_task_is_raised_as_it_is(engine: Engine) -> None:
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(np.linalg.LinAlgError, match="part 2"):
         next(found)
+
+
+def takes_minutes(part: int) -> int:
+    if part:
+        time.sleep(300)
+    return part
+
+
+def test_tasks_whose_results_are_not_wanted_are_cancelled(engine: Engine) -> None:
+    found = engine.map(takes_minutes, [0] * 2 * N_WORKERS + [1] * 8 * N_WORKERS)
+    assert next(found) == 0
+    began_s = time.monotonic()
+    found.close()
+    assert list(engine.map(abs, [0, -1])) == [0, 1]
+    assert time.monotonic() - began_s < 60
+
+
+def test_a_job_of_spark_that_is_not_submitted_yet_is_not_run(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_engine(recommender_fits.request("tagged", tmp_path, "run", engine="spark", workers=1)) as engine:
+        closing = Event()
+        submit = spark.sparkContext.parallelize
+
+        def submit_late(parts: list[int], n: int) -> Any:
+            if any(parts):
+                assert closing.wait(60)
+            return submit(parts, n)
+
+        monkeypatch.setattr(spark.sparkContext, "parallelize", submit_late)
+        found = engine.map(takes_minutes, [0, 0, 1, 1])  # two jobs
+        assert next(found) == 0
+        Timer(1, closing.set).start()
+        began_s = time.monotonic()
+        found.close()
+        assert time.monotonic() - began_s < 60
 
 
 def test_a_task_whose_worker_is_killed_is_repeated(engine: Engine, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +27,7 @@ from tritone_training.kinds.recommender.config import PRESETS
 from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, open_engine, opening
 from tritone_training.kinds.recommender.engines.mapped_arrays import MappedArrays
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
-from tritone_training.kinds.recommender.engines.spark_engine import _fill
+from tritone_training.kinds.recommender.engines.spark_engine import _set_defaults
 from tritone_training.kinds.recommender.fitting import base_models
 from tritone_training.kinds.recommender.fitting.interaction_dataset import dataset_of_matrix
 from tritone_training.registry import get_kind
@@ -230,6 +231,7 @@ def test_an_engine_that_is_not_installed_names_its_extra(
         ("spark", "spark://127.0.0.1:9"),
         ("spark", "k8s://https://127.0.0.1:9"),
         ("spark", "spark://[::1]:9"),
+        ("spark", "spark://127.0.0.1:9,[::1]:9"),
         ("ray", "no-such-host.invalid:6379"),
         ("ray", "127.0.0.1:99999"),
     ],
@@ -240,6 +242,24 @@ def test_an_address_that_cannot_be_reached_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     with pytest.raises(EngineError, match="--engine-address: expected the address of a running"):
         check_engine(request(engine=engine_name, engine_address=address))
+
+
+def test_one_of_several_masters_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    with socket.create_server(("127.0.0.1", 0)) as master:
+        up = f"127.0.0.1:{master.getsockname()[1]}"
+        for address in (f"spark://{up},127.0.0.1:9", f"spark://127.0.0.1:9,{up}", f"spark://127.0.0.1:9, {up}"):
+            check_engine(request(engine="spark", engine_address=address))
+    with pytest.raises(EngineError) as raised:
+        check_engine(request(engine="spark", engine_address=f"spark://127.0.0.1:9,{up}"))
+    assert "127.0.0.1:9: [Errno" in str(raised.value)
+    assert f"; {up}: [Errno" in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["auto", "yarn", "local[2]", "k8s://https://host.invalid"])
+def test_an_address_without_a_port_is_left_to_the_engine(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    check_engine(request(engine="spark", engine_address=address))
 
 
 @pytest.mark.parametrize("changes", [{"engine": "ray"}, {"workers": 2}, {"engine_address": "auto"}])
@@ -314,7 +334,7 @@ def test_workers_of_a_resource_manager_are_executors(
     master: str, own: dict[str, str], n_workers: int | None, expected: dict[str, str]
 ) -> None:
     conf = Settings(own)
-    _fill(conf, master, n_workers)
+    _set_defaults(conf, master, n_workers)
     assert {name: conf.get(f"spark.executor.{name}") for name in ("instances", "cores")} == {
         "instances": None, "cores": None, **expected,
     }  # fmt: skip
@@ -323,7 +343,7 @@ def test_workers_of_a_resource_manager_are_executors(
 
 def test_workers_of_a_standalone_cluster_are_cores() -> None:
     conf = Settings()
-    _fill(conf, "spark://head:7077", 4)
+    _set_defaults(conf, "spark://head:7077", 4)
     assert conf["spark.cores.max"] == "4"
     assert "spark.executor.instances" not in conf
 

@@ -21,10 +21,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from tritone import TritoneError
 from tritone_training.exceptions import OtherProcessError, ProcessGroupError, TrainingError
+from tritone_training.timeouts import timeout_of
 
 TIMEOUT_VARIABLE: Final = "TRITONE_PROCESSES_TIMEOUT_S"
 _DEFAULT_TIMEOUT_S: Final = 1800.0
-_LONGEST_TIMEOUT_S: Final = 86_400.0
 _POLL_S: Final = 0.1
 _FAST_POLL_S: Final = 0.02
 _CONFIRMATION_S: Final = 5.0  # in which processes that are alive notice that another one is not
@@ -259,7 +259,7 @@ def join_training_group() -> Iterator[TrainingGroup | None]:
 
 
 def _join() -> TrainingGroup:
-    timeout_s = _timeout_s()
+    timeout_s = timeout_of(TIMEOUT_VARIABLE, _DEFAULT_TIMEOUT_S)
     timeout = timedelta(seconds=timeout_s)
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
@@ -318,17 +318,6 @@ def _wait_until(until: float, missing: Sequence[int], size: int, timeout_s: floa
             f"{TIMEOUT_VARIABLE}"
         )
     time.sleep(_FAST_POLL_S)
-
-
-def _timeout_s() -> float:
-    text = os.environ.get(TIMEOUT_VARIABLE)
-    try:
-        value = _DEFAULT_TIMEOUT_S if not text else float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= _LONGEST_TIMEOUT_S:
-        raise TrainingError(f"{TIMEOUT_VARIABLE}: expected 1 to {_LONGEST_TIMEOUT_S:g} seconds, got {text!r}")
-    return value
 
 
 def is_communication_error(error: RuntimeError) -> bool:

@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Shared(Generic[T]):
-    """A value that all tasks read; `reference` is how its engine names it."""
+    """A value that all tasks read; `reference` is the handle of the value in the engine."""
 
     reference: Any
 

@@ -19,11 +19,12 @@ ENGINES: Final = ("local", "ray", "spark")
 READERS: Final = ("driver", "workers")
 REACHABLE_WITHIN_S: Final = 10.0
 _EXTRAS: Final = {"ray": ("ray", "ray"), "spark": ("pyspark", "spark")}  # engine -> package and extra
-_HOST: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?(\[[^\]]+\]|[^:/,]+):(\d+)(?:,.*)?")
+_SCHEME: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?")
+_HOST: Final = re.compile(r"(\[[^\]]+\]|[^:/]+):(\d+)")
 
 
 def check_engine(request: TrainRequest) -> None:
-    """Refuse an engine that cannot be opened, before data are read for it.
+    """Check that the engine of a request can be used; called before the data are read.
 
     Raises:
         EngineError: the engine or reader is unknown, its package is not installed, or no connection to its address.
@@ -44,9 +45,8 @@ def check_engine(request: TrainRequest) -> None:
     package, extra = _EXTRAS[name]
     if importlib.util.find_spec(package) is None:
         raise EngineError(f"{name}: is not installed; install it with: pip install 'tritone[train,{extra}]'")
-    found = None if request.engine_address is None else _HOST.fullmatch(request.engine_address)
-    if found is not None:
-        _require_reachable(name, str(request.engine_address), found[1].strip("[]"), int(found[2]))
+    if request.engine_address is not None:
+        _require_reachable(name, request.engine_address)
 
 
 def open_engine(request: TrainRequest) -> Engine:
@@ -67,20 +67,35 @@ def _opened(request: TrainRequest) -> Engine:
     if request.engine == "ray":
         from tritone_training.kinds.recommender.engines.ray_engine import RayEngine
 
-        return RayEngine(request.workers, request.engine_address)
+        return RayEngine(request.workers, request.engine_address, progress=request.progress)
     if request.engine == "spark":
         from tritone_training.kinds.recommender.engines.spark_engine import SparkEngine
 
-        return SparkEngine(request.workers, request.engine_address)
+        return SparkEngine(request.workers, request.engine_address, progress=request.progress)
     return LocalEngine(request.workers or 1)
 
 
-def _require_reachable(name: str, address: str, host: str, port: int) -> None:
-    try:
-        with socket.create_connection((host, port), timeout=REACHABLE_WITHIN_S):
-            return
-    except (OSError, OverflowError) as error:
+def _require_reachable(name: str, address: str) -> None:
+    """Check that one of the hosts of an address accepts connections.
+
+    An address with several, such as `spark://A:7077,B:7077`, names the active master and its standbys.
+    """
+    failures = []
+    for host, port in _hosts(address):
+        try:
+            with socket.create_connection((host, port), timeout=REACHABLE_WITHIN_S):
+                return
+        except (OSError, OverflowError) as error:
+            failures.append(f"{host}:{port}: {error}")
+    if failures:
         raise EngineError(
             f"--engine-address: expected the address of a running {name} cluster, got {address} (no connection within "
-            f"{REACHABLE_WITHIN_S:.0f} s: {error}); check the address and that the cluster runs"
-        ) from error
+            f"{REACHABLE_WITHIN_S:.0f} s: {'; '.join(failures)}); check the address and that the cluster runs"
+        )
+
+
+def _hosts(address: str) -> list[tuple[str, int]]:
+    """Return the hosts and ports of an address; none for one without, such as `auto` or `yarn`."""
+    hosts = _SCHEME.sub("", address, count=1).split(",")
+    found = [_HOST.fullmatch(each.strip()) for each in hosts]
+    return [(each[1].strip("[]"), int(each[2])) for each in found if each is not None]
