@@ -268,3 +268,40 @@ def test_a_spark_cluster_without_executors_is_named() -> None:
     )
     assert message.startswith("no free CPU in the Spark cluster for 5 s (no executor runs a task); add workers")
     assert not is_open
+
+
+def much(part: int) -> bytes:
+    """Return a result of 96 MB."""
+    return bytes(96 << 20)
+
+
+def gather_much() -> str:
+    """Gather more than fits into the heap of the driver; return the error."""
+    with SparkEngine(N_WORKERS) as engine:
+        try:
+            return f"gathered {len(list(engine.map(much, range(8))))} results"
+        except EngineError as error:
+            return str(error)
+
+
+@needs_java
+def test_a_full_heap_of_spark_is_named_and_ends_the_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "spark-defaults.conf").write_text("# ours\nspark.driver.memory = 512m\n")
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert result_of(gather_much) == (
+        "spark: the driver's Java process ran out of memory; raise spark.driver.memory, or use fewer --workers"
+    )
+
+
+def gather_much_by_default() -> tuple[int, dict[str, object]]:
+    with SparkEngine(N_WORKERS) as engine:
+        n_bytes = sum(len(each) for each in engine.map(much, range(8)))
+        return n_bytes, engine.describe()
+
+
+@needs_java
+def test_large_results_fit_into_the_default_heap_of_spark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    n_bytes, described = result_of(gather_much_by_default)
+    assert n_bytes == 8 * (96 << 20)
+    assert 100 < described["java_peak_mb"] < 6_000

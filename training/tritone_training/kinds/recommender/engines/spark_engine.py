@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import time
 import uuid
@@ -18,18 +19,25 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from pickle import PickleError
+from subprocess import Popen, TimeoutExpired
 from threading import Event
 from typing import Any, ClassVar, Final
 
 from tritone_training.exceptions import EngineError
 from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.cpu_wait import POLL_S, CpuWait
-from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
+from tritone_training.kinds.recommender.engines.tasks import TaskResult, peak_bytes, pickled_bytes, run_task
 
 MOST_FAILURES: Final = 4  # of a task with a local master; elsewhere spark.task.maxFailures
-_TASKS_OF_JOB: Final = 2  # per worker
+_TASKS_OF_JOB: Final = 1  # per worker; parts and results of a job are several times in the memory of the driver's Java
 _JOBS: Final = 2  # at the same time
+_LEAST_HEAP_MB: Final = 2_048
+_HEAP_MB_PER_WORKER: Final = 512
+_OUT_OF_MEMORY_STATUS: Final = 3  # exit status of Java with ExitOnOutOfMemoryError
+_JAVA_EXITS_WITHIN_S: Final = 5.0
+_SETTING: Final = re.compile(r"\s*([^\s#!=:][^\s=:]*)(?:\s*[=:]\s*|\s+)(.*?)\s*")  # a line of Java's properties
 _CANCEL_EVERY_S: Final = 0.5
 _REGISTER_S: Final = 2.0  # after which no further executors of a cluster are expected
 _REGISTER_POLL_S: Final = 0.1
@@ -42,7 +50,7 @@ class SparkEngine(Engine):
         n_workers: cores of the executors that are started; None for all cores of this computer, or what the cluster
             offers. A Spark context that is open already keeps its executors.
         address: URL of the master, such as `spark://HOST:7077`, `yarn` or `k8s://https://HOST:6443`; None for this
-            computer, for the master given to `spark-submit`, or for the context that is open.
+            computer, for the master of `spark-submit` or `spark-defaults.conf`, or for the context that is open.
         progress: whether waiting for an executor is reported on stderr.
 
     Raises:
@@ -65,6 +73,8 @@ class SparkEngine(Engine):
             )
         conf = pyspark.SparkConf()
         if self._is_ours:
+            for name, value in _configured().items():
+                conf.setIfMissing(name, value)
             if address is None and conf.get("spark.master") is None:
                 address = f"local[{n_workers or '*'},{MOST_FAILURES}]"
             if address is not None:
@@ -110,9 +120,19 @@ class SparkEngine(Engine):
         except _errors():  # Java has ended: the second call stops what is left in this process
             self._context.stop()
 
+    def describe(self) -> dict[str, Any]:
+        """Return what `Engine.describe` does, and the largest resident memory of the driver's Java process."""
+        java = self._java()
+        return {**super().describe(), "java_peak_mb": 0 if java is None else round(peak_bytes(java.pid) / 2**20)}
+
+    def _java(self) -> Popen[bytes] | None:
+        """Return the driver's Java process; None if that has started this one, as `spark-submit` does."""
+        process: Popen[bytes] | None = getattr(self._context._gateway, "proc", None)  # has no public name
+        return process
+
     def _publish(self, value: Any) -> Any:
         self.use.broadcast_bytes += pickled_bytes(value)
-        with _translating():
+        with self._translating():
             return self._context.broadcast(_PickledBroadcast(value))
 
     def _withdraw(self, reference: Any) -> None:
@@ -145,7 +165,7 @@ class SparkEngine(Engine):
     ) -> _JobResult:
         """Run a job, in a thread of its own."""
         sent_bytes = sum(map(pickled_bytes, parts))
-        with _translating():
+        with self._translating():
             self._context.setJobGroup(self._group, "tritone train recommender")
             tasks = self._context.parallelize(parts, len(parts)).map(partial(_run_on, task, references))
             results = [] if is_stopped.is_set() else tasks.collect()
@@ -155,7 +175,7 @@ class SparkEngine(Engine):
         """Wait for the end of a job; Spark itself waits for executors without a limit."""
         self._cpu_wait.restart()
         while not wait([job], POLL_S).done:
-            with _translating():
+            with self._translating():
                 tracker = self._context.statusTracker()
                 stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
             if stages and not any(stage is None or stage.numActiveTasks for stage in stages):
@@ -168,6 +188,25 @@ class SparkEngine(Engine):
         while running and wait(running, _CANCEL_EVERY_S).not_done:
             with suppress(*_errors()):  # Spark has stopped, and the jobs end by themselves
                 self._context.cancelJobGroup(self._group)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except _errors() as error:
+            raise _translated(error, is_heap_full=self._has_full_heap(error)) from error
+
+    def _has_full_heap(self, error: Exception) -> bool:
+        """Return whether the driver's Java process has ended because its heap was full."""
+        from py4j.protocol import Py4JJavaError
+
+        java = self._java()
+        if java is None or isinstance(error, Py4JJavaError):  # which Java itself has raised
+            return False
+        try:
+            return java.wait(_JAVA_EXITS_WITHIN_S) == _OUT_OF_MEMORY_STATUS
+        except TimeoutExpired:
+            return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,13 +242,30 @@ def _run_on(task: Callable[..., Any], references: Sequence[Any], part: Any) -> T
     return run_task(task, part, *(each.value for each in references))
 
 
+def _configured() -> dict[str, str]:
+    """Return the settings of `spark-defaults.conf`, which PySpark reads after those of a program, if at all."""
+    from pyspark.find_spark_home import _find_spark_home  # has no public name
+
+    folder = os.environ.get("SPARK_CONF_DIR") or str(Path(_find_spark_home(), "conf"))
+    try:
+        lines = Path(folder, "spark-defaults.conf").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineError(f"spark: {folder}/spark-defaults.conf cannot be read ({error}); mend or remove it") from error
+    found = (_SETTING.fullmatch(line) for line in lines)
+    return {setting[1]: setting[2] for setting in found if setting}
+
+
 def _set_defaults(conf: Any, master: str, n_workers: int | None) -> None:
     """Set defaults for settings that are missing in the Spark configuration."""
     values = {
         "spark.app.name": "tritone train recommender",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.driver.memory": "2g",  # the results of a job pass through it
+        "spark.driver.memory": f"{_heap_mb(n_workers)}m",  # parts and results of running jobs pass through it
+        # Spark does not end a job whose result did not fit into memory.
+        "spark.driver.extraJavaOptions": "-XX:+ExitOnOutOfMemoryError",
         "spark.driver.maxResultSize": "0",
         "spark.python.worker.reuse": "true",
         "spark.io.encryption.enabled": "true",  # broadcast values, with the key of the pseudonyms, are stored on disk
@@ -223,6 +279,13 @@ def _set_defaults(conf: Any, master: str, n_workers: int | None) -> None:
         conf.setIfMissing(name, value)
     if n_workers is not None and not master.startswith("local"):
         _limit_executors(conf, master, n_workers)
+
+
+def _heap_mb(n_workers: int | None) -> int:
+    """Return the largest heap of the driver's Java process in MB: by workers, at most half of the memory."""
+    n = n_workers or os.cpu_count() or 1
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    return max(_LEAST_HEAP_MB, min(_LEAST_HEAP_MB + _HEAP_MB_PER_WORKER * n, memory_mb // 2))
 
 
 def _limit_executors(conf: Any, master: str, n_workers: int) -> None:
@@ -244,16 +307,12 @@ def _errors() -> tuple[type[Exception], ...]:
     return (Py4JError, PySparkException, PickleError, EOFError, OSError)
 
 
-@contextmanager
-def _translating() -> Iterator[None]:
-    try:
-        yield
-    except _errors() as error:
-        raise _translated(error) from error
-
-
-def _translated(error: Exception) -> EngineError:
+def _translated(error: Exception, *, is_heap_full: bool) -> EngineError:
     text = str(error)
+    if is_heap_full:
+        return EngineError(
+            "spark: the driver's Java process ran out of memory; raise spark.driver.memory, or use fewer --workers"
+        )
     if "OutOfMemoryError" in text or "exit code 137" in text:
         return EngineError(
             f"spark: a process ran out of memory ({_reason(error)}); give it more by spark.driver.memory, "

@@ -68,10 +68,10 @@ def one_thread() -> Iterator[None]:
                 torch.set_num_threads(n_before)
 
 
-def peak_bytes() -> int:
-    """Return the largest resident memory of this process so far; 0 if /proc is not available."""
+def peak_bytes(process: int | None = None) -> int:
+    """Return the largest resident memory of a process so far, by default of this one; 0 if /proc does not tell."""
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        status = Path(f"/proc/{process or 'self'}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return 0
     # Not ru_maxrss: a forked process inherits the value of its parent.
