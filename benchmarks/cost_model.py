@@ -266,7 +266,8 @@ def main() -> None:
     errors = ", ".join(f"{error:+.0%} at {n_users:,} users" for n_users, error in epochs.errors.items())
     sys.stdout.write(table(rows, prices) + "\n")
     sys.stdout.write(
-        f"An epoch of taste_vae: {1e6 * epochs.cpu_s:,.0f} s of CPU time per million users (error of the estimate: {errors})\n"
+        f"An epoch of taste_vae: {1e6 * epochs.cpu_s:,.0f} s of CPU time per million users (error of the estimate: "
+        f"{errors})\n"
     )
 
 

@@ -87,7 +87,9 @@ def main() -> None:
             (options.out / RESULT).write_text(json.dumps(rows, indent=2) + "\n")
         if not options.json:
             row = rows[-1]
-            print(f"{row['n_users']:,} users: {row['epoch_cpu_s']} s of CPU an epoch, {row['peak_mb']:,} MB", flush=True)
+            print(
+                f"{row['n_users']:,} users: {row['epoch_cpu_s']} s of CPU an epoch, {row['peak_mb']:,} MB", flush=True
+            )
     if options.json:
         sys.stdout.write(json.dumps(rows) + "\n")
 
