@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from tritone_training.exceptions import EngineError
 from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.local import LocalEngine
+from tritone_training.progress import print_line
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
@@ -46,12 +47,20 @@ def check_engine(request: TrainRequest) -> None:
 
 
 def open_engine(request: TrainRequest) -> Engine:
-    """Open the engine of a request; by default `local` with one worker.
+    """Open the engine of a request, and print what is used; by default `local` with one worker.
 
     Raises:
         EngineError: it cannot be used.
     """
     check_engine(request)
+    engine = _opened(request)
+    at = "" if request.engine_address is None else f" at {request.engine_address}"
+    workers = "1 worker" if engine.n_workers == 1 else f"{engine.n_workers} workers"
+    print_line(f"engine: {engine.name}{at}, {workers}", shown=request.progress)
+    return engine
+
+
+def _opened(request: TrainRequest) -> Engine:
     if request.engine == "ray":
         from tritone_training.kinds.recommender.engines.ray_engine import RayEngine
 
