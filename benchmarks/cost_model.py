@@ -6,8 +6,9 @@ python -m benchmarks.cost_model --users 10e6 --items 2e6 --plays 1e9       # and
 ```
 The CPU time of each step of a fit is proportional to one quantity: pairs of items in the same history (neighbours),
 items (one small regression each), or plays. The rates are those of one measured size (`--from`), so that the other
-sizes test the estimate. Measurements are those of `benchmarks.scale_recommender` in docs/benchmarks. Prices are
-assumptions: general-purpose virtual machines on demand, by core and by GB of memory.
+sizes test the estimate. An epoch of `taste_vae` takes time for each user; its rate is that of the largest measured
+size. Measurements are those of `benchmarks.scale_recommender` and `benchmarks.train_taste` in docs/benchmarks. Prices
+are assumptions: general-purpose virtual machines on demand, by core and by GB of memory.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from pathlib import Path
 from typing import Any
 
 FITS = Path("docs/benchmarks/recommender-scale.json")
+EPOCHS = Path("docs/benchmarks/taste-epochs.json")
+TRAINING = (1, 30)  # fits of the base models, and epochs of `taste_vae`: at most those of its preset
+REFIT = (2, 20)  # `tritone refit` fits without the latest listens and with them, with a third of the epochs each
 USD_PER_CORE_HOUR = 0.035
 USD_PER_GB_HOUR = 0.0045
 N_NEIGHBOURS = 100  # as in benchmarks.scale_recommender
 N_TABLES = 3  # item-kNN, EASE, graph filter
 BYTES_PER_ENTRY = 8  # a column and a value
+BYTES_PER_USER = 44  # pseudonym, starts of history, listening and friends, mean
+BYTES_PER_ITEM = 560  # two vectors of 64 numbers, starts and columns of the indices
 # The fit knows the overlaps of four times as many neighbours as it keeps: index, overlap and cosine of each.
 BYTES_PER_OVERLAP = 12
 OVERLAPS_PER_ITEM = 4 * N_NEIGHBOURS
 # What the time of each step is proportional to, in catalogues where EASE is restricted to neighbours.
-DRIVERS = {
+COST_FACTORS = {
     "item-kNN": "overlaps",
     "EASE's neighbours": "overlaps",
     "graph's neighbours": "overlaps",
@@ -55,8 +61,9 @@ class LogSize:
 
     @property
     def artifact_gb(self) -> float:
-        """History and listening of all users, and the item-item tables."""
-        return BYTES_PER_ENTRY * (2 * self.plays + N_TABLES * N_NEIGHBOURS * self.items) / 2**30
+        """History and listening of all users, the item-item tables, and what users and items take besides."""
+        entries = 2 * self.plays + N_TABLES * N_NEIGHBOURS * self.items
+        return (BYTES_PER_ENTRY * entries + BYTES_PER_USER * self.users + BYTES_PER_ITEM * self.items) / 2**30
 
     @property
     def overlaps_gb(self) -> float:
@@ -108,7 +115,7 @@ class CostRates:
         """
         spent = dict.fromkeys(("overlaps", "items", "plays"), 0.0)
         for step, seconds in fit.steps_s.items():
-            spent[DRIVERS.get(step, "plays")] += seconds
+            spent[COST_FACTORS.get(step, "plays")] += seconds
         spent["plays"] += max(fit.cpu_s - sum(fit.steps_s.values()), 0)
         least, most = (each.peak_gb - each.size.overlaps_gb for each in (smaller, fit))
         gb_per_play = (most - least) / (fit.size.plays - smaller.size.plays)
@@ -137,6 +144,29 @@ class Prices:
         return cpu_s / 3600 * (self.core_hour + gb * self.gb_hour / cores)
 
 
+@dataclass(frozen=True)
+class EpochRate:
+    """Time and memory of training `taste_vae`, whose users are in batches of a fixed size.
+
+    Attributes:
+        cpu_s: CPU seconds of an epoch per user.
+        gb: peak memory of the largest measured training.
+        errors: error of the estimate at each smaller measured number of users.
+    """
+
+    cpu_s: float
+    gb: float
+    errors: Mapping[int, float]
+
+    @classmethod
+    def read(cls, path: Path) -> EpochRate:
+        """Read the results of `benchmarks.train_taste`."""
+        *smaller, largest = sorted(json.loads(path.read_text()), key=lambda row: row["n_users"])
+        rate = largest["epoch_cpu_s"] / largest["n_users"]
+        errors = {row["n_users"]: rate * row["n_users"] / row["epoch_cpu_s"] - 1 for row in smaller}
+        return cls(rate, largest["peak_mb"] / 1024, errors)
+
+
 def measured_fits(path: Path) -> list[MeasuredFit]:
     """Read the sizes that were measured with EASE restricted to neighbours, on one machine."""
     rows = json.loads(path.read_text())
@@ -146,12 +176,17 @@ def measured_fits(path: Path) -> list[MeasuredFit]:
 
 
 def estimates(
-    fits: Sequence[MeasuredFit], rates: CostRates, prices: Prices, more: Sequence[LogSize] = ()
+    fits: Sequence[MeasuredFit],
+    rates: CostRates,
+    epochs: EpochRate,
+    prices: Prices,
+    more: Sequence[LogSize] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yield one row per measured size and per size in `more`."""
     for size, fit in [*((fit.size, fit) for fit in fits), *((size, None) for size in more)]:
         cpu_s, peak_gb = rates.cpu_s(size), rates.peak_gb(size)
-        usd = prices.usd(cpu_s, peak_gb)
+        usd, epoch_usd = prices.usd(cpu_s, peak_gb), prices.usd(epochs.cpu_s * size.users, epochs.gb)
+        training_usd, refit_usd = (n_fits * usd + n_epochs * epoch_usd for n_fits, n_epochs in (TRAINING, REFIT))
         yield {
             "n_users": size.users,
             "n_items": size.items,
@@ -159,8 +194,12 @@ def estimates(
             "cpu_s": round(cpu_s, 1),
             "peak_gb": round(peak_gb, 2),
             "artifact_gb": round(size.artifact_gb, 2),
-            "usd": round(usd, 4),
-            "usd_per_million_users": round(usd / size.users * 1e6, 4),
+            "epoch_cpu_s": round(epochs.cpu_s * size.users, 1),
+            "usd_per_million_users": {
+                "base_models": round(usd / size.users * 1e6, 4),
+                "training": round(training_usd / size.users * 1e6, 4),
+                "refit": round(refit_usd / size.users * 1e6, 4),
+            },
             "measured": None
             if fit is None
             else {
@@ -177,8 +216,8 @@ def table(rows: Sequence[Mapping[str, Any]], prices: Prices) -> str:
     """Return the estimates as a Markdown table."""
     lines = [
         "| users x items x plays | CPU time, estimated | measured | error | largest memory, estimated | measured "
-        "| artifact, estimated | measured | USD per million users |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| artifact, estimated | measured | USD per million users: base models | training | refit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         found = row["measured"] or {}
@@ -188,7 +227,7 @@ def table(rows: Sequence[Mapping[str, Any]], prices: Prices) -> str:
             *(f"{row['cpu_s']:,.0f} s", f"{found['cpu_s']:,.0f} s" if found else "", error),
             *(f"{row['peak_gb']:.1f} GB", f"{found['peak_gb']:.1f} GB" if found else ""),
             *(f"{row['artifact_gb']:.2f} GB", f"{found['artifact_gb']:.2f} GB" if found else ""),
-            f"{row['usd_per_million_users']:.4f}",
+            *(f"{usd:.4f}" for usd in row["usd_per_million_users"].values()),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{prices.core_hour} USD per core and hour, {prices.gb_hour} USD per GB and hour"])
@@ -202,6 +241,7 @@ def main() -> None:
     parser.add_argument("--users", type=float, help="users of a log that was not measured")
     parser.add_argument("--items", type=float)
     parser.add_argument("--plays", type=float)
+    parser.add_argument("--epochs", type=Path, default=EPOCHS, help="results of benchmarks.train_taste")
     parser.add_argument("--usd-per-core-hour", type=float, default=USD_PER_CORE_HOUR)
     parser.add_argument("--usd-per-gb-hour", type=float, default=USD_PER_GB_HOUR)
     parser.add_argument("--json", action="store_true")
@@ -218,8 +258,17 @@ def main() -> None:
     rates = CostRates.of(*(by_name[name] for name in (source, fits[sources.index(source)].name)))
     prices = Prices(options.usd_per_core_hour, options.usd_per_gb_hour)
     more = [LogSize(*given)] if all(given) else []
-    rows = list(estimates(fits, rates, prices, more))
-    sys.stdout.write((json.dumps(rows) if options.json else table(rows, prices)) + "\n")
+    epochs = EpochRate.read(options.epochs)
+    rows = list(estimates(fits, rates, epochs, prices, more))
+    if options.json:
+        sys.stdout.write(json.dumps(rows) + "\n")
+        return
+    errors = ", ".join(f"{error:+.0%} at {n_users:,} users" for n_users, error in epochs.errors.items())
+    sys.stdout.write(table(rows, prices) + "\n")
+    sys.stdout.write(
+        f"An epoch of taste_vae: {1e6 * epochs.cpu_s:,.0f} s of CPU time per million users (error of the estimate: "
+        f"{errors})\n"
+    )
 
 
 if __name__ == "__main__":

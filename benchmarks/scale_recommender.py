@@ -240,10 +240,48 @@ def _series(row: dict[str, Any]) -> str:
 
 
 def _memory_gb(row: dict[str, Any]) -> float:
-    """Return the peak memory of the driver and of all workers; pages that they share count for each of them."""
+    """Return the peak memory of the driver, its Java process and all workers; shared pages count for each of them."""
     engine = row["engine"]
     workers_mb = 0 if _series(row) == FIRST_SERIES else engine["worker_peak_mb"] * engine["workers"]
-    return float(row["peak_mb"] + workers_mb) / 1024
+    return float(row["peak_mb"] + engine.get("java_peak_mb", 0) + workers_mb) / 1024
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Return Markdown tables: fits of one process, then those of engines with several workers."""
+    lines = [
+        "| users x items x plays | fit | CPU time | peak memory | artifact | recommendation, p50 / p99 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if _series(row) == FIRST_SERIES:
+            cells = [
+                " x ".join(f"{row[name]:,}" for name in ("n_users", "n_items", "n_plays")),
+                *(f"{row[name]:.0f} s" for name in ("fit_s", "fit_cpu_s")),
+                f"{row['peak_mb'] / 1024:.1f} GB",
+                f"{row['artifact_mb'] / 1024:.2f} GB",
+                f"{row['answer_p50_ms']:.1f} / {row['answer_p99_ms']:.1f} ms",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| engine | users | fit | CPU time, driver and tasks | tasks | peak memory: driver; Java; each worker "
+        "| broadcast | sent | gathered |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if _series(row) != FIRST_SERIES:
+            engine = row["engine"]
+            peaks_mb = (row["peak_mb"], engine.get("java_peak_mb"), engine["worker_peak_mb"])
+            cells = [
+                _series(row),
+                f"{row['n_users']:,}",
+                *(f"{row[name]:.0f} s" for name in ("fit_s", "fit_cpu_s")),
+                str(engine["n_tasks"]),
+                "; ".join("-" if peak_mb is None else f"{peak_mb / 1024:.1f} GB" for peak_mb in peaks_mb),
+                *(f"{engine[name]:,.0f} MB" for name in ("broadcast_mb", "sent_mb", "gathered_mb")),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -255,6 +293,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; results of other sizes are kept")
     parser.add_argument("--keep", type=Path, help="folder for the artifacts, as SIZE; without it they are removed")
     parser.add_argument("--latency", type=Path, help="only measure an artifact from --keep")
+    parser.add_argument("--tables", type=Path, help="only print the results in a folder as tables")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--engine", help="execution engine of the fit: local (default), ray or spark")
     parser.add_argument("--workers", type=int, help="number of parallel workers of the engine")
@@ -262,6 +301,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.latency:
         print(json.dumps(measure_latency(options.latency)))
+        return
+    if options.tables:
+        print(tables(_measured_before(options.tables)))
         return
     if options.one:
         with opened_engine(options) as engine:

@@ -25,7 +25,10 @@ def test_measured_sizes_test_the_estimate(monkeypatch: pytest.MonkeyPatch, capsy
     assert all(abs(row["measured"]["cpu_error"]) < 0.3 for row in measured)
     assert last["measured"] is None
     assert last["cpu_s"] > 10 * measured[-1]["cpu_s"]
-    assert last["artifact_gb"] == pytest.approx(8 * (2 * 1e9 + 300 * 2e6) / 2**30, abs=0.01)
+    assert last["artifact_gb"] == pytest.approx((8 * (2 * 1e9 + 300 * 2e6) + 44 * 10e6 + 560 * 2e6) / 2**30, abs=0.01)
+    assert all(abs(row["artifact_gb"] / row["measured"]["artifact_gb"] - 1) < 0.2 for row in measured)
+    usd = last["usd_per_million_users"]
+    assert 0 < usd["base_models"] < usd["refit"] < usd["training"]
 
 
 def test_rates_are_those_of_each_step() -> None:
@@ -44,6 +47,16 @@ def test_rates_are_those_of_each_step() -> None:
     other = fit(1_000, 700, 90_000)
     assert rates.cpu_s(other.size) == pytest.approx(other.cpu_s)
     assert rates.peak_gb(other.size) == pytest.approx(other.peak_gb)
+
+
+def test_an_epoch_has_the_rate_of_the_largest_training(tmp_path: Path) -> None:
+    rows = [
+        {"n_users": 4_000, "epoch_cpu_s": 8.0, "peak_mb": 2_048},
+        {"n_users": 1_000, "epoch_cpu_s": 1.0, "peak_mb": 1_024},
+    ]
+    (tmp_path / "epochs.json").write_text(json.dumps(rows))
+    rate = cost_model.EpochRate.read(tmp_path / "epochs.json")
+    assert (rate.cpu_s, rate.gb, rate.errors) == (0.002, 2.0, {1_000: 1.0})
 
 
 def test_price_of_a_job() -> None:
