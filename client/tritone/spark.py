@@ -83,7 +83,7 @@ class Classify(Call):
     """Classifies the recording of each row, as `MusicClient.classify` does.
 
     The columns of a result are those of `tritone batch classify`: `label`, `probability`, `probabilities`, `emotions`,
-    `tags`, `duration_s`, `model`, `model_version`, `error` and `error_type`.
+    `tags`, `duration_s`, `notes`, `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: column with the path of each recording, which the worker opens if there is no `bytes_column`.
@@ -97,8 +97,8 @@ class Classify(Call):
 class Embed(Call):
     """Embeds the recording of each row, as `MusicClient.embed` does.
 
-    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `model`,
-    `model_version`, `error` and `error_type`.
+    The columns of a result are those of `tritone batch embed`: `embedding` (256 float32), `duration_s`, `notes`,
+    `model`, `model_version`, `error` and `error_type`.
 
     Args:
         path_column: as for `Classify`.
