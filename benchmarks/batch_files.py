@@ -2,7 +2,7 @@
 
     python -m benchmarks.batch_files [--repository DIR] [--files N] [--rounds N] [--json] [--out docs/benchmarks]
 
-1. Throughput, in interleaved rounds: batch jobs over recordings of 3 s and of 20 s, and NVIDIA's perf_analyzer, which
+1. Throughput, in interleaved rounds: batch jobs over recordings of 3, 20 and 60 s, and NVIDIA's perf_analyzer, which
    sends the windows of the same recordings, decoded, at the batch size and concurrency that are best for the server.
    The job reads, decodes and writes Parquet besides. There are two setups. `shared`: server and client share all cores.
    `apart`: all threads of the server run on one core, and the client (job or perf_analyzer) on another one, as where a
@@ -48,7 +48,7 @@ from tritone_serving.perf_analyzer import Load, PerfAnalyzer, write_data
 from tritone_serving.supervision.processes import family
 
 SETUPS = ("shared", "apart")
-DURATIONS_S = (3.0, 20.0)
+DURATIONS_S = (3.0, 20.0, 60.0)
 BATCHES = (1, 8)
 CONCURRENCIES = (1, 2, 4, 8)
 N_PERF_WINDOWS = 32

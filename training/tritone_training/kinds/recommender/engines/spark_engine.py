@@ -103,7 +103,7 @@ class SparkEngine(Engine):
         """Return the number of cores that the executors offer; those of a cluster register one after the other."""
         if self._context.master.startswith("local"):
             return max(1, int(self._context.defaultParallelism))
-        with _translating():
+        with self._translating():
             n, changed_s = 0, time.monotonic()
             while time.monotonic() - changed_s < _REGISTER_S:
                 time.sleep(_REGISTER_POLL_S)
