@@ -66,11 +66,11 @@ def main() -> None:
         return
     print(f"artifact {result['artifact']}: {result['n_items']:,} items; latency in milliseconds")
     columns = ("scored", "requests", "p50 / p99", "processor time, p50 / p99", "candidates")
-    columns += ("recall@100, mean / least", "largest difference of scores")
+    columns += ("recall@100, mean / minimum", "largest difference of scores")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in measured:
         for kind, each in row["kinds"].items():
-            recall = f"{each['recall']:.4f} / {each['least_recall']:.2f}" if "recall" in each else ""
+            recall = f"{each['recall']:.4f} / {each['min_recall']:.2f}" if "recall" in each else ""
             apart = f"{each['difference']:.1e}" if "difference" in each else ""
             print(
                 f"| {row['scored']} | {kind} | {each['p50_ms']:.1f} / {each['p99_ms']:.1f} | "
@@ -183,7 +183,7 @@ def compared(folder: Path, kind: str, per_model: int) -> dict[str, float]:
         apart = max(apart, float(np.abs(scores[first] - other_scores[second]).max(initial=0)))
     return {
         "recall": round(float(np.mean(recalls)), 5),
-        "least_recall": round(float(np.min(recalls)), 3),
+        "min_recall": round(float(np.min(recalls)), 3),
         "difference": apart,
     }
 

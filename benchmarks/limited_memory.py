@@ -1,4 +1,4 @@
-"""Answers of one process whose memory is limited by a cgroup, page cache included; see `memory_recommender`.
+"""Latency of one process whose memory is limited by a cgroup, page cache included; see `memory_recommender`.
 
 A module of its own, because the process should have no other memory than that of the recommender.
 """
@@ -24,14 +24,26 @@ from tritone_serving.recommender.memory import keep_freed_memory
 
 K = 10
 N_REQUESTS = 300
+# Hierarchies of versions 2 and 1: their folder, the files of limit and peak, and that of swap with the value by which
+# nothing is swapped; {limit} is the limit. The file is missing if the kernel does not count swap.
 CGROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.peak"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.peak", ("memory.swap.max", "0")),
+    (
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.max_usage_in_bytes",
+        ("memory.memsw.limit_in_bytes", "{limit}"),
+    ),
 )
 
 
 def limited(artifact: Path, limit_mb: int | None) -> dict[str, Any]:
-    """Return how one process within a limit of memory opens an artifact that is not in memory, and answers."""
+    """Return the times and page faults of one process within a limit of memory, with an artifact that is not in memory.
+
+    Raises:
+        OSError: no cgroup can be made.
+        RuntimeError: the process failed.
+    """
     evict(artifact)
     command = [sys.executable, "-m", "benchmarks.limited_memory", str(artifact)]
     with _cgroup(limit_mb) as (enter, peak_mb):
@@ -54,11 +66,11 @@ def evict(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _cgroup(limit_mb: int | None) -> Iterator[Any]:
-    """Make a cgroup with a limit; yield what a process calls to enter it, and what returns its largest memory."""
+    """Make a cgroup with a limit; yield what a process calls to enter it, and what returns its peak memory."""
     if limit_mb is None:
         yield (lambda: None), (lambda: None)
         return
-    for root, limit, peak in CGROUPS:
+    for root, limit, peak, swap in CGROUPS:
         group = root / f"tritone-memory-{os.getpid()}"
         try:
             group.mkdir()
@@ -67,7 +79,7 @@ def _cgroup(limit_mb: int | None) -> Iterator[Any]:
         try:
             if not (group / limit).exists():  # version 2 without the memory controller, or another hierarchy
                 continue
-            (group / limit).write_text(str(limit_mb << 20))
+            set_limit(group, limit, swap, limit_mb)
             yield (
                 (lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid()))),
                 (lambda group=group, peak=peak: round(int((group / peak).read_text()) / 2**20)),
@@ -78,8 +90,17 @@ def _cgroup(limit_mb: int | None) -> Iterator[Any]:
     raise OSError("no cgroup can be made for a limit of memory: run as root with a writable /sys/fs/cgroup")
 
 
+def set_limit(group: Path, limit: str, swap: tuple[str, str], limit_mb: int) -> None:
+    """Limit the memory of a cgroup to so many MiB, of which nothing may be swapped out."""
+    n_bytes = str(limit_mb << 20)
+    (group / limit).write_text(n_bytes)  # first, since version 1 refuses a smaller sum of memory and swap
+    name, value = swap
+    if (group / name).exists():
+        (group / name).write_text(value.format(limit=n_bytes))
+
+
 def alone(artifact: Path) -> dict[str, Any]:
-    """Open an artifact and answer the same requests twice; return times and page faults."""
+    """Open an artifact and make the same requests twice; return times and page faults."""
     keep_freed_memory()  # as the backend does
     began_s = time.perf_counter()
     recommender = Recommender.open(artifact, key=KEY)

@@ -1,4 +1,4 @@
-"""Measure the memory of the recommender's backend processes, and answers from an artifact larger than the memory.
+"""Measure the memory of the recommender's backend processes, and requests to an artifact larger than the memory.
 
 ```
 python -m benchmarks.scale_recommender --sizes 200k --keep /tmp/artifacts        # simulated listeners
@@ -13,8 +13,8 @@ process when the server is ready and after requests of different stored users:
     resident    all pages that are mapped, shared or not
 
 `floor` is the same for an artifact of 60 users and 120 items: the interpreter and its libraries.
-The second part answers requests in one process whose cgroup may hold so much memory, page cache included: first with
-no page of the artifact in memory, then again. It needs a writable cgroup hierarchy (version 1 or 2).
+The second part makes requests in one process whose cgroup may hold so much memory, page cache included and without
+swap: first with no page of the artifact in memory, then again. It needs a writable cgroup hierarchy (version 1 or 2).
 """
 
 from __future__ import annotations
@@ -93,19 +93,19 @@ def print_tables(result: dict[str, Any]) -> None:
                 f"{row[name]['major_faults']} major faults"
                 for name in ("first", "again")
             )
-            + f"; largest memory {row['peak_mb']}"
+            + (f"; peak memory {row['peak_mb']}" if row["limit_mb"] else "")
         )
 
 
 # --- instances of a server -----------------------------------------------------------------------
 
 
-def floor() -> dict[str, Any]:
+def floor(n_requests: int = 200) -> dict[str, Any]:
     """Measure one instance with an artifact of 60 users and 120 items."""
     with tempfile.TemporaryDirectory(prefix="tritone-memory-") as folder:
         artifact = models.make_artifact(Path(folder) / "artifact", Path(folder) / "floor.key")
         key = read_key(Path(folder) / "floor.key")
-        return served(artifact, key, 1, 200, users=[models.user_id(number) for number in range(models.N_USERS)])
+        return served(artifact, key, 1, n_requests, users=[models.user_id(number) for number in range(models.N_USERS)])
 
 
 def served(artifact: Path, key: bytes, n: int, n_requests: int, users: list[str] | None = None) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
         base_models = list(parts.base_models)
         del parts, dataset, plays
         fit_mb = peak_mb()
-        answering = answer(Path(folder)) if engine.name == "local" else {}  # the artifact is the same
+        latency = measure_latency(Path(folder)) if engine.name == "local" else {}  # the artifact is the same
         if keep is not None:
             shutil.copytree(folder, keep / name)
     return {
@@ -144,7 +144,7 @@ def measure(name: str, keep: Path | None, engine: Engine) -> dict[str, Any]:
         "simulation_mb": round(simulated_mb),
         "artifact_mb": round(disk_mb),
         "artifact_sha256": digest,
-        **answering,
+        **latency,
     }
 
 
@@ -174,7 +174,7 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def answer(folder: Path) -> dict[str, float]:
+def measure_latency(folder: Path) -> dict[str, float]:
     """Return the latency of recommendations to successive stored users, in milliseconds."""
     from tritone_serving.recommender import Recommender, RecommendRequest, RecommendResponse
     from tritone_serving.recommender.memory import keep_freed_memory
@@ -182,19 +182,19 @@ def answer(folder: Path) -> dict[str, float]:
     keep_freed_memory()  # as the backend does
     recommender = Recommender.open(folder, key=KEY)
     users = np.linspace(0, recommender.artifact.n_users - 1, N_WARM_UP + N_REQUESTS).astype(int)
-    taken_ms, worked_ms = [], []
+    latencies_ms, cpu_ms = [], []
     for user in np.random.default_rng(0).permutation(users).tolist():
-        began_s, worked_s = time.perf_counter(), time.thread_time()
+        began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         [found] = recommender.recommend([RecommendRequest(user=f"user-{user}")])
-        taken_ms.append((time.perf_counter() - began_s) * 1e3)
-        worked_ms.append((time.thread_time() - worked_s) * 1e3)
+        latencies_ms.append((time.perf_counter() - began_s) * 1e3)
+        cpu_ms.append((time.thread_time() - began_cpu_s) * 1e3)
         assert isinstance(found, RecommendResponse)
         assert len(found.items) == 10
-    taken_ms, worked_ms = taken_ms[N_WARM_UP:], worked_ms[N_WARM_UP:]
+    latencies_ms, cpu_ms = latencies_ms[N_WARM_UP:], cpu_ms[N_WARM_UP:]
     return {
-        "answer_p50_ms": round(float(np.percentile(taken_ms, 50)), 2),
-        "answer_p99_ms": round(float(np.percentile(taken_ms, 99)), 2),
-        "answer_cpu_p99_ms": round(float(np.percentile(worked_ms, 99)), 2),
+        "answer_p50_ms": round(float(np.percentile(latencies_ms, 50)), 2),
+        "answer_p99_ms": round(float(np.percentile(latencies_ms, 99)), 2),
+        "answer_cpu_p99_ms": round(float(np.percentile(cpu_ms, 99)), 2),
     }
 
 
@@ -218,13 +218,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         plays = [row["n_plays"] for row in fits]
         axes[0].plot(plays, [row["fit_s"] for row in fits], marker="o", label=name)
         axes[1].plot(plays, [_memory_gb(row) for row in fits], marker="o", label=name)
-    answering = [row for row in rows if "answer_p50_ms" in row and _series(row) == FIRST_SERIES]
-    plays = [row["n_plays"] for row in answering]
-    axes[1].plot(plays, [row["artifact_mb"] / 1024 for row in answering], color="grey", linestyle=":", label="artifact")
-    for figure_name in ("answer_p50_ms", "answer_p99_ms"):
-        axes[2].plot(plays, [row[figure_name] for row in answering], marker="o", label=figure_name)
+    measured = [row for row in rows if "answer_p50_ms" in row and _series(row) == FIRST_SERIES]
+    plays = [row["n_plays"] for row in measured]
+    axes[1].plot(plays, [row["artifact_mb"] / 1024 for row in measured], color="grey", linestyle=":", label="artifact")
+    for quantile in ("p50", "p99"):
+        axes[2].plot(plays, [row[f"answer_{quantile}_ms"] for row in measured], marker="o", label=quantile)
     axes[2].axhline(20, color="grey", linestyle=":")
-    for axis, label in zip(axes, ("fit, s", "largest memory, driver and workers, GB", "ms per response"), strict=True):
+    for axis, label in zip(axes, ("fit, s", "peak memory, driver and workers, GB", "latency, ms"), strict=True):
         axis.set_ylabel(label)
         axis.set_xscale("log")
         axis.set_yscale("log")
@@ -240,28 +240,28 @@ def _series(row: dict[str, Any]) -> str:
 
 
 def _memory_gb(row: dict[str, Any]) -> float:
-    """Largest memory of the driver and of all workers, pages that they share counted for each of them."""
+    """Return the peak memory of the driver and of all workers; pages that they share count for each of them."""
     engine = row["engine"]
     workers_mb = 0 if _series(row) == FIRST_SERIES else engine["worker_peak_mb"] * engine["workers"]
     return float(row["peak_mb"] + workers_mb) / 1024
 
 
 def main() -> None:
-    """Run each size in a process of its own."""
+    """Run each size in a process of its own; exit with status 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--sizes", default=",".join(SMALL), help=f"some of {', '.join(MEASURED)}, separated by commas, or all"
     )
     parser.add_argument("--out", type=Path, help=f"folder for {RESULT} and its plot; results of other sizes are kept")
-    parser.add_argument("--keep", type=Path, help="folder for the artifacts; without it they are removed")
-    parser.add_argument("--answers", type=Path, help="only measure an artifact from --keep")
+    parser.add_argument("--keep", type=Path, help="folder for the artifacts, as SIZE; without it they are removed")
+    parser.add_argument("--latency", type=Path, help="only measure an artifact from --keep")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--engine", help="execution engine of the fit: local (default), ray or spark")
     parser.add_argument("--workers", type=int, help="number of parallel workers of the engine")
     parser.add_argument("--engine-address", help="running cluster; without it, this computer")
     options = parser.parse_args()
-    if options.answers:
-        print(json.dumps(answer(options.answers)))
+    if options.latency:
+        print(json.dumps(measure_latency(options.latency)))
         return
     if options.one:
         with opened_engine(options) as engine:
@@ -269,6 +269,11 @@ def main() -> None:
         return
     names = list(SIZES) if options.sizes == "all" else options.sizes.split(",")
     rows = _measured_before(options.out) if options.out else []
+    if unknown := [name for name in names if name not in MEASURED]:
+        parser.error(f"--sizes: expected some of {', '.join(MEASURED)}, got {', '.join(unknown)}")
+    if options.keep and (existing := [options.keep / name for name in names if (options.keep / name).exists()]):
+        parser.error(f"--keep: {', '.join(map(str, existing))} exists already; remove it, or name another folder")
+    failed = []
     for name in names:
         command = [sys.executable, "-m", "benchmarks.scale_recommender", "--one", name]
         for option in ("keep", "engine", "workers", "engine_address"):
@@ -277,6 +282,7 @@ def main() -> None:
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         if ended.returncode:
             print(f"{name}: failed\n{ended.stderr[-2000:]}", file=sys.stderr)
+            failed.append(name)
             continue
         print(ended.stdout.splitlines()[-1], flush=True)
         row = json.loads(ended.stdout.splitlines()[-1])
@@ -286,6 +292,8 @@ def main() -> None:
             options.out.mkdir(parents=True, exist_ok=True)
             (options.out / RESULT).write_text(json.dumps(rows, indent=2) + "\n")
             draw(rows, (options.out / RESULT).with_suffix(".png"))
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def _measured_before(folder: Path) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ def client_page() -> str:
         if importlib.util.find_spec(module):
             page += ["", f"## {title}", "", f"::: {module}"]
             page += ["    options: {show_root_heading: false, show_root_toc_entry: false}"]
+    page += ["", "## Arguments of jobs on Ray and Spark", "", "::: tritone.bulk_calls.BulkJob"]
     return "\n".join(page) + "\n"
 
 

@@ -14,18 +14,18 @@ results = files.map_batches(
 results.write_parquet("s3://bucket/genres/")
 ```
 
-Each actor of the pool has one client. A row whose recording cannot be used has `error` and `error_type`, and null in
-the other columns of the result. If the server cannot be reached for longer than `wait_s`, the actor's task fails.
+Each actor of the pool has one client, which adapts its number of requests in flight to the server. A row whose
+recording cannot be used has `error` and `error_type`, and null in the other columns of the result. If the server cannot
+be reached for longer than `wait_s`, the actor's task fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tritone.bulk_calls import BulkCall, BulkCaller, Server
+from tritone.bulk_calls import BulkJob, shared_caller
 from tritone.bulk_tables import with_results
-from tritone.endpoints import DEFAULT_URL
 from tritone.extras import require
 
 if TYPE_CHECKING:
@@ -36,54 +36,13 @@ require("ray.data", extra="ray", purpose="jobs on Ray")
 __all__ = ["Call", "Classify", "Embed"]
 
 
-class Call:
+class Call(BulkJob):
     """Calls a method of `MusicClient` for each row of a batch; a class for `Dataset.map_batches`.
 
-    All columns of the batch are kept, except `bytes_column`. The columns of a result are those of `tritone batch`; for
-    operations that it does not have, the column `result` is the method's result as JSON text.
-
-    Args:
-        operation: an operation of `tritone batch`, such as `compose`; or `playlist`, `recommend`, `search`, `similar`.
-        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`; `{"path": COLUMN}`
-            for an operation of `tritone batch`.
-        bytes_column: column with the content of a recording or score, as `ray.data.read_binary_files` reads it, which
-            is used instead of its path where a batch has the column.
-        server: address as for `MusicClient`: one server, or several with the same models. `$NAME` in it is an
-            environment variable of the worker, as in "$NODE_IP:8001"; a function is called on the worker. Both find a
-            server on the worker's own node.
-        arguments: further arguments of the method, equal for all rows.
-        concurrency: calls at once in each actor, 1 to 256.
-        wait_s: how long an actor waits for a server that cannot be reached or is overloaded, in seconds.
-        client: further arguments of `MusicClient`. Secrets only as files (`api_key_file`, `service_key_file`), which
-            must exist on each node. The priority is "batch" if none is given.
-
-    Raises:
-        InvalidInputError: an argument is invalid.
+    The arguments, and the columns of the results, are those of `tritone.bulk_calls.BulkJob`.
     """
 
-    def __init__(
-        self,
-        operation: str,
-        *,
-        inputs: Mapping[str, str],
-        bytes_column: str | None = "bytes",
-        server: Server = DEFAULT_URL,
-        arguments: Mapping[str, Any] | None = None,
-        concurrency: int = 8,
-        wait_s: float = 300.0,
-        **client: Any,
-    ) -> None:
-        self._call = BulkCall(
-            operation,
-            inputs=inputs,
-            bytes_column=bytes_column,
-            server=server,
-            client=client,
-            arguments=arguments or {},
-            concurrency=concurrency,
-            wait_s=wait_s,
-        )
-        self._caller = BulkCaller(self._call)
+    _CONTENT_COLUMN: ClassVar[str] = "bytes"
 
     def __call__(self, batch: Mapping[str, Any] | pa.Table) -> pa.Table:
         """Return the batch with the columns of the results.
@@ -95,7 +54,7 @@ class Call:
             InvalidInputError: a column is missing, or has the name of a result's column.
             ClientError: the calls cannot succeed for any row; see `tritone.bulk_calls.BulkCaller.rows`.
         """
-        return with_results(_table(batch), self._caller)
+        return with_results(_table(batch), shared_caller(self._call))
 
 
 class Classify(Call):

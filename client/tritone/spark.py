@@ -9,21 +9,21 @@ results = files.mapInPandas(classify, classify.schema(files))
 results.write.parquet("s3a://bucket/genres/")
 ```
 
-Each Python worker of an executor has one client, for all partitions that it reads. A row whose recording cannot be used
-has `error` and `error_type`, and null in the other columns of the result. If the server cannot be reached for longer
-than `wait_s`, the task fails, and Spark starts it again (`spark.task.maxFailures`).
+Each Python worker of an executor has one client for all partitions that it reads; the client adapts its number of
+requests in flight to the server. A row whose recording cannot be used has `error` and `error_type`, and null in the
+other columns of the result. If the server cannot be reached for longer than `wait_s`, the task fails, and Spark starts
+it again (`spark.task.maxFailures`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from tritone.bulk_calls import ERROR_COLUMNS, BulkCall, Server, shared_caller
+from tritone.bulk_calls import ERROR_COLUMNS, BulkJob, shared_caller
 from tritone.bulk_tables import frame_with_results, kept_columns, with_results
 from tritone.constants import EMBEDDING_SIZE
-from tritone.endpoints import DEFAULT_URL
 from tritone.extras import require
 
 if TYPE_CHECKING:
@@ -42,54 +42,13 @@ require("pyarrow", extra="spark", purpose="jobs on Spark")
 __all__ = ["Call", "Classify", "Embed", "embed_udf"]
 
 
-class Call:
+class Call(BulkJob):
     """Calls a method of `MusicClient` for each row; a function for `DataFrame.mapInPandas` and `mapInArrow`.
 
-    All columns are kept, except `bytes_column`. The columns of a result are those of `tritone batch`; for
-    operations that it does not have, the column `result` is the method's result as JSON text. The object is
-    sent to the workers and has no connections.
-
-    Args:
-        operation: an operation of `tritone batch`, such as `compose`; or `playlist`, `recommend`, `search`, `similar`.
-        inputs: the column with the value, by parameter of the method, as in `{"user_id": "user"}`; `{"path": COLUMN}`
-            for an operation of `tritone batch`.
-        bytes_column: column with the content of a recording or score, as Spark's source `binaryFile` reads it, which is
-            used instead of its path where a frame has the column.
-        server: address as for `MusicClient`: one server, or several with the same models. `$NAME` in it is an
-            environment variable of the worker, as in "$NODE_IP:8001"; a function is called on the worker. Both find a
-            server on the worker's own node.
-        arguments: further arguments of the method, equal for all rows.
-        concurrency: calls at once in each worker, 1 to 256.
-        wait_s: how long a worker waits for a server that cannot be reached or is overloaded, in seconds.
-        client: further arguments of `MusicClient`. Secrets only as files (`api_key_file`, `service_key_file`), which
-            must exist on each node. The priority is "batch" if none is given.
-
-    Raises:
-        InvalidInputError: an argument is invalid.
+    The arguments, and the columns of the results, are those of `tritone.bulk_calls.BulkJob`.
     """
 
-    def __init__(
-        self,
-        operation: str,
-        *,
-        inputs: Mapping[str, str],
-        bytes_column: str | None = "content",
-        server: Server = DEFAULT_URL,
-        arguments: Mapping[str, Any] | None = None,
-        concurrency: int = 8,
-        wait_s: float = 300.0,
-        **client: Any,
-    ) -> None:
-        self._call = BulkCall(
-            operation,
-            inputs=inputs,
-            bytes_column=bytes_column,
-            server=server,
-            client=client,
-            arguments=arguments or {},
-            concurrency=concurrency,
-            wait_s=wait_s,
-        )
+    _CONTENT_COLUMN: ClassVar[str] = "content"
 
     def schema(self, frame: DataFrame) -> StructType:
         """Return the schema of the result for a frame: the columns that are kept, and those of the results.

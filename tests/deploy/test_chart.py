@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from tests.deploy.rendering import KUBERNETES, ROOT, rendered_with, tool
-from tests.deploy.test_manifests import KUBERNETES_VERSIONS, validated
+from tests.support.manifests import KUBERNETES_VERSIONS, validated
 
 CHART = ROOT / "deploy/helm/tritone"
 HELM_LABELS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart"}

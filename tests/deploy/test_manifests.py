@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from tests.deploy.rendering import (
@@ -25,40 +21,20 @@ from tests.deploy.rendering import (
     rendered_at,
     rendered_with,
 )
+from tests.support.manifests import (
+    KUBERNETES_VERSIONS,
+    assert_invalid_with,
+    assert_unprivileged,
+    run_documented,
+    validated,
+)
 
 KEY_VARIABLE = "TRITONE_RECOMMENDER_KEY"
-KUBERNETES_VERSIONS = ["1.30", "1.36"]
-KSERVE = json.loads((Path(__file__).parent / "kserve.schema.json").read_text())
-OPERATORS = json.loads((Path(__file__).parent / "operators.schema.json").read_text())
 COMPONENTS = sorted(path.parent.name for path in KUBERNETES.glob("components/*/kustomization.yaml"))
 SERVERS = {"app.kubernetes.io/name": "tritone-server"}
 BALANCERS = {"app.kubernetes.io/name": "tritone-balancer"}
 GATEWAYS = {"app.kubernetes.io/name": "tritone-gateway"}
 WITH_GATEWAY = ["cpu", "gpu", "mixed"]
-
-
-def is_kserve(resource: dict[str, Any]) -> bool:
-    return bool(resource["apiVersion"].startswith("serving.kserve.io/"))
-
-
-def validated(resource: dict[str, Any], version: str) -> None:
-    if resource["apiVersion"].startswith(("monitoring.coreos.com/", "gateway.networking.k8s.io/")):
-        jsonschema.validate(resource, OPERATORS)
-        return
-    if not is_kserve(resource):
-        kubernetes_validate.validate(resource, version, strict=True)
-        return
-    jsonschema.validate(resource, KSERVE)
-    if resource["kind"] == "InferenceService":  # its fields of a pod, in a Pod
-        spread = resource["spec"]["predictor"]["topologySpreadConstraints"]
-        spec = {"containers": [{"name": "kserve-container"}], "topologySpreadConstraints": spread}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": resource["metadata"], "spec": spec}
-        kubernetes_validate.validate(pod, version, strict=True)
-    if resource["kind"] == "ServingRuntime":  # its pod, as a Pod
-        spec = {key: resource["spec"][key] for key in resource["spec"] if key in
-                ("containers", "volumes", "nodeSelector", "tolerations")}  # fmt: skip
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": resource["metadata"], "spec": spec}
-        kubernetes_validate.validate(pod, version, strict=True)
 
 
 def test_there_is_an_overlay_for_each_way() -> None:
@@ -99,13 +75,7 @@ def test_schemas(overlay: str, version: str) -> None:
     ],
 )
 def test_the_schemas_find_what_is_wrong(overlay: str, kind: str, path: tuple[str | int, ...], value: Any) -> None:
-    resource = copy.deepcopy(of_kind(overlay, kind)[0])
-    part: Any = resource
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
-        validated(resource, KUBERNETES_VERSIONS[0])
+    assert_invalid_with(of_kind(overlay, kind)[0], path, value)
 
 
 @pytest.mark.parametrize(
@@ -126,27 +96,13 @@ def test_the_operators_schemas_find_what_is_wrong(
     component: str, kind: str, path: tuple[str | int, ...], value: Any
 ) -> None:
     resource = next(item for item in with_component(component) if item["kind"] == kind)
-    part: Any = resource
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
-        validated(resource, KUBERNETES_VERSIONS[0])
+    assert_invalid_with(resource, path, value)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_is_locked_in(overlay: str) -> None:
     for name, pod, container in containers(overlay):
-        own = container["securityContext"]
-        whole = {**pod.get("securityContext", {}), **own}
-        assert whole["runAsNonRoot"] is True, name
-        assert whole["runAsUser"] == 10001, name
-        assert whole["seccompProfile"] == {"type": "RuntimeDefault"}, name
-        assert own["readOnlyRootFilesystem"] is True, name
-        assert own["allowPrivilegeEscalation"] is False, name
-        assert own["capabilities"] == {"drop": ["ALL"]}, name
-        assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
-        assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+        assert_unprivileged(pod, container, name)
         assert re.fullmatch(r"[\w./-]+:[\w.-]*\d[\w.-]*", container["image"]), f"{name}: {container['image']}"
 
 
@@ -222,14 +178,8 @@ def own_copy(tmp_path: Path) -> Path:
     return copy_of_manifests(tmp_path)
 
 
-def as_said(text: str, start: str, checkout: Path) -> None:
-    """Run the command of a page or a file's head that begins so."""
-    (command,) = [line.lstrip("# ") for line in text.splitlines() if line.lstrip("# ").startswith(start)]
-    subprocess.run(["bash", "-c", command], cwd=checkout, check=True)
-
-
 def test_images_are_named_once(own_copy: Path) -> None:
-    as_said((ROOT / "docs/how-to/kubernetes.md").read_text(), "sed -i", own_copy)
+    run_documented((ROOT / "docs/how-to/kubernetes.md").read_text(), "sed -i", own_copy)
     folder = own_copy / "deploy/kubernetes"
     for place in [*(f"overlays/{overlay}" for overlay in OVERLAYS), "loader"]:
         images = re.findall(r"image: (.*)", yaml.safe_dump(rendered_at(folder / place)))
@@ -241,7 +191,7 @@ def test_images_are_named_once(own_copy: Path) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_api_key_reaches_servers_and_probes(overlay: str, own_copy: Path) -> None:
     said = (KUBERNETES / "components/api-key/kustomization.yaml").read_text()
-    as_said(said.replace("overlays/gpu", f"overlays/{overlay}"), "echo", own_copy)
+    run_documented(said.replace("overlays/gpu", f"overlays/{overlay}"), "echo", own_copy)
     found = 0
     for resource in rendered_at(own_copy / f"deploy/kubernetes/overlays/{overlay}"):
         for version in KUBERNETES_VERSIONS:

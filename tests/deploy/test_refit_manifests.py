@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from tests.deploy.rendering import KUBERNETES
-from typer.main import get_command
-
-from tritone_cli.main import build_app
+from tests.support.manifests import (
+    KUBERNETES_VERSIONS,
+    assert_invalid_with,
+    assert_options_exist,
+    assert_unprivileged,
+    validated,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,20 +22,17 @@ def job() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", ["1.30", "1.36"])
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_it_is_valid(job: dict[str, Any], version: str) -> None:
-    kubernetes_validate.validate(job, version, strict=True)
-    job = {**job, "spec": {**job["spec"], "schedul": ""}}
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(job, version, strict=True)
+    validated(job, version)
+    assert_invalid_with(job, ("spec", "schedul"), "")
 
 
 def test_it_runs_alone_and_without_privileges(job: dict[str, Any]) -> None:
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"]
     (container,) = pod["containers"]
-    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert_unprivileged(pod, container, job["metadata"]["name"])
     assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
 
 
@@ -40,6 +40,4 @@ def test_its_command_exists(job: dict[str, Any]) -> None:
     (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     name, verb, *words = container["command"]
     assert (name, verb) == ("tritone", "refit")
-    command: Any = get_command(build_app())
-    known = {option for param in command.commands["refit"].params for option in param.opts}
-    assert {word for word in words if word.startswith("--")} <= known
+    assert_options_exist(verb, words)

@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from tests.deploy.rendering import KUBERNETES, ROOT, copy_of_manifests, rendered_at
-from tests.deploy.test_manifests import as_said
+from tests.support.manifests import (
+    KUBERNETES_VERSIONS,
+    assert_invalid_with,
+    assert_options_exist,
+    assert_unprivileged,
+    pod_templates,
+    run_documented,
+    validated,
+)
 from torch.distributed.run import parse_args
-from typer.main import get_command
-
-from tritone_cli.main import build_app
 
 FOLDERS = ("training", "training-gpu", "ray")
-VERSIONS = ("1.30", "1.36")
-KUBERAY = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
 
 
 def rendered(folder: str) -> dict[str, dict[str, Any]]:
     return {resource["kind"]: resource for resource in rendered_at(KUBERNETES / folder)}
 
 
-def templates(resource: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Pod templates of a Job or a RayJob."""
-    spec = resource["spec"]
-    if resource["kind"] == "RayJob":
-        cluster = spec["rayClusterSpec"]
-        yield cluster["headGroupSpec"]["template"]
-        yield from (group["template"] for group in cluster["workerGroupSpecs"])
-    elif resource["kind"] == "Job":
-        yield spec["template"]
-
-
-def validated(resource: dict[str, Any], version: str) -> None:
-    if resource["kind"] != "RayJob":
-        kubernetes_validate.validate(resource, version, strict=True)
-        return
-    jsonschema.validate(resource, KUBERAY)
-    for template in templates(resource):
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": resource["metadata"], "spec": template["spec"]}
-        kubernetes_validate.validate(pod, version, strict=True)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_they_are_valid(folder: str, version: str) -> None:
     resources = rendered(folder)
@@ -73,30 +51,17 @@ def test_they_are_valid(folder: str, version: str) -> None:
     ],
 )
 def test_the_schemas_find_what_is_wrong(folder: str, kind: str, path: tuple[str | int, ...], value: Any) -> None:
-    resource = copy.deepcopy(rendered(folder)[kind])
-    part: Any = resource
-    for key in path[:-1]:
-        part = part[key]
-    part[path[-1]] = value
-    with pytest.raises((kubernetes_validate.ValidationError, jsonschema.ValidationError)):
-        validated(resource, VERSIONS[0])
+    assert_invalid_with(rendered(folder)[kind], path, value)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_container_is_locked_in_and_its_volumes_exist(folder: str) -> None:
     for resource in rendered(folder).values():
-        for template in templates(resource):
+        for template in pod_templates(resource):
             pod = template["spec"]
             assert pod["automountServiceAccountToken"] is False
-            assert pod["securityContext"]["runAsUser"] == 10001
-            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
             (container,) = pod["containers"]
-            own = container["securityContext"]
-            assert own["runAsNonRoot"] is own["readOnlyRootFilesystem"] is True
-            assert own["allowPrivilegeEscalation"] is False
-            assert own["capabilities"] == {"drop": ["ALL"]}
-            for bounds in ("limits", "requests"):
-                assert {"cpu", "memory"} <= set(container["resources"][bounds])
+            assert_unprivileged(pod, container, resource["metadata"]["name"])
             assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
             assert re.fullmatch(r"tritone/train[\w-]*:\d+\.\d+\.\d+", container["image"])
 
@@ -107,7 +72,7 @@ def test_the_pods_reach_each_other_and_nobody_else_reaches_them(folder: str) -> 
     (labels,) = {
         json.dumps({"app.kubernetes.io/name": template["metadata"]["labels"]["app.kubernetes.io/name"]})
         for resource in resources.values()
-        for template in templates(resource)
+        for template in pod_templates(resource)
     }
     policy = resources["NetworkPolicy"]["spec"]
     assert policy["podSelector"]["matchLabels"] == json.loads(labels)
@@ -117,6 +82,27 @@ def test_the_pods_reach_each_other_and_nobody_else_reaches_them(folder: str) -> 
     assert all("podSelector" in each or "namespaceSelector" in each for each in sources)
     if folder != "ray":
         assert resources["Service"]["spec"]["selector"] == json.loads(labels)
+
+
+@pytest.mark.parametrize("folder", ["training", "training-gpu"])
+def test_each_incident_counts_once_for_every_number_of_nodes(folder: str) -> None:
+    """An incident fails all pods, so a limit of the whole job would depend on their number."""
+    job = rendered(folder)["Job"]["spec"]
+    assert job["backoffLimitPerIndex"] >= 3
+    assert job["maxFailedIndexes"] == 0  # a node that has failed too often ends the job, as the others cannot go on
+    assert "backoffLimit" not in job  # by default 6, but without a bound beside backoffLimitPerIndex
+    evicted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert job["podFailurePolicy"]["rules"] == [evicted]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # which a podFailurePolicy needs
+    # torchrun waits for the pod that is started last: after the longest delay before a pod is replaced.
+    (container,) = job["template"]["spec"]["containers"]
+    (timeout_s,) = re.findall(r"--rdzv-conf=timeout=(\d+)", " ".join(container["command"]))
+    assert int(timeout_s) > 10 * 2 ** (job["backoffLimitPerIndex"] - 1)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_data_in_buckets_can_be_read(folder: str) -> None:
+    assert {"ports": [{"protocol": "TCP", "port": 443}]} in rendered(folder)["NetworkPolicy"]["spec"]["egress"]
 
 
 @pytest.mark.parametrize("folder", ["training", "training-gpu"])
@@ -148,9 +134,7 @@ def test_the_training_starts_as_many_processes_as_pods(folder: str) -> None:
 def assert_exists(arguments: list[str]) -> None:
     """Check that `tritone` has the command and its options."""
     verb, kind, *words = arguments
-    command: Any = get_command(build_app())
-    known = {option for param in command.commands[verb].params for option in param.opts}
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
+    assert_options_exist(verb, words)
     assert "--resume" in words
     assert kind in ("taste_vae", "recommender")
 
@@ -171,7 +155,7 @@ def test_the_fit_runs_on_the_cluster_that_is_started_for_it() -> None:
 
 def test_images_of_another_registry(tmp_path: Path) -> None:
     checkout = copy_of_manifests(tmp_path)
-    as_said((ROOT / "docs/how-to/kubernetes.md").read_text(), "sed -i", checkout)
+    run_documented((ROOT / "docs/how-to/kubernetes.md").read_text(), "sed -i", checkout)
     for folder in FOLDERS:
         images = re.findall(r"image: (.*)", yaml.safe_dump_all(rendered_at(checkout / "deploy/kubernetes" / folder)))
         assert images

@@ -1,4 +1,4 @@
-"""The command that fits a recommender starts Ray or Spark itself, or uses a Ray cluster at an address."""
+"""The command that fits a recommender starts Ray or Spark itself, or uses a cluster at an address."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engines.conftest import JAVA, N_WORKERS, WORKERS_PATH
+from tests.engines.spark_cluster import standalone_cluster
 from tests.support import recommender_fits, recommender_models
 
 from tritone_training.kinds.recommender.engines import EngineError, open_engine
 
+N_CLUSTER_CORES = 3  # unlike the 2 that Spark assumes before an executor has registered
 _OPTIONS = (
     "interactions",
     "friends",
@@ -50,6 +53,15 @@ def fit(out: Path, *options: str) -> dict[str, Any]:
     return printed
 
 
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": WORKERS_PATH}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("commands")
@@ -59,6 +71,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_one_process(folder: Path) -> Path:
     assert fit(folder / "local")["engine"]["name"] == "local"
     return folder / "local"
+
+
+@pytest.fixture(scope="module")
+def spark_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a standalone master with one worker."""
+    if JAVA is None:
+        pytest.skip("Spark needs Java (Debian: apt install openjdk-17-jre-headless)")
+    environment = {"PYTHONPATH": WORKERS_PATH}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        standalone_cluster(tmp_path_factory.mktemp("cluster"), n_cores=N_CLUSTER_CORES, environment=environment) as url,
+    ):
+        patch.setenv("PYSPARK_PYTHON", sys.executable)  # of the driver, which names it to the executors
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        yield url
 
 
 @pytest.mark.parametrize("name", ["ray", "spark"])
@@ -79,6 +106,29 @@ def test_a_ray_cluster_is_used_by_its_address(ray_cluster: None, in_one_process:
     used = fit(folder / "cluster", "--engine", "ray", "--engine-address", address)["engine"]
     assert (used["name"], used["workers"]) == ("ray", N_WORKERS)  # the CPUs of that cluster
     recommender_fits.assert_equal_checkpoints(in_one_process, folder / "cluster")
+
+
+def test_a_standalone_spark_cluster_is_used_by_its_address(
+    spark_master: str, in_one_process: Path, folder: Path
+) -> None:
+    out = folder / "standalone"
+    used = fit(out, "--engine", "spark", "--engine-address", spark_master, "--workers", str(N_WORKERS))["engine"]
+    assert (used["name"], used["workers"]) == ("spark", N_WORKERS)
+    assert 1 <= used["n_worker_processes"] <= N_WORKERS
+    recommender_fits.assert_equal_checkpoints(in_one_process, out)
+
+
+def test_the_workers_of_a_standalone_spark_cluster_are_its_cores(spark_master: str) -> None:
+    """In a process of its own, because this one may have a Spark context already."""
+    ended = run_code(
+        "from pathlib import Path\n"
+        "from tritone_training.kind import TrainRequest\n"
+        "from tritone_training.kinds.recommender.engines import open_engine\n"
+        f"request = TrainRequest(out=Path('nowhere'), engine='spark', engine_address={spark_master!r})\n"
+        "with open_engine(request) as engine:\n"
+        "    assert list(engine.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]\n"
+    )
+    assert f"engine: spark at {spark_master}, {N_CLUSTER_CORES} workers" in ended.stderr
 
 
 def test_an_address_besides_the_connected_ray_is_refused(ray_cluster: None, tmp_path: Path) -> None:

@@ -7,14 +7,22 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
 from tests.engines.workers import SlowClassify, wait_for_workers
+from tests.support.bulk_rows import (
+    assert_classified_as_by_the_sdk,
+    assert_embedded_as_by_the_sdk,
+    assert_errors,
+    assert_one_row_for_each_copy,
+    paths,
+    paths_and_copies,
+    write_good_and_bad_files,
+)
 
 import tritone.ray
 from tritone import MusicClient
@@ -31,14 +39,16 @@ def pool(n: int = 2) -> Any:
     return ray.data.ActorPoolStrategy(size=n)
 
 
-def paths(music: Path) -> list[str]:
-    return sorted(str(path) for path in music.iterdir())
-
-
-def dataset(music: Path, n_repeats: int = 1) -> Any:
+def dataset(music: Path) -> Any:
     import ray
 
-    return ray.data.from_items([{"path": path, "copy": copy} for copy in range(n_repeats) for path in paths(music)])
+    return ray.data.from_items([{"path": path, "copy": 0} for path in paths(music)])
+
+
+def dataset_of_copies(music: Path) -> Any:
+    import ray
+
+    return ray.data.from_items([{"path": path, "copy": copy} for path, copy in paths_and_copies(music)])
 
 
 def classified(data: Any, server: str, **options: Any) -> list[dict[str, Any]]:
@@ -52,26 +62,9 @@ def classified(data: Any, server: str, **options: Any) -> list[dict[str, Any]]:
     return data.map_batches(tritone.ray.Classify, **given).take_all()
 
 
-def assert_as_the_sdk(rows: list[dict[str, Any]], music: Path, server: ModelServer) -> None:
-    assert sorted(row["path"] for row in rows) == paths(music)
-    with MusicClient(server.address) as client:
-        for row in rows:
-            if row["error"] is None:
-                expected = client.classify(row["path"])
-                assert row["label"] == expected.label
-                assert dict(row["probabilities"]) == pytest.approx(expected.probabilities, abs=1e-6)
-                assert dict(row["emotions"]) == pytest.approx(expected.emotions, abs=1e-6)
-                assert (row["duration_s"], row["model_version"]) == (expected.duration_s, "1")
-    [broken] = [row for row in rows if row["error"] is not None]
-    assert Path(broken["path"]).name == "broken.wav"
-    assert broken["error_type"] == "unreadable"
-    assert broken["label"] is None
-    assert broken["probabilities"] is None
-
-
 def test_paths_are_classified_as_by_the_sdk(music: Path, server: ModelServer) -> None:
     rows = classified(dataset(music), server.address)
-    assert_as_the_sdk(rows, music, server)
+    assert_classified_as_by_the_sdk(rows, music, server.address)
     assert {row["copy"] for row in rows} == {0}
 
 
@@ -81,7 +74,7 @@ def test_contents_of_files_are_classified_as_by_the_sdk(music: Path, server: Mod
     files = ray.data.read_binary_files(str(music), include_paths=True)
     rows = classified(files, server.address)
     assert "bytes" not in rows[0]
-    assert_as_the_sdk(rows, music, server)
+    assert_classified_as_by_the_sdk(rows, music, server.address)
 
 
 def test_embeddings_are_those_of_the_sdk(music: Path, server: ModelServer) -> None:
@@ -89,12 +82,7 @@ def test_embeddings_are_those_of_the_sdk(music: Path, server: ModelServer) -> No
     results = dataset(music).map_batches(
         tritone.ray.Embed, fn_constructor_kwargs=options, compute=pool(1), num_cpus=FEW, batch_format="pyarrow"
     )
-    with MusicClient(server.address) as client:
-        for row in results.take_all():
-            if row["error"] is None:
-                np.testing.assert_allclose(row["embedding"], client.embed(row["path"]), atol=1e-6)
-            else:
-                assert (row["error_type"], row["embedding"]) == ("unreadable", None)
+    assert_embedded_as_by_the_sdk(results.take_all(), music, server.address, unknown=None)
 
 
 def test_recommendations_are_those_of_the_sdk(server: ModelServer) -> None:
@@ -116,29 +104,31 @@ def test_recommendations_are_those_of_the_sdk(server: ModelServer) -> None:
     assert (unknown["result"], unknown["error_type"]) == (None, "rejected")
 
 
-def test_a_missing_file_is_an_error_of_its_row(music: Path, server: ModelServer) -> None:
+def test_files_that_cannot_be_used_are_errors_of_their_rows(server: ModelServer, tmp_path: Path) -> None:
     import ray
 
-    data = ray.data.from_items([{"path": str(music / "00.wav")}, {"path": str(music / "gone.wav")}])
-    errors = {Path(row["path"]).name: row["error_type"] for row in classified(data, server.address)}
-    assert errors["00.wav"] is None
-    assert errors["gone.wav"] is not None
+    expected = write_good_and_bad_files(tmp_path)
+    by_path = ray.data.from_items([{"path": path} for path in expected])
+    assert_errors(classified(by_path, server.address), expected)
+    by_content = ray.data.read_binary_files(str(tmp_path), include_paths=True)
+    present = {path: kind for path, kind in expected.items() if kind != "missing"}
+    assert_errors(classified(by_content, server.address), present)
 
 
 def test_one_of_several_servers_may_be_down(music: Path, server: ModelServer) -> None:
-    assert_as_the_sdk(classified(dataset(music), f"127.0.0.1:9,{server.address}"), music, server)
+    rows = classified(dataset(music), f"127.0.0.1:9,{server.address}")
+    assert_classified_as_by_the_sdk(rows, music, server.address)
 
 
 def test_a_server_of_the_node_by_its_environment(music: Path, server: ModelServer) -> None:
     rows = classified(
         dataset(music), "127.0.0.1:$NODE_TRITON_PORT", runtime_env={"env_vars": {"NODE_TRITON_PORT": str(server.port)}}
     )
-    assert_as_the_sdk(rows, music, server)
+    assert_classified_as_by_the_sdk(rows, music, server.address)
 
 
 def test_a_killed_worker_loses_and_repeats_no_row(music: Path, server: ModelServer, tmp_path: Path) -> None:
-
-    data = dataset(music, n_repeats=10).repartition(20)
+    data = dataset_of_copies(music).repartition(20)
     results = data.map_batches(
         SlowClassify,
         fn_constructor_kwargs={"server": server.address, "folder": str(tmp_path)},
@@ -158,10 +148,7 @@ def test_a_killed_worker_loses_and_repeats_no_row(music: Path, server: ModelServ
     thread.join()
     assert killed
     assert set(map(int, (path.name for path in tmp_path.iterdir()))) - set(killed)
-    assert Counter((row["path"], row["copy"]) for row in rows) == Counter(
-        (path, copy) for copy in range(10) for path in paths(music)
-    )
-    assert {row["error_type"] for row in rows} == {None, "unreadable"}
+    assert_one_row_for_each_copy(rows, music)
 
 
 def test_a_restarted_server_loses_no_row(music: Path, server: ModelServer, tmp_path: Path) -> None:
@@ -174,7 +161,7 @@ def test_a_restarted_server_loses_no_row(music: Path, server: ModelServer, tmp_p
     thread = threading.Thread(target=restart)
     thread.start()
     rows = (
-        dataset(music, n_repeats=10)
+        dataset_of_copies(music)
         .repartition(20)
         .map_batches(
             SlowClassify,
@@ -186,7 +173,16 @@ def test_a_restarted_server_loses_no_row(music: Path, server: ModelServer, tmp_p
         .take_all()
     )
     thread.join()
-    assert Counter(row["error_type"] for row in rows) == {None: 120, "unreadable": 10}
+    assert_one_row_for_each_copy(rows, music)
+
+
+def test_a_busy_server_gets_fewer_requests_at_once(music: Path) -> None:
+    with busy_server(n_parallel=3) as busy:
+        options = {"server": busy.url, "concurrency": 16}
+        rows = classified(dataset_of_copies(music), "", fn_constructor_kwargs=options, batch_size=65)
+    assert_one_row_for_each_copy(rows, music)
+    assert busy.n_refused > 0
+    assert busy.most <= 8  # of 32
 
 
 def test_a_server_that_stays_away_fails_the_job(music: Path) -> None:

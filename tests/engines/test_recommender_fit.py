@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.engines.conftest import N_WORKERS
-from tests.support import recommender_fits
+from tests.support import engine_tasks, recommender_fits
 
 from tritone_training.kinds.recommender.engines import Engine, EngineError, open_engine
 
@@ -58,65 +57,38 @@ def test_a_fit_on_two_workers_is_that_of_one_process(name: str, log: str, folder
 # --- what the engines do with tasks ------------------------------------------------------------------
 
 
-def scaled(part: int, factors: np.ndarray, name: str) -> tuple[str, int, np.ndarray]:
-    return name, os.getpid(), factors * part
-
-
 def test_results_are_in_the_order_of_the_parts(engine: Engine) -> None:
     factors = np.arange(1000.0)
     with engine.share(factors) as shared, engine.share("a name") as named:
-        found = list(engine.map(scaled, range(9), shared, named))
+        found = list(engine.map(engine_tasks.scaled, range(9), shared, named))
     assert [name for name, _, _ in found] == ["a name"] * 9
     assert os.getpid() not in {pid for _, pid, _ in found}
     for part, (_, _, values) in enumerate(found):
         np.testing.assert_array_equal(values, factors * part)
 
 
-def refuses(part: int) -> int:
-    if part == 2:
-        raise np.linalg.LinAlgError("a matrix of part 2 is singular")
-    return part
-
-
 def test_an_error_of_a_task_is_raised_as_it_is(engine: Engine) -> None:
-    found = engine.map(refuses, range(4))
+    found = engine.map(engine_tasks.refuses_2, range(4))
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(np.linalg.LinAlgError, match="part 2"):
         next(found)
 
 
-def dies_once(part: int, marker: Path) -> int:
-    if part == 1 and not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part * part
-
-
 def test_a_task_whose_worker_is_killed_is_repeated(engine: Engine, tmp_path: Path) -> None:
     marker = tmp_path / "killed"
     with engine.share(marker) as shared:
-        assert list(engine.map(dies_once, range(6), shared)) == [0, 1, 4, 9, 16, 25]
+        assert list(engine.map(engine_tasks.dies_once, range(6), shared)) == [0, 1, 4, 9, 16, 25]
     assert marker.exists()
-
-
-def dies(part: int) -> int:
-    if part == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part
 
 
 def test_a_task_that_always_kills_its_worker_ends_the_fit(engine: Engine) -> None:
     with pytest.raises(EngineError, match="--resume"):
-        list(engine.map(dies, range(2)))
-
-
-def runs_out_of_memory(part: int) -> None:
-    raise MemoryError
+        list(engine.map(engine_tasks.dies, range(2)))
 
 
 def test_memory_that_is_not_there_is_named(engine: Engine) -> None:
     with pytest.raises(EngineError, match="out of memory"):
-        list(engine.map(runs_out_of_memory, [0]))
+        list(engine.map(engine_tasks.runs_out_of_memory, [0]))
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import threading
@@ -12,20 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from tests.engines.busy_server import busy_server
 from tests.engines.model_server import ModelServer
 from tests.engines.workers import wait_for_workers
+from tests.support.bulk_rows import (
+    assert_classified_as_by_the_sdk,
+    assert_embedded_as_by_the_sdk,
+    assert_errors,
+    assert_one_row_for_each_copy,
+    paths,
+    paths_and_copies,
+    write_good_and_bad_files,
+)
 
 import tritone.spark
-from tritone import MusicClient
 from tritone.batch import OPERATIONS
+from tritone.constants import EMBEDDING_SIZE
 from tritone.exceptions import InvalidInputError
 
 
-def paths(music: Path) -> list[str]:
-    return sorted(str(path) for path in music.iterdir())
+def collected(frame: Any) -> list[dict[str, Any]]:
+    return [row.asDict() for row in frame.collect()]
 
 
 @pytest.fixture
@@ -35,30 +45,12 @@ def songs(spark: Any, music: Path) -> Any:
     return spark.createDataFrame(frame.assign(year=2026)).repartition(2)
 
 
-def assert_as_the_sdk(rows: list[Any], music: Path, server: ModelServer) -> None:
-    local = {row.path.removeprefix("file:"): row for row in rows}
-    assert len(rows) == len(local)
-    assert sorted(local) == paths(music)
-    with MusicClient(server.address) as client:
-        for path, row in local.items():
-            if row.error is None:
-                expected = client.classify(path)
-                assert row.label == expected.label
-                assert row.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
-                assert row.emotions == pytest.approx(expected.emotions, abs=1e-6)
-                assert row.tags is None
-                assert (row.duration_s, row.model_version) == (expected.duration_s, "1")
-    [broken] = [row for row in rows if row.error is not None]
-    assert Path(broken.path).name == "broken.wav"
-    assert (broken.error_type, broken.label, broken.probabilities) == ("unreadable", None, None)
-
-
 @pytest.mark.parametrize("function", ["mapInPandas", "mapInArrow"])
 def test_paths_are_classified_as_by_the_sdk(function: str, songs: Any, music: Path, server: ModelServer) -> None:
     classify = tritone.spark.Classify(server=server.address)
-    rows = getattr(songs, function)(classify, classify.schema(songs)).collect()
-    assert_as_the_sdk(rows, music, server)
-    assert {row.year for row in rows} == {2026}
+    rows = collected(getattr(songs, function)(classify, classify.schema(songs)))
+    assert_classified_as_by_the_sdk(rows, music, server.address)
+    assert {row["year"] for row in rows} == {2026}
 
 
 def test_contents_of_files_are_classified_as_by_the_sdk(spark: Any, music: Path, server: ModelServer) -> None:
@@ -66,7 +58,7 @@ def test_contents_of_files_are_classified_as_by_the_sdk(spark: Any, music: Path,
     classify = tritone.spark.Classify(server=server.address, concurrency=2)
     results = files.mapInPandas(classify, classify.schema(files))
     assert "content" not in results.columns
-    assert_as_the_sdk(results.collect(), music, server)
+    assert_classified_as_by_the_sdk(collected(results), music, server.address)
 
 
 def test_a_schema_may_be_given_in_words(songs: Any, music: Path, server: ModelServer) -> None:
@@ -79,26 +71,34 @@ def test_a_schema_may_be_given_in_words(songs: Any, music: Path, server: ModelSe
 
 def test_a_column_of_embeddings(songs: Any, music: Path, server: ModelServer) -> None:
     embed = tritone.spark.embed_udf(server=server.address, batch_size=3)
-    rows = songs.withColumn("sound", embed("path")).select("path", "sound.*").collect()
-    assert len(rows) == 13
-    with MusicClient(server.address) as client:
-        for row in rows:
-            if row.error is None:
-                np.testing.assert_allclose(row.embedding, client.embed(row.path), atol=1e-6)
-            else:
-                assert row.error_type == "unreadable"
-                assert np.isnan(row.embedding).all()
+    rows = collected(songs.withColumn("sound", embed("path")).select("path", "sound.*"))
+    assert_embedded_as_by_the_sdk(rows, music, server.address, unknown=[math.nan] * EMBEDDING_SIZE)
+
+
+@pytest.mark.parametrize("function", ["mapInPandas", "mapInArrow"])
+def test_files_that_cannot_be_used_are_errors_of_their_rows(
+    function: str, spark: Any, server: ModelServer, tmp_path: Path
+) -> None:
+    expected = write_good_and_bad_files(tmp_path)
+    classify = tritone.spark.Classify(server=server.address)
+    by_path = spark.createDataFrame([(path,) for path in expected], "path string").repartition(2)
+    assert_errors(collected(getattr(by_path, function)(classify, classify.schema(by_path))), expected)
+    by_content = spark.read.format("binaryFile").load(str(tmp_path))  # leaves empty files out
+    present = {path: kind for path, kind in expected.items() if kind not in ("missing", "empty")}
+    assert_errors(collected(getattr(by_content, function)(classify, classify.schema(by_content))), present)
 
 
 def test_one_of_several_servers_may_be_down(songs: Any, music: Path, server: ModelServer) -> None:
     classify = tritone.spark.Classify(server=["127.0.0.1:9", server.address])
-    assert_as_the_sdk(songs.mapInPandas(classify, classify.schema(songs)).collect(), music, server)
+    rows = collected(songs.mapInPandas(classify, classify.schema(songs)))
+    assert_classified_as_by_the_sdk(rows, music, server.address)
 
 
 def test_a_server_of_the_node_by_a_function(songs: Any, music: Path, server: ModelServer) -> None:
     port = server.port
     classify = tritone.spark.Classify(server=lambda: f"127.0.0.1:{port}")
-    assert_as_the_sdk(songs.mapInPandas(classify, classify.schema(songs)).collect(), music, server)
+    rows = collected(songs.mapInPandas(classify, classify.schema(songs)))
+    assert_classified_as_by_the_sdk(rows, music, server.address)
 
 
 def slowly(batches: Iterator[Any], *, embed: Any, folder: Path) -> Iterator[Any]:
@@ -116,15 +116,14 @@ def slowly(batches: Iterator[Any], *, embed: Any, folder: Path) -> Iterator[Any]
 @pytest.fixture
 def slow_rows(spark: Any, music: Path, server: ModelServer, tmp_path: Path) -> Any:
     """The rows of a job of 130 recordings in batches of 5."""
-    frame = pd.DataFrame([(path, copy) for copy in range(10) for path in paths(music)], columns=["path", "copy"])
-    songs = spark.createDataFrame(frame).repartition(4)
+    songs = spark.createDataFrame(paths_and_copies(music), "path string, copy int").repartition(4)
     embed = tritone.spark.Embed(server=server.address)
     function = functools.partial(slowly, embed=embed, folder=tmp_path)
 
-    def rows() -> list[Any]:
+    def rows() -> list[dict[str, Any]]:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "5")
         try:
-            return songs.mapInPandas(function, embed.schema(songs)).collect()
+            return collected(songs.mapInPandas(function, embed.schema(songs)))
         finally:
             spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
 
@@ -143,13 +142,10 @@ def test_a_killed_worker_loses_and_repeats_no_row(slow_rows: Any, music: Path, t
     rows = slow_rows()
     thread.join()
     assert killed
-    assert Counter((row.path, row.copy) for row in rows) == Counter(
-        (path, copy) for copy in range(10) for path in paths(music)
-    )
-    assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+    assert_one_row_for_each_copy(rows, music)
 
 
-def test_a_restarted_server_loses_no_row(slow_rows: Any, server: ModelServer, tmp_path: Path) -> None:
+def test_a_restarted_server_loses_no_row(slow_rows: Any, music: Path, server: ModelServer, tmp_path: Path) -> None:
     def restart() -> None:
         wait_for_workers(tmp_path, 2)
         server.stop()
@@ -160,7 +156,17 @@ def test_a_restarted_server_loses_no_row(slow_rows: Any, server: ModelServer, tm
     thread.start()
     rows = slow_rows()
     thread.join()
-    assert Counter(row.error_type for row in rows) == {None: 120, "unreadable": 10}
+    assert_one_row_for_each_copy(rows, music)
+
+
+def test_a_busy_server_gets_fewer_requests_at_once(spark: Any, music: Path) -> None:
+    songs = spark.createDataFrame(paths_and_copies(music), "path string, copy int").repartition(2)
+    with busy_server(n_parallel=3) as busy:
+        embed = tritone.spark.Embed(server=busy.url, concurrency=16)
+        rows = collected(songs.mapInPandas(embed, embed.schema(songs)))
+    assert_one_row_for_each_copy(rows, music)
+    assert busy.n_refused > 0
+    assert busy.most <= 8  # of 32
 
 
 def test_a_server_that_stays_away_fails_the_job(songs: Any) -> None:

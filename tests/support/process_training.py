@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 process_training.py SPECIFICATION.json
 
-The specification has the arguments of `tritone_training.train` for each training, the share of the batch that each
-process trains on, and the folder for the results: for each process, the digests of its weights after each epoch.
+The specification has, for each training, its kind, the arguments of `tritone_training.train`, and the factor of the
+batches that no option sets; and the folder for the results: for each process, the digests of its weights after each
+epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from tritone_training import train
 from tritone_training.kinds.music_vae import train as vae_training
-from tritone_training.processes.callbacks import EqualProcesses, weights_digest
+from tritone_training.processes.callbacks import SeedAndCompareWeights, weights_digest
 
 
 def without_chance() -> None:
@@ -49,19 +50,21 @@ def main() -> None:
     torch.set_num_threads(1)
     digests: dict[str, list[str]] = {}
     number = 0
-    compare = EqualProcesses.on_train_epoch_end
+    compare = SeedAndCompareWeights.on_train_epoch_end
 
-    def record(self: EqualProcesses, trainer: Any, module: Any) -> None:
-        digests.setdefault(name, []).append(weights_digest(module))
+    def record(self: SeedAndCompareWeights, trainer: Any, module: Any) -> None:
+        digests[name].append(weights_digest(module))
         compare(self, trainer, module)
         nonlocal number
         number = self.group.rank
 
-    EqualProcesses.on_train_epoch_end = record  # type: ignore[method-assign]
+    SeedAndCompareWeights.on_train_epoch_end = record  # type: ignore[method-assign]
     without_chance()
-    vae_training._PRIOR_BATCH *= specification["share"]  # type: ignore[misc] # the only batch that no option sets
-    for name, arguments in specification["trainings"].items():
-        train(name, **arguments, progress=False)
+    prior_batch = vae_training._PRIOR_BATCH
+    for name, each in specification["trainings"].items():
+        digests[name] = []
+        vae_training._PRIOR_BATCH = prior_batch * each["factor"]  # type: ignore[misc] # the only one that no option sets
+        train(each["kind"], **each["arguments"], progress=False)
     Path(specification["folder"], f"digests-{number}.json").write_text(json.dumps(digests))
 
 

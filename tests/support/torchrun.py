@@ -60,20 +60,23 @@ def torchrun(
                 launcher.kill()
 
 
-def run_on_two_hosts(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, str]]:
-    """Run two launchers of one process each, as on two hosts; return exit status and output of each.
+def run_on_two_hosts(
+    first: Sequence[str], second: Sequence[str], n_processes: tuple[int, int] = (1, 1)
+) -> list[tuple[int, str]]:
+    """Run two launchers, as on two hosts; return exit status and output of each.
 
     Args:
         first: command of the launcher with the first process.
         second: command of the other one.
+        n_processes: processes of each launcher.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
     with ExitStack() as stack:
         launchers = [
-            stack.enter_context(torchrun(1, *command, options=("--nnodes=2", f"--node-rank={node}", endpoint)))
-            for node, command in enumerate((first, second))
+            stack.enter_context(torchrun(n, *command, options=("--nnodes=2", f"--node-rank={node}", endpoint)))
+            for node, (command, n) in enumerate(zip((first, second), n_processes, strict=True))
         ]
         outputs = ["".join(launcher.communicate(timeout=120)) for launcher in launchers]
     return [(launcher.returncode, output) for launcher, output in zip(launchers, outputs, strict=True)]

@@ -25,7 +25,7 @@ from tritone_training.checkpoint import UNFINISHED
 from tritone_training.data.recordings import printable
 from tritone_training.exceptions import TrainingError
 from tritone_training.kind import TrainRequest
-from tritone_training.processes.callbacks import EqualProcesses, trainer_options
+from tritone_training.processes.callbacks import SeedAndCompareWeights, trainer_options
 from tritone_training.processes.sharding import seed_all
 from tritone_training.progress import ProgressLines
 from tritone_training.runs import differences
@@ -190,7 +190,7 @@ def _run(
         "sync_batchnorm": n_processes > 1,
     }
     if group is not None:
-        callbacks.append(EqualProcesses(group, seed=request.seed))
+        callbacks.append(SeedAndCompareWeights(group, seed=request.seed))
         options = trainer_options(group, n_gpus=_n_gpus())
     step = None if state is None else int(state["global_step"])
     with _quiet():
@@ -262,7 +262,7 @@ def global_batch_size(request: TrainRequest, batch_size: int) -> int:
     return batch_size * processes_of(request)
 
 
-def _group() -> processes.ProcessGroup | None:
+def _group() -> processes.TrainingGroup | None:
     group = processes.current()
     if group is None and processes.is_launched():
         raise TrainingError("torchrun: expected `train KIND`, the only command for several processes, got another")

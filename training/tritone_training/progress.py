@@ -43,6 +43,12 @@ class ProgressLines:
             self._console.print(Text(describe(now_s - self._started_s)), soft_wrap=True)
 
 
+def print_line(text: str, *, shown: bool) -> None:
+    """Print a line on stderr; `shown=False` prints nothing."""
+    if shown:
+        Console(stderr=True).print(Text(text), soft_wrap=True)
+
+
 @contextmanager
 def progress_bar(what: str, *, shown: bool, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
     """Show progress while the block runs; the block calls `on_progress(done, total)`.

@@ -33,7 +33,7 @@ from tritone_training.trained_checkpoint import TrainedCheckpoint
 
 if TYPE_CHECKING:
     from tritone_training.kind import ModelKind, TrainRequest
-    from tritone_training.processes import ProcessGroup
+    from tritone_training.processes import TrainingGroup
 
 _RUN: Final = "run.json"
 _ASKED: Final = "asked"
@@ -54,7 +54,7 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
         TrainingError: `request.out` holds a checkpoint, an interrupted training or other files and neither `resume` nor
             `overwrite` is set; or the training to resume was of other data or settings.
     """
-    with processes.joined() as group:
+    with processes.join_training_group() as group:
         if group is None:
             return TrainedCheckpoint.from_summary(kind.name, _run(kind, request))
         if not kind.in_several_processes:
@@ -68,13 +68,13 @@ def run_training(kind: ModelKind, request: TrainRequest) -> TrainedCheckpoint:
         return TrainedCheckpoint.from_summary(kind.name, group.finish())
 
 
-def _follow(kind: ModelKind, request: TrainRequest, group: ProcessGroup) -> None:
+def _follow(kind: ModelKind, request: TrainRequest, group: TrainingGroup) -> None:
     """Train together with rank 0, unless it has nothing to train; what is written to `request.out` is not kept."""
     if group.broadcast():
         kind.prepare(request)(request)
 
 
-def _run(kind: ModelKind, request: TrainRequest, group: ProcessGroup | None = None) -> Mapping[str, Any]:
+def _run(kind: ModelKind, request: TrainRequest, group: TrainingGroup | None = None) -> Mapping[str, Any]:
     asked = asked_of(request)
     interrupted = _read(request.out / checkpoint.UNFINISHED / _RUN)
     info = _read(request.out / checkpoint.INFO)
@@ -142,6 +142,7 @@ def asked_of(request: TrainRequest) -> dict[str, Any]:
         **source,
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "warm_start": _plain(request.warm_start),
+        "taste_vae": _plain(request.taste_vae),
         "refit_on_all": request.refit_on_all,
         "settings": dict(request.overrides),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import inspect
 import logging
 import os
 import platform
@@ -11,7 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_type_hints
 
 import typer
 
@@ -102,177 +104,148 @@ MaxDuration = Annotated[
 Bars = Annotated[int, typer.Option(min=1, max=256, help="Number of new bars.")]
 
 
-def classify(
-    source: Source,
-    *,
-    out: Out,
-    server: Servers = None,
-    resume: Resume = False,
-    shard: Shard = "1/1",
-    rows_per_part: RowsPerPart = 10_000,
-    part_seconds: PartSeconds = 60.0,
-    concurrency: Concurrency = 8,
-    priority: Priority = "batch",
-    model: Model = None,
-    max_duration: MaxDuration = 14_400.0,
-    timeout: Timeout = 600.0,
-    retry_for: RetryFor = 600.0,
-    api_key_file: options.ApiKeyFile = None,
-    ca_file: options.CaFile = None,
-    as_json: options.Json = False,
-) -> None:
-    """Classify recordings: genre, emotions and tags of each, as a row of a Parquet part.
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Options of all commands, in the order of the help; `bars` and `max_duration` are those of some commands only."""
 
-    A file that cannot be used gets a row with an error. The exit status is 0 if at least one file succeeded, 3 if all
-    files have errors, and 1 if the job stopped before its end, for example because no server could be reached;
-    `--resume` continues it.
-    """
-    _run("classify", locals(), max_duration_s=max_duration)
+    source: Source
+    out: Out
+    bars: Bars = 8
+    server: Servers = None
+    resume: Resume = False
+    shard: Shard = "1/1"
+    rows_per_part: RowsPerPart = 10_000
+    part_seconds: PartSeconds = 60.0
+    concurrency: Concurrency = 8
+    priority: Priority = "batch"
+    model: Model = None
+    max_duration: MaxDuration = 14_400.0
+    timeout: Timeout = 600.0
+    retry_for: RetryFor = 600.0
+    api_key_file: options.ApiKeyFile = None
+    ca_file: options.CaFile = None
+    as_json: options.Json = False
 
 
-def embed(
-    source: Source,
-    *,
-    out: Out,
-    server: Servers = None,
-    resume: Resume = False,
-    shard: Shard = "1/1",
-    rows_per_part: RowsPerPart = 10_000,
-    part_seconds: PartSeconds = 60.0,
-    concurrency: Concurrency = 8,
-    priority: Priority = "batch",
-    model: Model = None,
-    max_duration: MaxDuration = 14_400.0,
-    timeout: Timeout = 600.0,
-    retry_for: RetryFor = 600.0,
-    api_key_file: options.ApiKeyFile = None,
-    ca_file: options.CaFile = None,
-    as_json: options.Json = False,
-) -> None:
-    """Embed recordings: the embedding of each, as a row of a Parquet part; errors as for `batch classify`."""
-    _run("embed", locals(), max_duration_s=max_duration)
+@dataclass(frozen=True)
+class JobCommand:
+    """A command of `tritone batch`: its name, its help, and the options that not all commands have."""
+
+    operation: str
+    help: str
+    own_options: tuple[str, ...] = ()
 
 
-def predict(
-    source: Source,
-    *,
-    out: Out,
-    server: Servers = None,
-    resume: Resume = False,
-    shard: Shard = "1/1",
-    rows_per_part: RowsPerPart = 10_000,
-    part_seconds: PartSeconds = 60.0,
-    concurrency: Concurrency = 8,
-    priority: Priority = "batch",
-    model: Model = None,
-    timeout: Timeout = 600.0,
-    retry_for: RetryFor = 600.0,
-    api_key_file: options.ApiKeyFile = None,
-    ca_file: options.CaFile = None,
-    as_json: options.Json = False,
-) -> None:
-    """Compute the mean negative log-likelihood per time step of each score; errors as for `batch classify`."""
-    _run("predict", locals())
+COMMANDS: Final = (
+    JobCommand(
+        "classify",
+        """Classify recordings: genre, emotions and tags of each, as a row of a Parquet part.
 
+        A file that cannot be used gets a row with an error. The exit status is 0 if at least one file succeeded, 3 if
+        all files have errors, and 1 if the job stopped before its end, for example because no server could be reached;
+        `--resume` continues it.
+        """,
+        own_options=("max_duration",),
+    ),
+    JobCommand(
+        "embed",
+        "Embed recordings: the embedding of each, as a row of a Parquet part; errors as for `batch classify`.",
+        own_options=("max_duration",),
+    ),
+    JobCommand(
+        "predict",
+        "Compute the mean negative log-likelihood per time step of each score; errors as for `batch classify`.",
+    ),
+    JobCommand(
+        "compose",
+        """Continue scores: new bars after each, as MIDI in a row of a Parquet part; errors as for `batch classify`.
 
-def compose(
-    source: Source,
-    *,
-    out: Out,
-    bars: Bars = 8,
-    server: Servers = None,
-    resume: Resume = False,
-    shard: Shard = "1/1",
-    rows_per_part: RowsPerPart = 10_000,
-    part_seconds: PartSeconds = 60.0,
-    concurrency: Concurrency = 8,
-    priority: Priority = "batch",
-    model: Model = None,
-    timeout: Timeout = 600.0,
-    retry_for: RetryFor = 600.0,
-    api_key_file: options.ApiKeyFile = None,
-    ca_file: options.CaFile = None,
-    as_json: options.Json = False,
-) -> None:
-    """Continue scores: new bars after each, as MIDI in a row of a Parquet part; errors as for `batch classify`.
-
-    The seed of each piece depends on the path, so a repeated job composes the same pieces.
-    """
-    _run("compose", locals(), arguments={"bars": bars})
-
-
-def reconstruct(
-    source: Source,
-    *,
-    out: Out,
-    server: Servers = None,
-    resume: Resume = False,
-    shard: Shard = "1/1",
-    rows_per_part: RowsPerPart = 10_000,
-    part_seconds: PartSeconds = 60.0,
-    concurrency: Concurrency = 8,
-    priority: Priority = "batch",
-    model: Model = None,
-    timeout: Timeout = 600.0,
-    retry_for: RetryFor = 600.0,
-    api_key_file: options.ApiKeyFile = None,
-    ca_file: options.CaFile = None,
-    as_json: options.Json = False,
-) -> None:
-    """Encode scores and decode them again, as MIDI in a row of a Parquet part; errors as for `batch classify`."""
-    _run("reconstruct", locals())
+        The seed of each piece depends on the path, so a repeated job composes the same pieces.
+        """,
+        own_options=("bars",),
+    ),
+    JobCommand(
+        "reconstruct",
+        "Encode scores and decode them again, as MIDI in a row of a Parquet part; errors as for `batch classify`.",
+    ),
+)
+_SHARED_OPTIONS: Final = {each.name for each in fields(JobOptions)} - {
+    name for command in COMMANDS for name in command.own_options
+}
 
 
 def build_batch_app(new_app: Any) -> typer.Typer:
     """Return the app of `tritone batch`."""
     app: typer.Typer = new_app(help_text="Run a model on every file of a folder, manifest or bucket.")
-    for command in (classify, embed, predict, compose, reconstruct):
-        app.command()(command)
+    for command in COMMANDS:
+        app.command(command.operation, help=command.help)(function_of(command))
     return app
 
 
-def _run(operation: str, given: dict[str, Any], **further: Any) -> None:
-    """Run an operation with a command's parameters."""
+def function_of(command: JobCommand) -> Callable[..., None]:
+    """Return the function of a command, with the signature that Typer needs."""
+    hints = get_type_hints(JobOptions, include_extras=True)
+    given = [each for each in fields(JobOptions) if each.name in _SHARED_OPTIONS or each.name in command.own_options]
+
+    def run(**arguments: Any) -> None:
+        _run(command, JobOptions(**arguments))
+
+    run.__annotations__ = {each.name: hints[each.name] for each in given}
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if each.default is MISSING else each.default,
+                annotation=hints[each.name],
+            )
+            for each in given
+        ]
+    )
+    return run
+
+
+def _run(command: JobCommand, given: JobOptions) -> None:
     from tritone.batch import BatchOptions, run_batch
 
-    as_json: bool = given["as_json"]
     chosen = BatchOptions(
-        source=given["source"],
-        out=given["out"],
-        operation=operation,
-        model=given["model"],
-        shard=options.parse_pair(given["shard"], "/", "--shard", "2/8"),
-        resume=given["resume"],
-        rows_per_part=given["rows_per_part"],
-        part_s=given["part_seconds"],
-        concurrency=given["concurrency"],
-        priority=given["priority"],
-        timeout_s=given["timeout"],
-        retry_s=given["retry_for"],
-        **further,
+        source=given.source,
+        out=given.out,
+        operation=command.operation,
+        model=given.model,
+        arguments={"bars": given.bars} if "bars" in command.own_options else {},
+        shard=options.parse_pair(given.shard, "/", "--shard", "2/8"),
+        resume=given.resume,
+        rows_per_part=given.rows_per_part,
+        part_s=given.part_seconds,
+        concurrency=given.concurrency,
+        priority=given.priority,
+        timeout_s=given.timeout,
+        retry_s=given.retry_for,
+        max_duration_s=given.max_duration,
     )
     # Warnings about recordings are in the column `notes`; do not log them as well.
     logging.getLogger("tritone.audio").setLevel(logging.ERROR)
-    server = ",".join(given["server"] or ("localhost:8001",))
+    server = ",".join(given.server or ("localhost:8001",))
     if chosen.priority == "batch":
         _yield_processors()
     _keep_freed_memory()
     with (
-        connections.connect(server, given["timeout"], given["api_key_file"], given["ca_file"]) as music,
+        connections.connect(server, given.timeout, given.api_key_file, given.ca_file) as music,
         _stop_on_signals() as signals,
-        _progress(f"batch {operation}", as_json=as_json) as on_progress,
+        _progress(f"batch {command.operation}", as_json=given.as_json) as on_progress,
     ):
         summary = run_batch(music, chosen, stop=signals.stop, on_progress=on_progress)
-    if as_json:
+    if given.as_json:
         console.print_json(summary.to_dict())
     else:
         _print_summary(summary)
     if not summary.complete:
-        if not as_json:
+        if not given.as_json:
             console.say("interrupted: run the same command with --resume to continue")
         raise typer.Exit(128 + (signals.number or signal.SIGTERM))
     if summary.all_failed:
-        if not as_json:
+        if not given.as_json:
             console.say("every file has an error: check the model and the options (column `error` of the parts)")
         raise typer.Exit(ALL_FAILED)
 

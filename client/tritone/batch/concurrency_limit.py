@@ -1,9 +1,9 @@
 """Adaptive concurrency limit of a batch job (hill climbing on the measured throughput), and the request size.
 
 `AdaptiveConcurrencyLimiter` compares the rows per second of neighbouring limits, and uses the lowest limit whose
-throughput is within 5 % of the next higher one. More requests would only wait in the queues of the server. A
-`ServerBusyError` halves the limit at once. Requests are split so that one takes about `REQUEST_S`, because a running
-request is not interrupted for an interactive one that arrives.
+throughput is within 5 % of the next higher one. More requests would only wait in the queues of the server. Only time in
+which requests run is measured. A `ServerBusyError` halves the limit at once. Requests are split so that one takes about
+`REQUEST_S`, because a running request is not interrupted for an interactive one that arrives.
 
 While others use the model too, which the server's counts of rows show, one request of at most `YIELDING_REQUEST_S` runs
 at a time, with a pause of the same length before it: even at a lower priority, a job that keeps all processors busy
@@ -69,6 +69,7 @@ class AdaptiveConcurrencyLimiter:
         self._index = max(index for index, limit in enumerate(self._limits) if limit <= max(1, start))
         self._clock = clock
         self._in_flight = 0
+        self._idle_since_s = clock()
         self._n_waiting = 0
         self._changed = threading.Condition()
         self._busy_until_s = 0.0
@@ -135,6 +136,8 @@ class AdaptiveConcurrencyLimiter:
             if not is_free or sent_s - began_s >= timeout_s:
                 self._changed.notify()  # another one may be sent instead
                 raise timed_out(request, timeout_s)
+            if self._in_flight == 0:  # time without requests, as between the batches of a job, is not measured
+                self._interval_start_s += sent_s - max(self._idle_since_s, self._interval_start_s)
             self._in_flight += 1
             self._n_sent += n_rows
         if self.yields:
@@ -154,6 +157,7 @@ class AdaptiveConcurrencyLimiter:
         now_s = self._clock()
         with self._changed:
             self._in_flight -= 1
+            self._idle_since_s = now_s
             self._n_done += n_rows
             self._request_s = now_s - sent_s
             if busy:

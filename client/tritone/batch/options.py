@@ -13,6 +13,7 @@ from tritone.exceptions import InvalidInputError
 
 MAX_CONCURRENCY: Final = 256
 DEFAULT_CONCURRENCY: Final = 8
+DEFAULT_CALL_TIMEOUT_S: Final = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class BatchOptions:
     part_s: float = 60.0
     concurrency: int = DEFAULT_CONCURRENCY
     priority: Priority = "batch"
-    timeout_s: float = 600.0
+    timeout_s: float = DEFAULT_CALL_TIMEOUT_S
     retry_s: float = 600.0
     max_duration_s: float | None = 14_400.0
 

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from tritone import ConnectionFailedError, InferRequest, MusicClient, RequestRejectedError
-from tritone.batch import BatchOptions
+from tritone.batch import OPERATIONS, BatchOptions
 from tritone.constants import COMPOSE_MODEL
 from tritone.messages import Request
 from tritone.testing import FakeComposer, FakeGenreModel, FakeServer, MockTransport
@@ -62,9 +62,25 @@ def test_every_operation_has_help(run_tritone: Run, verb: str) -> None:
     assert "--resume" in ended.stdout
 
 
-@pytest.mark.parametrize("command", [batch.classify, batch.embed, batch.predict, batch.compose, batch.reconstruct])
-def test_defaults_are_those_of_the_python_interface(command: Callable[..., None]) -> None:
-    given = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
+def test_each_operation_is_a_command_with_its_own_options() -> None:
+    assert [command.operation for command in batch.COMMANDS] == list(OPERATIONS)
+    for command in batch.COMMANDS:
+        operation = OPERATIONS[command.operation]
+        limits = ("max_duration",) if operation.reads == "recordings" else ()
+        assert command.own_options == (*operation.arguments, *limits)
+
+
+def test_a_command_has_no_options_of_others(run_tritone: Run, fake: dict[str, Any], recordings: Path) -> None:
+    for verb, option in (("classify", "--bars"), ("predict", "--max-duration"), ("compose", "--max-duration")):
+        ended = run_tritone("batch", verb, recordings, "--out", recordings / "p-%d.parquet", option, "8")
+        assert ended.status == 2
+        assert f"No such option: {option}" in ended.stderr
+
+
+@pytest.mark.parametrize("command", batch.COMMANDS, ids=lambda command: command.operation)
+def test_defaults_are_those_of_the_python_interface(command: batch.JobCommand) -> None:
+    parameters = inspect.signature(batch.function_of(command)).parameters
+    given = {name: parameter.default for name, parameter in parameters.items()}
     expected = {field.name: field.default for field in dataclasses.fields(BatchOptions)}
     names = {"part_seconds": "part_s", "timeout": "timeout_s", "retry_for": "retry_s", "max_duration": "max_duration_s"}
     same = {name: names.get(name, name) for name in given if names.get(name, name) in expected}

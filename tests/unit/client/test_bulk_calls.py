@@ -7,6 +7,8 @@ import inspect
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,7 @@ from tritone import MusicClient
 from tritone.batch import OPERATIONS
 from tritone.batch.failures import MAX_FILE_FAILURES, MAX_LOST
 from tritone.bulk_calls import JSON_OPERATIONS, BulkCall, BulkCaller, shared_caller
-from tritone.constants import COMPOSE_MODEL
+from tritone.constants import COMPOSE_MODEL, PRIORITIES
 from tritone.exceptions import (
     AccessDeniedError,
     ClientError,
@@ -55,8 +57,8 @@ def call_of(operation: str = "embed", **options: Any) -> BulkCall:
 
 
 def caller_of(answer: Callable[[Any], Any], **options: Any) -> BulkCaller:
-    transport = MockTransport(answer)
-    return BulkCaller(call_of(**options), MusicClient(transport=transport, retries=0))
+    call = call_of(**{"client": {"retries": 0}, **options})
+    return BulkCaller(call, call.make_client(MockTransport(answer)))
 
 
 def failing(*errors: ClientError) -> Callable[[Any], Any]:
@@ -100,7 +102,7 @@ def test_the_content_of_a_file_may_stand_for_its_path(recording: str) -> None:
 
 def test_other_operations_give_json() -> None:
     call = BulkCall("recommend", inputs={"history": "listened"}, arguments={"n": 2})
-    client = MusicClient(transport=MockTransport(FakeServer(FakeRecommender(["a", "b", "c"]))))
+    client = call.make_client(MockTransport(FakeServer(FakeRecommender(["a", "b", "c"]))))
     [row] = BulkCaller(call, client).rows([{"history": ["a"]}])
     assert row["error"] is None
     assert '"track_id"' in row["result"]
@@ -188,6 +190,106 @@ def test_calls_of_one_file_that_time_out_do_not_count_as_an_outage(
     assert [row["error_type"] for row in rows] == ["timeout", None]
 
 
+class BusyServer:
+    """Processes a number of requests at once, and refuses the others, as Triton with a full queue.
+
+    Attributes:
+        n_refused: refused requests.
+        most: largest number of requests at once, refused ones included.
+        priorities: of all requests.
+    """
+
+    def __init__(self, n_parallel: int, request_s: float = 0.005) -> None:
+        self.n_parallel, self.request_s = n_parallel, request_s
+        self.n_refused = self.most = 0
+        self.priorities: set[int] = set()
+        self._n_running = 0
+        self._lock = threading.Lock()
+        self._model = FakeServer(FakeGenreModel())
+
+    def __call__(self, request: Any) -> Any:
+        if not isinstance(request, InferRequest):
+            return self._model(request)
+        with self._lock:
+            self._n_running += 1
+            self.priorities.add(request.priority)
+            self.most = max(self.most, self._n_running)
+            is_full = self._n_running > self.n_parallel
+            self.n_refused += is_full
+        try:
+            time.sleep(self.request_s)
+            if is_full:
+                raise ServerBusyError("Exceeds maximum queue size")
+            return self._model(request)
+        finally:
+            with self._lock:
+                self._n_running -= 1
+
+
+def test_a_worker_limits_its_requests_in_flight(recording: str) -> None:
+    server = BusyServer(n_parallel=2)
+    rows = caller_of(server, concurrency=16).rows([{"path": recording}] * 40)
+    assert {row["error"] for row in rows} == {None}
+    assert (server.most, server.n_refused) == (2, 0)
+    assert server.priorities == {PRIORITIES["batch"]}
+
+
+def test_a_refused_request_lowers_the_limit_and_is_sent_again(recording: str) -> None:
+    server = BusyServer(n_parallel=1)
+    rows = caller_of(server, concurrency=16).rows([{"path": recording}] * 40)
+    assert {row["error"] for row in rows} == {None}
+    assert 1 <= server.n_refused <= 2  # those that were in flight when the first one was refused
+
+
+def test_a_row_that_is_refused_while_others_succeed_does_not_fail_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeServer(FakeRecommender(["a", "b"]))
+    now_s, n_refused = 1.0, 0
+    may_succeed = threading.Semaphore(0)  # calls of other rows
+
+    def answer(request: Any) -> Any:
+        nonlocal n_refused
+        if isinstance(request, InferRequest):
+            if b"a" not in request.inputs["history"]:
+                assert may_succeed.acquire(timeout=10)
+            elif n_refused < 5:
+                n_refused += 1
+                raise ServerBusyError("full")
+            else:
+                may_succeed.release(20)
+        return model(request)
+
+    def sleep(seconds: float) -> None:
+        """Let 100 s pass, after the call of another row has succeeded."""
+        nonlocal now_s
+        may_succeed.release()
+        ends_s = time.monotonic() + 10
+        while caller._succeeded_s < now_s and time.monotonic() < ends_s:
+            time.sleep(0.01)
+        now_s += 100.0
+
+    monkeypatch.setattr("tritone.bulk_calls.time", SimpleNamespace(monotonic=lambda: now_s, sleep=sleep))
+    call = BulkCall("recommend", inputs={"history": "listened"}, concurrency=8, wait_s=300.0)
+    caller = BulkCaller(call, MusicClient(transport=MockTransport(answer), retries=0))
+    rows = caller.rows({"history": [track]} for track in ("a", *("b" * 20)))
+    assert n_refused == 5
+    assert {row["error"] for row in rows} == {None}
+
+
+def test_the_time_limit_of_a_file_is_that_of_the_client_or_of_batch_jobs(recording: str) -> None:
+    limits_s: list[float] = []
+
+    class Transport(MockTransport):
+        def handle(self, request: Any, *, timeout_s: float) -> Any:
+            limits_s.append(timeout_s)
+            return super().handle(request, timeout_s=timeout_s)
+
+    for client, arguments in (({}, {}), ({"timeout_s": 90}, {}), ({"timeout_s": 90}, {"timeout_s": 30})):
+        call = call_of(client=client, arguments=arguments)
+        BulkCaller(call, call.make_client(Transport(failing()))).rows([{"path": recording}])
+    n = len(limits_s) // 3
+    assert [round(max(limits_s[start : start + n])) for start in range(0, 3 * n, n)] == [600, 90, 30]
+
+
 def test_a_server_that_hangs_fails_the_task(recording: str) -> None:
     def answer(request: Any) -> Any:
         if isinstance(request, InferRequest | ReadyRequest):
@@ -245,11 +347,11 @@ def test_the_address_may_have_variables_of_the_worker(monkeypatch: pytest.Monkey
         call_of(server="$NO_SUCH_NODE:8001").make_client()
 
 
-def test_a_process_has_one_client_for_a_server() -> None:
+def test_a_process_has_one_client_for_calls_of_a_kind() -> None:
     first, again = (shared_caller(call_of(server="127.0.0.1:9")) for _ in range(2))
-    other = shared_caller(call_of(server="127.0.0.1:9", client={"timeout_s": 5}))
     assert first._client is again._client
-    assert first._client is not other._client
+    for different in ({"client": {"timeout_s": 5}}, {"operation": "classify"}, {"concurrency": 2}):
+        assert first._client is not shared_caller(call_of(**{"server": "127.0.0.1:9", **different}))._client
     assert first._client._priority != MusicClient()._priority
 
 

@@ -69,49 +69,56 @@ def serve_grpc(port: int, host: str) -> None:
     server.wait_for_termination()
 
 
+class TinyHandler(BaseHTTPRequestHandler):
+    """Answers requests for metadata and for inference by HTTP."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+    def answer(self, head: Any, tail: bytes = b"", *, status: int = 200) -> None:
+        body = json.dumps(head).encode()
+        self.send_response(status)
+        if tail:
+            self.send_header("Inference-Header-Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(body) + len(tail)))
+        self.end_headers()
+        self.wfile.write(body + tail)
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/config"):
+            return self.answer({"max_batch_size": 8})
+        outputs = [{"name": name, "shape": [-1, size]} for name, size in SIZES.items()]
+        inputs = [{"name": "audio", "shape": [-1, WINDOW]}]
+        return self.answer({"name": "genre_cnn", "versions": ["1"], "inputs": inputs, "outputs": outputs})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        head = json.loads(body[: int(self.headers["inference-header-content-length"])])
+        time.sleep(WORK_S)
+        n_windows = head["inputs"][0]["shape"][0]
+        tensors = {name: numbers(name, n_windows) for name in SIZES}
+        outputs = [
+            {
+                "name": name,
+                "datatype": "FP32",
+                "shape": [n_windows, SIZES[name]],
+                "parameters": {"binary_data_size": len(data)},
+            }
+            for name, data in tensors.items()
+        ]
+        answered = {"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": outputs}
+        self.answer(answered, b"".join(tensors.values()))
+
+
+class TinyHttpServer(ThreadingHTTPServer):
+    request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
+    daemon_threads = True
+
+
 def serve_http(port: int, host: str) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_args: Any) -> None:
-            pass
-
-        def answer(self, head: Any, tail: bytes = b"", **headers: str) -> None:
-            body = json.dumps(head).encode()
-            self.send_response(200)
-            if tail:
-                self.send_header("Inference-Header-Content-Length", str(len(body)))
-            self.send_header("Content-Length", str(len(body) + len(tail)))
-            self.end_headers()
-            self.wfile.write(body + tail)
-
-        def do_GET(self) -> None:
-            if self.path.endswith("/config"):
-                return self.answer({"max_batch_size": 8})
-            outputs = [{"name": name, "shape": [-1, size]} for name, size in SIZES.items()]
-            inputs = [{"name": "audio", "shape": [-1, WINDOW]}]
-            return self.answer({"name": "genre_cnn", "versions": ["1"], "inputs": inputs, "outputs": outputs})
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            head = json.loads(body[: int(self.headers["inference-header-content-length"])])
-            time.sleep(WORK_S)
-            n_windows = head["inputs"][0]["shape"][0]
-            tensors = {name: numbers(name, n_windows) for name in SIZES}
-            outputs = [
-                {
-                    "name": name,
-                    "datatype": "FP32",
-                    "shape": [n_windows, SIZES[name]],
-                    "parameters": {"binary_data_size": len(data)},
-                }
-                for name, data in tensors.items()
-            ]
-            answered = {"model_name": "genre_cnn", "model_version": "1", "id": head["id"], "outputs": outputs}
-            self.answer(answered, b"".join(tensors.values()))
-
-    ThreadingHTTPServer.request_queue_size = 128  # of 5 connections waiting, the sixth would be reset
-    server = ThreadingHTTPServer((host, port), Handler)
+    server = TinyHttpServer((host, port), TinyHandler)
     print("ready", flush=True)
     server.serve_forever()
 

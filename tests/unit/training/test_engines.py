@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
-import signal
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from joblib import Parallel, delayed
 from scipy import sparse
-from tests.support import recommender_fits
+from tests.support import engine_tasks, recommender_fits
 from threadpoolctl import threadpool_info
 
 from tritone_training.data.interactions import UserSequences
@@ -21,7 +23,8 @@ from tritone_training.exceptions import UnsupportedOptionError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.config import PRESETS
-from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, opening
+from tritone_training.kinds.recommender.engines import EngineError, LocalEngine, check_engine, open_engine, opening
+from tritone_training.kinds.recommender.engines.mapped_arrays import MappedArrays
 from tritone_training.kinds.recommender.engines.parts import Parts, blocks_by_work, blocks_of
 from tritone_training.kinds.recommender.engines.spark_engine import _fill
 from tritone_training.kinds.recommender.fitting import base_models
@@ -35,14 +38,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[LocalEngine]:
         yield opened
 
 
-def scaled(part: int, factors: np.ndarray, name: str) -> tuple[str, int, np.ndarray]:
-    return name, os.getpid(), factors * part
-
-
 def test_results_are_in_the_order_of_the_parts(engine: LocalEngine) -> None:
     factors = np.arange(200_000.0)
     with engine.share(factors) as shared, engine.share("a name") as named:
-        found = list(engine.map(scaled, range(5), shared, named))
+        found = list(engine.map(engine_tasks.scaled, range(5), shared, named))
     for part, (name, pid, values) in enumerate(found):
         assert name == "a name"
         assert (pid == os.getpid()) == (engine.n_workers == 1)
@@ -54,54 +53,92 @@ def test_results_are_in_the_order_of_the_parts(engine: LocalEngine) -> None:
     assert moved == ([0, 0] if engine.n_workers == 1 else [pytest.approx(1.6, abs=0.2), pytest.approx(8, abs=0.5)])
 
 
-def refuses(part: int) -> int:
-    if part == 1:
-        raise np.linalg.LinAlgError("part 1 is singular")
-    return part
-
-
 def test_an_error_of_a_task_is_raised_as_it_is(engine: LocalEngine) -> None:
-    found = engine.map(refuses, range(3))
-    assert next(found) == 0
-    with pytest.raises(np.linalg.LinAlgError, match="part 1 is singular"):
+    found = engine.map(engine_tasks.refuses_2, range(4))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(np.linalg.LinAlgError, match="part 2"):
         next(found)
 
 
 def test_memory_that_is_not_there_is_named(engine: LocalEngine) -> None:
     with pytest.raises(EngineError, match="ran out of memory; use fewer --workers"):
-        list(engine.map(exhausts, [0]))
-
-
-def exhausts(part: int) -> None:
-    raise MemoryError
-
-
-class OwnError(Exception):
-    """Cannot be sent to another process: its arguments are not those of its creation."""
-
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"{what}: {why}")
-
-
-def raises_own(part: int) -> None:
-    raise OwnError("the disk", "full")
+        list(engine.map(engine_tasks.runs_out_of_memory, [0]))
 
 
 def test_an_error_that_cannot_be_sent_keeps_its_text(engine: LocalEngine) -> None:
     with pytest.raises(RuntimeError, match="OwnError: the disk: full"):
-        list(engine.map(raises_own, [0]))
+        list(engine.map(engine_tasks.raises_own_error, [0]))
 
 
-def dies(part: int) -> int:
-    if part == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return part
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_workers_map_large_arrays(order: Literal["C", "F"]) -> None:
+    large = np.arange(300_000.0).reshape(600, 500, order=order)
+    files = open_files()
+    with LocalEngine(2) as pool:
+        for _ in range(2):
+            with pool.share({"array": large, "name": "n"}) as shared:
+                assert open_files() == files + 1
+                (found,) = set(pool.map(engine_tasks.array_of, range(6), shared))
+                assert found == (np.memmap, False, large.sum())
+            assert open_files() == files
+
+
+def open_files() -> int:
+    """Count the open files of this process that have no name."""
+    n = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+            n += str(link.readlink()).endswith("(deleted)")
+    return n
+
+
+@pytest.mark.slow
+def test_arrays_of_mapped_files_are_not_copied(tmp_path: Path) -> None:
+    np.save(tmp_path / "large.npy", np.arange(300_000.0))
+    mapped = np.load(tmp_path / "large.npy", mmap_mode="r")
+    files = open_files()
+    with LocalEngine(2) as pool:
+        for array in (mapped[100:], np.asarray(mapped)[100:]):
+            with pool.share({"array": array}) as shared:
+                assert open_files() == files
+                (found,) = set(pool.map(engine_tasks.array_of, range(3), shared))
+                assert found == (np.memmap, False, array.sum())
+
+
+def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Path("/dev/full").open("wb") as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: full)
+        with pytest.raises(EngineError, match=r"cannot write .* \(No space left on device\); free some space"):
+            MappedArrays().add(np.zeros(300_000))
+
+
+@pytest.mark.slow
+def test_the_pool_is_not_that_of_other_users_of_joblib() -> None:
+    with LocalEngine(2) as pool:
+        others = Parallel(2, return_as="generator")(delayed(engine_tasks.waits)(number) for number in range(12))
+        assert next(others) == 0
+        assert list(pool.map(engine_tasks.waits, range(2))) == [0, 1]
+    assert list(others) == list(range(1, 12))
+
+
+@pytest.mark.slow
+def test_results_that_are_not_wanted_do_not_disturb_the_next_ones() -> None:
+    large = np.ones(300_000)
+    with LocalEngine(2) as pool:
+        with pool.share({"array": large}) as shared:
+            found: Any = pool.map(engine_tasks.array_of, range(100), shared)
+            assert next(found) == (np.memmap, False, large.sum())
+            found.close()
+        with pool.share({"array": 2 * large}) as shared:
+            assert set(pool.map(engine_tasks.array_of, range(5), shared)) == {(np.memmap, False, 2 * large.sum())}
+        assert pool.use.n_tasks == 6
 
 
 @pytest.mark.slow
 def test_a_killed_worker_of_the_pool_is_named() -> None:
     with LocalEngine(2) as pool, pytest.raises(EngineError, match="--resume and fewer --workers"):
-        list(pool.map(dies, range(3)))
+        list(pool.map(engine_tasks.dies, range(3)))
 
 
 def n_threads(part: int) -> int:
@@ -166,6 +203,14 @@ def request(**changes: Any) -> TrainRequest:
 def test_a_request_that_no_engine_meets_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(EngineError, match=message):
         check_engine(request(**changes))
+
+
+@pytest.mark.parametrize(("workers", "shown"), [(None, "engine: local, 1 worker\n"), (3, "engine: local, 3 workers\n")])
+def test_what_is_used_is_printed(workers: int | None, shown: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for progress in (True, False):
+        with open_engine(request(workers=workers, progress=progress)):
+            pass
+        assert capfd.readouterr() == ("", shown if progress else "")
 
 
 @pytest.mark.parametrize(("engine_name", "extra"), [("ray", "ray"), ("spark", "spark")])
@@ -241,7 +286,7 @@ class Dying(LocalEngine):
 
     def _results(self, task: Any, parts: Any, references: Any) -> Any:
         if self.use.n_tasks > 12:
-            return super()._results(dies, [1, 1, 1], [])
+            return super()._results(engine_tasks.dies, [1, 1, 1], [])
         return super()._results(task, parts, references)
 
 

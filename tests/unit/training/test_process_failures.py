@@ -145,6 +145,16 @@ def test_processes_with_other_data_are_refused(log: Path, tmp_path: Path) -> Non
     assert not out.exists()
 
 
+def test_hosts_with_different_numbers_of_processes_are_refused(log: Path, tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    ended = run_on_two_hosts(command(log, tmp_path / "a"), command(log, tmp_path / "b"), n_processes=(1, 2))
+    assert time.monotonic() - began_s < 60  # no process waits for TRITONE_PROCESSES_TIMEOUT_S
+    assert [status for status, _ in ended] == [1, 1]
+    messages = " ".join("".join(output for _, output in ended).split())
+    assert messages.count("--nproc-per-node: expected the same in all 3 processes, got another in process") == 1
+    assert not (tmp_path / "a").exists()
+
+
 def test_kinds_and_commands_for_one_process_are_refused(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +178,6 @@ def test_a_timeout_out_of_range_is_refused(text: str, monkeypatch: pytest.Monkey
     monkeypatch.setenv("TRITONE_PROCESSES_TIMEOUT_S", text)
     with (
         pytest.raises(TrainingError, match="TRITONE_PROCESSES_TIMEOUT_S: expected 1 to 86400 seconds"),
-        processes.joined(),
+        processes.join_training_group(),
     ):
         pass

@@ -13,14 +13,14 @@ import pytest
 from torch import distributed
 
 from tritone_training.exceptions import OtherProcessError, ProcessGroupError, TrainingError
-from tritone_training.processes.group import ProcessGroup, is_communication_error
+from tritone_training.processes.group import TrainingGroup, is_communication_error
 
 
 @pytest.fixture
-def groups() -> Sequence[ProcessGroup]:
+def groups() -> Sequence[TrainingGroup]:
     """Two ranks with the same store."""
     store = distributed.HashStore()
-    return [ProcessGroup(rank, 2, 2, 2.0, store, None) for rank in range(2)]
+    return [TrainingGroup(rank, 2, 2, 2.0, store, None) for rank in range(2)]
 
 
 calls: list[str] = []
@@ -41,20 +41,20 @@ SUMMARY = {"checkpoint": "runs/ä", "n_epochs": 3, "metrics": {"valid": {"ndcg":
 
 
 @pytest.mark.parametrize("value", [None, True, 2**40, "ä", ["a", "b"], SUMMARY])
-def test_all_ranks_get_the_value_of_rank_0(value: Any, groups: Sequence[ProcessGroup]) -> None:
+def test_all_ranks_get_the_value_of_rank_0(value: Any, groups: Sequence[TrainingGroup]) -> None:
     with ThreadPoolExecutor() as pool:
         other = pool.submit(groups[1].broadcast, "ignored")
         assert groups[0].broadcast(value) == value
         assert other.result() == value
 
 
-def test_a_value_that_is_not_json_is_refused_by_rank_0(groups: Sequence[ProcessGroup]) -> None:
+def test_a_value_that_is_not_json_is_refused_by_rank_0(groups: Sequence[TrainingGroup]) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         groups[0].broadcast(Payload())
     assert not groups[0].store.check(["value/1"])
 
 
-def test_a_pickle_in_the_store_is_not_loaded(groups: Sequence[ProcessGroup]) -> None:
+def test_a_pickle_in_the_store_is_not_loaded(groups: Sequence[TrainingGroup]) -> None:
     groups[1].store.set("value/1", pickle.dumps(Payload()))
     with pytest.raises(ProcessGroupError, match="value/1: expected JSON of process 0"):
         groups[1].broadcast()
@@ -64,7 +64,7 @@ def test_a_pickle_in_the_store_is_not_loaded(groups: Sequence[ProcessGroup]) -> 
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside"])
-def test_a_file_outside_the_folder_is_not_written(name: str, groups: Sequence[ProcessGroup], tmp_path: Path) -> None:
+def test_a_file_outside_the_folder_is_not_written(name: str, groups: Sequence[TrainingGroup], tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     groups[0].broadcast([name])
@@ -75,7 +75,7 @@ def test_a_file_outside_the_folder_is_not_written(name: str, groups: Sequence[Pr
 
 
 @pytest.fixture
-def cpu_group(groups: Sequence[ProcessGroup]) -> Iterator[None]:
+def cpu_group(groups: Sequence[TrainingGroup]) -> Iterator[None]:
     """A group of torch with rank 0 alone, so that its broadcast is the identity."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     yield
@@ -83,7 +83,7 @@ def cpu_group(groups: Sequence[ProcessGroup]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("cpu_group")
-def test_files_of_rank_0_are_announced_by_name_and_size(groups: Sequence[ProcessGroup], tmp_path: Path) -> None:
+def test_files_of_rank_0_are_announced_by_name_and_size(groups: Sequence[TrainingGroup], tmp_path: Path) -> None:
     (tmp_path / "best").mkdir()
     for name, content in {"fit.ckpt": b"state", "best/fit.ckpt": b"", "other": b"x"}.items():
         (tmp_path / name).write_bytes(content)
@@ -91,13 +91,13 @@ def test_files_of_rank_0_are_announced_by_name_and_size(groups: Sequence[Process
     assert [groups[1].broadcast() for _ in range(3)] == [["best/fit.ckpt", "fit.ckpt"], 0, len(b"state")]
 
 
-def test_a_rank_0_that_does_not_respond_is_named(groups: Sequence[ProcessGroup]) -> None:
+def test_a_rank_0_that_does_not_respond_is_named(groups: Sequence[TrainingGroup]) -> None:
     groups[1].timeout_s = 0.1
     with pytest.raises(ProcessGroupError, match="process 0 of 0 to 1 did not respond within"):
         groups[1].broadcast()
 
 
-def test_an_error_of_another_rank_ends_the_wait(groups: Sequence[ProcessGroup]) -> None:
+def test_an_error_of_another_rank_ends_the_wait(groups: Sequence[TrainingGroup]) -> None:
     timer = threading.Timer(0.1, groups[0].report, ["disk full"])
     timer.start()
     with pytest.raises(OtherProcessError, match="process 0 failed: disk full"):
@@ -106,7 +106,7 @@ def test_an_error_of_another_rank_ends_the_wait(groups: Sequence[ProcessGroup]) 
     assert not groups[1].report("second error")
 
 
-def test_a_different_text_is_an_error_in_all_ranks(groups: Sequence[ProcessGroup]) -> None:
+def test_a_different_text_is_an_error_in_all_ranks(groups: Sequence[TrainingGroup]) -> None:
     with ThreadPoolExecutor() as pool:
         found = [pool.submit(group.require_equal, f"digest {group.rank}", "weights") for group in groups]
         for each in found:

@@ -45,17 +45,23 @@ TOLERANCE = {"music_gan": 2e-3}
 KINDS = tuple(SETTINGS)
 
 
-def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, share: int) -> Path:
-    """Train every kind with `share` of the batch in each of so many processes."""
+def train_all(folder: Path, n_processes: int, data: dict[str, Path], *, factors: Sequence[int]) -> Path:
+    """Train every kind in so many processes, once for each factor of the batch, into the folder FACTOR/KIND."""
     trainings = {}
     for kind in KINDS:
         name = BATCH.get(kind, "batch_size")
-        settings = {**SETTINGS[kind], name: SETTINGS[kind][name] * share}
-        trainings[kind] = {
-            "data": str(data[kind]), "out": str(folder / kind), "preset": "tiny", "settings": settings, "seed": 3,
-        }  # fmt: skip
+        for factor in factors:
+            out = folder / str(factor) / kind  # where `music_gan` finds the `music_vae` of the same factor
+            settings = {**SETTINGS[kind], name: SETTINGS[kind][name] * factor}
+            trainings[f"{kind} {factor}"] = {
+                "kind": kind,
+                "factor": factor,
+                "arguments": {
+                    "data": str(data[kind]), "out": str(out), "preset": "tiny", "settings": settings, "seed": 3,
+                },
+            }  # fmt: skip
     folder.mkdir()
-    specification = {"trainings": trainings, "folder": str(folder), "share": share}
+    specification = {"trainings": trainings, "folder": str(folder)}
     (folder / "specification.json").write_text(json.dumps(specification))
     with torchrun(n_processes, str(WORKER), str(folder / "specification.json")) as process:
         _, errors = process.communicate(timeout=240)
@@ -90,12 +96,12 @@ def data(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture(scope="module")
 def together(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_all(tmp_path_factory.mktemp("together") / "runs", 2, data, share=1)
+    return train_all(tmp_path_factory.mktemp("together") / "runs", 2, data, factors=[1])
 
 
 @pytest.fixture(scope="module")
 def alone(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_all(tmp_path_factory.mktemp("alone") / "runs", 1, data, share=2)
+    return train_all(tmp_path_factory.mktemp("alone") / "runs", 1, data, factors=[1, 2])
 
 
 def epochs(folder: Path) -> Sequence[dict[str, str]]:
@@ -103,9 +109,16 @@ def epochs(folder: Path) -> Sequence[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def assert_equal_weights(kind: str, first: Path, second: Path) -> None:
+    ours, theirs = (checkpoint.load(folder, kind=kind).weights for folder in (first, second))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_processes_have_equal_weights_after_each_epoch(kind: str, together: Path) -> None:
-    first, second = (json.loads((together / f"digests-{rank}.json").read_text())[kind] for rank in (0, 1))
+    first, second = (json.loads((together / f"digests-{rank}.json").read_text())[f"{kind} 1"] for rank in (0, 1))
     assert first
     assert first == second
 
@@ -114,16 +127,21 @@ def test_both_processes_have_equal_weights_after_each_epoch(kind: str, together:
 def test_weights_and_losses_are_those_of_one_process_with_twice_the_batch(
     kind: str, together: Path, alone: Path
 ) -> None:
-    ours, theirs = (checkpoint.load(folder / kind, kind=kind).weights for folder in (together, alone))
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
-    losses, expected = epochs(together / kind), epochs(alone / kind)
+    folders = (together / "1" / kind, alone / "2" / kind)
+    assert_equal_weights(kind, *folders)
+    losses, expected = map(epochs, folders)
     assert len(losses) == len(expected)
     for row, other in zip(losses, expected, strict=True):
         assert {k: float(v) for k, v in row.items()} == pytest.approx(
             {k: float(v) for k, v in other.items()}, rel=TOLERANCE.get(kind, 1e-4)
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_one_process_with_the_same_batch_differ(kind: str, together: Path, alone: Path) -> None:
+    """The tolerance of the comparison above is so small that it shows whether the batches of both processes count."""
+    with pytest.raises(AssertionError, match="Tensor-likes are not close"):
+        assert_equal_weights(kind, together / "1" / kind, alone / "1" / kind)
 
 
 def test_two_hosts_with_a_process_each(data: dict[str, Path], tmp_path: Path) -> None:

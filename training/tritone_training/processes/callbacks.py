@@ -1,4 +1,4 @@
-"""What Lightning does in addition when several processes train together."""
+"""Lightning callback and Trainer options for training in several processes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from tritone_training.exceptions import TrainingError
 from tritone_training.processes.batch_norm import SyncBatchNormPlugin
-from tritone_training.processes.group import ProcessGroup
+from tritone_training.processes.group import TrainingGroup
 from tritone_training.processes.sharding import seed_all
 
 
-class EqualProcesses(Callback):
+class SeedAndCompareWeights(Callback):
     """Gives each process random numbers of its own, and checks after each epoch that all have the same weights.
 
-    The random numbers of an epoch depend on the seed, the epoch and the process alone, so that a resumed training goes
-    on as it would have.
+    The random numbers of an epoch depend on the seed, the epoch and the process only, so that a resumed training equals
+    an uninterrupted one.
     """
 
-    def __init__(self, group: ProcessGroup, *, seed: int) -> None:
+    def __init__(self, group: TrainingGroup, *, seed: int) -> None:
         self.group = group
         self.seed = seed
 
@@ -55,7 +55,7 @@ def weights_digest(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def trainer_options(group: ProcessGroup, *, n_gpus: int) -> dict[str, Any]:
+def trainer_options(group: TrainingGroup, *, n_gpus: int) -> dict[str, Any]:
     """Return the options of Lightning's Trainer for the processes of torchrun.
 
     Raises:

@@ -36,7 +36,7 @@ _GLOO_ERROR: Final = re.compile(
     r"\[(?:enforce fail at )?[^\]\s]*\bgloo/gloo/[^\]\s]+\.(?:cc|h):\d+\]|^(?:Gloo |Operation timed out!)", re.MULTILINE
 )
 
-_current: ProcessGroup | None = None
+_current: TrainingGroup | None = None
 
 
 def is_launched() -> bool:
@@ -49,13 +49,13 @@ def is_rank_zero() -> bool:
     return not is_launched() or os.environ.get("RANK", "0") == "0"
 
 
-def current() -> ProcessGroup | None:
+def current() -> TrainingGroup | None:
     """Return the group that this process has joined; None if it trains alone."""
     return _current
 
 
 @dataclass(eq=False)
-class ProcessGroup:
+class TrainingGroup:
     """Processes that train one model together.
 
     Attributes:
@@ -218,13 +218,14 @@ class ProcessGroup:
 
 
 @contextmanager
-def joined() -> Iterator[ProcessGroup | None]:
+def join_training_group() -> Iterator[TrainingGroup | None]:
     """Join the other processes that torchrun started, for the block; None in a process that was started otherwise.
 
     An error in one process ends all: the first one to fail raises its error, the others raise `OtherProcessError`.
 
     Raises:
         ProcessGroupError: not all processes started within the timeout, or one ended or stopped responding.
+        TrainingError: hosts have different numbers of processes.
     """
     global _current  # noqa: PLW0603 - torch's process group is global too
     if not is_launched() or _current is not None:
@@ -232,6 +233,7 @@ def joined() -> Iterator[ProcessGroup | None]:
         return
     group = _current = _join()
     try:
+        group.require_equal(str(group.local_size), "--nproc-per-node")  # of every host: `n_hosts` is computed from it
         yield group
     except OtherProcessError:
         raise
@@ -256,7 +258,7 @@ def joined() -> Iterator[ProcessGroup | None]:
             distributed.destroy_process_group()
 
 
-def _join() -> ProcessGroup:
+def _join() -> TrainingGroup:
     timeout_s = _timeout_s()
     timeout = timedelta(seconds=timeout_s)
     try:
@@ -267,10 +269,6 @@ def _join() -> ProcessGroup:
             f"--rdzv-endpoint and the network"
         ) from error
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    if size % local_size:
-        raise TrainingError(
-            f"--nproc-per-node: expected the same number on every host, got {local_size} of {size} on this one"
-        )
     own = _register(store, rank, size, timeout_s)
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     if torch.cuda.is_available() and local_rank < torch.cuda.device_count():
@@ -283,7 +281,7 @@ def _join() -> ProcessGroup:
         timeout=timeout,
     )
     cpu_group = distributed.new_group(backend="gloo", timeout=timeout)
-    return ProcessGroup(rank, size, local_size, timeout_s, own, cpu_group)
+    return TrainingGroup(rank, size, local_size, timeout_s, own, cpu_group)
 
 
 def _register(store: Any, rank: int, size: int, timeout_s: float) -> Any:

@@ -1,6 +1,6 @@
 """Engines that run the parts of a fit: this process, a pool of processes, a Ray cluster or a Spark cluster.
 
-Schedulers, retries and transport are those of joblib, Ray and Spark. A fit cuts its work into the same parts for all of
+Schedulers, retries and transport are those of loky, Ray and Spark. A fit cuts its work into the same parts for all of
 them, so the result does not depend on the engine or the number of workers.
 """
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final
 from tritone_training.exceptions import EngineError
 from tritone_training.kinds.recommender.engines.base import Engine
 from tritone_training.kinds.recommender.engines.local import LocalEngine
+from tritone_training.progress import print_line
 
 if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 ENGINES: Final = ("local", "ray", "spark")
+READERS: Final = ("driver", "workers")
 REACHABLE_WITHIN_S: Final = 10.0
 _EXTRAS: Final = {"ray": ("ray", "ray"), "spark": ("pyspark", "spark")}  # engine -> package and extra
 _HOST: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?(\[[^\]]+\]|[^:/,]+):(\d+)(?:,.*)?")
@@ -24,13 +26,15 @@ def check_engine(request: TrainRequest) -> None:
     """Refuse an engine that cannot be opened, before data are read for it.
 
     Raises:
-        EngineError: the engine is unknown, its package is not installed, or no connection to its address.
+        EngineError: the engine or reader is unknown, its package is not installed, or no connection to its address.
     """
     name = request.engine or "local"
     if name not in ENGINES:
         raise EngineError(f"unknown engine: expected one of {', '.join(ENGINES)}, got {name!r}")
     if request.workers is not None and request.workers < 1:
         raise EngineError(f"invalid number of workers: expected at least 1, got {request.workers}")
+    if request.read not in (None, *READERS):
+        raise EngineError(f"unknown reader of the log: expected one of {', '.join(READERS)}, got {request.read!r}")
     if name == "local":
         if request.engine_address is not None:
             raise EngineError(
@@ -46,12 +50,20 @@ def check_engine(request: TrainRequest) -> None:
 
 
 def open_engine(request: TrainRequest) -> Engine:
-    """Open the engine of a request; by default `local` with one worker.
+    """Open the engine of a request, and print what is used; by default `local` with one worker.
 
     Raises:
         EngineError: it cannot be used.
     """
     check_engine(request)
+    engine = _opened(request)
+    at = "" if request.engine_address is None else f" at {request.engine_address}"
+    workers = "1 worker" if engine.n_workers == 1 else f"{engine.n_workers} workers"
+    print_line(f"engine: {engine.name}{at}, {workers}", shown=request.progress)
+    return engine
+
+
+def _opened(request: TrainRequest) -> Engine:
     if request.engine == "ray":
         from tritone_training.kinds.recommender.engines.ray_engine import RayEngine
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,8 @@ from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled
 
 MOST_FAILURES: Final = 4  # of a task with a local master; elsewhere spark.task.maxFailures
 _TASKS_OF_JOB: Final = 2  # per worker
+_REGISTER_S: Final = 2.0  # after which no further executors of a cluster are expected
+_POLL_S: Final = 0.1
 
 
 class SparkEngine(Engine):
@@ -67,7 +70,27 @@ class SparkEngine(Engine):
         self._group = f"tritone-{uuid.uuid4().hex[:8]}"  # the context may have jobs of others
         if self._is_ours:
             self._context.setLogLevel("ERROR")
-        super().__init__(n_workers or max(1, self._context.defaultParallelism))
+        super().__init__(n_workers or self._n_offered())
+
+    def _n_offered(self) -> int:
+        """Return the number of cores that the executors offer; those of a cluster register one after the other.
+
+        Raises:
+            EngineError: the executors cannot run tasks.
+        """
+        if self._context.master.startswith("local"):
+            return max(1, int(self._context.defaultParallelism))
+        try:
+            self._context.parallelize([0], 1).count()  # waits for the first executor
+            n, changed_s = 0, time.monotonic()
+            while time.monotonic() - changed_s < _REGISTER_S:
+                time.sleep(_POLL_S)
+                if self._context.defaultParallelism != n:
+                    n, changed_s = self._context.defaultParallelism, time.monotonic()
+        except _java_errors() as error:
+            self.close()
+            raise _translated(error) from error
+        return max(1, n)
 
     def close(self) -> None:
         if self._is_ours:

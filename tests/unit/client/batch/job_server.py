@@ -1,7 +1,9 @@
-"""A fake server for batch jobs, recordings for them, and their rows."""
+"""A fake server for batch jobs, files for it, and what a job wrote."""
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,11 @@ import pandas as pd
 import soundfile
 
 from tritone import MusicClient
+from tritone.atomic import replacing
 from tritone.batch import BatchOptions, run_batch
 from tritone.exceptions import RequestTimeoutError
 from tritone.messages import InferRequest, Request
+from tritone.remote_files import STAGED_SUFFIX
 from tritone.testing import FakeGenreModel, FakeServer, MockTransport
 
 SHARES = {"jazz": 0.25, "rock": 0.75}
@@ -63,6 +67,18 @@ def write_tone(path: Path, duration_s: float = 1.0, *, gain: float = 0.3) -> Pat
     times_s = np.arange(round(8_000 * duration_s)) / 8_000
     soundfile.write(path, gain * np.sin(2 * np.pi * 440 * times_s), 8_000, format="WAV")
     return path
+
+
+def leave_staged(path: Path) -> None:
+    """Leave a temporary file, as a process that is killed while it writes `path`."""
+    with replacing(path, staged_suffix=STAGED_SUFFIX, if_exists="keep") as staged:
+        os.link(staged, path.with_name("kept"))
+    path.with_name("kept").rename(staged)
+    path.unlink()
+
+
+def running_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("tritone-batch-")]
 
 
 def rows(out: object) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.unit.client.batch_jobs import Server, paths_in, rows, write_tone
+from tests.unit.client.batch.job_server import Server, paths_in, rows, write_tone
 
 from tritone import (
     FileAccessError,
@@ -29,13 +29,6 @@ from tritone.testing import FakeGenreModel, MockTransport
 
 N_FILES = 40
 QUIET = "20-quiet.wav"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr("tritone.batch.failures._FIRST_PAUSE_S", 0.02)
-    monkeypatch.setattr("tritone.batch.failures._LONGEST_PAUSE_S", 0.05)
-    return Server()
 
 
 @pytest.fixture
