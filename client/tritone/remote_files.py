@@ -180,17 +180,6 @@ def bucket_of(url: PathLike) -> str:
     return f"{scheme}://{bucket}"
 
 
-def check_readable(url: PathLike) -> None:
-    """Read the beginning of an object.
-
-    Raises:
-        FileAccessError: it cannot be read.
-    """
-    text = os.fspath(url)
-    with translated_errors(text):
-        filesystem(text).cat_file("/".join(_split(text)[1:]), start=0, end=1)
-
-
 def open_file(url: PathLike) -> BinaryIO:
     """Open a file for reading; an object of a bucket is copied first, up to 16 MB to memory and more to disk.
 
@@ -245,6 +234,22 @@ def read_file(url: PathLike) -> bytes:
         if not is_remote(text):
             return local_path(text).read_bytes()
         return b"".join(_chunks(filesystem(text), "/".join(_split(text)[1:])))
+
+
+def read_range(url: PathLike, start: int, end: int) -> bytes:
+    """Return the bytes of a file from `start` to before `end`.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+    """
+    text = os.fspath(url)
+    with translated_errors(text):
+        if not is_remote(text):
+            with local_path(text).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        content: bytes = filesystem(text).cat_file("/".join(_split(text)[1:]), start=start, end=end)
+        return content
 
 
 def write_file(url: PathLike, content: bytes, *, if_exists: Literal["replace", "error"] = "replace") -> None:

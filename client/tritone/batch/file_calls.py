@@ -15,7 +15,7 @@ from tritone.exceptions import (
     InvalidScoreError,
     RequestTimeoutError,
 )
-from tritone.remote_files import bucket_of, check_readable, is_remote, local_path, open_file
+from tritone.remote_files import bucket_of, is_remote, local_path, open_file, read_range
 
 if TYPE_CHECKING:
     from tritone.client import MusicClient
@@ -41,7 +41,7 @@ class ReadableObjects:
         if url is None:
             return False
         try:
-            check_readable(url)
+            read_range(url, 0, 1)
         except FileAccessError:
             return False
         return True

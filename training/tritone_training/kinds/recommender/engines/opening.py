@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 ENGINES: Final = ("local", "ray", "spark")
+READERS: Final = ("driver", "workers")
 REACHABLE_WITHIN_S: Final = 10.0
 _EXTRAS: Final = {"ray": ("ray", "ray"), "spark": ("pyspark", "spark")}  # engine -> package and extra
 _HOST: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?(\[[^\]]+\]|[^:/,]+):(\d+)(?:,.*)?")
@@ -25,13 +26,15 @@ def check_engine(request: TrainRequest) -> None:
     """Refuse an engine that cannot be opened, before data are read for it.
 
     Raises:
-        EngineError: the engine is unknown, its package is not installed, or no connection to its address.
+        EngineError: the engine or reader is unknown, its package is not installed, or no connection to its address.
     """
     name = request.engine or "local"
     if name not in ENGINES:
         raise EngineError(f"unknown engine: expected one of {', '.join(ENGINES)}, got {name!r}")
     if request.workers is not None and request.workers < 1:
         raise EngineError(f"invalid number of workers: expected at least 1, got {request.workers}")
+    if request.read not in (None, *READERS):
+        raise EngineError(f"unknown reader of the log: expected one of {', '.join(READERS)}, got {request.read!r}")
     if name == "local":
         if request.engine_address is not None:
             raise EngineError(
