@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tritone.batch.operations import CallInputs, Opened, Operation, Row
 from tritone.exceptions import (
@@ -20,7 +20,7 @@ from tritone.remote_files import bucket_of, is_remote, local_path, open_file, re
 if TYPE_CHECKING:
     from tritone.client import MusicClient
 
-Unusable = TypeVar("Unusable", InvalidAudioError, InvalidScoreError)
+Unusable: TypeAlias = InvalidAudioError | InvalidScoreError
 
 HEALTH_TIMEOUT_S: Final = 10.0
 
