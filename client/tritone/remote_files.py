@@ -180,17 +180,6 @@ def bucket_of(url: PathLike) -> str:
     return f"{scheme}://{bucket}"
 
 
-def check_readable(url: PathLike) -> None:
-    """Read the beginning of an object.
-
-    Raises:
-        FileAccessError: it cannot be read.
-    """
-    text = os.fspath(url)
-    with translated_errors(text):
-        filesystem(text).cat_file("/".join(_split(text)[1:]), start=0, end=1)
-
-
 def open_file(url: PathLike) -> BinaryIO:
     """Open a file for reading; an object of a bucket is copied first, up to 16 MB to memory and more to disk.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tritone.batch.operations import CallInputs, Opened, Operation, Row
 from tritone.exceptions import (
@@ -15,12 +15,12 @@ from tritone.exceptions import (
     InvalidScoreError,
     RequestTimeoutError,
 )
-from tritone.remote_files import bucket_of, check_readable, is_remote, local_path, open_file
+from tritone.remote_files import bucket_of, is_remote, local_path, open_file, read_range
 
 if TYPE_CHECKING:
     from tritone.client import MusicClient
 
-Unusable = TypeVar("Unusable", InvalidAudioError, InvalidScoreError)
+Unusable: TypeAlias = InvalidAudioError | InvalidScoreError
 
 HEALTH_TIMEOUT_S: Final = 10.0
 
@@ -41,7 +41,7 @@ class ReadableObjects:
         if url is None:
             return False
         try:
-            check_readable(url)
+            read_range(url, 0, 1)
         except FileAccessError:
             return False
         return True
