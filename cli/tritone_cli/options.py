@@ -99,6 +99,21 @@ EngineAddress = Annotated[
         show_default=False,
     ),
 ]
+Read = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the listening log is read: driver (this process) or workers (of --engine). Default: workers of ray "
+        "and spark, if the log has 5 million rows or more in Parquet files; else driver.",
+        show_default=False,
+    ),
+]
+TasteVae = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint of taste_vae, trained on the same log, for the recommender. Default: train one with it.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
 Checkpoint = Annotated[Path, typer.Option(help="Checkpoint folder written by `tritone train`.", show_default=False)]
 Report = Annotated[

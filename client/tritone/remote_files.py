@@ -196,6 +196,22 @@ def read_file(url: PathLike) -> bytes:
         return b"".join(_chunks(filesystem(text), "/".join(_split(text)[1:])))
 
 
+def read_range(url: PathLike, start: int, end: int) -> bytes:
+    """Return the bytes of a file from `start` to before `end`.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+    """
+    text = os.fspath(url)
+    with translated_errors(text):
+        if not is_remote(text):
+            with local_path(text).open("rb") as file:
+                file.seek(start)
+                return file.read(end - start)
+        content: bytes = filesystem(text).cat_file("/".join(_split(text)[1:]), start=start, end=end)
+        return content
+
+
 def write_file(url: PathLike, content: bytes, *, if_exists: Literal["replace", "error"] = "replace") -> None:
     """Write a file in one step: readers see all of it or nothing. Missing local folders are created.
 

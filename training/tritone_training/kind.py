@@ -61,6 +61,8 @@ _REQUEST_OPTIONS: Final = (
     "engine",
     "workers",
     "engine_address",
+    "read",
+    "taste_vae",
 )
 # All options that only some kinds take, by parameter name of the command line.
 KIND_OPTIONS: Final = frozenset(
@@ -87,6 +89,9 @@ class TrainRequest:
         engine: execution engine of the fit: "local", "ray" or "spark"; None for "local".
         workers: number of parallel workers of the engine; None for its default.
         engine_address: of an existing cluster of the engine; None to start one on this computer.
+        read: where the listening log is read: "driver" (this process) or "workers" (of the engine); None for the
+            workers of Ray and Spark if the log is large.
+        taste_vae: checkpoint of `taste_vae` that the recommender takes instead of training one.
     """
 
     out: Path
@@ -110,6 +115,8 @@ class TrainRequest:
     engine: str | None = None
     workers: int | None = None
     engine_address: str | None = None
+    read: str | None = None
+    taste_vae: Path | None = None
 
 
 @dataclass(frozen=True)

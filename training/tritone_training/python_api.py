@@ -39,6 +39,8 @@ def train(
     engine: str | None = None,
     workers: int | None = None,
     engine_address: str | None = None,
+    read: str | None = None,
+    taste_vae: PathLike | None = None,
     progress: bool = True,
 ) -> TrainedCheckpoint:
     """Train a model and write a checkpoint folder, as `tritone train` does.
@@ -69,6 +71,9 @@ def train(
         engine: what computes the parts of a fit of `recommender`: `local` (default), `ray` or `spark`.
         workers: processes or tasks of the engine at the same time; None for 1 (`local`) or all CPUs.
         engine_address: of a running Ray or Spark cluster; None for this computer.
+        read: where the log is read: `driver` (this process) or `workers` (of the engine); None for the workers of Ray
+            and Spark if the log has 5 million rows or more in Parquet files.
+        taste_vae: checkpoint of `taste_vae`, trained on the same log, for the recommender; trained with it if None.
         progress: show progress bars on stderr.
 
     Raises:
@@ -103,5 +108,7 @@ def train(
             engine=engine,
             workers=workers,
             engine_address=engine_address,
+            read=read,
+            taste_vae=None if taste_vae is None else Path(taste_vae),
         )
     )

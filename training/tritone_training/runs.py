@@ -142,6 +142,7 @@ def asked_of(request: TrainRequest) -> dict[str, Any]:
         **source,
         **{name: getattr(request, name) for name in ("preset", "seed", "fold", "pretrained", "max_epochs")},
         "warm_start": _plain(request.warm_start),
+        "taste_vae": _plain(request.taste_vae),
         "refit_on_all": request.refit_on_all,
         "settings": dict(request.overrides),
     }

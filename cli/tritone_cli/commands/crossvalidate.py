@@ -53,6 +53,7 @@ def crossvalidate(
     engine: options.Engine = None,
     workers: options.Workers = None,
     engine_address: options.EngineAddress = None,
+    read: options.Read = None,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -76,6 +77,7 @@ def crossvalidate(
         engine=engine,
         workers=workers,
         engine_address=engine_address,
+        read=read,
     )
     if print_config:
         console.print_line(training.get_kind(kind).configure(request).to_yaml().rstrip())

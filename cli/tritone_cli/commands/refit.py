@@ -83,6 +83,7 @@ def refit(
     engine: options.Engine = None,
     workers: options.Workers = None,
     engine_address: options.EngineAddress = None,
+    read: options.Read = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read the data, report, and change nothing.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -111,6 +112,7 @@ def refit(
         engine=engine,
         workers=workers,
         engine_address=engine_address,
+        read=read,
     )
     with live_or_none(
         () if dry_run else server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file

@@ -57,6 +57,8 @@ def train(
     engine: options.Engine = None,
     workers: options.Workers = None,
     engine_address: options.EngineAddress = None,
+    read: options.Read = None,
+    taste_vae: options.TasteVae = None,
     report: options.TrainReport = None,
     as_json: options.Json = False,
 ) -> None:
@@ -86,6 +88,8 @@ def train(
         engine=engine,
         workers=workers,
         engine_address=engine_address,
+        read=read,
+        taste_vae=taste_vae,
     )
     if not is_rank_zero():  # of those that torchrun started, one prints
         if not print_config:

@@ -12,7 +12,7 @@ from tests.support.s3_server import failing_store, forget_connections, s3_server
 
 from tritone import FileAccessError, MissingExtraError
 from tritone.remote_errors import translated_errors
-from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, write_file
+from tritone.remote_files import filesystem, is_remote, list_files, open_file, read_file, read_range, write_file
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,7 @@ class TestLocalFiles:
         write_file(path, b"1")
         write_file(path, b"2")
         assert read_file(path) == b"2"
+        assert read_range(path, 0, 9) == b"2"
         assert list(path.parent.iterdir()) == [path]
         with pytest.raises(FileAccessError) as caught:
             write_file(path, b"3", if_exists="error")
@@ -108,6 +109,7 @@ class TestBuckets:
         assert len(urls(bucket)) == 4
         with open_file(f"{bucket}/x/y/c.wav") as file:
             assert file.read() == b"x/y/c.wav"
+        assert read_range(f"{bucket}/x/y/c.wav", 2, 5) == b"y/c"
 
     @pytest.mark.slow
     def test_more_objects_than_one_page_are_listed(self, bucket: str) -> None:
@@ -128,6 +130,7 @@ class TestBuckets:
         [
             (open_file, "{bucket}/gone", "missing"),
             (read_file, "{bucket}/gone", "missing"),
+            (lambda name: read_range(name, 0, 4), "{bucket}/gone", "missing"),
             (urls, "{bucket}/gone/", "missing"),
             (urls, "s3://no-such-bucket/a/", "no_bucket"),
             (lambda url: write_file(url, b"1"), "s3://no-such-bucket/a", "no_bucket"),

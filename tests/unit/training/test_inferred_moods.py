@@ -159,7 +159,7 @@ def test_training_with_recordings_and_times_chooses_how_moods_are_inferred(
         problems=(),
         embedding_model={"kind": "genre_cnn", "weights_sha256": "ab" * 32},
     )
-    monkeypatch.setattr("tritone_training.kinds.recommender.train.embed_recordings", lambda request: heard)
+    monkeypatch.setattr("tritone_training.kinds.recommender.training_data.embed_recordings", lambda request: heard)
     train(
         "recommender",
         out=tmp_path / "out",

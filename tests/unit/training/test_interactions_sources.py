@@ -171,16 +171,16 @@ def test_a_part_that_is_damaged_inside_is_named(tmp_path: Path) -> None:
 
 
 def test_a_part_that_vanishes_while_reading_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tritone_training.data.interactions import reading
+    from tritone_training.data.interactions import log_reading
 
     folder = write_parts(tmp_path / "log")
-    stage = reading.stage_table
+    stage = log_reading.stage_table
 
     def after_removal(*given: Any) -> Any:
         (folder / "day=2" / "part-2.parquet").unlink()
         return stage(*given)
 
-    monkeypatch.setattr(reading, "stage_table", after_removal)
+    monkeypatch.setattr(log_reading, "stage_table", after_removal)
     with pytest.raises(DataError, match=r"part-2\.parquet: was deleted while"):
         load_log(folder)
 

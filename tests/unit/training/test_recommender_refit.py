@@ -30,6 +30,7 @@ from tritone_serving.recommender.pseudonyms import Pseudonym, pseudonym
 from tritone_serving.recommender.resolving import Resolver
 from tritone_training import TrainingError
 from tritone_training.data.interactions import Log
+from tritone_training.kinds.recommender.checkpoint_writing import write_fit
 from tritone_training.kinds.recommender.refit import pipeline
 from tritone_training.kinds.recommender.refit.comparison import Comparison
 from tritone_training.kinds.recommender.refit.pipeline import STAGES, run_refit
@@ -42,7 +43,6 @@ from tritone_training.kinds.recommender.refit.stored_events import (
     user_names,
     without_forgotten,
 )
-from tritone_training.kinds.recommender.train import write_fit
 
 KEY = b"k" * 32
 NOW = 1_700_000_000.0

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from tritone_serving.recommender.resolving import Resolver
 from tritone_training import EvaluateRequest, TrainingError, TrainRequest, UnsupportedOptionError, get_kind
 from tritone_training.data.interactions import Log
 from tritone_training.data.interactions.log import merge_logs
-from tritone_training.kinds.recommender import train as train_module
+from tritone_training.kinds.recommender import checkpoint_writing, train
+from tritone_training.kinds.recommender.fitting import taste_network
 
 pytestmark = pytest.mark.slow
 KIND = get_kind("recommender")
@@ -143,14 +145,17 @@ def interrupted_call(function: Callable[..., Any], number: int) -> Callable[...,
     return run
 
 
-@pytest.mark.parametrize(("step", "number"), [("select_ensemble", 1), ("train_taste", 2), ("write_artifact", 3)])
+@pytest.mark.parametrize(
+    ("module", "step", "number"),
+    [(train, "select_ensemble", 1), (taste_network, "train_taste", 2), (checkpoint_writing, "write_artifact", 2)],
+)
 def test_an_interrupted_training_resumes_to_the_same_result(
-    run: Path, step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, *, module: ModuleType, step: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, key = tmp_path / "run", run / "recommender.key"
     data = replace(recommender_models.files(), key=key)
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, step, interrupted_call(getattr(train_module, step), number))
+        patch.setattr(module, step, interrupted_call(getattr(module, step), number))
         with pytest.raises(KeyboardInterrupt):
             KIND.train(replace(request(out), data=data))
     KIND.train(replace(request(out), data=data, resume=True))

@@ -334,6 +334,7 @@ def test_a_recommender_keeps_what_was_trained(
     tmp_path: Path,
 ) -> None:
     from tritone_training.kinds.recommender import train as train_module
+    from tritone_training.kinds.recommender.fitting import taste_network
 
     kind, key = get_kind("recommender"), tmp_path / "key"
     request = request_for("recommender", tmp_path / "parts")
@@ -354,7 +355,7 @@ def test_a_recommender_keeps_what_was_trained(
     assert request.out.stat().st_mode & 0o777 == 0o700
     with monkeypatch.context() as patch:
         if when == "taste_vae trained":
-            patch.setattr(train_module, "train_taste", killed)  # it is not trained again
+            patch.setattr(taste_network, "train_taste", killed)  # it is not trained again
         resumed = kind.train(replace(request, resume=True)).to_dict()
     assert resumed["metrics"] == whole["metrics"]
     assert_equal_weights(tmp_path / "whole" / "taste_vae", request.out / "taste_vae", "taste_vae")

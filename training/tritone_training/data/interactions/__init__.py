@@ -18,15 +18,9 @@ from tritone_training.data.interactions.log import (
     TagTable,
     held_out_counts,
 )
-from tritone_training.data.interactions.reading import (
-    keep_log,
-    load_friends,
-    load_log,
-    load_metadata,
-    load_sequences,
-    load_tags,
-    words_of,
-)
+from tritone_training.data.interactions.log_reading import keep_log, load_log, load_sequences
+from tritone_training.data.interactions.parts_staging import ReadingWorkers
+from tritone_training.data.interactions.reading import load_friends, load_metadata, load_tags, words_of
 from tritone_training.data.interactions.simulated import SIMULATED, SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import (
     SIMULATED_SESSIONS,
@@ -54,6 +48,7 @@ __all__ = [
     "ListeningFiles",
     "Log",
     "MetadataTable",
+    "ReadingWorkers",
     "SimulatedSessions",
     "SimulatedWorld",
     "TagTable",

@@ -81,14 +81,15 @@ def clean(
     Raises:
         DataError: no rows are left, or space runs out.
     """
-    dropped = _judge(scratch, traits, rules)
-    n_listens, n_skips = scratch.run(
-        "SELECT count(*) FILTER (NOT skipped), count(*) FILTER (skipped) FROM judged WHERE reason IS NULL"
-    )[0]
+    rows = _Rows.grouped() if staged.is_grouped else _Rows()
+    dropped = _judge(scratch, traits, rules, rows)
+    n_of_kind = f"{rows.number} FILTER (NOT skipped), {rows.number} FILTER (skipped)"
+    found = scratch.run(f"SELECT {n_of_kind} FROM judged WHERE reason IS NULL")[0]
+    n_listens, n_skips = (int(n or 0) for n in found)
     ranges = ranges_of_users(staged.n_rows_of_user, max(scratch.memory_bytes // _BYTES_A_ROW, _FEWEST_ROWS))
     with scratch.errors():
         counted = ColumnFiles(folder / "counted")
-        n_pairs, n_rated_low = _count(scratch, traits, rules, ranges, counted)
+        n_pairs, n_rated_low = _count(scratch, traits, rules, ranges, counted, rows=rows)
         if n_rated_low:
             dropped["rating_too_low"] = n_rated_low
         user, item = counted.read("user"), counted.read("item")
@@ -137,7 +138,23 @@ def clean(
     )
 
 
-def _judge(scratch: Scratch, traits: LogTraits, rules: CleaningRules) -> dict[str, int]:
+@dataclass(frozen=True)
+class _Rows:
+    """SQL expressions of a group of the table `rows`: the number of rows, and the sum of their plays.
+
+    Sums with compensation do not depend on the order of the rows, once they are rounded to 32 bits.
+    """
+
+    number: str = "count(*)"
+    plays: str = "fsum(plays)"
+
+    @classmethod
+    def grouped(cls) -> _Rows:
+        """Return the expressions for rows that stand for `n` equal ones."""
+        return cls("sum(n)", "fsum(plays * n)")
+
+
+def _judge(scratch: Scratch, traits: LogTraits, rules: CleaningRules, rows: _Rows) -> dict[str, int]:
     """Create the view `judged`: the rows with the first reason to leave them out; return the rows of each reason."""
     reasons = {
         "no_user": f"user_fault = {IS_MISSING}",
@@ -151,7 +168,7 @@ def _judge(scratch: Scratch, traits: LogTraits, rules: CleaningRules) -> dict[st
     }
     cases = " ".join(f"WHEN {condition} THEN '{reason}'" for reason, condition in reasons.items())
     scratch.run(f"CREATE VIEW judged AS SELECT *, CASE {cases} END AS reason FROM rows")
-    found = dict(scratch.run("SELECT reason, count(*) FROM judged WHERE reason IS NOT NULL GROUP BY reason"))
+    found = dict(scratch.run(f"SELECT reason, {rows.number} FROM judged WHERE reason IS NOT NULL GROUP BY reason"))
     return {reason: int(found[reason]) for reason in reasons if reason in found}
 
 
@@ -169,11 +186,16 @@ def ranges_of_users(n_rows_of_user: npt.NDArray[np.int64], n_most: int) -> list[
 
 
 def _count(
-    scratch: Scratch, traits: LogTraits, rules: CleaningRules, ranges: list[tuple[int, int]], files: ColumnFiles
+    scratch: Scratch,
+    traits: LogTraits,
+    rules: CleaningRules,
+    ranges: list[tuple[int, int]],
+    files: ColumnFiles,
+    *,
+    rows: _Rows,
 ) -> tuple[int, int]:
     """Write the pairs in order of user and item; return their number, and that of those whose rating is too low."""
-    # Sums with compensation do not depend on the order of the rows, once they are rounded to 32 bits.
-    plays = "fsum(plays) / count(plays)" if traits.has_ratings else "fsum(plays)"
+    plays = f"{rows.plays} / {rows.number}" if traits.has_ratings else rows.plays
     times = ", min(time) AS time, max(time) AS last_time" if traits.has_times else ""
     n_pairs = n_low = 0
     for first, end in ranges:

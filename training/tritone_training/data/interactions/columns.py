@@ -105,7 +105,7 @@ def item_of_log(table: Table, name: str | None, *, user: str) -> tuple[str, tupl
     Raises:
         DataError: as `required`.
     """
-    if name is not None or _find(table, _USUAL["item"]) is not None:
+    if names_item(table, name):
         return required(table, "item", name), ()
     row_id, other = _find(table, (_ROW_ID,)), _find(table, _ITEM_NAMES)
     if row_id is not None and other is not None and _is_of(table, other, user):
@@ -123,6 +123,11 @@ def item_of_log(table: Table, name: str | None, *, user: str) -> tuple[str, tupl
         f"column {row_id!r} numbers rows or sessions and is not taken for the items; if it names them, give "
         f"--item-column {row_id}",
     )
+
+
+def names_item(table: Table, name: str | None) -> bool:
+    """Return whether `item_of_log` finds the column of the items by its name alone, without reading rows."""
+    return name is not None or _find(table, _USUAL["item"]) is not None
 
 
 def _is_of(table: Table, name: str, user: str) -> bool:

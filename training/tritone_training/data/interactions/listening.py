@@ -13,7 +13,9 @@ import numpy.typing as npt
 from tritone_training.data.interactions.columns import Columns
 from tritone_training.data.interactions.files import ListeningFiles, files_of
 from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, merge_logs, pair_keys
-from tritone_training.data.interactions.reading import keep_log, load_log, load_metadata, load_tags, read_friends
+from tritone_training.data.interactions.log_reading import keep_log, load_log
+from tritone_training.data.interactions.parts_staging import ReadingWorkers
+from tritone_training.data.interactions.reading import load_metadata, load_tags, read_friends
 from tritone_training.data.interactions.simulated import SimulatedWorld, simulated_world
 from tritone_training.data.interactions.simulated_sessions import simulated_sessions
 from tritone_training.data.interactions.splitting import LogColumns, LogSelection, split_log, split_part
@@ -101,10 +103,13 @@ def columns_of(files: ListeningFiles) -> Columns:
     )
 
 
-def load_listening(request: TrainRequest) -> ListeningData:
+def load_listening(request: TrainRequest, workers: ReadingWorkers | None = None) -> ListeningData:
     """Return the listening data that a request names, or simulated listening over the embedded corpus.
 
     The log `simulated:sessions` is simulated too, with times, skips and the order of sessions.
+
+    Args:
+        workers: read the log if it is in Parquet files; the data are the same.
 
     Raises:
         DataError: a table cannot be read, or the log has fewer than two listeners.
@@ -116,7 +121,7 @@ def load_listening(request: TrainRequest) -> ListeningData:
     if str(files.interactions) == SESSIONS:
         return of_world(simulated_sessions(seed=request.seed, progress=request.progress).world, seed=request.seed)
     columns = columns_of(files)
-    stored = keep_log(files.interactions, columns)
+    stored = keep_log(files.interactions, columns, workers=workers)
     in_memory = files.valid is not None or len(stored) <= _MOST_IN_MEMORY
     log = stored.load() if in_memory else stored
     del stored

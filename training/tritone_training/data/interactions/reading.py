@@ -1,12 +1,10 @@
-"""Read listening logs, friends, tags and metadata from tables."""
+"""Read friends, tags and metadata of a listening log from tables."""
 
 from __future__ import annotations
 
 import re
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,25 +12,18 @@ import numpy as np
 import pandas as pd
 
 from tritone_serving.ids import normalize_id
-from tritone_training.data.interactions.cleaning import CleaningRules, LogTraits, clean
 from tritone_training.data.interactions.columns import (
     Columns,
     distinct,
     ignored_notes,
-    item_of_log,
     optional,
     required,
     shown_columns,
     usual_names,
 )
-from tritone_training.data.interactions.log import Log, MetadataTable, TagTable, is_text
+from tritone_training.data.interactions.log import MetadataTable, TagTable, is_text
 from tritone_training.data.interactions.media_files import names_text_file, read_covers, read_lyrics
 from tritone_training.data.interactions.parsing import id_column, whole_numbers
-from tritone_training.data.interactions.scratch import Scratch, open_scratch, temporary_folder
-from tritone_training.data.interactions.staged_cells import StagedLog, read_cells
-from tritone_training.data.interactions.staging import RowColumns, stage_frames, stage_table
-from tritone_training.data.interactions.stored_log import StoredLog
-from tritone_training.data.interactions.user_sequences import is_sequence_file, read_sequences
 from tritone_training.data.recordings import printable
 from tritone_training.data.tables import open_table
 from tritone_training.exceptions import DataError
@@ -53,90 +44,6 @@ _IMAGE: Final = re.compile(r"(?i).*\.(?:jpe?g|png|gif|webp|bmp|svg|tiff?|avif|he
 _LINK: Final = re.compile(r"(?i)(?:https?://|www\.)\S+")
 _BYTES: Final = re.compile(r"b['\"].*\\x.*|[A-Za-z0-9+/=_-]{200,}", re.DOTALL)  # printed or encoded bytes
 _BETWEEN: Final = "\n"  # values that are one word contain no line break
-
-
-def load_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> Log:
-    """Read and clean a listening log: a table, or a file with lines `user item item ...` in order of time.
-
-    Raises:
-        DataError: it is missing or unreadable, has no column for users or items, or has no rows left after cleaning.
-    """
-    if is_sequence_file(path):
-        return load_sequences(path, rules=rules)
-    return keep_log(path, columns, rules=rules).load()
-
-
-def keep_log(path: Path, columns: Columns = _NO_COLUMNS, *, rules: CleaningRules | None = None) -> StoredLog:
-    """Read and clean a listening log as `load_log`, into temporary files that exist as long as the result.
-
-    Raises:
-        DataError: as `load_log`, or disk space or memory are used up.
-    """
-    return _kept(_clean_sequences if is_sequence_file(path) else _clean_table, path, columns, rules)
-
-
-def _kept(
-    read: Callable[[Scratch, Path, Columns, Path, CleaningRules], StoredLog],
-    path: Path,
-    columns: Columns,
-    rules: CleaningRules | None,
-) -> StoredLog:
-    with ExitStack() as stack:
-        folder = stack.enter_context(temporary_folder())
-        with open_scratch() as scratch:
-            stored = read(scratch, path, columns, folder, rules or CleaningRules())
-        weakref.finalize(stored, stack.pop_all().close)
-    return stored
-
-
-def _clean_table(scratch: Scratch, path: Path, columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
-    with open_table(path) as table:
-        user = required(table, "user", columns.user)
-        item, item_notes = item_of_log(table, columns.item, user=user)
-        if columns.plays is not None and columns.rating is not None:
-            raise DataError(
-                f"{path}: expected play counts or ratings, got a column of each ({columns.plays!r}, "
-                f"{columns.rating!r}); leave --plays-column or --rating-column out"
-            )
-        # A rating column that is given by name takes precedence over a column of plays that was found by its name.
-        plays = None if columns.rating is not None else optional(table, "plays", columns.plays)
-        rating = None if plays else optional(table, "rating", columns.rating)
-        time = optional(table, "time", columns.time)
-        skip = optional(table, "skipped", columns.skipped)
-        chosen = {"user": user, "item": item, "plays": plays, "rating": rating, "time": time, "skipped": skip}
-        distinct(table, **chosen)
-        option = "--plays-column" if plays else "--rating-column"
-        source = printable(path.name)
-        row_columns = RowColumns(user, item, plays or rating, time, skip, option)
-        staged = read_cells(stage_table(scratch, source, table, row_columns))
-        notes = [*table.notes, *ignored_notes(table), *item_notes, *staged.count_notes, *staged.time_notes]
-    report = {"columns": shown_columns(chosen), "notes": notes, "ids": _id_report(staged)}
-    if staged.times is not None:
-        report["times"] = staged.times
-    traits = LogTraits(has_ratings=rating is not None, has_times=time is not None, has_skips=skip is not None)
-    return clean(scratch, source, staged, traits, folder=folder, rules=rules, report=report)
-
-
-def load_sequences(path: Path, *, rules: CleaningRules | None = None) -> Log:
-    """Read and clean a log with lines `user item item ...`, each user's items in order of time, oldest first.
-
-    This is the format of S3-Rec's data (https://github.com/RUCAIBox/CIKM2020-S3Rec). Each item is one play.
-
-    Raises:
-        DataError: the file is missing or not UTF-8, or a line has no item.
-    """
-    return _kept(_clean_sequences, path, _NO_COLUMNS, rules).load()
-
-
-def _clean_sequences(scratch: Scratch, path: Path, _columns: Columns, folder: Path, rules: CleaningRules) -> StoredLog:
-    source = printable(path.name)
-    staged = read_cells(stage_frames(scratch, source, path, read_sequences(path)))
-    report = {"columns": {}, "notes": [], "ids": _id_report(staged)}
-    return clean(scratch, source, staged, LogTraits(is_ordered=True), folder=folder, rules=rules, report=report)
-
-
-def _id_report(staged: StagedLog) -> dict[str, dict[str, int]]:
-    return {what: found for what, counts in staged.id_counts.items() if (found := counts.to_dict())}
 
 
 def load_friends(path: Path, columns: Columns = _NO_COLUMNS) -> list[tuple[str, str]]:

@@ -32,6 +32,7 @@ FOLDER_VARIABLE: Final = "TRITONE_READ_FOLDER"
 _PREFIX: Final = "tritone-read-"
 _LOCK: Final = "in-use"
 _SHARE: Final = 8
+_FEWEST_BYTES: Final = 64_000_000  # that DuckDB works with
 _LEAST_BYTES: Final = 256 << 20
 _MOST_BYTES: Final = 1 << 30
 _UNITS: Final = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -125,13 +126,16 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch() -> Iterator[Scratch]:
+def open_scratch(n_others: int = 0) -> Iterator[Scratch]:
     """Open a temporary database, and remove it at the end and what earlier processes left when they were killed.
+
+    Args:
+        n_others: databases of other processes of this computer that share the memory.
 
     Raises:
         DataError: a setting is invalid, or the folder cannot be written.
     """
-    memory_bytes = _memory_bytes()
+    memory_bytes = max(_memory_bytes() // (1 + n_others), _FEWEST_BYTES)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder())
         try:
@@ -198,7 +202,7 @@ def _memory_bytes() -> int:
     if given is not None:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", given)
         unit = _UNITS.get(found[2].lower()) if found else None
-        if found is None or unit is None or float(found[1]) * unit < 64e6:
+        if found is None or unit is None or float(found[1]) * unit < _FEWEST_BYTES:
             raise DataError(f"invalid {MEMORY_VARIABLE}: expected at least 64MB, such as 2GB, got {given!r}")
         return int(float(found[1]) * unit)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -4,7 +4,8 @@ The rules are those of `parsing`. Whatever SQL reads in the same way (typed colu
 dates) is read by SQL; of the other texts each different one is parsed once in Python. No row is an object of Python.
 
 `rows` is the table that results: `row` (position in the log), `user` and `item` (indices of ids, NULL if invalid),
-`plays` (DOUBLE), `time` (DOUBLE, seconds since 1970), `skipped` (BOOLEAN), and `user_fault` and `item_fault`.
+`plays` (DOUBLE), `time` (DOUBLE, seconds since 1970), `skipped` (BOOLEAN), `user_fault` and `item_fault`, and `n` (rows
+that it stands for) if equal rows are grouped.
 
 Shapes: U users.
 """
@@ -61,6 +62,7 @@ class StagedLog:
         n_rows: all rows.
         id_counts: changes of ids by "user" and "item".
         times: counts of times with and without a zone; None without times.
+        is_grouped: whether the table `rows` has the column `n`.
         notes: sentences for the report, on counts and on times.
     """
 
@@ -70,6 +72,7 @@ class StagedLog:
     n_rows: int
     id_counts: Mapping[str, IdCounts]
     times: Mapping[str, int] | None = None
+    is_grouped: bool = False
     count_notes: tuple[str, ...] = ()
     time_notes: tuple[str, ...] = ()
 
@@ -92,15 +95,16 @@ def read_cells(staging: Staging) -> StagedLog:
     skipped = "false"
     if staging.columns.skipped is not None:
         skipped = _read_flags(staging)
-    joins = "".join(f" LEFT JOIN {what}_texts ON staged.{what} = {what}_texts.text" for what in _joined(staging))
+    joins = "".join(f" LEFT JOIN {what}_texts ON staged.{what} = {what}_texts.key" for what in _joined(staging))
+    n = ", n" if staging.is_grouped else ""
+    removed = ["staged", *(["user_ids", "item_ids"] if staging.is_grouped else [])]
     scratch.run(
         f"CREATE TABLE rows AS SELECT row, user_texts.code AS user, item_texts.code AS item, {plays} AS plays, "
         f"{time} AS time, {skipped} AS skipped, coalesce(user_texts.fault, {IS_MISSING}) AS user_fault, "
-        f"coalesce(item_texts.fault, {IS_MISSING}) AS item_fault FROM staged{joins}"
+        f"coalesce(item_texts.fault, {IS_MISSING}) AS item_fault{n} FROM staged{joins}"
     )
-    scratch.run("DROP TABLE staged")
-    for what in _joined(staging):
-        scratch.run(f"DROP TABLE {what}_texts")
+    for table in (*removed, *(f"{what}_texts" for what in _joined(staging))):
+        scratch.run(f"DROP TABLE {table}")
     times = notes = None
     if staging.columns.time is not None:
         times = {"n_without_zone": staging.n_naive, "n_with_zone": staging.n_zoned}
@@ -112,6 +116,7 @@ def read_cells(staging: Staging) -> StagedLog:
         staging.n_rows,
         {"user": user_counts, "item": item_counts},
         times,
+        staging.is_grouped,
         count_notes,
         notes or (),
     )
@@ -126,10 +131,14 @@ def _joined(staging: Staging) -> list[str]:
 def _different(staging: Staging, what: str, where: str = "true") -> tuple[list[str], npt.NDArray[np.int64]]:
     """Create the table `<what>_texts` of different texts; return them in order of the rows, and the rows of each."""
     scratch = staging.scratch
-    scratch.run(
-        f"CREATE TABLE found_texts AS SELECT {what} AS text, count(*) AS n, min(row) AS first FROM staged "
-        f"WHERE {what} IS NOT NULL AND ({where}) GROUP BY {what}"
-    )
+    if _has_keys(staging, what):
+        found_texts = f"SELECT text, sum(n)::BIGINT AS n, min(first) AS first FROM {what}_ids GROUP BY text"
+    else:
+        found_texts = (
+            f"SELECT {what} AS text, count(*) AS n, min(row) AS first FROM staged "
+            f"WHERE {what} IS NOT NULL AND ({where}) GROUP BY {what}"
+        )
+    scratch.run(f"CREATE TABLE found_texts AS {found_texts}")
     found = scratch.columns("SELECT text, n FROM found_texts ORDER BY first")
     return [original_text(text) for text in found["text"].tolist()], found["n"].astype(np.int64)
 
@@ -139,11 +148,18 @@ def _annotate(staging: Staging, what: str, **values: npt.NDArray[Any]) -> None:
     scratch = staging.scratch
     first = scratch.columns("SELECT first FROM found_texts ORDER BY first")["first"]
     frame = pd.DataFrame({"first": first.astype(np.int64), **values})
-    names = ", ".join(values)
+    key, more = ("key", f" JOIN {what}_ids USING (text)") if _has_keys(staging, what) else ("text AS key", "")
     scratch.insert(
-        f"CREATE TABLE {what}_texts AS SELECT text, {names} FROM found_texts JOIN given USING (first)", given=frame
+        f"CREATE TABLE {what}_texts AS SELECT {key}, {', '.join(f'given.{name}' for name in values)} FROM found_texts "
+        f"JOIN given ON found_texts.first = given.first{more}",
+        given=frame,
     )
     scratch.run("DROP TABLE found_texts")
+
+
+def _has_keys(staging: Staging, what: str) -> bool:
+    """Return whether the column holds keys of a table of texts."""
+    return staging.is_grouped and what in ("user", "item")
 
 
 def _read_ids(staging: Staging, what: str) -> tuple[list[str], IdCounts, npt.NDArray[np.int64]]:

@@ -63,6 +63,7 @@ class Staging:
         n_rows: all rows.
         n_naive: times without a zone so far.
         n_zoned: times with a zone so far.
+        is_grouped: whether ids are keys of the tables `user_ids` and `item_ids`, and a row stands for `n` equal ones.
     """
 
     scratch: Scratch
@@ -75,6 +76,7 @@ class Staging:
     n_rows: int = 0
     n_naive: int = 0
     n_zoned: int = 0
+    is_grouped: bool = False
 
 
 def stage_table(scratch: Scratch, source: str, table: Table, columns: RowColumns) -> Staging:
@@ -86,9 +88,26 @@ def stage_table(scratch: Scratch, source: str, table: Table, columns: RowColumns
     Raises:
         DataError: the table is damaged, a column holds values that are ambiguous or of another kind, or space runs out.
     """
-    parts = table.parts or [(table, {})]
+    staging = begin_staging(scratch, source, table, columns)
+    _create(staging)
+    for part, keys in parts_of(table):
+        if part.scan is not None:
+            _insert_parquet(staging, part, keys)
+        else:
+            names = [name for name in used_columns(columns).values() if name in part.names and name not in keys]
+            _insert_frames(staging, part.chunks(names or [part.names[0]]), keys)
+    return staging
+
+
+def begin_staging(scratch: Scratch, source: str, table: Table, columns: RowColumns) -> Staging:
+    """Decide over all parts of a table how each column is read.
+
+    Raises:
+        DataError: a column has values of another kind in one of the parts.
+    """
+    parts = parts_of(table)
     staging = Staging(scratch, source, columns, table.path, table.separator)
-    for use, name in _used(columns).items():
+    for use, name in used_columns(columns).items():
         if use != "skipped":
             _check_same_types(name, parts)
     for what in ("counted", "time"):
@@ -96,14 +115,12 @@ def stage_table(scratch: Scratch, source: str, table: Table, columns: RowColumns
             staging.kinds[what] = _kind_of(what, [_type_of(part, keys, name) for part, keys in parts])
     time_types = [_type_of(part, keys, columns.time) for part, keys in parts] if columns.time else []
     staging.is_whole = bool(time_types) and all(kind in _WHOLE_TYPES for kind in time_types if kind is not None)
-    _create(staging)
-    for part, keys in parts:
-        if part.scan is not None:
-            _insert_parquet(staging, part, keys)
-        else:
-            names = [name for name in _used(columns).values() if name in part.names and name not in keys]
-            _insert_frames(staging, part.chunks(names or [part.names[0]]), keys)
     return staging
+
+
+def parts_of(table: Table) -> Sequence[tuple[Table, Mapping[str, str | None]]]:
+    """Return the parts of a table with the columns that their folders are; a table in one file is its only part."""
+    return table.parts or [(table, {})]
 
 
 def stage_frames(scratch: Scratch, source: str, path: Path, frames: Iterator[pd.DataFrame]) -> Staging:
@@ -118,8 +135,8 @@ def stage_frames(scratch: Scratch, source: str, path: Path, frames: Iterator[pd.
     return staging
 
 
-def _used(columns: RowColumns) -> dict[str, str]:
-    """Return use -> column."""
+def used_columns(columns: RowColumns) -> dict[str, str]:
+    """Return use -> column of the columns that are read."""
     uses = ("user", "item", "counted", "time", "skipped")
     return {use: name for use in uses if (name := getattr(columns, use)) is not None}
 
@@ -172,18 +189,51 @@ def _kind_of(what: str, types: Sequence[str | None]) -> str:
     return TEXT
 
 
-def _create(staging: Staging) -> None:
-    columns = {"row": "BIGINT", "user": "VARCHAR", "item": "VARCHAR"}
+def typed_columns(staging: Staging, id_type: str) -> dict[str, str]:
+    """Return the columns of the table `staged` with their types in SQL."""
+    columns = {"row": "BIGINT", "user": id_type, "item": id_type}
     for what in ("counted", "time"):
-        if what in _used(staging.columns):
-            columns[what] = "VARCHAR" if staging.kinds.get(what, TEXT) == TEXT else "DOUBLE"
+        if what in used_columns(staging.columns):
+            columns[what] = "VARCHAR" if staging.kinds[what] == TEXT else "DOUBLE"
     if staging.columns.skipped is not None:
         columns["skipped"] = "VARCHAR"
-    for what in ("counted", "time"):
-        if what in columns:
-            staging.kinds.setdefault(what, TEXT)
+    return columns
+
+
+def _create(staging: Staging) -> None:
+    columns = typed_columns(staging, "VARCHAR")
     defined = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     staging.scratch.run(f"CREATE TABLE staged ({defined})")
+
+
+def parquet_cells(staging: Staging, part: Table, keys: Mapping[str, str | None]) -> dict[str, str]:
+    """Return use -> SQL expression of a Parquet file's column, as the table `staged` holds it."""
+    scan = part.scan
+    assert scan is not None  # noqa: S101 - checked by the caller
+    cells = {}
+    for use, name in used_columns(staging.columns).items():
+        kind = staging.kinds.get(use, TEXT)
+        if name in keys:
+            cells[use] = "NULL" if keys[name] is None else sql_text(str(keys[name]))
+        elif _type_of(part, keys, name) is None:
+            cells[use] = "NULL"
+        elif kind == NUMBER:
+            cells[use] = _as_number(scan.stored[name], scan.types[name])
+        elif kind == MOMENT:
+            cells[use] = _as_seconds(scan.stored[name])
+        else:
+            cells[use] = _stripped(scan.texts[name]) if use in ("counted", "time") else scan.texts[name]
+    return cells
+
+
+def texts_of_file(staging: Staging, part: Table, keys: Mapping[str, str | None]) -> dict[str, str]:
+    """Return use -> column of a Parquet file's columns of text, which may hold zero bytes."""
+    types = {} if part.scan is None else part.scan.types
+    return {
+        use: name
+        for use, name in used_columns(staging.columns).items()
+        if name not in keys and types.get(name) in ("VARCHAR", "BLOB")
+    }
 
 
 def _insert_parquet(staging: Staging, part: Table, keys: Mapping[str, str | None]) -> None:
@@ -194,51 +244,48 @@ def _insert_parquet(staging: Staging, part: Table, keys: Mapping[str, str | None
     """
     scan = part.scan
     assert scan is not None  # noqa: S101 - checked by the caller
-    chosen = []
-    for use, name in _used(staging.columns).items():
-        kind = staging.kinds.get(use, TEXT)
-        if name in keys:
-            chosen.append("NULL" if keys[name] is None else sql_text(str(keys[name])))
-        elif _type_of(part, keys, name) is None:
-            chosen.append("NULL")
-        elif kind == NUMBER:
-            chosen.append(_as_number(scan.stored[name], scan.types[name]))
-        elif kind == MOMENT:
-            chosen.append(_as_seconds(scan.stored[name]))
-        else:
-            chosen.append(_stripped(scan.texts[name]) if use in ("counted", "time") else scan.texts[name])
+    cells = parquet_cells(staging, part, keys)
     first = staging.n_rows
-    names = ", ".join(use for use in _used(staging.columns))
     query = (
-        f"INSERT INTO staged (row, {names}) SELECT file_row_number + {first}, {', '.join(chosen)} "
+        f"INSERT INTO staged (row, {', '.join(cells)}) SELECT file_row_number + {first}, {', '.join(cells.values())} "
         f"FROM read_parquet({sql_text(scan.file)}, file_row_number = true)"
     )
     try:
         staging.n_rows += int(staging.scratch.run(query)[0][0])
     except duckdb.Error as error:
         raise scan.damaged(error) from error
-    for use, name in _used(staging.columns).items():
-        if name not in keys and scan.types.get(name) in ("VARCHAR", "BLOB"):
-            _check_zero_bytes(staging, part.path, use, name, first)
-    if staging.kinds.get("time") == MOMENT and (time := staging.columns.time) is not None:
+    for use, name in texts_of_file(staging, part, keys).items():
+        found = staging.scratch.run(f"SELECT min(row) FROM staged WHERE row >= {first} AND contains({use}, chr(0))")
+        if found[0][0] is not None:
+            raise zero_byte_error(part.path, name, found[0][0] - first)
+    if staging.kinds.get("time") == MOMENT:
         known = f"SELECT count(time) FROM staged WHERE row >= {first}"
-        n_known = int(staging.scratch.run(known)[0][0])
-        is_zoned = "TIME ZONE" in (scan.types.get(time) or "")
-        staging.n_zoned += n_known * is_zoned
-        staging.n_naive += n_known * (not is_zoned)
+        count_zones(staging, part, int(staging.scratch.run(known)[0][0]))
 
 
-def _check_zero_bytes(staging: Staging, path: Path, use: str, name: str, first: int) -> None:
-    found = staging.scratch.run(f"SELECT min(row) FROM staged WHERE row >= {first} AND contains({use}, chr(0))")
-    if found[0][0] is not None:
-        raise DataError(
-            f"{path}: column {name!r} holds a zero byte (row {found[0][0] - first + 1:,}): expected text or numbers; "
-            f"write ids of bytes as hexadecimal digits"
-        )
+def zero_byte_error(path: Path, name: str, row: int) -> DataError:
+    """Return the error for a cell of text with a zero byte.
+
+    Args:
+        row: in the file, from 0.
+    """
+    return DataError(
+        f"{path}: column {name!r} holds a zero byte (row {row + 1:,}): expected text or numbers; write ids of bytes as "
+        f"hexadecimal digits"
+    )
+
+
+def count_zones(staging: Staging, part: Table, n_times: int) -> None:
+    """Count the known times of a Parquet file with or without a zone, by the type of the column."""
+    types = {} if part.scan is None else part.scan.types
+    if "TIME ZONE" in types.get(staging.columns.time or "", ""):
+        staging.n_zoned += n_times
+    else:
+        staging.n_naive += n_times
 
 
 def _insert_frames(staging: Staging, frames: Iterator[pd.DataFrame], keys: Mapping[str, str | None]) -> None:
-    used = _used(staging.columns)
+    used = used_columns(staging.columns)
     for frame in frames:
         columns: dict[str, Any] = {"row": np.arange(staging.n_rows, staging.n_rows + len(frame))}
         for use, name in used.items():

@@ -50,16 +50,20 @@ _NULL_PARTITION: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
 @contextmanager
-def open_table(path: Path) -> Iterator[Table]:
+def open_table(path: Path, *, footers_only: bool = False) -> Iterator[Table]:
     """Open a table: a file in any supported format, or a folder of parts.
+
+    Args:
+        footers_only: copy only the footers of Parquet files in a bucket: the table's columns are known, but not its
+            rows. Tables on disk are not affected.
 
     Raises:
         DataError: it is missing, empty, damaged, or in another format.
     """
     with ExitStack() as stack:
-        source = stack.enter_context(located(path))
+        source = stack.enter_context(located(path, footers_only=footers_only))
         try:
-            yield _opened(path, source, stack)
+            yield replace(_opened(path, source, stack), origins=source.urls)
         except FileNotFoundError as error:
             raise DataError(
                 f"{error.filename or path}: was deleted while {path} was being read; make sure that no other process "

@@ -32,14 +32,14 @@ def parquet_table(path: Path, file: Path) -> Table:
     """
     try:
         with _database() as database:
-            relation = database.read_parquet([_without_wildcards(file)])
+            relation = database.read_parquet([exact_pattern(file)])
             columns = list(zip(relation.columns, map(str, relation.types), strict=True))
             stored = _stored_names(database, file)
             counted = "SELECT coalesce(sum(num_rows), 0) FROM parquet_file_metadata(?)"
-            n_rows = int(database.execute(counted, [_without_wildcards(file)]).fetchall()[0][0])
+            n_rows = int(database.execute(counted, [exact_pattern(file)]).fetchall()[0][0])
             blobs = {name for name, kind in columns if kind == "BLOB" and not _is_text(relation, name)}
     except duckdb.Error as error:
-        raise _damaged(path, file, error) from error
+        raise damaged_parquet(path, file, error) from error
     if n_rows > max(_ROWS_ALWAYS_READ, _MOST_ROWS_A_BYTE * file.stat().st_size):
         raise DataError(
             f"{path}: unpacks to {n_rows:,} rows: expected at most {_ROWS_ALWAYS_READ:,}, or "
@@ -51,21 +51,24 @@ def parquet_table(path: Path, file: Path) -> Table:
     unusable = {name: what for name, (_, kind) in by_name.items() if (what := _no_single_value(kind))}
 
     scan = ParquetScan(
-        file=_without_wildcards(file),
+        path=file,
+        file=exact_pattern(file),
+        n_rows=n_rows,
+        is_unpacked=path != file,
         types={name: kind for name, (_, kind) in by_name.items()},
         stored={name: _quoted(column) for name, (column, _) in by_name.items()},
         texts={name: _as_text(column, kind, is_binary=column in blobs) for name, (column, kind) in by_name.items()},
-        damaged=lambda error: _damaged(path, file, error),
+        damaged=lambda error: damaged_parquet(path, file, error),
     )
 
     def load(wanted: Sequence[str]) -> pd.DataFrame:
         expressions = [f"{scan.texts[name]} AS {scan.stored[name]}" for name in wanted]
         try:
             with _database() as database:
-                relation = database.read_parquet([_without_wildcards(file)])
+                relation = database.read_parquet([exact_pattern(file)])
                 frame: pd.DataFrame = relation.project(", ".join(expressions)).df()
         except duckdb.Error as error:
-            raise _damaged(path, file, error) from error
+            raise damaged_parquet(path, file, error) from error
         frame.columns = pd.Index(wanted, dtype=object)
         for name in wanted:
             if by_name[name][1] in ("VARCHAR", "BLOB"):
@@ -89,9 +92,18 @@ def _database() -> duckdb.DuckDBPyConnection:
     return database
 
 
-def _damaged(path: Path, file: Path, error: Exception) -> DataError:
+def damaged_parquet(path: Path | str, file: Path, error: Exception) -> DataError:
+    """Return the error for a Parquet file that DuckDB cannot read.
+
+    Args:
+        path: the file to name in the message.
+        file: the unpacked file.
+
+    Raises:
+        OSError: the file was deleted, or cannot be opened.
+    """
     why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    with file.open("rb") as content:  # raises FileNotFoundError if the file was deleted
+    with file.open("rb") as content:
         content.seek(max(0, file.stat().st_size - 4))
         if content.read() not in (b"PAR1", b"PARE"):
             why = "its end is missing"
@@ -100,7 +112,7 @@ def _damaged(path: Path, file: Path, error: Exception) -> DataError:
 
 def _stored_names(database: duckdb.DuckDBPyConnection, file: Path) -> list[str]:
     """Return the names of the columns as the file has them, without those of nested fields."""
-    schema = database.execute("SELECT name, num_children FROM parquet_schema(?)", [_without_wildcards(file)]).fetchall()
+    schema = database.execute("SELECT name, num_children FROM parquet_schema(?)", [exact_pattern(file)]).fetchall()
     names: list[str] = []
     open_children: list[int] = []
     for name, n_children in schema[1:]:
@@ -165,6 +177,6 @@ def _as_text(name: str, kind: str, *, is_binary: bool) -> str:
     return text
 
 
-def _without_wildcards(path: Path) -> str:
+def exact_pattern(path: Path) -> str:
     """Return the path as a glob pattern that matches only this path."""
     return re.sub(r"([*?\[])", r"[\1]", str(path))

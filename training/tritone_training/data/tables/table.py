@@ -21,14 +21,20 @@ class ParquetScan:
     """What DuckDB needs to read the columns of a Parquet file by their types, without a copy in memory.
 
     Attributes:
-        file: the unpacked file, as a pattern of `read_parquet` that matches this file only.
+        path: the unpacked file.
+        file: the same as a pattern of `read_parquet` that matches this file only.
+        n_rows: as the file's footer says.
+        is_unpacked: whether the file is a temporary copy of a compressed one.
         types: column -> its type in DuckDB.
         stored: column -> its name in the file, quoted for SQL.
         texts: column -> SQL expression that converts it to text.
         damaged: returns the error for a file that DuckDB cannot read.
     """
 
+    path: Path
     file: str
+    n_rows: int
+    is_unpacked: bool
     types: Mapping[str, str]
     stored: Mapping[str, str]
     texts: Mapping[str, str]
@@ -52,6 +58,7 @@ class Table:
         load_chunks: yields columns in pieces of a bounded number of rows; None if the table is in memory, or Parquet.
         scan: of a Parquet file.
         parts: of a table in several files: each part, and the columns that its folders are (Hive), in order of rows.
+        origins: copy of an object of a bucket -> its URL.
     """
 
     path: Path
@@ -68,6 +75,7 @@ class Table:
     load_chunks: Callable[[Sequence[str]], Iterator[pd.DataFrame]] | None = None
     scan: ParquetScan | None = None
     parts: Sequence[tuple[Table, Mapping[str, str | None]]] = ()
+    origins: Mapping[Path, str] = field(default_factory=dict)
 
     def read(self, names: Sequence[str] | None = None) -> pd.DataFrame:
         """Return columns as text (object dtype); missing cells are missing values.

@@ -14,7 +14,8 @@ from tritone_training.kind import TrainRequest
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.ensemble.offline import open_recommender
 from tritone_training.kinds.recommender.evaluate import evaluate_ranking, evaluation_users
-from tritone_training.kinds.recommender.train import TrainingData, prepare, train_prepared
+from tritone_training.kinds.recommender.train import train_prepared
+from tritone_training.kinds.recommender.training_data import TrainingData, prepare
 from tritone_training.progress import progress_bar
 
 _HELD_OUT_USERS: Final = 0.1  # fraction

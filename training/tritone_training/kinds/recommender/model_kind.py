@@ -11,7 +11,8 @@ from tritone_training.kinds.recommender.export import example_inputs, exportable
 from tritone_training.kinds.recommender.inspire import INSPIRE
 from tritone_training.kinds.recommender.text_encoder import DECLARATION as TEXT_ENCODER
 from tritone_training.kinds.recommender.text_encoder import example_inputs as text_encoder_inputs
-from tritone_training.kinds.recommender.train import prepare, train_prepared
+from tritone_training.kinds.recommender.train import train_prepared
+from tritone_training.kinds.recommender.training_data import prepare
 from tritone_training.kinds.taste_sequence.declaration import DECLARATION as TASTE_SEQUENCE
 from tritone_training.kinds.taste_sequence.export import example_inputs as sequence_inputs
 from tritone_training.kinds.taste_vae.declaration import DECLARATION as TASTE

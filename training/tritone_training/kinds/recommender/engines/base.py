@@ -86,7 +86,7 @@ class Engine(ABC):
         finally:
             self._withdraw(shared.reference)
 
-    def map(self, task: Callable[..., R], parts: Sequence[Any], *shared: Shared[Any]) -> Iterator[R]:
+    def map(self, task: Callable[..., R], parts: Sequence[Any], *shared: Shared[Any]) -> Generator[R]:
         """Run a task on each part and yield the results in the order of the parts.
 
         Raises:

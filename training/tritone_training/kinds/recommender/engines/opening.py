@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tritone_training.kind import TrainRequest
 
 ENGINES: Final = ("local", "ray", "spark")
+READERS: Final = ("driver", "workers")
 REACHABLE_WITHIN_S: Final = 10.0
 _EXTRAS: Final = {"ray": ("ray", "ray"), "spark": ("pyspark", "spark")}  # engine -> package and extra
 _SCHEME: Final = re.compile(r"(?:(?:ray|spark|k8s)://)?(?:https?://)?")
@@ -26,13 +27,15 @@ def check_engine(request: TrainRequest) -> None:
     """Check that the engine of a request can be used; called before the data are read.
 
     Raises:
-        EngineError: the engine is unknown, its package is not installed, or no connection to its address.
+        EngineError: the engine or reader is unknown, its package is not installed, or no connection to its address.
     """
     name = request.engine or "local"
     if name not in ENGINES:
         raise EngineError(f"unknown engine: expected one of {', '.join(ENGINES)}, got {name!r}")
     if request.workers is not None and request.workers < 1:
         raise EngineError(f"invalid number of workers: expected at least 1, got {request.workers}")
+    if request.read not in (None, *READERS):
+        raise EngineError(f"unknown reader of the log: expected one of {', '.join(READERS)}, got {request.read!r}")
     if name == "local":
         if request.engine_address is not None:
             raise EngineError(

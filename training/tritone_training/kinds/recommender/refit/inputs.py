@@ -28,7 +28,7 @@ from tritone_training.kinds.recommender.refit.stored_events import (
     user_names,
     without_forgotten,
 )
-from tritone_training.kinds.recommender.train import TrainingData, prepare
+from tritone_training.kinds.recommender.training_data import TrainingData, prepare
 
 EVENTS_FILENAME: Final = "events.npz"
 REQUEST: Final = "asked"  # in checkpoint.json: the request of the training, see `runs`
@@ -39,6 +39,7 @@ _NOT_FILES: Final = (
     "pretrained",
     "max_epochs",
     "warm_start",
+    "taste_vae",
     "settings",
     "refit_on_all",
     "data",
@@ -223,6 +224,7 @@ class InputReader:
             engine=self._request.engine,
             workers=self._request.workers,
             engine_address=self._request.engine_address,
+            read=self._request.read,
         )
 
     def _events(self) -> StoredEvents:

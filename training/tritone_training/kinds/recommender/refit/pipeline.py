@@ -33,6 +33,7 @@ from tritone_training.data.interactions import ListeningData
 from tritone_training.exceptions import TrainingError
 from tritone_training.hyperparameters import from_preset
 from tritone_training.kind import TrainRequest
+from tritone_training.kinds.recommender.base_fit import fit_models
 from tritone_training.kinds.recommender.checkpoint_folder import (
     ARTIFACT_FOLDER,
     PARTS,
@@ -42,6 +43,7 @@ from tritone_training.kinds.recommender.checkpoint_folder import (
     put_in_place,
     read_artifact,
 )
+from tritone_training.kinds.recommender.checkpoint_writing import write_fit
 from tritone_training.kinds.recommender.config import RecommenderConfig
 from tritone_training.kinds.recommender.engines import open_engine
 from tritone_training.kinds.recommender.ensemble.model_selection import SelectedEnsemble
@@ -56,7 +58,7 @@ from tritone_training.kinds.recommender.refit.stored_events import (
     new_listens,
     split_by_time,
 )
-from tritone_training.kinds.recommender.train import TrainingData, fit_models, write_fit
+from tritone_training.kinds.recommender.training_data import TrainingData
 from tritone_training.kinds.taste_vae.config import PRESETS as TASTE_PRESETS
 from tritone_training.progress import progress_bar
 

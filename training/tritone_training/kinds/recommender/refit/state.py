@@ -46,7 +46,7 @@ class RefitRequest:
         dry_run: read and compare the inputs only.
         progress: show progress.
         command: for checkpoint.json.
-        engine: what computes the parts of the fits, with `workers` and `engine_address`, as in `TrainRequest`.
+        engine: what computes the parts of the fits, with `workers`, `engine_address` and `read`, as in `TrainRequest`.
     """
 
     checkpoint: Path
@@ -63,6 +63,7 @@ class RefitRequest:
     engine: str | None = None
     workers: int | None = None
     engine_address: str | None = None
+    read: str | None = None
 
 
 @dataclass(frozen=True)
