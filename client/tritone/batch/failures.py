@@ -159,9 +159,9 @@ class Outage:
         """Stop the job because of an error."""
         with self._lock:
             if self.stopped_by is None:
+                then = "correct the command" if what == "arguments" else "run again with --resume"
                 self.stopped_by = BatchError(
-                    f"batch job stopped: {why} (last error: {error}). Completed parts are kept; run again with "
-                    f"--resume",
+                    f"batch job stopped: {why} (last error: {error}). Completed parts are kept; {then}",
                     reason=what,
                 )
                 self.stopped_by.__cause__ = error

@@ -134,6 +134,16 @@ class JobRecord:
                     reason="running",
                 ) from error
 
+    def remove(self) -> None:
+        """Remove the record from a local folder.
+
+        Raises:
+            FileAccessError: it cannot be removed.
+        """
+        for url in (self.url, self.list_url):
+            with translated_errors(url):
+                local_path(url).unlink(missing_ok=True)
+
     def load(self, files: FileList) -> None:
         """Read the files of a recorded job.
 
@@ -231,6 +241,10 @@ def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folde
     existing = names.list_names()
     numbers = names.numbers(existing)
     is_recorded = record.exists(existing)
+    if is_recorded and not numbers and not is_remote(names.folder):
+        # No file is done, and the lock shows that no process is working on the job: it may have had a wrong option.
+        record.remove()
+        is_recorded = False
     if (numbers or is_recorded) and not options.resume:
         raise BatchError(
             f"{names.folder}: already holds parts of an earlier job: expected an empty output; add --resume to "
@@ -249,6 +263,12 @@ def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folde
     else:
         own = _own_files(names)
         files.add((path for path in iter_paths(options.source) if not own(path)), options.shard)
+        if not files.n_files and options.shard[1] == 1:
+            raise FileAccessError(
+                f"{options.source}: holds no files: expected at least one; check the path",
+                url=options.source,
+                reason="missing",
+            )
         record.write(files)
     errors: Counter[str] = Counter()
 

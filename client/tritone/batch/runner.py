@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from tritone.batch.concurrency_limit import AdaptiveConcurrencyLimiter, LimitedTransport
@@ -26,6 +24,7 @@ from tritone.batch.workers import Workers
 from tritone.client import MusicClient
 from tritone.exceptions import ClientError, FileAccessError, ModelNotFoundError
 from tritone.remote_files import is_remote
+from tritone.temporary_folders import temporary_folder
 
 _FIRST_RETRY_S: Final = 30.0  # shorter limit before the first response: the address may be wrong
 _FIRST_PART_S: Final = 5.0
@@ -61,13 +60,11 @@ def run_batch(
     names = PartNames(options.out, options.shard)
     record = JobRecord.of(options, names)
     stop = threading.Event() if stop is None else stop
-    with tempfile.TemporaryDirectory(prefix="tritone-batch-") as temporary, record.locked():
-        folder = Path(temporary)
-        with contextlib.closing(FileList()) as files:
-            number, errors = prepare_job(options, record, files, folder)
-            writer = PartWriter(names, OPERATIONS[options.operation].all_columns, folder, number)
-            run = _Run(music, options, files=files, writer=writer, errors=errors, stop=stop, on_progress=on_progress)
-            return run.run()
+    with temporary_folder("tritone-batch-") as folder, record.locked(), contextlib.closing(FileList()) as files:
+        number, errors = prepare_job(options, record, files, folder)
+        writer = PartWriter(names, OPERATIONS[options.operation].all_columns, folder, number)
+        run = _Run(music, options, files=files, writer=writer, errors=errors, stop=stop, on_progress=on_progress)
+        return run.run()
 
 
 def _can_detect_others(music: MusicClient, options: BatchOptions) -> bool:
@@ -108,6 +105,7 @@ class _Run:
         self._stop = stop
         self._on_progress = on_progress
         self._n_before = files.n_done()
+        self._start = Outage(min(_FIRST_RETRY_S, options.outage_timeout_s))  # of the server before the first call
         self._outage = Outage(options.outage_timeout_s)
         self._output = Outage(options.outage_timeout_s)  # of the parts
         self._workers = Workers(
@@ -154,10 +152,10 @@ class _Run:
     def _check_model(self) -> None:
         """Look the model up, before any file is read; waits for a server that cannot be reached."""
         failures = FileFailures()
-        outage = Outage(min(_FIRST_RETRY_S, self._options.outage_timeout_s))
         for n_failed in itertools.count(1):
             try:
                 if self._music.model_ready(self._options.model_name):
+                    self._start.succeeded()
                     return
                 raise ModelNotFoundError(
                     f"model {self._options.model_name!r} is not ready on the server; load it, or give another --model",
@@ -168,10 +166,10 @@ class _Run:
             except ClientError as error:
                 if failures.classify(error) not in ("retry", "retry_file"):
                     raise
-                outage.failed(error)
-            if outage.stopped_by is not None:
-                raise outage.stopped_by
-            self._report()
+                self._start.failed(error)
+            if self._start.stopped_by is not None:
+                raise self._start.stopped_by
+            self._report(now=True)
             if self._stop.wait(retry_pause_s(n_failed)):
                 return
 
@@ -227,7 +225,7 @@ class _Run:
                 part_s = min(2 * part_s, self._options.part_s)
             self._report()
         self._write()
-        self._report(last=True)
+        self._report(now=True)
 
     def _collect(self) -> int:
         """Add finished rows to the part, and return their number."""
@@ -287,11 +285,11 @@ class _Run:
         self._output.succeeded()
         self._n_written += n_rows
 
-    def _report(self, *, last: bool = False) -> None:
+    def _report(self, *, now: bool = False) -> None:
         if self._on_progress is None:
             return
         now_s = time.monotonic()
-        if not last and now_s - self._reported_s < _PROGRESS_S:
+        if not now and now_s - self._reported_s < _PROGRESS_S:
             return
         self._reported_s = now_s
         n_done = self._n_before + self._rate.n
@@ -305,6 +303,8 @@ class _Run:
                 left_s=(self._files.n_files - n_done) / per_s if per_s > 0 else None,
                 hours_done=self._audio_s / 3_600,
                 concurrency_limit=self._limiter.limit,
-                waiting_for=self._outage.waiting_for() or self._output.waiting_for(),
+                waiting_for=next(
+                    filter(None, (each.waiting_for() for each in (self._start, self._outage, self._output))), None
+                ),
             )
         )

@@ -225,6 +225,19 @@ def test_an_output_that_is_not_available_is_reported_and_a_stop_ends_the_wait(
     assert any(error and error.endswith("busy") for error in waiting_for)
 
 
+def test_a_server_that_cannot_be_reached_at_the_start_is_reported_at_once(
+    server: Server, tones: Path, tmp_path: Path
+) -> None:
+    def refuse(request: Request) -> Any:
+        raise ConnectionFailedError("no connection to localhost:1")
+
+    waiting_for: list[str | None] = []
+    server.transport = MockTransport(refuse)
+    with pytest.raises(BatchError, match="no successful call"):
+        server.run(tones, tmp_path / "out", on_progress=lambda progress: waiting_for.append(progress.waiting_for))
+    assert waiting_for[0] == "no connection to localhost:1"
+
+
 @pytest.mark.parametrize(
     ("options", "yields"),
     [

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.unit.client.batch.job_server import Server, leave_staged, paths_in, rows, write_tone
 
-from tritone import BatchError, FileAccessError, MusicClient
+from tritone import BatchError, FileAccessError, ModelNotFoundError, MusicClient
 from tritone.batch import BatchOptions, run_batch
 from tritone.batch.parts import PartNames
 from tritone.messages import Request
@@ -117,6 +117,26 @@ def test_parts_of_an_earlier_job_are_not_added_to_by_mistake(server: Server, ton
     with pytest.raises(BatchError) as caught:
         server.run(tones, out, resume=True)
     assert caught.value.reason == "other_job"
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_job_that_wrote_no_part_is_started_anew(server: Server, tones: Path, tmp_path: Path, *, resume: bool) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ModelNotFoundError):
+        server.run(tones, out, model="nope")
+    write_tone(tones / "new.wav")
+    assert server.run(tones, out, resume=resume).n_done == 11
+    assert list(rows(out).path) == paths_in(tones)
+
+
+def test_a_source_without_files_is_an_error_and_no_job(server: Server, tmp_path: Path) -> None:
+    source, out = tmp_path / "recordings", tmp_path / "out"
+    source.mkdir()
+    with pytest.raises(FileAccessError, match="holds no files") as caught:
+        server.run(source, out, resume=True)
+    assert caught.value.reason == "missing"
+    write_tone(source / "first.wav")
+    assert server.run(source, out, resume=True).n_done == 1
 
 
 @pytest.mark.parametrize("damage", ["part-00000.parquet", "part.job.json", "part.files.jsonl.gz"])

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tritone.temporary_folders import temporary_folder as locked_temporary_folder
 from tritone_training.exceptions import DataError
 
 MEMORY_VARIABLE: Final = "TRITONE_READ_MEMORY"
 FOLDER_VARIABLE: Final = "TRITONE_READ_FOLDER"
 _PREFIX: Final = "tritone-read-"
-_LOCK: Final = "in-use"
 _SHARE: Final = 8
 _FEWEST_BYTES: Final = 64_000_000  # that DuckDB works with
 _LEAST_BYTES: Final = 256 << 20
@@ -168,33 +166,16 @@ def temporary_folder() -> Iterator[Path]:
     """
     given = os.environ.get(FOLDER_VARIABLE)
     parent = Path(given or tempfile.gettempdir())
-    try:
-        _remove_left(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    except OSError as error:
-        setting = f"{FOLDER_VARIABLE}={given}" if given else f"{FOLDER_VARIABLE} or TMPDIR"
-        raise DataError(
-            f"{parent}: temporary files cannot be written there ({error.strerror or error}); set {setting} to a folder "
-            f"that exists and can be written"
-        ) from error
-    with (folder / f".{_LOCK}").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released by the system even if the process is killed
-        # Renamed after locking, so that other processes never see it unlocked.
-        (folder / f".{_LOCK}").rename(folder / _LOCK)
-        process = os.getpid()
+    with contextlib.ExitStack() as stack:
         try:
-            yield folder
-        finally:
-            if os.getpid() == process:  # no forked one
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_left(parent: Path) -> None:
-    """Remove the folders of processes that were killed: nobody holds their locks."""
-    for folder in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+            folder = stack.enter_context(locked_temporary_folder(_PREFIX, parent))
+        except OSError as error:
+            setting = f"{FOLDER_VARIABLE}={given}" if given else f"{FOLDER_VARIABLE} or TMPDIR"
+            raise DataError(
+                f"{parent}: temporary files cannot be written there ({error.strerror or error}); set {setting} to a "
+                f"folder that exists and can be written"
+            ) from error
+        yield folder
 
 
 def _memory_bytes() -> int:
