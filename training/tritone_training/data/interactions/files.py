@@ -32,7 +32,7 @@ class ListeningFiles:
         metadata: one row per item: title, artist and other text.
         recordings: a folder with one recording per item, named by its id; `genre_checkpoint` embeds them.
         *_column: names of columns; None finds the usual names.
-        key: file with the key for pseudonyms; None creates one next to the checkpoint.
+        key: file with the key for pseudonyms; None creates one in the checkpoint's folder.
     """
 
     interactions: Path | None = None
