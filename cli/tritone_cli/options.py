@@ -160,7 +160,8 @@ GenreCheckpoint = Annotated[
 Key = Annotated[
     Path | None,
     typer.Option(
-        help="File with the key for pseudonyms of users. Default: created in the folder of the checkpoint; keep a copy elsewhere.", show_default=False
+        help="File with the key for pseudonyms of users. Default: created in the checkpoint's folder.",
+        show_default=False,
     ),
 ]
 UserColumn = Annotated[str | None, typer.Option(help="Name of the log's column of user ids.", show_default=False)]
