@@ -235,13 +235,12 @@ def _run(command: JobCommand, given: JobOptions) -> None:
         outage_timeout_s=given.outage_timeout,
         max_duration_s=given.max_duration or None,
     )
-    # Warnings about recordings are in the column `notes`; do not log them as well.
-    logging.getLogger("tritone.audio").setLevel(logging.ERROR)
     server = ",".join(given.server or ("localhost:8001",))
     if chosen.priority == "batch":
         _lower_cpu_priority()
     _keep_freed_memory()
     with (
+        _without_audio_warnings(),
         connections.connect(server, given.timeout, given.api_key_file, given.ca_file) as music,
         _stop_on_signals() as signals,
         _progress(f"batch {command.operation}", as_json=given.as_json) as on_progress,
@@ -259,6 +258,18 @@ def _run(command: JobCommand, given: JobOptions) -> None:
         if not given.as_json:
             console.say("every file has an error: check the model and the options (column `error` of the parts)")
         raise typer.Exit(ALL_FAILED)
+
+
+@contextlib.contextmanager
+def _without_audio_warnings() -> Iterator[None]:
+    """Log no warnings about recordings, which are in the column `notes`."""
+    logger = logging.getLogger("tritone.audio")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _keep_freed_memory() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from tritone.constants import CANDIDATE_SUFFIX
+from tritone.exceptions import ModelNotFoundError, RequestRejectedError
 from tritone.messages import Flow, ModelStatistics, ReadyRequest, ReadyResponse, StatisticsRequest, StatisticsResponse
 from tritone.results.model_info import ModelInfo
 
@@ -24,7 +25,12 @@ def models_flow() -> Flow[tuple[ModelInfo, ...]]:
 
 def model_info_flow(model: str) -> Flow[ModelInfo]:
     """Return the state of one model; see `MusicClient.model_info`."""
-    versions = cast(StatisticsResponse, (yield StatisticsRequest(model))).models
+    try:
+        versions = cast(StatisticsResponse, (yield StatisticsRequest(model))).models
+    except RequestRejectedError as error:  # the name is all that the request has
+        raise ModelNotFoundError(
+            f"the server has no model {model!r}; load it, or give another name", model=model
+        ) from error
     ready = cast(ReadyResponse, (yield ReadyRequest(model))).ready
     return _info(model, list(versions), ready=ready)
 

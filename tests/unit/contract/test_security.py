@@ -37,6 +37,7 @@ CODE_LOADERS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", 
 # `module.function` -> the keyword that makes it harmless, and its value.
 MUST_SAY = {("torch", "load"): ("weights_only", True), ("np", "load"): ("allow_pickle", False)}
 ALLOWED_IMPORTS = {
+    ("pickle", "PickleError"),
     ("joblib.externals.loky", "ProcessPoolExecutor"),  # a pool of processes of this program
     ("joblib.externals.loky.process_executor", "TerminatedWorkerError"),
 }
