@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def test_a_job_prints_a_summary_and_goes_on(
     run_tritone: Run, fake: dict[str, Any], recordings: Path, tmp_path: Path
 ) -> None:
     command = ("batch", "classify", recordings, "--out", tmp_path / "out" / "part-%05d.parquet", "--resume")
+    level = logging.getLogger("tritone.audio").level
     ended = run_tritone(*command, "--server", "a:1", "--server", "b:1")
+    assert logging.getLogger("tritone.audio").level == level  # which the job raises while it runs
     assert ended.status == 0
     assert ended.stdout == ""
     assert "4 of 4 files done, 1 with errors" in ended.stderr
