@@ -32,7 +32,7 @@ from tritone.messages import InferRequest, InferResponse, Request, Response, Str
 from tritone.retry import timed_out
 
 REQUEST_S: Final = 0.015
-YIELDING_REQUEST_S: Final = 0.003
+YIELDING_REQUEST_S: Final = 0.001
 _LIMITS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # requests in flight
 _INTERVAL_S: Final = 0.5  # minimum measurement interval
 _N_INTERVAL: Final = 20  # minimum number of responses per measurement interval

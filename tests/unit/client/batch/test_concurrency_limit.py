@@ -147,7 +147,7 @@ def test_requests_are_shorter_while_others_use_the_model() -> None:
     assert limiter.max_rows_per_request() == 15
     for n_rows in (1_000, 1_002):
         limiter.observe_model_rows(n_rows)
-    assert limiter.max_rows_per_request() == 3
+    assert limiter.max_rows_per_request() == 1
 
 
 def test_pieces_of_a_request_are_joined_in_order() -> None:
