@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from tests.support.batch_jobs import command, rows
 from tests.support.s3_server import s3_server, use_store
 
 from tritone import MusicClient
@@ -41,15 +41,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.wav").write_bytes(b"RIFF" + bytes(100))
     (folder / "empty.wav").touch()
     return folder
-
-
-def command(source: object, server: str, out: object, *further: object) -> list[str]:
-    parts = [sys.executable, "-m", "tritone_cli", "batch", "classify", source, "--server", server]
-    return [str(part) for part in (*parts, "--out", f"{out}/part-%05d.parquet", "--resume", *further)]
-
-
-def rows(out: object) -> pd.DataFrame:
-    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/part-*.parquet') ORDER BY path").df()  # noqa: S608
 
 
 def paths_in(folder: Path) -> list[str]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from tests.support.batch_jobs import command, rows
 
 from tritone import MusicClient
 from tritone_serving import TritonServer
@@ -64,15 +63,6 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / name, gain * np.roll(noise, 1_000 * number), RATE_HZ)
     (folder / "broken.wav").write_bytes(b"RIFF" + bytes(100))
     return folder
-
-
-def command(source: object, server: str, out: object, *further: object) -> list[str]:
-    parts = [sys.executable, "-m", "tritone_cli", "batch", "classify", source, "--server", server]
-    return [str(part) for part in (*parts, "--out", f"{out}/part-%05d.parquet", "--resume", *further)]
-
-
-def rows(out: Path) -> pd.DataFrame:
-    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/part-*.parquet') ORDER BY path").df()  # noqa: S608
 
 
 def errors_in(found: pd.DataFrame) -> dict[str, str]:

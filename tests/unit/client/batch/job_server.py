@@ -9,9 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
-import pandas as pd
 import soundfile
 
 from tritone import MusicClient
@@ -79,10 +77,6 @@ def leave_staged(path: Path) -> None:
 
 def running_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("tritone-batch-")]
-
-
-def rows(out: object) -> pd.DataFrame:
-    return duckdb.sql(f"SELECT * FROM read_parquet('{out}/part-*.parquet') ORDER BY path").df()  # noqa: S608 - a path of the test
 
 
 def paths_in(folder: Path) -> list[str]:

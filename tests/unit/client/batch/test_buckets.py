@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.batch_jobs import rows
 from tests.support.s3_server import s3_server, use_store
-from tests.unit.client.batch.job_server import Server, paths_in, rows, write_tone
+from tests.unit.client.batch.job_server import Server, paths_in, write_tone
 from tests.unit.client.writers import FakeWriters
 
 from tritone import BatchError, FileAccessError, MusicClient

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.unit.client.batch.job_server import Server, paths_in, rows, running_threads, write_tone
+from tests.support.batch_jobs import rows
+from tests.unit.client.batch.job_server import Server, paths_in, running_threads, write_tone
 
 from tritone import BatchError, FileAccessError, InvalidInputError, ModelNotFoundError, MusicClient, ServerBusyError
 from tritone.batch import BatchOptions, BatchProgress, run_batch

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from tests.unit.client.batch.job_server import Server, paths_in, rows, write_tone
+from tests.support.batch_jobs import rows
+from tests.unit.client.batch.job_server import Server, paths_in, write_tone
 
 from tritone import (
     FileAccessError,

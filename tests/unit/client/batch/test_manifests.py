@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.client.batch.job_server import Server, paths_in, rows
+from tests.support.batch_jobs import rows
+from tests.unit.client.batch.job_server import Server, paths_in
 
 from tritone import BatchError, FileAccessError, InvalidInputError
 

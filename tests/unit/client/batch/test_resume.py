@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.client.batch.job_server import Server, leave_staged, paths_in, rows, write_tone
+from tests.support.batch_jobs import rows
+from tests.unit.client.batch.job_server import Server, leave_staged, paths_in, write_tone
 
 from tritone import BatchError, FileAccessError, ModelNotFoundError, MusicClient
 from tritone.batch import BatchOptions, run_batch

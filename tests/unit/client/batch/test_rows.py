@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from tests.unit.client.batch.job_server import SHARES, Server, paths_in, rows, write_tone
+from tests.support.batch_jobs import rows
+from tests.unit.client.batch.job_server import SHARES, Server, paths_in, write_tone
 from tests.unit.client.writers import FakeWriters
 
 from tritone import MusicClient
