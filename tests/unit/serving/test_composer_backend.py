@@ -344,6 +344,55 @@ def test_pieces_advance_together_whatever_their_place(start: Any) -> None:
     assert len(engine.counted.runs) < 0.8 * sum(inputs["noise"].shape[1] for inputs in pieces) / 4
 
 
+def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(start: Any) -> None:
+    n_frames = 1600
+    pieces = [stand_in.piece(n_frames, seed=i, meter=(16, 2 * i)) for i in range(8)]
+    engine = start(step_milliseconds=10_000, max_parallel_runs=1)
+    for client, inputs in zip([engine.begin(inputs) for inputs in pieces], pieces, strict=True):
+        check(client, inputs)
+    whole = [n for n in engine.counted.runs if n == 16 * len(pieces)]
+    assert sum(whole) > 0.9 * len(pieces) * n_frames
+
+
+class Meeting:
+    """A graph whose runs of two and more pieces wait for each other, two at a time, while there are four pieces."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self.first_state = graph.first_state
+        self.barrier = threading.Barrier(2)
+        self.n_pieces: list[int] = []
+
+    def advance(self, feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        self.n_pieces.append(len(feed["noise"]))
+        if threading.current_thread().name.startswith("composer-run"):
+            self.barrier.wait(TIMEOUT_S)  # breaks if there is only one
+        return self._graph.advance(feed, state)
+
+
+@pytest.mark.parametrize("n_pieces", [1, 3, 4, 5])
+def test_pieces_are_divided_into_simultaneous_runs(
+    composer: Any, session: Any, start: Any, monkeypatch: pytest.MonkeyPatch, n_pieces: int
+) -> None:
+    monkeypatch.setattr(composer.engine.os, "sched_getaffinity", lambda _pid: range(2))
+    graph = Meeting(composer.graph.ChunkGraph(session, config(), "m.onnx"))
+    engine = start(graph=graph)
+    pieces = [stand_in.piece(400, seed=i, meter=(8, 0)) for i in range(n_pieces)]
+    clients = [engine.begin(inputs) for inputs in pieces]
+    for client, inputs in zip(clients, pieces, strict=True):
+        check(client, inputs)
+    assert set(graph.n_pieces) >= {1: {1}, 3: {3}, 4: {2}, 5: {2, 3}}[n_pieces]
+
+
+def test_one_core_has_one_run_at_a_time(composer: Any, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(composer.engine.os, "sched_getaffinity", lambda _pid: range(1))
+    engine = start(max_parallel_runs=8)
+    pieces = [stand_in.piece(60, seed=i) for i in range(6)]
+    for client, inputs in zip([engine.begin(inputs) for inputs in pieces], pieces, strict=True):
+        check(client, inputs)
+    assert engine.engine._n_runs == 1
+
+
 def test_more_pieces_than_one_run_holds_take_turns(start: Any) -> None:
     engine = start(max_batch_streams=2)
     pieces = [stand_in.piece(300, seed=i, cost=2) for i in range(5)]

@@ -1,7 +1,8 @@
 """Generate all requested pieces in one thread, a few frames at a time.
 
-Pieces advance together: one run of the graph generates the next frames of each, so eight streams cost little more than
-one. Pieces join and leave between two runs.
+Pieces advance together: one run of the graph generates the next frames of several, so that eight streams cost much less
+than eight times one. Pieces join and leave between two runs. Several pieces are divided into as many runs as there are
+cores, which take place at the same time.
 
 Shapes: B pieces of a run, n frames.
 """
@@ -9,9 +10,12 @@ Shapes: B pieces of a run, n frames.
 from __future__ import annotations
 
 import enum
+import os
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -52,7 +56,7 @@ class Answers(Protocol):
 
 
 class _Stream:
-    """An unfinished piece: `at` frames are generated, of which the first `sent` are sent."""
+    """An unfinished piece: `at` frames are generated and `sent` frames are sent; the next answer ends at `cut`."""
 
     def __init__(
         self, piece: RequestedPiece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
@@ -75,8 +79,18 @@ class _Stream:
         return tuple(array.shape[1:] for array in self.state.values())
 
     @property
-    def is_done(self) -> bool:
-        return self.at == self.piece.n_frames
+    def n_left(self) -> int:
+        return self.piece.n_frames - self.at
+
+    def take_answer(self) -> dict[str, Array]:
+        """Return the outputs of the frames up to `cut`, and keep those behind."""
+        names = self.written[0]
+        whole = {name: np.concatenate([part[name] for part in self.written], axis=1) for name in names}
+        n_frames = self.cut - self.sent
+        self.written = [{name: value[:, n_frames:] for name, value in whole.items()}] if self.at > self.cut else []
+        self.sent = self.cut
+        self.cut = self.piece.next_cut(self.sent)
+        return {name: value[:, :n_frames] for name, value in whole.items()}
 
 
 class Engine:
@@ -113,6 +127,9 @@ class Engine:
         self._n_counted = 0
         self._is_closing = False
         self._changed = threading.Condition()
+        n_cores = len(os.sched_getaffinity(0))
+        self._n_runs = min(options.max_parallel_runs, n_cores)
+        self._pool = ThreadPoolExecutor(self._n_runs, thread_name_prefix="composer-run")
         self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
         self._thread.start()
 
@@ -144,6 +161,7 @@ class Engine:
             self._is_closing = True
             self._changed.notify()
         self._thread.join()
+        self._pool.shutdown()
 
     def _run(self) -> None:
         while True:
@@ -190,31 +208,57 @@ class Engine:
         """Generate the next frames of the pieces that have waited longest, together."""
         first = self._streams[0]
         group = [stream for stream in self._streams if stream.shape == first.shape][: self._options.max_batch_streams]
-        # Limited by the target duration and by the next response that is due.
-        n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
-        n_frames = max(1, min(n_wanted, *(stream.cut - stream.at for stream in group)))
+        n_frames = self._n_frames(group)
         begun_s = time.perf_counter()
-        advanced = self._advance(group, n_frames)
+        parts = _parts(group, self._n_runs)
+        if len(parts) == 1:
+            outcomes = [self._run_graph(group, n_frames)]
+        else:
+            outcomes = list(self._pool.map(lambda part: self._run_graph(part, n_frames), parts))
+        advanced = []
+        for part, outcome in zip(parts, outcomes, strict=True):
+            done = self._advance(part, n_frames, outcome)
+            if n_counted := sum(not stream.is_canary for stream in done):
+                self._counters.add_frames(n_frames * n_counted)
+            advanced += done
         self._frame_s = (time.perf_counter() - begun_s) / n_frames
-        if n_counted := sum(not stream.is_canary for stream in advanced):
-            self._counters.add_frames(n_frames * n_counted)
         members = {id(stream) for stream in advanced}
         waiting = [stream for stream in self._streams if id(stream) not in members]
         self._streams = waiting + advanced
         for stream in advanced:
-            if stream.at == stream.cut:
-                self._answer(stream)
+            self._answer(stream)
 
-    def _advance(self, group: list[_Stream], n_frames: int) -> list[_Stream]:
-        """Advance a group and return its pieces; if the joint run fails, each runs alone, and only invalid ones end."""
+    def _n_frames(self, group: list[_Stream]) -> int:
+        """Return the length of the next run.
+
+        It is limited by its target duration, by the shortest rest of a piece, by the first answer of a new piece, and
+        by the last of the next answers. (The first of them would make short runs of pieces that are at different places
+        of a bar.)
+        """
+        n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
+        most = max(stream.cut - stream.at for stream in group)
+        first = (stream.cut - stream.at for stream in group if not stream.sent)
+        return max(1, min(n_wanted, most, *(stream.n_left for stream in group), *first))
+
+    def _run_graph(self, group: list[_Stream], n_frames: int) -> tuple[dict[str, Array], State] | Failed:
+        """Return the outputs of a group and its state, or why the run failed; any thread may call this."""
         try:
-            outputs, state = self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
+            return self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
         except Failed as error:
+            return error
+
+    def _advance(
+        self, group: list[_Stream], n_frames: int, outcome: tuple[dict[str, Array], State] | Failed
+    ) -> list[_Stream]:
+        """Advance a group and return its pieces; if its run failed, each runs alone, and only invalid ones end."""
+        if isinstance(outcome, Failed):
             if len(group) == 1:
-                reason = EndReason.INVALID if isinstance(error, Refused) else EndReason.BROKEN
-                self._end(group[0], reason, str(error))
+                reason = EndReason.INVALID if isinstance(outcome, Refused) else EndReason.BROKEN
+                self._end(group[0], reason, str(outcome))
                 return []
-            return [stream for member in group for stream in self._advance([member], n_frames)]
+            each = ([member] for member in group)
+            return [stream for one in each for stream in self._advance(one, n_frames, self._run_graph(one, n_frames))]
+        outputs, state = outcome
         for row, stream in enumerate(group):
             stream.state, stream.row = state, row
             stream.at += n_frames
@@ -222,24 +266,25 @@ class Engine:
         return group
 
     def _answer(self, stream: _Stream) -> None:
-        """Send the generated frames, and remove the piece if it is finished."""
-        if stream.piece.ends_bar(stream.at) and not stream.is_canary:
-            self._counters.add_bar()
-        names = stream.written[0]
-        outputs = {name: np.concatenate([part[name] for part in stream.written], axis=1) for name in names}
-        if not stream.is_canary and (n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK)):
-            self._counters.add_notes(n_notes)
-        first_frame, stream.sent = stream.sent, stream.at
-        stream.written.clear()
-        stream.cut = stream.piece.next_cut(stream.at)
-        if stream.is_done:
-            self._forget(stream)
-        try:
-            stream.answers.send(outputs, first_frame, last=stream.is_done)
-        except Exception as error:  # Triton's own errors must not affect other pieces
-            self._warn(f"composer: an answer could not be sent: {error}")
-            if not stream.is_done:
+        """Send the answers of which all frames are generated, and remove the piece if it is finished."""
+        while stream.sent < stream.cut <= stream.at:
+            first_frame = stream.sent
+            outputs = stream.take_answer()
+            if not stream.is_canary:
+                if stream.piece.ends_bar(stream.sent):
+                    self._counters.add_bar()
+                if n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK):
+                    self._counters.add_notes(n_notes)
+            is_last = stream.sent == stream.piece.n_frames
+            if is_last:
                 self._forget(stream)
+            try:
+                stream.answers.send(outputs, first_frame, last=is_last)
+            except Exception as error:  # Triton's own errors must not affect other pieces
+                self._warn(f"composer: an answer could not be sent: {error}")
+                if not is_last:
+                    self._forget(stream)
+                return
 
     def _end(self, stream: _Stream, reason: EndReason, text: str) -> None:
         self._forget(stream)
@@ -263,6 +308,16 @@ class Engine:
         if n_active != self._n_counted:
             self._n_counted = n_active
             self._counters.set_active(n_active)
+
+
+def _parts(group: list[_Stream], n_most: int) -> list[list[_Stream]]:
+    """Divide a group into parts of at least two pieces, of which two cost less than twice one, and as equal as can be.
+
+    The same group is always divided in the same way, so that each part finds its joint state.
+    """
+    n_parts = max(1, min(n_most, len(group) // 2))
+    bounds = [len(group) * n // n_parts for n in range(n_parts + 1)]
+    return [group[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:

@@ -38,7 +38,8 @@ class Options:
         lookahead_frames: number of given frames that the graph reads beyond those that it generates.
         max_frames: largest length of a piece.
         max_streams: largest number of pieces at the same time; further requests are refused as busy.
-        max_batch_streams: largest number of pieces in one run of the graph.
+        max_batch_streams: largest number of pieces that advance together.
+        max_parallel_runs: largest number of simultaneous runs into which they are divided, at most one per core.
         first_answer_frames: length of the first response, if the first bar is not shorter.
         step_milliseconds: target duration of one run; longer runs are fewer, but notice a cancellation later.
         stream_timeout_seconds: time limit for a whole piece.
@@ -49,6 +50,7 @@ class Options:
     max_frames: int = 16_384
     max_streams: int = 64
     max_batch_streams: int = 16
+    max_parallel_runs: int = 2
     first_answer_frames: int = 4
     step_milliseconds: int = 40
     stream_timeout_seconds: int = 600
