@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_export._exceptions import ModelTooLargeError, translating
+from tritone_export.operators import translations
+from tritone_export.subgraphs import all_graphs, move_weights
 from tritone_training.declaration import BATCH
 
 if TYPE_CHECKING:
@@ -60,9 +62,11 @@ def to_onnx(
             dynamic_shapes=_dynamic_shapes(declaration),
             external_data=False,
             verbose=False,
+            custom_translation_table=translations(),
         )
         model: onnx.ModelProto = program.model_proto
     _strip_traces(model)
+    move_weights(model.graph)
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     set_axes(model, declaration)
     for tensor in declaration.outputs:
@@ -106,10 +110,10 @@ def _dynamic_shapes(declaration: Declaration) -> tuple[dict[int, Any], ...]:
 
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Remove the exporter's stack traces, which contain local paths and can be larger than the graph."""
-    graph = model.graph
-    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        item.doc_string = ""
-        del item.metadata_props[:]
+    for graph in all_graphs(model.graph):
+        for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            item.doc_string = ""
+            del item.metadata_props[:]
     for function in model.functions:
         for item in (function, *function.node, *function.value_info):
             item.doc_string = ""

@@ -10,7 +10,7 @@ Shapes: B batch, V choices, N steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -28,10 +28,16 @@ class SamplingFilter:
     Attributes:
         temperature: (B, 1).
         reach: (B, V) for each rank, most probable first: the rank is kept if the sum of those before it is below this.
+        floor: (B, 1) probability below which no choice is kept.
+        most: (B, 1) int64, number of ranks of which any may be the last one that is kept.
+        is_limited: (B, 1) 0 where all choices are kept, 1 elsewhere.
     """
 
     temperature: Tensor
     reach: Tensor
+    floor: Tensor
+    most: Tensor
+    is_limited: Tensor
 
     @classmethod
     def of(cls, *, temperature: Tensor, top_k: Tensor, top_p: Tensor, n_choices: int) -> SamplingFilter:
@@ -49,7 +55,51 @@ class SamplingFilter:
         reach = torch.where(stays, top_p[:, None], -1.0)
         # The most probable choice is always kept.
         reach = torch.where(rank == 0, 1.0, reach)
-        return cls(temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None], reach)
+        is_limited = (top_k < n_choices) | (top_p < 1)
+        # All choices below the floor together have less than 1 - p, so that the more probable ones reach p. Half of
+        # what would suffice: at least the most probable choice is above it in spite of rounding.
+        floor = 0.5 * (1 - top_p) / n_choices
+        most = torch.where(is_limited, top_k.clamp(1, n_choices), 1)
+        return cls(
+            temperature=temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)[:, None],
+            reach=reach,
+            floor=floor[:, None],
+            most=most[:, None],
+            is_limited=is_limited[:, None].to(torch.float32),
+        )
+
+    def clone(self) -> SamplingFilter:
+        """Return a copy of all tensors.
+
+        A `while_loop` within two scans needs copies from the inner scan: for what the loop reads, torch 2.13 uses names
+        that are unique within each scan only ("SyntaxError: duplicate argument").
+        """
+        return SamplingFilter(*(getattr(self, each.name).clone() for each in fields(self)))
+
+
+@torch.library.custom_op("tritone::least_kept", mutates_args=())
+def least_kept(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
+    """Return the probability of the last choice that is kept, by top_k and top_p.
+
+    Sorts only as many choices as may be kept. An operator of its own, because PyTorch's exporter knows no sizes that
+    depend on values; `tritone_export.operators` has its ONNX form.
+
+    Args:
+        shares: (B, V) probabilities.
+        reach, floor, most: see `SamplingFilter`.
+
+    Returns:
+        (B, 1).
+    """
+    n_ranked = int(torch.minimum((shares >= floor).sum(1, keepdim=True), most).amax())
+    ranked = torch.topk(shares, n_ranked, dim=1).values  # (B, n), falling
+    before = torch.cumsum(ranked, dim=1) - ranked
+    return torch.where(before < reach[:, :n_ranked], ranked, torch.inf).amin(1, keepdim=True)
+
+
+@least_kept.register_fake
+def _(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
+    return torch.empty_like(shares[:, :1])
 
 
 def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
@@ -64,19 +114,15 @@ def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:
         choice: prepared sampling parameters.
 
     Returns:
-        (B,) int64.
+        (B, 1) int64.
     """
-    scaled = logits / choice.temperature
-    ranked = torch.topk(scaled, logits.shape[1], dim=1).values  # (B, V), falling
-    shares = torch.softmax(ranked, dim=1)
-    before = torch.cumsum(shares, dim=1) - shares
-    least = torch.where(before < choice.reach, ranked, torch.inf).amin(1, keepdim=True)
-    kept = torch.softmax(torch.where(scaled >= least, scaled, -torch.inf), dim=1)
-    reached = torch.cumsum(kept, dim=1)
+    shares = torch.softmax(logits / choice.temperature, dim=1)
+    least = least_kept(shares, choice.reach, choice.floor, choice.most) * choice.is_limited
+    reached = torch.cumsum(torch.where(shares >= least, shares, 0.0), dim=1)
     # The first whose cumulative sum exceeds the noise. Forbidden choices add nothing, so they are never the first.
     # `open_above` keeps the product below the total in spite of rounding.
     passed = reached > noise * reached[:, -1:]
-    return torch.argmax(passed.to(torch.uint8), dim=1)
+    return torch.argmax(passed.to(torch.uint8), dim=1, keepdim=True)
 
 
 def open_above(noise: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop
+from tritone_training.generation import NEVER, SamplingFilter, choose, least_kept, open_above, unrolled_or_loop
 
 
 def choice(*, temperature: float = 1.0, top_k: int = 100, top_p: float = 1.0, n_choices: int = 4) -> SamplingFilter:
@@ -43,6 +43,30 @@ def test_top_k_and_top_p_keep_the_likeliest() -> None:
         (choice(), {0, 1, 2, 3}),
     ):
         assert {chosen(shares, noise, how) for noise in noises} == kept
+
+
+def test_only_the_choices_that_may_be_kept_are_ranked_and_the_last_one_is_found() -> None:
+    generator = torch.Generator().manual_seed(1)
+    shares = torch.softmax(3 * torch.randn(64, 40, generator=generator), 1)
+    top_k = torch.randint(1, 60, (64,), generator=generator)
+    top_p = torch.rand(64, generator=generator).clamp_min(0.01)
+    top_p[::3] = 1.0
+    how = SamplingFilter.of(temperature=torch.ones(64), top_k=top_k, top_p=top_p, n_choices=40)
+    ranked = shares.sort(1, descending=True).values
+    before = ranked.cumsum(1) - ranked
+    is_kept = (before < top_p[:, None]) & (torch.arange(40) < top_k[:, None])
+    expected = torch.where(is_kept, ranked, torch.inf).amin(1, keepdim=True)
+    least = least_kept(shares, how.reach, how.floor, how.most)
+    assert torch.equal(how.is_limited[:, 0] > 0, (top_k < 40) | (top_p < 1))
+    limited = how.is_limited > 0
+    torch.testing.assert_close(least[limited], expected[limited])
+    # A row that keeps everything needs no ranking, and greedy choice ranks one.
+    assert how.most[~limited].unique().tolist() == [1]
+
+
+def test_uniform_choices_with_almost_no_top_p() -> None:
+    how = choice(top_p=1e-9, n_choices=177)
+    assert 0 <= int(choose(torch.zeros(1, 177), torch.tensor([[0.5]]), how)) < 177
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-6, 1.0, 1e3, 1e9])

@@ -336,7 +336,8 @@ class SpanDecoder(nn.Module):
             values: list[Tensor] = []
             for voice in range(N_VOICES):
                 logits = self.out(nn.functional.silu(heads[voice])) + self.lane_bias[voice] + nearness[:, voice]
-                value = choose(torch.where(allowed[:, voice], logits, NEVER), uniform[:, voice : voice + 1], choice)
+                logits = torch.where(allowed[:, voice], logits, NEVER)
+                value = choose(logits, uniform[:, voice : voice + 1], choice)[:, 0]
                 values.append(value)
                 if voice < N_VOICES - 1:
                     self._add_to_lower(heads, voice, value)
