@@ -80,8 +80,10 @@ class FrameDecoder(nn.Module):
 
     def logits(self, before: Tensor) -> Tensor:
         """Return the logits of sounding, and of being struck again: (N, 88, W) -> (N, 88, 2)."""
-        found: Tensor = self.out(self.dropout(torch.relu(self.inner(torch.relu(before)))))
-        return found
+        # Flat: ONNX Runtime adds a bias within a product of matrices, not of stacks of them.
+        inner = torch.relu(self.inner(torch.relu(before).flatten(0, 1)))
+        found: Tensor = self.out(self.dropout(inner))
+        return found.unflatten(0, before.shape[:2])
 
     def nll(self, base: Tensor, notes: Tensor, struck: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the negative log-likelihood of frames, in nats.
@@ -187,15 +189,16 @@ class FrameSampler(nn.Module):
             between = torch.matmul(off, self.decoder.higher)
             none = torch.where(complete[:, None] > 0, off.sum(1, keepdim=True), torch.full_like(on[:, :1], NEVER))
             choices = torch.cat([torch.where(below, on + between, torch.full_like(on, NEVER)), none], 1)
-            picked = choose(choices * sharpness[:, None], noise[:, n : n + 1], choice)  # (B,) 88 for none
-            index = picked.clamp_max(N_PITCHES - 1)[:, None]
+            picked = choose(choices * sharpness[:, None], noise[:, n : n + 1], choice)  # (B, 1) 88 for none
+            index = picked.clamp_max(N_PITCHES - 1)
             again = torch.sigmoid(torch.gather(logits[..., 1], 1, index) * sharpness[:, None] / choice.temperature)
             is_new = torch.gather(before, 1, index) == 0
             if self.strikes:
                 column = _FIRST_STRIKE + n
                 is_new = is_new | (noise[:, column : column + 1] < again)
             is_new = is_new.to(before.dtype)  # (B, 1)
-            note = (self.pitches == picked[:, None]).to(before.dtype)
+            note = (self.pitches == picked).to(before.dtype)
+            picked = picked[:, 0]
             sounding = sounding + note
             struck = struck + note * is_new
             added = self.added[picked + (1 - is_new[:, 0]).to(torch.int64) * (N_PITCHES + 1)]

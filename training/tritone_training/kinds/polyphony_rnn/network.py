@@ -178,13 +178,15 @@ class PolyphonyNetwork(nn.Module):
         """
         seen = self.pitch_inputs(features)
         weight_in, weight_back, bias_in, bias_back = self.recurrent.all_weights[0]
-        ours = nn.functional.linear(seen, weight_in, bias_in)
-        theirs = nn.functional.linear(hidden, weight_back, bias_back)
-        reset_in, update_in, new_in = ours.chunk(3, dim=2)
-        reset_back, update_back, new_back = theirs.chunk(3, dim=2)
+        # Flat: ONNX Runtime adds a bias within a product of matrices, not of stacks of them.
+        before = hidden.flatten(0, 1)
+        ours = nn.functional.linear(seen.flatten(0, 1), weight_in, bias_in)
+        theirs = nn.functional.linear(before, weight_back, bias_back)
+        reset_in, update_in, new_in = ours.chunk(3, dim=1)
+        reset_back, update_back, new_back = theirs.chunk(3, dim=1)
         update = torch.sigmoid(update_in + update_back)
         new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_back) * new_back)
-        return new + update * (hidden - new), seen
+        return (new + update * (before - new)).unflatten(0, hidden.shape[:2]), seen
 
 
 class PieceScorer(nn.Module):
