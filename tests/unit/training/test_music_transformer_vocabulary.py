@@ -23,7 +23,6 @@ from tritone_training.kinds.music_transformer.notes import (
     NoteDecoder,
     may_follow,
     multi_hot,
-    notes_of,
     pitch_of_token,
     readable,
     tokens_of,
@@ -51,7 +50,8 @@ def test_tokens_represent_every_note_of_a_frame_however_many(seed: int) -> None:
     tokens = tokens_of(frames)
     assert tokens.shape == (7, (frames > 0).sum(1).max() + 1)
     assert ((tokens == END).sum(1) == 1).all()
-    torch.testing.assert_close(notes_of(torch.from_numpy(tokens)), multi_hot(torch.from_numpy(frames)))
+    spelled = torch.from_numpy(tokens).clamp_min(END)
+    torch.testing.assert_close(decoder().notes_of(spelled), multi_hot(torch.from_numpy(frames)))
 
 
 def test_nothing_is_held_on_from_silence() -> None:
@@ -106,12 +106,10 @@ def scores_below(made: NoteDecoder, before: Sequence[int], above: Sequence[int])
     spelled = torch.tensor([[BEGIN, *(STRUCK + pitch - LOWEST_PITCH for pitch in above)]])
     with torch.inference_mode():
         whole = made.scores(view, spelled, torch.zeros(1, spelled.shape[1], 4))[0, -1]
-        moves = torch.zeros(1, 2, MAX_NOTES, 12)
-        for place, token in enumerate(spelled[0, 1:]):
-            moves += made.move(view, torch.tensor([place]), token[None], made.pitch_of_token[token][None])
-        anchor = made.pitch_of_token[spelled[:, -1]] if above else view.top
-        at = torch.tensor([len(above)])
-        one = made.next_scores(view, spelled[:, -1], torch.zeros(1, 4), anchor, at, moves)[0]
+        tokens = torch.nn.functional.pad(spelled[:, 1:], (0, MAX_NOTES - len(above) + 1), value=END)
+        anchor = made.pitch_of_token[spelled[:, -1:]] if above else view.top[:, None]
+        perfect = view.perfect[:, len(above)]
+        one = made.next_scores(view, spelled[:, -1], torch.zeros(1, 4), anchor, tokens, perfect)[0]
     torch.testing.assert_close(one, whole)
     struck = whole[STRUCK:HELD]
     return {LOWEST_PITCH + int(pitch): float(struck[pitch]) for pitch in torch.nonzero(struck > NEVER / 2)[:, 0]}

@@ -87,13 +87,11 @@ class KVCache(NamedTuple):
 
     Attributes:
         keys: (B, H, W, E), the last frame last.
-        values: (B, H or 1, W, E).
-        unseen: (B, 1, 1, W + C (+ 1)) added to scores: UNSEEN for frames before the piece.
+        values: (B, H, W, E); of copy attention, notes (B, W, 2P).
     """
 
     keys: Tensor
     values: Tensor
-    unseen: Tensor
 
 
 def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
@@ -105,7 +103,7 @@ def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
         nearest: distance at which the window begins; 0: a frame sees itself, as the last of the chunk's.
 
     Returns:
-        (C, H, W + C), UNSEEN for what is not in the window, or not yet written.
+        (C, 1, H, 1, W + C), UNSEEN for what is not in the window, or not yet written.
     """
     n_window = bias.shape[1]
     frame = torch.arange(n_chunk, device=bias.device)[:, None]
@@ -115,13 +113,14 @@ def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
     seen = torch.cat([past < n_window, (chunk <= frame - nearest) & (chunk < n_window)], dim=1)
     rank = torch.cat([past, chunk], dim=1).clamp_max(n_window - 1)
     answer = torch.where(seen, bias[:, rank], UNSEEN)  # (H, C, W + C)
-    return answer.transpose(0, 1)
+    return answer.transpose(0, 1)[:, None, :, None]
 
 
-def _step_scores(query: Tensor, past: KVCache, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
-    """(B, H, 1, E) -> (B, H, 1, W + C (+ 1)), the bias included."""
-    scores = [query @ past.keys.transpose(-1, -2), query @ keys.transpose(-1, -2), *aside]
-    return torch.cat(scores, -1) / math.sqrt(query.shape[-1]) + bias[:, None] + past.unseen
+def _step_weights(query: Tensor, past: KVCache, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
+    """(B, H, 1, E) -> (B, H, 1, W + C (+ 1))."""
+    # Each product is divided by itself, because ONNX Runtime makes one operator of a product and its factor.
+    scores = [query @ each.transpose(-1, -2) / math.sqrt(query.shape[-1]) for each in (past.keys, keys)]
+    return torch.softmax(torch.cat([*scores, *aside], -1) + bias, -1)
 
 
 class DecoderLayer(nn.Module):
@@ -156,18 +155,19 @@ class DecoderLayer(nn.Module):
             past: the frames before the chunk.
             keys: (B, H, C, E) of the chunk's frames so far, the last one last, zeros before.
             values: as `keys`.
-            bias: (H, W + C) as from `step_bias`, this frame being the last of the chunk's.
+            bias: (B, H, 1, W + C) as from `step_bias`, this frame being the last of the chunk's; UNSEEN for frames
+                before the piece.
 
         Returns:
             (B, D), and keys and values with this frame's behind them.
         """
-        projected = self.query_key_value(self.attention_norm(x)).reshape(-1, 3, self.n_heads, 1, self.head_width)
-        query, key, value = projected.unbind(1)  # (B, H, 1, E) each
+        projected = self.query_key_value(self.attention_norm(x)).reshape(-1, 3 * self.n_heads, 1, self.head_width)
+        query, key, value = projected.split(self.n_heads, dim=1)  # (B, H, 1, E) each
         keys = torch.cat([keys[:, :, 1:], key], dim=2)
         values = torch.cat([values[:, :, 1:], value], dim=2)
-        weights = torch.softmax(_step_scores(query, past, keys, bias), -1)
-        n_past = past.keys.shape[2]
-        mixed = weights[..., :n_past] @ past.values + weights[..., n_past:] @ values
+        weights = _step_weights(query, past, keys, bias)
+        of_past, of_chunk = weights.split([past.keys.shape[2], keys.shape[2]], dim=-1)
+        mixed = of_past @ past.values + of_chunk @ values
         return self._rest(x, mixed.reshape(-1, x.shape[-1])), keys, values
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -212,24 +212,27 @@ class CopyAttention(nn.Module):
         weights = window_weights(query, key, self.bias, nearest=1, nothing=self.nothing)
         return mix(weights, notes[:, None]).transpose(1, 2)
 
-    def step(self, x: Tensor, past: KVCache, keys: Tensor, notes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def step(  # noqa: PLR0917 - the tensors of a step of a loop
+        self, x: Tensor, past: KVCache, keys: Tensor, notes: Tensor, bias: Tensor, aside: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """One frame of a chunk.
 
         Args:
             x: (B, D).
-            past: the frames before the chunk; its values are notes (B, 1, W, 2P).
+            past: the frames before the chunk; its values are notes (B, W, 2P).
             keys: (B, H, C, E) of the chunk's frames so far, the last one last, zeros before.
             notes: (B, C, 2P) of the same.
-            bias: (H, W + C + 1) as from `step_bias`, and that of nothing.
+            bias: (B, H, 1, W + C + 1) as from `step_bias`, and that of nothing.
+            aside: (B, H, 1, 1) zeros, the score of nothing without its bias.
 
         Returns:
             (B, H, 2P), and the keys with this frame's behind them.
         """
         query, key = (layer(x).reshape(-1, self.n_heads, 1, self.head_width) for layer in (self.query, self.key))
-        aside = torch.zeros_like(query[..., :1])  # nothing scores 0 plus its bias
-        weights = torch.softmax(_step_scores(query, past, keys, bias, aside), -1)[:, :, 0]
         n_past, n_chunk = past.keys.shape[2], keys.shape[2]
-        shown = weights[..., :n_past] @ past.values[:, 0] + weights[..., n_past : n_past + n_chunk] @ notes
+        weights = _step_weights(query, past, keys, bias, aside).reshape(-1, self.n_heads, n_past + n_chunk + 1)
+        of_past, of_chunk, _ = weights.split([n_past, n_chunk, 1], dim=-1)
+        shown = of_past @ past.values + of_chunk @ notes
         return shown, torch.cat([keys[:, :, 1:], key], dim=2)
 
     def _heads(self, layer: nn.Module, x: Tensor) -> Tensor:

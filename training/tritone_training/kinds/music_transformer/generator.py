@@ -10,7 +10,7 @@ W window, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from tritone.music.grid import HELD as HELD_VALUE
 from tritone.music.grid import N_PITCHES
 from tritone.music.grid import STRUCK as STRUCK_VALUE
-from tritone.music.keys import N_KEYS
 from tritone_training.data.piece_conditions import MOST_VOICES
 from tritone_training.generation import NEVER, SamplingFilter, choose, open_above, unrolled_or_loop, unrolled_or_scan
 from tritone_training.kinds.music_transformer.attention import UNSEEN, KVCache, step_bias
@@ -31,17 +30,14 @@ from tritone_training.kinds.music_transformer.notes import (
     HELD,
     MAX_NOTES,
     N_TOKENS,
-    PERFECT_INTERVALS,
     STRUCK,
     FrameView,
     multi_hot,
-    notes_of,
 )
 
 _CHUNK: Final = 16  # frames of a chunk: the caches are shifted once per chunk
 _FREE: Final = -1  # instead of a given token: choose one
-_NOTE: Final = -2  # choose one, and no END if there is a lower pitch
-_LAST_RESORT: Final = 0.1 * NEVER  # score of an END where notes are missing
+_LAST_RESORT: Final = 0.1 * NEVER  # added to the score of an END where notes are missing
 LoopState: TypeAlias = tuple[Tensor, ...]
 
 
@@ -196,36 +192,47 @@ def write(
     given, mode = setting.given[:, :n_frames], setting.mode[:, :n_frames]
     index = setting.n_before[:, None] + torch.arange(n_frames, device=noise.device)  # (B, N)
     past_notes = multi_hot(written)
-    past = [
-        *(
+    copies = network.copies
+    constants = _ChunkConstants(
+        choice=choice,
+        layers=tuple(
             # Copies: torch's scan forbids that what it sees shares memory.
-            KVCache(
-                memory[:, n, 0].clone(), memory[:, n, 1].clone(), _unseen(setting.n_before, memory.shape[4], n_frames)
-            )
+            KVCache(memory[:, n, 0].clone(), memory[:, n, 1].clone())
             for n in range(memory.shape[1])
         ),
-        KVCache(copy_keys, past_notes[:, None], _unseen(setting.n_before, copy_keys.shape[2], n_frames + 1)),
-    ]
-    copies = network.copies
-    nothing = copies.nothing[:, None].expand(n_frames, -1, 1)
-    biases = (
-        *(step_bias(layer.bias, n_frames, nearest=0) for layer in network.decoder_layers),
-        torch.cat([step_bias(copies.bias, n_frames, nearest=1), nothing], dim=2),
+        copies=KVCache(copy_keys, past_notes),
+        scale=plan.scale.clone(),
+        aside=torch.zeros(n_batch, copies.n_heads, 1, 1),
+        begin=(
+            torch.zeros(1, dtype=torch.int64, device=noise.device),
+            torch.full_like(setting.n_before, BEGIN),
+            torch.zeros(n_batch, MAX_NOTES + 1, dtype=torch.int64, device=noise.device),
+            torch.zeros(n_batch, MAX_NOTES + 1, device=noise.device),
+        ),
     )
-    scale = plan.scale.clone()
+    nothing = copies.nothing[:, None, None].expand(n_frames, 1, -1, 1, 1)
+    unseen, copies_unseen = (
+        _unseen(setting.n_before, window, n_more)
+        for window, n_more in ((memory.shape[4], n_frames), (copy_keys.shape[2], n_frames + 1))
+    )
+    biases = (
+        *(step_bias(layer.bias, n_frames, nearest=0) + unseen for layer in network.decoder_layers),
+        torch.cat([step_bias(copies.bias, n_frames, nearest=1), nothing], dim=4) + copies_unseen,
+    )
+    forced, counted, missing = _forced(network, given, mode, setting.n_voices)
     inputs = (
         plan.context,
         *_repeated(setting.repeats[:, :n_frames], past_notes, index, copies.bias.shape[1]),
         plan.next_given,
         network.given_notes(given),
         (mode == GIVEN)[..., None],
-        *_forced(network, given, mode, setting.n_voices),
-        nn.functional.pad(open_above(noise), (0, 1)),
-        (index == 0).to(noise.dtype),
+        forced,
+        counted,
+        torch.stack([missing, nn.functional.pad(open_above(noise), (0, 1))], dim=3),
     )
 
     def step(state: LoopState, inputs: LoopState) -> tuple[LoopState, LoopState]:
-        return _write_frame(network, choice, past, scale, state, inputs)
+        return _write_frame(network, constants, state, inputs)
 
     begin = (
         past_notes[:, -N_RECENT:].flip(1),
@@ -237,7 +244,7 @@ def write(
             for _ in ("keys", "values")
         ),
     )
-    (_, _, *new), (notes, nll) = unrolled_or_scan(
+    (_, _, *new), (notes, log_likelihood) = unrolled_or_scan(
         step, begin, [*_by_step(inputs), *(bias.contiguous() for bias in biases)]
     )
     values = grid_values(notes.transpose(0, 1))  # (B, N, P)
@@ -247,7 +254,7 @@ def write(
     new_memory = torch.stack([torch.stack(new[i : i + 2], 1) for i in range(1, len(new), 2)], 1)
     return (
         torch.where((mode == GIVEN)[..., None], given, shown.to(torch.uint8)),
-        nll.transpose(0, 1),
+        0.0 - log_likelihood.transpose(0, 1),
         _last(memory.shape[4], memory, new_memory, dim=4),
         _last(copy_keys.shape[2], copy_keys, new[0], dim=2),
         _last(written.shape[1], written, values, dim=1),
@@ -266,8 +273,8 @@ def _repeated(repeats: Tensor, past: Tensor, index: Tensor, window: int) -> tupl
         window: W.
 
     Returns:
-        (B, N, 2P) notes, 0 if none; (B, N) index in the chunk's frames so far, of which the last is the latest; and
-        (B, N, 1) whether the frame is among these.
+        (B, N, 2P) notes, 0 if none; and (B, N, N) 1 for the frame among those of the chunk so far, of which the last is
+        the latest.
     """
     n_frames = repeats.shape[1]
     back = torch.where((repeats > 0) & (repeats <= window) & (repeats <= index), repeats, 0)
@@ -276,13 +283,13 @@ def _repeated(repeats: Tensor, past: Tensor, index: Tensor, window: int) -> tupl
     earlier = past.gather(1, place[..., None].expand(-1, -1, past.shape[2]))
     is_earlier = (back > at) & (back > 0)
     is_here = (back > 0) & (back <= at)
-    return earlier * is_earlier[..., None], (n_frames - back).clamp(0, n_frames - 1), is_here[..., None].to(past.dtype)
+    here = (n_frames - back)[..., None] == at
+    return earlier * is_earlier[..., None], (here & is_here[..., None]).to(past.dtype)
 
 
 def _last(n: int, past: Tensor, new: Tensor, *, dim: int) -> Tensor:
     """Return the last n of two concatenated tensors along an axis, as a copy, because loops cannot carry views."""
-    places = torch.arange(n, device=new.device) + new.shape[dim]
-    return torch.cat([past, new], dim).index_select(dim, places)
+    return torch.cat([past, new], dim).narrow(dim, new.shape[dim], n).clone()
 
 
 def grid_values(notes: Tensor) -> Tensor:
@@ -305,16 +312,17 @@ def _unseen(n_before: Tensor, window: int, n_more: int) -> Tensor:
     return nn.functional.pad(unseen, (0, n_more))[:, None, None]
 
 
-def _forced(network: MusicTransformer, given: Tensor, mode: Tensor, n_voices: Tensor) -> tuple[Tensor, Tensor]:
+def _forced(network: MusicTransformer, given: Tensor, mode: Tensor, n_voices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the tokens that are given instead of sampled.
 
     With two voices or more, a given highest note gets at least one note below it, and at most one note is missing,
     because two voices may meet in one pitch.
 
     Returns:
-        (B, N, S + 1) tokens of what is given, the highest first, _FREE or _NOTE where one is to be chosen, END behind
-        the last place; and (B, N, S + 1) which tokens' likelihood counts: not that of a highest note that is given, nor
-        of an END where notes are left over.
+        (B, N, S + 1) tokens of what is given, the highest first, _FREE where one is to be chosen, END behind the last
+        place; (B, N, S + 1) which tokens' likelihood counts: not that of a highest note that is given, nor of an END
+        where notes are left over; and (B, N, S + 1) what is added to the score of an END, _LAST_RESORT where a note is
+        missing.
     """
     pitches = torch.arange(N_PITCHES, device=given.device)
     ranked = torch.where(given > 0, pitches, -1).topk(MAX_NOTES, dim=-1).values
@@ -328,99 +336,112 @@ def _forced(network: MusicTransformer, given: Tensor, mode: Tensor, n_voices: Te
     counted = ~top_given & ~(too_many[..., None] & (place == MAX_NOTES))
     fewest = torch.where(n_voices > 1, (n_voices.clamp_max(MOST_VOICES) - 1).clamp_min(2), 0)
     missing = (mode == TOP_GIVEN)[..., None] & (ranked[..., :1] >= 0) & (place[:MAX_NOTES] < fewest[:, None, None])
-    free = torch.where(missing, _NOTE, _FREE)
-    forced = nn.functional.pad(torch.where(taken, tokens, free), (0, 1), value=END)
-    return forced, counted.to(torch.float32)
+    forced = nn.functional.pad(torch.where(taken, tokens, _FREE), (0, 1), value=END)
+    reluctant = torch.where(missing & ~taken, _LAST_RESORT, 0.0)
+    return forced, counted.to(torch.float32), nn.functional.pad(reluctant, (0, 1))
 
 
-def _write_frame(  # noqa: PLR0917 - the loop's constants, state and inputs
-    network: MusicTransformer,
-    choice: SamplingFilter,
-    past: Sequence[KVCache],
-    scale: Tensor,
-    state: LoopState,
-    inputs: LoopState,
+@dataclass(frozen=True)
+class _ChunkConstants:
+    """What is the same for all frames of a chunk.
+
+    Attributes:
+        layers: past frames, for each layer.
+        copies: past frames, for copy attention.
+        scale: (B, C, P) of the notes.
+        aside: (B, H, 1, 1) zeros, see `CopyAttention.step`.
+        begin: place, token above, tokens, and log-likelihoods before the first note of a frame.
+    """
+
+    choice: SamplingFilter
+    layers: tuple[KVCache, ...]
+    copies: KVCache
+    scale: Tensor
+    aside: Tensor
+    begin: tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _write_frame(
+    network: MusicTransformer, chunk: _ChunkConstants, state: LoopState, inputs: LoopState
 ) -> tuple[LoopState, LoopState]:
     """Generate one frame: the step of the loop."""
     recent, written, copy_keys, *layers = state
-    context, earlier, place, is_here, next_given, given, is_given, forced, counted, noise, is_first, *biases = inputs
+    context, earlier, place, next_given, given, is_given, forced, counted, draws, *biases = inputs
     before = recent[:, 0]
-    here = written.gather(1, place[:, None, None].expand(-1, 1, written.shape[2]))[:, 0]
-    repeated = earlier + here * is_here
-    x = network.embed(before, repeated, is_first, context)
+    repeated = earlier[:, None] + place[:, None] @ written
+    x = network.embed(before, repeated[:, 0], context)
     carried: list[Tensor] = []
     for n, layer in enumerate(network.decoder_layers):
-        x, keys, values = layer.step(x, past[n], layers[2 * n], layers[2 * n + 1], biases[n])
+        x, keys, values = layer.step(x, chunk.layers[n], layers[2 * n], layers[2 * n + 1], biases[n])
         carried += [keys, values]
     x = network.norm(x)
-    copied, copy_keys = network.copies.step(x, past[-1], copy_keys, written, biases[-1])
-    others = torch.cat([recent, copied, next_given[:, None], repeated[:, None]], dim=1)
-    view = network.view(x, before, others, scale)
-    tokens, nats = _choose_notes(network, choice, view, forced, noise)
+    copied, copy_keys = network.copies.step(x, chunk.copies, copy_keys, written, biases[-1], chunk.aside)
+    others = torch.cat([recent, copied, next_given[:, None], repeated], dim=1)
+    view = network.view(x, before, others, chunk.scale)
+    tokens, log_likelihoods = _choose_notes(network, chunk, view, forced, draws)
 
     struck, held = given.chunk(2, dim=1)
-    goes_on = held * (before[:, :N_PITCHES] + before[:, N_PITCHES:])
-    notes = torch.where(is_given, torch.cat([struck + (held - goes_on), goes_on], dim=1), notes_of(tokens))
-    recent = torch.cat([notes[:, None], recent[:, : N_RECENT - 1]], dim=1)
-    written = torch.cat([written[:, 1:], notes[:, None]], dim=1)
-    return (recent, written, copy_keys, *carried), (notes, (nats * counted).sum(1))
+    struck_before, held_before = before.chunk(2, dim=1)
+    goes_on = held * (struck_before + held_before)
+    as_given = torch.cat([struck + (held - goes_on), goes_on], dim=1)
+    notes = torch.where(is_given, as_given, network.notes.notes_of(tokens))
+    latest = notes[:, None]
+    recent = torch.cat([latest, recent[:, : N_RECENT - 1]], dim=1)
+    written = torch.cat([written[:, 1:], latest], dim=1)
+    return (recent, written, copy_keys, *carried), (notes, (log_likelihoods * counted).sum(1))
 
 
 def _choose_notes(
-    network: MusicTransformer, choice: SamplingFilter, view: FrameView, forced: Tensor, noise: Tensor
+    network: MusicTransformer, chunk: _ChunkConstants, view: FrameView, forced: Tensor, draws: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sample the tokens of one frame.
 
     The loop ends when all frames of the batch have ended, because most have few notes.
 
     Args:
-        forced: (B, S + 1) the given token of each position, or _FREE or _NOTE.
-        noise: (B, S + 1) to choose by.
+        forced: (B, S + 1) the given token of each place, or _FREE.
+        draws: (B, S + 1, 2) what is added to the score of an END, and the noise to choose by.
 
     Returns:
-        tokens (B, S + 1), the END included, and nats (B, S + 1) of each; 0 behind an END.
+        tokens (B, S + 1), the END included, and the log-likelihood (B, S + 1) of each; 0 behind an END.
     """
     level = network.notes
-    places = torch.arange(MAX_NOTES + 1, device=noise.device)
-    is_end = torch.arange(N_TOKENS, device=noise.device) == END
+    places = torch.arange(MAX_NOTES + 1, device=draws.device)
+    choice = chunk.choice.clone()
+    is_end = (torch.arange(N_TOKENS, device=draws.device) == END).to(draws.dtype)
     # What is given as held on from silence is struck.
     forced = torch.where(view.possible.gather(1, forced.clamp_min(0)), forced, forced - N_PITCHES)
+    # One table of all that depends on the place, so that a step looks up one row: forced, draws, perfect.
+    by_place = torch.cat([forced[..., None].to(draws.dtype), draws, view.perfect], dim=2)  # (B, S + 1, G)
+    sizes = [1, 1, 1, view.perfect.shape[2]]
+    table = by_place.transpose(0, 1).reshape(MAX_NOTES + 1, -1)
 
     def goes_on(state: LoopState) -> Tensor:
         return state[1].amax(0) > END  # at the last place END is forced
 
     def place(state: LoopState) -> LoopState:
-        at, above, conditioning, anchor, moves, tokens, nats = state
-        scores = level.next_scores(view, above, conditioning, anchor, at, moves)
-        given = forced.index_select(1, at)
-        suitable = torch.where((given == _NOTE) & is_end, _LAST_RESORT, scores)
-        chosen = choose(suitable, noise.index_select(1, at), choice)[:, None]
-        token = torch.where(given < 0, chosen, given)
-        surprise = torch.logsumexp(scores, 1, keepdim=True) - scores.gather(1, token)
-        here = places == at
+        at, above, conditioning, anchor, tokens, log_likelihoods = state
+        here = nn.functional.embedding(at, table).reshape(-1, sum(sizes))
+        given, reluctance, noise, perfect = here.split(sizes, dim=1)
+        scores = level.next_scores(view, above, conditioning, anchor, tokens, perfect)
+        chosen = choose(scores + reluctance * is_end, noise, choice)
+        token = torch.where(given < 0, chosen, given.to(torch.int64))
+        log_likelihood = torch.log_softmax(scores, 1).gather(1, token)
+        is_here = places == at
         above = token[:, 0]
-        pitch = level.pitch_of_token.index_select(0, above)
         return (
             at + 1,
             above.clone(),
             conditioning + level.written(above),
-            pitch,
-            moves + level.move(view, at, above, pitch),
-            torch.where(here, token, tokens),
-            torch.where(here, surprise, nats),
+            level.pitch_of_token.index_select(0, above)[:, None],
+            torch.where(is_here, token, tokens),
+            torch.where(is_here, log_likelihood, log_likelihoods),
         )
 
-    begin = (
-        torch.zeros(1, dtype=torch.int64, device=noise.device),
-        torch.full_like(view.top, BEGIN),
-        view.context,
-        view.top,
-        torch.zeros(len(forced), len(PERFECT_INTERVALS), MAX_NOTES, N_KEYS, device=noise.device),
-        torch.zeros_like(forced),
-        torch.zeros_like(noise),
-    )
-    *_, tokens, nats = unrolled_or_loop(goes_on, place, begin)
-    return tokens, nats
+    at, above, tokens, log_likelihoods = chunk.begin
+    begin = (at, above, view.context, view.top[:, None], tokens, log_likelihoods)
+    *_, tokens, log_likelihoods = unrolled_or_loop(goes_on, place, begin)
+    return tokens, log_likelihoods
 
 
 def _by_step(tensors: LoopState) -> list[Tensor]:

@@ -201,6 +201,9 @@ class MusicTransformer(nn.Module):
         context = context + self._beat(setting, n_frames)
         context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
         context = context + self._asked(setting, n_frames)
+        steps = torch.arange(n_frames, device=context.device)
+        is_first = (setting.n_before[:, None] + steps == 0).to(context.dtype)
+        context = context + is_first[..., None] * self.first
         return FramePlan(
             context,
             ahead[:, 1 : n_frames + 1],
@@ -242,21 +245,20 @@ class MusicTransformer(nn.Module):
         answer: Tensor = self.phase(phases) + self.bar_length(length.clamp_max(LONGEST_BAR))
         return answer
 
-    def embed(self, before: Tensor, repeated: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+    def embed(self, before: Tensor, repeated: Tensor, context: Tensor) -> Tensor:
         """Return the input of the decoder layers.
 
         Args:
             before: (..., 2P) notes of the frame before each.
             repeated: (..., 2P) notes of the frame that each repeats, 0 if none.
-            is_first: (...) float, 1 at the piece's first frame.
             context: (..., D).
         """
-        embedded: Tensor = self.frame(before) + self.repeated(repeated) + is_first[..., None] * self.first + context
+        embedded: Tensor = self.frame(before) + self.repeated(repeated) + context
         return embedded
 
-    def decode(self, before: Tensor, repeated: Tensor, is_first: Tensor, context: Tensor) -> Tensor:
+    def decode(self, before: Tensor, repeated: Tensor, context: Tensor) -> Tensor:
         """(B, T, ...) as `embed` -> (B, T, D), each frame attending to the window before it."""
-        x = self.embed(before, repeated, is_first, context)
+        x = self.embed(before, repeated, context)
         for layer in self.layers:
             x = layer(x)
         answer: Tensor = self.norm(x)
@@ -278,10 +280,8 @@ class MusicTransformer(nn.Module):
         before, present = notes[:, N_RECENT - 1 : -1], notes[:, N_RECENT:]
         n_frames = present.shape[1]
         plan = self.plan(setting)
-        steps = torch.arange(n_frames, device=shown.device)
-        is_first = (setting.n_before[:, None] + steps == 0).to(notes.dtype)
         hints = multi_hot(repeated)
-        x = self.decode(before, hints, is_first, plan.context)
+        x = self.decode(before, hints, plan.context)
         recent = torch.stack([notes[:, N_RECENT - 1 - r : N_RECENT - 1 - r + n_frames] for r in range(N_RECENT)], 2)
         others = torch.cat([recent, self.copies(x, present), plan.next_given[:, :, None], hints[:, :, None]], dim=2)
         counts = tokens >= 0

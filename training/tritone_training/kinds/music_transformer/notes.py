@@ -111,18 +111,17 @@ def perfect_below() -> Tensor:
     return table
 
 
-def _perfect(voices: Tensor) -> Tensor:
-    """(M, S + 1) pitches from the highest down, -1 behind the last -> (M, S + 1, 2S), as `FrameView.perfect`."""
-    interval = (voices[:, None, :MAX_NOTES] - voices[:, :, None]) % N_KEYS  # (M, S + 1, S) of each above each
-    places = torch.arange(MAX_NOTES + 1, device=voices.device)
-    above = (places[:MAX_NOTES] < places[:, None]) & (voices >= 0)[:, :, None]
-    return torch.cat([(interval == perfect) & above for perfect in PERFECT_INTERVALS], dim=2).to(torch.float32)
+def perfect_apart() -> Tensor:
+    """(2 x 2P + 1, 2) 1 where two pitches are a fifth, or an octave, apart, by how far the first is above the second.
 
-
-def notes_of(tokens: Tensor) -> Tensor:
-    """Turn tokens back into notes: (..., K) -> (..., 2P) float, 1 for each note, the struck ones before the held."""
-    choices = torch.arange(STRUCK, N_TOKENS, device=tokens.device)
-    return (tokens[..., None] == choices).any(-2).to(torch.float32)
+    The middle row is for equal pitches; rows above it, where the first is the lower one, are 0, as are differences from
+    `_NO_VOICE`.
+    """
+    table = torch.zeros(2 * _NO_VOICE + 1, len(PERFECT_INTERVALS))
+    apart = torch.arange(1, N_PITCHES)
+    for number, interval in enumerate(PERFECT_INTERVALS):
+        table[_NO_VOICE + apart, number] = (apart % N_KEYS == interval).to(torch.float32)
+    return table
 
 
 def multi_hot(frames: Tensor) -> Tensor:
@@ -134,6 +133,7 @@ _OCTAVE_EACH_WAY: Final = 25
 _THIRD_EACH_WAY: Final = 7
 _N_INTERVALS: Final = 2 * N_PITCHES - 1
 PERFECT_INTERVALS: Final = (7, 0)  # semitones modulo 12: fifths, and octaves with unisons
+_NO_VOICE: Final = 2 * N_PITCHES  # instead of a pitch: as far above every pitch as below no other
 _MIDDLE: Final = 39  # middle C; what the first note is measured from after a silence
 
 
@@ -146,9 +146,10 @@ class FrameView:
         pitch_map: (M, C, P).
         top: (M,) the highest pitch of the frame before.
         possible: (M, V) bool, false for notes that cannot be held on because they did not sound.
-        voices: (M, S + 1) the pitches of the frame before, from the highest down; -1 behind the last.
-        perfect: (M, S + 1, 2S) 1 where the note at the first place and one above it were a fifth (S places), or an
-            octave or unison (S places) apart in the frame before.
+        voices: (M, S + 1) the tokens that would strike the notes of the frame before again, from the highest down; END
+            behind the last.
+        perfect: (M, S + 1, 2 (S + 1)) 1 where the note at the first place was a fifth, or an octave (by turns), below
+            the note at each place in the frame before.
     """
 
     context: Tensor
@@ -177,23 +178,34 @@ class NoteDecoder(nn.Module):
         self.written = nn.Embedding(N_TOKENS, note_width)  # summed over all notes above
         self.norm = nn.LayerNorm(note_width)
         self.hidden = nn.Linear(note_width, note_width)
-        self.out = nn.Linear(note_width, N_TOKENS + 2 * _N_INTERVALS + 2 * n_channels + len(PERFECT_INTERVALS))
+        # The scores of an END, of notes and of intervals, the query of the pitch map, the weights of parallel motion.
+        self._sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * n_channels, len(PERFECT_INTERVALS)]
+        self.out = nn.Linear(note_width, sum(self._sizes))
         self.dropout = nn.Dropout(dropout)
         self.channel_dropout = nn.Dropout1d(dropout)
         for embedding in (self.word, self.written):
             nn.init.normal_(embedding.weight, std=0.1)
         self.register_buffer("pitch_of_token", pitch_of_token(), persistent=False)
+        self.register_buffer("note_of_token", torch.eye(N_TOKENS)[:, STRUCK:], persistent=False)  # (V, 2P)
         self.register_buffer("may_follow", may_follow(), persistent=False)
         self.register_buffer("degrees", torch.from_numpy(degrees()), persistent=False)
         columns = torch.arange(2 * N_PITCHES)
         # Index of the interval of each note below a pitch, minus that pitch.
         start = N_PITCHES - 1 - columns % N_PITCHES + columns // N_PITCHES * _N_INTERVALS
         self.register_buffer("interval_start", start, persistent=False)
-        self.register_buffer("perfect_below", perfect_below(), persistent=False)
-        self.register_buffer("pitch_class", torch.arange(N_PITCHES) % N_KEYS, persistent=False)
+        self.register_buffer("perfect_below", perfect_below().flatten(1), persistent=False)  # (V + 1, 24)
+        self.register_buffer("perfect_apart", perfect_apart(), persistent=False)
+        places = torch.eye(len(PERFECT_INTERVALS)).repeat(1, MAX_NOTES + 1)
+        self.register_buffer("every_place", places, persistent=False)  # (2, 2 (S + 1)), repeats weights
+        classes = nn.functional.one_hot(torch.arange(N_PITCHES) % N_KEYS, N_KEYS).T.to(torch.float32)
+        classes = nn.functional.pad(classes, (0, N_PITCHES))  # (12, 2P), 0 for notes that are held on
+        self.register_buffer("class_of_struck", classes, persistent=False)
         self.perfect_below: Tensor
-        self.pitch_class: Tensor
+        self.perfect_apart: Tensor
+        self.every_place: Tensor
+        self.class_of_struck: Tensor
         self.pitch_of_token: Tensor
+        self.note_of_token: Tensor
         self.may_follow: Tensor
         self.degrees: Tensor
         self.interval_start: Tensor
@@ -216,19 +228,26 @@ class NoteDecoder(nn.Module):
         frame = self.dropout(frame)
         pitch_map = nn.functional.gelu(self.map_in(views) + self.map_context(frame)[:, :, None] + scale)
         pitch_map = pitch_map + nn.functional.gelu(self.map_out(pitch_map))
-        sounded = (before[:, :N_PITCHES] + before[:, N_PITCHES:]) > 0
+        struck, held = before.chunk(2, dim=1)
+        sounded = (struck + held) > 0
         pitches = torch.arange(N_PITCHES, device=frame.device)
         voices = nn.functional.pad(torch.where(sounded, pitches, -1).topk(MAX_NOTES, dim=1).values, (0, 1), value=-1)
         top = voices[:, 0]
+        placed = torch.where(voices < 0, _NO_VOICE, voices)
+        apart = placed[:, None] - placed[:, :, None] + _NO_VOICE  # (M, S + 1, S + 1) each place above each
         holds = sounded if self.onsets else torch.zeros_like(sounded)
         return FrameView(
             context=self.context(frame) + self.before(before),
             pitch_map=self.channel_dropout(pitch_map),
             top=torch.where(top < 0, _MIDDLE, top),
             possible=nn.functional.pad(holds, (1 + N_PITCHES, 0), value=True),
-            voices=voices,
-            perfect=_perfect(voices),
+            voices=voices + STRUCK,
+            perfect=nn.functional.embedding(apart, self.perfect_apart).flatten(2),
         )
+
+    def notes_of(self, tokens: Tensor) -> Tensor:
+        """Turn tokens back into notes: (M, K) -> (M, 2P) float, 1 for each note, the struck ones before the held."""
+        return nn.functional.embedding(tokens, self.note_of_token).amax(-2)
 
     def scores(self, view: FrameView, above: Tensor, written: Tensor) -> Tensor:
         """Score every token.
@@ -245,76 +264,67 @@ class NoteDecoder(nn.Module):
         query = torch.unflatten(self._query(outputs), 2, (2, self.n_channels)).flatten(1, 2)  # (M, 2K, C)
         found = torch.unflatten(query @ view.pitch_map / math.sqrt(self.n_channels), 1, (-1, 2)).flatten(2)
         n_places = min(above.shape[1], MAX_NOTES + 1)
-        moves = self._moves_of(view, above[:, 1:n_places])
-        parallel = self._parallel(outputs[:, :n_places], view.perfect[:, :n_places], moves)
-        found = found + nn.functional.pad(parallel, (0, N_PITCHES, 0, above.shape[1] - n_places))
+        tokens = nn.functional.pad(above[:, 1:n_places], (0, MAX_NOTES + 2 - n_places), value=END)
+        weights = outputs[:, :n_places, -len(PERFECT_INTERVALS) :]
+        parallel = self._parallel(weights, view.perfect[:, :n_places], self._moves(view, tokens))
+        found = found + nn.functional.pad(parallel, (0, 0, 0, above.shape[1] - n_places))
         return self._masked(outputs, anchor, found, self.may_follow[above] & view.possible[:, None])
 
-    def _moves_of(self, view: FrameView, tokens: Tensor) -> Tensor:
-        """(M, K) the first tokens of a frame -> (M, 2S, 12), the sum over its notes of `move`."""
-        voices = view.voices[:, : tokens.shape[1]]
-        moved = (tokens >= 0) & (self.pitch_of_token[tokens] != voices) & (voices >= 0)
-        rows = self.perfect_below[tokens] * moved[..., None, None]  # (M, K, 2, 12)
-        rows = nn.functional.pad(rows, (0, 0, 0, 0, 0, MAX_NOTES - tokens.shape[1]))
-        return rows.transpose(1, 2).flatten(1, 2)
-
-    def move(self, view: FrameView, at: Tensor, token: Tensor, pitch: Tensor) -> Tensor:
-        """Return the pitch classes below the note at a place with which it would be in a perfect interval.
+    def _moves(self, view: FrameView, tokens: Tensor) -> Tensor:
+        """Return the pitch classes with which a lower note would be in a perfect interval with each note.
 
         Args:
-            at: (1,) the place.
-            token: (M,) its token.
-            pitch: (M,) its pitch.
+            tokens: (M, S + 1) of the frame so far, END behind them.
 
         Returns:
-            (M, 2, S, 12), 0 at other places, and where the note is held on or the pitch is that of the place before.
+            (M, 2 (S + 1), 12), 0 where a note is held on, or its pitch is that of its place in the frame before. What
+            has no voice in the frame before is left out by `FrameView.perfect`.
         """
-        before = view.voices.index_select(1, at)[:, 0]
-        moved = ((pitch != before) & (before >= 0)).to(torch.float32)
-        row = self.perfect_below.index_select(0, token) * moved[:, None, None]
-        here = (torch.arange(MAX_NOTES, device=at.device) == at).to(torch.float32)
-        return row[:, :, None] * here[:, None]
+        moved = torch.where(tokens == view.voices, END, tokens)
+        rows = nn.functional.embedding(moved, self.perfect_below)  # (M, S + 1, 24)
+        return rows.reshape(-1, self.every_place.shape[1], N_KEYS)
 
-    def _parallel(self, outputs: Tensor, perfect: Tensor, moves: Tensor) -> Tensor:
+    def _parallel(self, weights: Tensor, perfect: Tensor, moves: Tensor) -> Tensor:
         """Return the scores of parallel motion.
 
         Args:
-            outputs: (M, K, ...) from `_outputs`.
-            perfect: (M, K, 2S).
-            moves: (M, 2S, 12).
+            weights: (M, K, 2) from `_outputs`.
+            perfect: (M, K, 2 (S + 1)).
+            moves: (M, 2 (S + 1), 12).
 
         Returns:
-            (M, K, P), added to the scores of struck notes.
+            (M, K, 2P), added to the scores of notes; 0 for those that are held on.
         """
-        weights = outputs[..., -len(PERFECT_INTERVALS) :].repeat_interleave(MAX_NOTES, dim=-1)
-        return ((perfect * weights) @ moves).index_select(-1, self.pitch_class)
+        answer: Tensor = ((weights @ self.every_place * perfect) @ moves) @ self.class_of_struck
+        return answer
 
     def _query(self, outputs: Tensor) -> Tensor:
         """(..., outputs) -> (..., 2C), those that the pitch map is compared with."""
         return outputs[..., -2 * self.n_channels - len(PERFECT_INTERVALS) : -len(PERFECT_INTERVALS)]
 
     def next_scores(  # noqa: PLR0917 - the state of a loop
-        self, view: FrameView, above: Tensor, conditioning: Tensor, anchor: Tensor, at: Tensor, moves: Tensor
+        self, view: FrameView, above: Tensor, conditioning: Tensor, anchor: Tensor, tokens: Tensor, perfect: Tensor
     ) -> Tensor:
         """As `scores` for one token of each frame, in the fewest and flattest steps: generation repeats them.
 
         Args:
             above: (M,) the token before.
             conditioning: (M, U) the frame's context and the sum of `written` over the tokens before.
-            anchor: (M,) pitch of the token before; of `view.top` for the first.
-            at: (1,) the place.
-            moves: (M, 2, S, 12) sum of `move` over the tokens before.
+            anchor: (M, 1) pitch of the token before; of `view.top` for the first.
+            tokens: (M, S + 1) of the frame so far, END behind them.
+            perfect: (M, 2 (S + 1)) that of the view at this place.
 
         Returns:
             (M, V).
         """
         outputs = self._outputs(conditioning, above)
-        query = self._query(outputs).reshape(-1, 2, self.n_channels)
-        found = (query @ view.pitch_map / math.sqrt(self.n_channels)).reshape(-1, 2 * N_PITCHES)
-        perfect = view.perfect.index_select(1, at)
-        parallel = self._parallel(outputs[:, None], perfect, moves.flatten(1, 2))[:, 0]
-        found = found + nn.functional.pad(parallel, (0, N_PITCHES))
-        return self._masked(outputs, anchor, found, self.may_follow.index_select(0, above) & view.possible)
+        end, notes, intervals, query, weights = torch.split(outputs, self._sizes, dim=-1)
+        found = query.reshape(-1, 2, self.n_channels) @ view.pitch_map / math.sqrt(self.n_channels)
+        near = intervals.gather(-1, anchor + self.interval_start)
+        parallel = self._parallel(weights[:, None], perfect[:, None], self._moves(view, tokens))
+        notes = notes + near + (found.reshape(-1, 2 * N_PITCHES) + parallel.reshape(-1, 2 * N_PITCHES))
+        allowed = nn.functional.embedding(above, self.may_follow) & view.possible
+        return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
     def _outputs(self, conditioning: Tensor, above: Tensor) -> Tensor:
         """(..., U) and (...) -> (..., the outputs of `out`)."""
@@ -325,8 +335,7 @@ class NoteDecoder(nn.Module):
 
     def _masked(self, outputs: Tensor, anchor: Tensor, found: Tensor, allowed: Tensor) -> Tensor:
         """Add up the four views, of which `found` holds two: (..., outputs), (...), (..., 2P), (..., V) -> (..., V)."""
-        sizes = [1, 2 * N_PITCHES, 2 * _N_INTERVALS, 2 * self.n_channels + len(PERFECT_INTERVALS)]
-        end, notes, intervals, _ = torch.split(outputs, sizes, dim=-1)
+        end, notes, intervals, *_ = torch.split(outputs, self._sizes, dim=-1)
         notes = notes + intervals.gather(-1, anchor[..., None] + self.interval_start) + found
         return torch.where(allowed, torch.cat([end, notes], dim=-1), NEVER)
 
