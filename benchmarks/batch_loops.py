@@ -1,0 +1,170 @@
+"""Measure in process how the models that generate in loops scale with the batch, and what 8-bit weights would change.
+
+    python -m benchmarks.batch_loops [--repository DIR] [--rounds N] [--int8] [--json]
+
+Runs `music_transformer` and `polyphony_rnn_sampler`, as far as they are in the repository, for 8 bars at batch 1, 2, 4
+and 8 on one thread, in turns, and prints medians: the ceiling of what a server can gain by joining requests.
+
+`--int8` adds two graphs whose matrix products in the loops have 8-bit weights: `ranges` has activations in 8 bits too,
+whose range is computed for each product; `weights` has 32 weights to a scale (MatMulNBits). For `music_transformer` it
+adds the likelihood of the same pieces. ONNX Runtime's own quantiser refuses subgraphs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from benchmarks.latency_compose import N_FRAMES, inputs_of, newest, open_like_the_server
+from tritone_export.subgraphs import all_graphs
+
+BATCHES: Final = (1, 2, 4, 8)
+TRANSFORMER: Final = "music_transformer"
+SAMPLER: Final = "polyphony_rnn_sampler"
+_LEAST_OUTPUTS: Final = 64  # products with fewer outputs stay in fp32
+_BLOCK: Final = 32
+_N_SCORED: Final = 16  # pieces whose likelihood is compared
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def main() -> None:
+    """Measure and print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--int8", action="store_true", help="measure 8-bit weights as well")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    models = [model for model in (TRANSFORMER, SAMPLER) if list((arguments.repository / model).glob("[0-9]*"))]
+    if not models:
+        newest(arguments.repository, TRANSFORMER)  # exits with what to do
+    rows = [row for model in models for row in measure(arguments.repository, model, arguments.rounds, arguments.int8)]
+    sys.stdout.write(json.dumps(rows) + "\n" if arguments.json else table(rows))
+
+
+def measure(repository: Path, model: str, n_rounds: int, with_int8: bool) -> list[dict[str, Any]]:
+    """Measure a model in turns of all its graphs and batches."""
+    path = newest(repository, model)
+    sessions = {"fp32": open_like_the_server(path)}
+    if with_int8:
+        for how in ("ranges", "weights"):
+            sessions[f"int8 {how}"] = open_like_the_server(quantised(onnx.load(str(path)), how).SerializeToString())
+    times: dict[tuple[str, int], list[float]] = {(name, n): [] for name in sessions for n in BATCHES}
+    for index in range(n_rounds + 1):
+        for n_batch in BATCHES:
+            feed = pieces(model, n_batch, seed=1000 * index)
+            for name, session in sessions.items():
+                began = time.perf_counter()
+                session.run(None, feed)
+                if index:  # the first round warms up
+                    times[name, n_batch].append(time.perf_counter() - began)
+    rows = []
+    for name, session in sessions.items():
+        medians = {n: statistics.median(times[name, n]) for n in BATCHES}
+        row: dict[str, Any] = {
+            "model": model,
+            "graph": name,
+            "ms": {n: 1e3 * value for n, value in medians.items()},
+            "throughput": {n: n * medians[1] / value for n, value in medians.items()},
+        }
+        if model == TRANSFORMER:
+            feed = pieces(model, _N_SCORED, seed=7_000_000)
+            frames = sessions["fp32"].run(["frames"], feed)[0]
+            row["nats_per_frame"] = nats_per_frame(session, frames, feed)
+        rows.append(row)
+    return rows
+
+
+def pieces(model: str, n_batch: int, *, seed: int) -> Arrays:
+    """Return the inputs for new pieces of 8 bars."""
+    if model == TRANSFORMER:
+        each = [inputs_of(N_FRAMES, seed + row, flat=True) for row in range(n_batch)]
+        return {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    conditions = {name: np.zeros(n_batch, np.int64) for name in ("style", "key", "density", "n_voices", "end")}
+    return {
+        "prompt": np.zeros((n_batch, 1, 88), np.uint8),
+        "meter": np.tile(np.array([[16, 0]]), (n_batch, 1)),
+        **conditions,
+        "repeats": np.zeros((n_batch, N_FRAMES), np.int64),
+        "noise": np.random.default_rng(seed).random((n_batch, N_FRAMES, 88), np.float32),
+        "temperature": np.ones(n_batch, np.float32),
+        "top_k": np.full(n_batch, 89),
+        "top_p": np.ones(n_batch, np.float32),
+    }
+
+
+def nats_per_frame(session: Any, frames: npt.NDArray[np.uint8], feed: Arrays) -> float:
+    """Return the mean negative log-likelihood of the frames of given pieces."""
+    given = {**feed, "given": frames, "given_mode": np.ones(feed["given_mode"].shape, np.uint8)}
+    return float(session.run(["nll"], given)[0].mean())
+
+
+def quantised(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
+    """Return a model whose matrix products in loops have 8-bit weights; see the module."""
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    outer = {tensor.name: tensor for graph in all_graphs(model.graph) for tensor in graph.initializer}
+    for graph in list(all_graphs(model.graph))[1:]:
+        nodes = [each for node in graph.node for each in _quantised_node(graph, node, outer, how)]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+    return model
+
+
+def _quantised_node(graph: Any, node: Any, constants: Mapping[str, Any], how: str) -> list[Any]:
+    if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in constants:
+        return [node]
+    weights = numpy_helper.to_array(constants[node.input[1]])
+    if node.op_type == "MatMul":
+        weights = weights.T
+    if weights.ndim != 2 or weights.shape[0] < _LEAST_OUTPUTS or weights.shape[1] % _BLOCK:
+        return [node]
+    n_outputs, n_inputs = weights.shape
+    name, bias = node.output[0], list(node.input[2:])
+
+    def constant(suffix: str, values: npt.NDArray[Any]) -> str:
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), f"{name}.{suffix}"))
+        return f"{name}.{suffix}"
+
+    if how == "ranges":
+        scale = np.maximum(np.abs(weights).max(1), 1e-12) / 127
+        whole = np.rint(weights / scale[:, None]).astype(np.int8)
+        zero = constant("zero", np.zeros(n_outputs, np.int8))
+        inputs = [node.input[0], constant("int8", whole.T), constant("scale", scale.astype(np.float32)), zero, *bias]
+        return [helper.make_node("DynamicQuantizeMatMul", inputs, [name], domain="com.microsoft")]
+    blocks = weights.reshape(n_outputs, -1, _BLOCK)
+    scale = np.maximum(np.abs(blocks).max(2), 1e-12) / 127
+    whole = (np.rint(blocks / scale[..., None]) + 128).astype(np.uint8)
+    product = f"{name}.product" if bias else name
+    sizes = {"K": n_inputs, "N": n_outputs, "bits": 8, "block_size": _BLOCK, "accuracy_level": 4}
+    inputs = [node.input[0], constant("int8", whole), constant("scale", scale.astype(np.float32).ravel())]
+    nodes = [helper.make_node("MatMulNBits", inputs, [product], domain="com.microsoft", **sizes)]
+    return [*nodes, helper.make_node("Add", [product, *bias], [name])] if bias else nodes
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the results as text."""
+    lines = [
+        f"{N_FRAMES} steps, one thread; ms at batch {', '.join(map(str, BATCHES))}, throughput relative to batch 1"
+    ]
+    for row in rows:
+        ms = " ".join(f"{row['ms'][n]:7.1f}" for n in BATCHES)
+        gain = " ".join(f"{row['throughput'][n]:5.2f}" for n in BATCHES)
+        nats = f"  {row['nats_per_frame']:.4f} nats a frame" if "nats_per_frame" in row else ""
+        lines.append(f"{row['model']:22}{row['graph']:14}{ms}   {gain}{nats}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
