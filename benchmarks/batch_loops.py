@@ -119,6 +119,11 @@ def quantised(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
+    graphs = list(all_graphs(model.graph))
+    read = {name for graph in graphs for node in graph.node for name in node.input}
+    for graph in graphs:
+        for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+            graph.initializer.remove(tensor)
     return model
 
 
@@ -145,10 +150,10 @@ def _quantised_node(graph: Any, node: Any, constants: Mapping[str, Any], how: st
         return [helper.make_node("DynamicQuantizeMatMul", inputs, [name], domain="com.microsoft")]
     blocks = weights.reshape(n_outputs, -1, _BLOCK)
     scale = np.maximum(np.abs(blocks).max(2), 1e-12) / 127
-    whole = (np.rint(blocks / scale[..., None]) + 128).astype(np.uint8)
+    unsigned = (np.rint(blocks / scale[..., None]) + 128).astype(np.uint8)
     product = f"{name}.product" if bias else name
     sizes = {"K": n_inputs, "N": n_outputs, "bits": 8, "block_size": _BLOCK, "accuracy_level": 4}
-    inputs = [node.input[0], constant("int8", whole), constant("scale", scale.astype(np.float32).ravel())]
+    inputs = [node.input[0], constant("int8", unsigned), constant("scale", scale.astype(np.float32).ravel())]
     nodes = [helper.make_node("MatMulNBits", inputs, [product], domain="com.microsoft", **sizes)]
     return [*nodes, helper.make_node("Add", [product, *bias], [name])] if bias else nodes
 

@@ -77,7 +77,6 @@ class SamplingFilter:
         return SamplingFilter(*(getattr(self, each.name).clone() for each in fields(self)))
 
 
-@torch.library.custom_op("tritone::least_kept", mutates_args=())
 def least_kept(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
     """Return the probability of the last choice that is kept, by top_k and top_p.
 
@@ -91,15 +90,23 @@ def least_kept(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Te
     Returns:
         (B, 1).
     """
+    least: Tensor = _LEAST_KEPT(shares, reach, floor, most)
+    return least
+
+
+def _ranked_least(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
     n_ranked = int(torch.minimum((shares >= floor).sum(1, keepdim=True), most).amax())
     ranked = torch.topk(shares, n_ranked, dim=1).values  # (B, n), falling
     before = torch.cumsum(ranked, dim=1) - ranked
     return torch.where(before < reach[:, :n_ranked], ranked, torch.inf).amin(1, keepdim=True)
 
 
-@least_kept.register_fake
-def _(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
+def _shape_of_least(shares: Tensor, reach: Tensor, floor: Tensor, most: Tensor) -> Tensor:
     return torch.empty_like(shares[:, :1])
+
+
+_LEAST_KEPT: Final[Any] = torch.library.custom_op("tritone::least_kept", _ranked_least, mutates_args=())
+_LEAST_KEPT.register_fake(_shape_of_least)
 
 
 def choose(logits: Tensor, noise: Tensor, choice: SamplingFilter) -> Tensor:

@@ -215,7 +215,7 @@ class Engine:
             outcomes = [self._run_graph(group, n_frames)]
         else:
             outcomes = list(self._pool.map(lambda part: self._run_graph(part, n_frames), parts))
-        advanced = []
+        advanced: list[_Stream] = []
         for part, outcome in zip(parts, outcomes, strict=True):
             done = self._advance(part, n_frames, outcome)
             if n_counted := sum(not stream.is_canary for stream in done):

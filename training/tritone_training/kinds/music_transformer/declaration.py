@@ -153,7 +153,7 @@ DECLARATION: Final = Declaration(
     inputs=INPUTS,
     outputs=OUTPUTS,
     serving=Serving(
-        batching=Batching(max_batch_size=16, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=6_000),
+        batching=Batching(max_batch_size=16, preferred_batch_sizes=(4, 8, 16), max_queue_delay_microseconds=0),
         queue=QueuePolicy(default_timeout_microseconds=60_000_000, max_queue_size=128),
         # The loop is a chain of small steps: a second thread has nothing to do, a second instance has.
         instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
