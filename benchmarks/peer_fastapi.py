@@ -3,9 +3,9 @@
     PEER_MODEL=model_repository/genre_cnn/1/model.onnx python -m benchmarks.peer_fastapi --port 8080
 
 Two workers by default, uvloop and httptools. PEER_THREADS is the number of threads of each worker's session: 1, the
-best with a worker per core, or 0, ONNX Runtime's default of a thread per core. A request is the float32 samples of a
-window as raw bytes; the response is probabilities, emotions and embedding in this order, as raw float32. Only the
-length is checked. `load_peer` starts this service.
+best with a worker per core, or 0, ONNX Runtime's default of a thread per core. A request is the float32 samples of one
+or more windows as raw bytes; the response is probabilities, emotions and embedding in this order, as raw float32. Only
+the length is checked. `load_peer` starts this service.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def make_app() -> FastAPI:
     @app.post("/infer")
     async def infer(request: Request) -> Response:
         body = await request.body()
-        if len(body) != WINDOW_BYTES:
-            return Response(f"expected {WINDOW_BYTES} bytes, got {len(body)}", status_code=400)
-        audio = np.frombuffer(body, np.float32).reshape(1, -1)
+        if not body or len(body) % WINDOW_BYTES:
+            return Response(f"expected windows of {WINDOW_BYTES} bytes, got {len(body)} bytes", status_code=400)
+        audio = np.frombuffer(body, np.float32).reshape(-1, WINDOW_BYTES // 4)
         answers = session.run(OUTPUTS, {"audio": audio})
         return Response(b"".join(answer.tobytes() for answer in answers), media_type="application/octet-stream")
 
