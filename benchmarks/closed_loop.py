@@ -34,6 +34,7 @@ class LoopResult:
     per_s: float
     p50_ms: float
     p99_ms: float
+    max_ms: float
     n: int
     n_failed: int
     generator_cpu_s: float
@@ -78,6 +79,7 @@ def closed_loop(connect: Callable[[], Client], *, n_clients: int, seconds: float
         per_s=sum(map(len, times)) / took_s,
         p50_ms=1e3 * float(np.quantile(everything, 0.5)),
         p99_ms=1e3 * float(np.quantile(everything, 0.99)),
+        max_ms=1e3 * float(everything.max()),
         n=sum(map(len, times)),
         n_failed=sum(failed),
         generator_cpu_s=time.process_time() - cpu_before_s,

@@ -223,12 +223,15 @@ def run(
     Raises:
         StepError: it fails or takes too long.
     """
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
+    lines: list[str] = []
+    timed_out = threading.Event()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.PIPE, stderr=errors, text=True,
             start_new_session=True,
-        )  # fmt: skip
-        timed_out = threading.Event()
+        ) as process,
+    ):  # fmt: skip
 
         def stop() -> None:
             timed_out.set()
@@ -236,7 +239,6 @@ def run(
 
         timer = threading.Timer(max(limit_s, 0), stop)
         timer.start()
-        lines = []
         try:
             for line in process.stdout or ():
                 lines.append(line)
@@ -246,12 +248,12 @@ def run(
         finally:
             timer.cancel()
             kill_group(process.pid)
-        if timed_out.is_set():
-            raise StepError(f"{name_of(command)} took longer than {limit_s:.0f} s")
-        if status:
-            errors.seek(0)
-            last = [*"".join(lines).strip().splitlines()[-5:], *errors.read().strip().splitlines()[-5:]]
-            raise StepError(f"{name_of(command)} ended with {status}: " + " | ".join(last))
+        errors.seek(0)
+        last = [*"".join(lines).strip().splitlines()[-5:], *errors.read().strip().splitlines()[-5:]]
+    if timed_out.is_set():
+        raise StepError(f"{name_of(command)} took longer than {limit_s:.0f} s")
+    if status:
+        raise StepError(f"{name_of(command)} ended with {status}: " + " | ".join(last))
     return "".join(lines)
 
 

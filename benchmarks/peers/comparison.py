@@ -281,6 +281,7 @@ def _trial(side: Side, workload: Workload, n_clients: int, seconds: float) -> di
         "per_s": found.per_s * workload.n_rows,
         "p50_ms": found.p50_ms,
         "p99_ms": found.p99_ms,
+        "max_ms": found.max_ms,
         "n": found.n,
         "n_failed": found.n_failed,
         "server_cpu_s_per_1000": server_s / thousands,
