@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
+_LENGTH = b"\r\ncontent-length:"  # with the line break, since Triton has `Inference-Header-Content-Length` too
+
 
 class HttpClient:
     """A connection to a port of this machine that sends prepared requests in turn."""
@@ -60,8 +62,8 @@ def ask(connection: socket.socket, request: bytes) -> tuple[int, bytes]:
     while (end := received.find(b"\r\n\r\n")) < 0:
         received += _some(connection)
     head = bytes(received[:end]).lower()
-    at = head.find(b"content-length:")
-    n_body = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+    at = head.find(_LENGTH)
+    n_body = int(head[at + len(_LENGTH) :].split(b"\r\n", 1)[0]) if at >= 0 else 0
     while len(received) < end + 4 + n_body:
         received += _some(connection)
     return int(head.split(b" ", 2)[1]), bytes(received[end + 4 :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tests.support.benchmark_tools import ROOT, run_tool
 
+from benchmarks.http_clients import ask
 from benchmarks.peers import environments, report
 from benchmarks.peers.comparison import relative
 from benchmarks.peers.environments import REQUIREMENTS, python_of
@@ -72,6 +74,14 @@ def test_all_environments_have_this_projects_onnx_runtime() -> None:
         text = (REQUIREMENTS / name).read_text()
         assert ours in text.splitlines()
         assert all("==" in line for line in text.splitlines() if not line.startswith("#"))
+
+
+def test_the_length_of_a_response_is_not_that_of_its_json() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 2\r\nContent-Length: 6\r\n\r\n{}")
+        theirs.sendall(b"more")
+        assert ask(ours, b"GET / HTTP/1.1\r\n\r\n") == (200, b"{}more")
 
 
 def saved(path: Path, **widths: int | str) -> str:
