@@ -45,7 +45,7 @@ def tables(result: Mapping[str, Any], command: str) -> list[str]:
         "",
         *markdown_table(_PEER_HEAD, [_peer_cells(peer) for peer in result["peers"].values()]),
         "",
-        *(f"- Not measured: {_in_one_line(reason)}" for reason in result["missing"].values()),
+        *(f"- Not measured: `{name}`: {_in_one_line(reason)}" for name, reason in result["missing"].items()),
         *([""] if result["missing"] else []),
         _machine(result, command),
     ]

@@ -218,7 +218,7 @@ def test_the_report_says_where_triton_loses() -> None:
     text = "\n".join(report.tables(result(*rows, missing={"ray": "Ray Serve cannot be installed: no\nmore"}), "run it"))
     assert "0.83 times the throughput and 1.20 times the p99 of Fast" in text
     assert "p99 of Slow" not in text
-    assert "- Not measured: Ray Serve cannot be installed: no more\n" in text
+    assert "- Not measured: `ray`: Ray Serve cannot be installed: no more\n" in text
     assert "`genre_cnn` 600/s before and 610/s after" in text
     assert "`run it`" in text
     assert "| `genre_cnn` | Triton, HTTP | 500 | 1.25 | 2.5 | 1.50 | 0.50 | - |" in text
