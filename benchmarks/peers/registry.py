@@ -8,7 +8,16 @@ from benchmarks.peers.interface import Peer
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlserver import MLServer
 from benchmarks.peers.ray_serve import RayServe
-from benchmarks.peers.triton import Triton
+from benchmarks.peers.triton import Triton, TritonWithoutPolicies
 
-_ALL: tuple[type[Peer], ...] = (Triton, TunedFastApi, FastApi, BentoML, LitServe, MLServer, RayServe)
+_ALL: tuple[type[Peer], ...] = (
+    Triton,
+    TritonWithoutPolicies,
+    TunedFastApi,
+    FastApi,
+    BentoML,
+    LitServe,
+    MLServer,
+    RayServe,
+)
 PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in _ALL}

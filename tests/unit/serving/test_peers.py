@@ -24,6 +24,7 @@ from benchmarks.peers.workloads import Workload
 
 WINDOW = np.arange(6, dtype=np.float32).reshape(1, 6)
 ITEMS, WEIGHTS = np.array([[3, 5]]), np.array([[1.0, 0.5]], np.float32)
+CONFIG = "max_batch_size: 8 dynamic_batching { priority_levels: 2 default_priority_level: 1 }"
 WORKLOADS = (
     Workload("genre_cnn", Path("m/genre_cnn/1/model.onnx"), ({"audio": WINDOW},), {"audio": WINDOW}, ("a",), WINDOW[0]),
     Workload("taste_vae", Path("m/taste_vae/1/model.onnx"), ({"items": ITEMS, "weights": WEIGHTS},), {}, ("b",),
@@ -45,19 +46,35 @@ def test_requests_hold_the_values_as_bytes(peer: Peer, workload: Workload) -> No
         raw = b"".join(array.tobytes() for array in workload.requests[0].values())
         if (peer.name, transport) == ("mlserver", "http"):
             assert b"base64" in request.body
-        elif peer.name == "triton" and transport == "grpc":  # each tensor is a field of its own
+        elif peer.name.startswith("triton") and transport == "grpc":  # each tensor is a field of its own
             assert all(array.tobytes() in request.body for array in workload.requests[0].values())
         else:
             assert raw in request.body
 
 
-def test_every_peer_states_how_it_runs(peer: Peer) -> None:
+def test_every_peer_states_how_it_runs(peer: Peer, tmp_path: Path) -> None:
+    for path in peer.models.values():
+        path.parent.mkdir(parents=True)
+        (path.parents[1] / "config.pbtxt").write_text(CONFIG)
     peer.prepare()
     assert peer.command()[0] == sys.executable
     assert peer.settings
     assert len(set(peer.ports.values())) == len(peer.protocols) + 1
-    for variable in ("PYTHONPATH",):
-        assert Path(peer.environment().get(variable, ".")).is_dir()
+    assert Path(peer.environment().get("PYTHONPATH", ".")).is_dir()
+
+
+def test_a_triton_without_queue_policies(tmp_path: Path) -> None:
+    models = {"taste_vae": tmp_path / WORKLOADS[1].path}
+    models["taste_vae"].parent.mkdir(parents=True)
+    (models["taste_vae"].parents[1] / "config.pbtxt").write_text(CONFIG)
+    peer = PEERS["triton-no-policies"](Path(sys.executable), models, tmp_path / "own")
+    for _ in range(2):  # it may be started again
+        peer.prepare()
+        text = (tmp_path / "own" / "models" / "taste_vae" / "config.pbtxt").read_text()
+        assert "dynamic_batching" in text
+        assert "max_batch_size: 8" in text
+        assert "priority_levels" not in text
+    assert str(tmp_path / "own" / "models") in peer.command()
 
 
 def test_a_short_response_is_an_error(tmp_path: Path) -> None:
