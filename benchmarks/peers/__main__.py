@@ -71,7 +71,8 @@ def main() -> None:
         result = measure(chosen, workloads, plan, folder=Path(folder), environments=arguments.environments)
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    command = shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]])
+    shown = ["DIR" if each == str(arguments.repository) else each for each in sys.argv[1:]]
+    command = shlex.join(["python", "-m", "benchmarks.peers", *shown])
     if arguments.table is not None:
         replace_marked(arguments.table, TABLE, tables(result, command))
     if arguments.json:

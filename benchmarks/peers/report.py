@@ -82,7 +82,8 @@ def _losses(result: Mapping[str, Any]) -> list[str]:
         if row["peer"] == TRITON or per_s is None or (per_s >= 1 and p99 <= 1):
             continue
         found.append(
-            f"- `{row['model']}`, {row['clients']} clients, {row['transport']}: {per_s:.2f} times the throughput and "
+            f"- `{row['model']}`, {row['clients']} {'client' if row['clients'] == 1 else 'clients'}, "
+            f"{row['transport']}: {per_s:.2f} times the throughput and "
             f"{p99:.2f} times the p99 of {result['peers'][row['peer']]['title']}"
         )
     if TRITON not in result["peers"]:
