@@ -129,7 +129,8 @@ LIBRARY_FIXES: Final = (
         answer="it looks again after 0.3 ms instead of 500 ms; without requests, it still sleeps for 500 ms",
         # triton::core::DynamicBatchScheduler::BatcherThread, time limit of WaitForPayloadSlotAvailable in microseconds:
         # mov edx, 500000 becomes mov edx, 300. Models with priorities or limits of their queue wait there for an idle
-        # instance, the others for a place in its queue: github.com/triton-inference-server/core/pull/237; see also issue 8870 of the server
+        # instance, the others for a place in its queue: core/pull/237 and server/issues/8870 in
+        # github.com/triton-inference-server.
         offset=0x1CD43D,
         before="ba20a10700",
         after="ba2c010000",
