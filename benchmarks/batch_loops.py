@@ -114,7 +114,7 @@ def quantised(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
     """Return a model whose matrix products in loops have 8-bit weights; see the module."""
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     outer = {tensor.name: tensor for graph in all_graphs(model.graph) for tensor in graph.initializer}
-    for graph in list(all_graphs(model.graph))[1:]:
+    for graph in reversed(list(all_graphs(model.graph))[1:]):  # inner loops first: outer nodes are copied with them
         nodes = [each for node in graph.node for each in _quantised_node(graph, node, outer, how)]
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
