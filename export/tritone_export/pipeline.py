@@ -86,8 +86,7 @@ def export_kind(
     for each, reasons in zip(prepared, kept, strict=True):
         on_step(f"{each.name}: writing the version")
         results.append(write_model(each, repository, kept=reasons))
-    further = exportable.artifacts if isinstance(exportable, ArtifactExport) else ()
-    for artifact in further:
+    for artifact in exportable.artifacts:
         own_name = companion_name(kind.name, artifact.declaration.name, name)
         results.append(export_artifact(artifact, kind, repository=repository, name=own_name, on_step=on_step))
     for ensemble in kind.ensembles:
@@ -301,7 +300,8 @@ def _with_names(exportable: Exportable, kind: ModelKind, name: str | None) -> Ex
 
 def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:
     """Return a config's parameters, in which names of companions are those for a main model named `name`."""
-    names = {companion.declaration.name for companion in kind.companions}
+    declared = (*(companion.declaration for companion in kind.companions), *kind.data_models)
+    names = {kind.name, *(each.name for each in declared)}
     return {
         key: companion_name(kind.name, value, name) if value in names else value for key, value in parameters.items()
     }
