@@ -5,7 +5,6 @@ Shapes: I items.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -35,36 +34,6 @@ def listener_counts(artifact: Artifact) -> npt.NDArray[np.int64]:
     return counts
 
 
-class PseudonymIndex:
-    """Finds the row of a pseudonym, in a few microseconds.
-
-    `np.searchsorted` would copy the column of first halves for each lookup, which takes milliseconds for a million
-    users.
-    """
-
-    def __init__(self, users: Array) -> None:
-        """Keep the array.
-
-        Args:
-            users: (U, 2) uint64 pseudonyms, ascending.
-        """
-        self._users = np.asarray(users, np.uint64)
-        self._first_halves, self._second_halves = self._users[:, 0].data, self._users[:, 1].data
-
-    def find(self, digest: bytes) -> int:
-        """Return the row of a pseudonym of 16 bytes, `NOT_STORED` if it is not there."""
-        high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        row = bisect_left(self._first_halves, high)
-        while row < len(self._first_halves) and self._first_halves[row] == high:
-            if self._second_halves[row] == low:
-                return row
-            row += 1
-        return NOT_STORED
-
-    def __reduce__(self) -> tuple[type[PseudonymIndex], tuple[Array]]:
-        return PseudonymIndex, (self._users,)
-
-
 class IdLookup:
     """Finds the indices of items and users by their ids.
 
@@ -82,7 +51,7 @@ class IdLookup:
         arrays = artifact.derive("items", item_arrays)
         self.n_listeners = arrays["n_listeners"]
         self._ids = TextIndex(artifact.arrays["items.ids"], artifact.arrays["items.ends"], arrays["slots"])
-        self._users = PseudonymIndex(artifact.arrays["users"])
+        self._users = artifact.arrays["users"]
         self._key = key
 
     def item(self, name: str) -> int | None:
@@ -112,4 +81,11 @@ class IdLookup:
         return row
 
     def _row_of(self, raw: str) -> int:
-        return self._users.find(pseudonym(self._key, raw))
+        digest = pseudonym(self._key, raw)
+        high, low = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+        index = int(np.searchsorted(self._users[:, 0], np.uint64(high)))
+        while index < len(self._users) and int(self._users[index, 0]) == high:
+            if int(self._users[index, 1]) == low:
+                return index
+            index += 1
+        return NOT_STORED

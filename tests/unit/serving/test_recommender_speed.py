@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tests.support import recommender_artifacts as models
 
 from tritone_serving.recommender import RecommendRequest, RecommendResponse, memory, rows
 from tritone_serving.recommender.artifact import open_artifact
-from tritone_serving.recommender.lookup import NOT_STORED, PseudonymIndex
+from tritone_serving.recommender.lookup import NOT_STORED
 from tritone_serving.recommender.pseudonyms import read_key
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.resolving import Resolver
@@ -63,17 +62,6 @@ def test_the_best_are_those_of_a_stable_sort(n: int, k: int, n_values: int) -> N
     scores[rng.random(n) < 0.3] = -np.inf
     wanted = np.argsort(-scores, kind="stable")[:k]
     assert top(scores, k).tolist() == wanted[scores[wanted] > -np.inf].tolist()
-
-
-def test_a_pseudonym_is_found_among_those_with_the_same_first_half() -> None:
-    halves = [(1, 5), (7, 0), (7, 2), (7, 2**64 - 1), (2**64 - 1, 3)]
-    index = PseudonymIndex(np.array(halves, np.uint64))
-    for each in (index, pickle.loads(pickle.dumps(index))):  # noqa: S301 - our own object
-        for row, pair in enumerate(halves):
-            assert each.find(b"".join(half.to_bytes(8, "big") for half in pair)) == row
-        for other in [(0, 5), (1, 4), (7, 1), (8, 0), (2**64 - 1, 4)]:
-            assert each.find(b"".join(half.to_bytes(8, "big") for half in other)) == NOT_STORED
-    assert PseudonymIndex(np.zeros((0, 2), np.uint64)).find(bytes(16)) == NOT_STORED
 
 
 def test_users_of_a_batch_may_be_looked_up_before(tmp_path: Path) -> None:
