@@ -150,7 +150,7 @@ def _padded(values: Sequence[Sequence[Any] | Array], filler: Any, dtype: type) -
     """Return values of different lengths as an array of the longest one."""
     if len(values) == 1:  # the usual case
         return np.array(values, dtype)
-    array = np.full((len(values), max(map(len, values), default=0)), filler, dtype)
+    array: Array = np.full((len(values), max(map(len, values), default=0)), filler, dtype)
     for row, each in zip(array, values, strict=True):
         row[: len(each)] = each
     return array
