@@ -19,8 +19,9 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
 def _least_kept(shares: Any, reach: Any, floor: Any, most: Any) -> Any:
     """See `tritone_training.generation.least_kept`; the number of ranked choices depends on the data."""
     import onnx
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
 
+    op: Any = opset20  # its types do not fit values whose type is not known
     probable = op.Cast(op.GreaterOrEqual(shares, floor), to=onnx.TensorProto.INT64)
     axis = op.Constant(value_ints=[1])
     n_each = op.Min(op.ReduceSum(probable, axis, keepdims=1), most)

@@ -162,11 +162,11 @@ class DecoderLayer(nn.Module):
             (B, D), and keys and values with this frame's behind them.
         """
         projected = self.query_key_value(self.attention_norm(x)).reshape(-1, 3 * self.n_heads, 1, self.head_width)
-        query, key, value = projected.split(self.n_heads, dim=1)  # (B, H, 1, E) each
+        query, key, value = torch.split(projected, self.n_heads, dim=1)  # (B, H, 1, E) each
         keys = torch.cat([keys[:, :, 1:], key], dim=2)
         values = torch.cat([values[:, :, 1:], value], dim=2)
         weights = _step_weights(query, past, keys, bias)
-        of_past, of_chunk = weights.split([past.keys.shape[2], keys.shape[2]], dim=-1)
+        of_past, of_chunk = torch.split(weights, [past.keys.shape[2], keys.shape[2]], dim=-1)
         mixed = of_past @ past.values + of_chunk @ values
         return self._rest(x, mixed.reshape(-1, x.shape[-1])), keys, values
 
@@ -231,7 +231,7 @@ class CopyAttention(nn.Module):
         query, key = (layer(x).reshape(-1, self.n_heads, 1, self.head_width) for layer in (self.query, self.key))
         n_past, n_chunk = past.keys.shape[2], keys.shape[2]
         weights = _step_weights(query, past, keys, bias, aside).reshape(-1, self.n_heads, n_past + n_chunk + 1)
-        of_past, of_chunk, _ = weights.split([n_past, n_chunk, 1], dim=-1)
+        of_past, of_chunk, _ = torch.split(weights, [n_past, n_chunk, 1], dim=-1)
         shown = of_past @ past.values + of_chunk @ notes
         return shown, torch.cat([keys[:, :, 1:], key], dim=2)
 

@@ -263,7 +263,7 @@ def write(
     )
 
 
-def _repeated(repeats: Tensor, past: Tensor, index: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+def _repeated(repeats: Tensor, past: Tensor, index: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Return what a chunk's frames repeat, as far as it was written before the chunk.
 
     Args:
@@ -422,7 +422,7 @@ def _choose_notes(
     def place(state: LoopState) -> LoopState:
         at, above, conditioning, anchor, tokens, log_likelihoods = state
         here = nn.functional.embedding(at, table).reshape(-1, sum(sizes))
-        given, reluctance, noise, perfect = here.split(sizes, dim=1)
+        given, reluctance, noise, perfect = torch.split(here, sizes, dim=1)
         scores = level.next_scores(view, above, conditioning, anchor, tokens, perfect)
         chosen = choose(scores + reluctance * is_end, noise, choice)
         token = torch.where(given < 0, chosen, given.to(torch.int64))

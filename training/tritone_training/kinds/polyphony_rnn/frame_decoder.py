@@ -83,7 +83,7 @@ class FrameDecoder(nn.Module):
         # Flat: ONNX Runtime adds a bias within a product of matrices, not of stacks of them.
         inner = torch.relu(self.inner(torch.relu(before).flatten(0, 1)))
         found: Tensor = self.out(self.dropout(inner))
-        return found.unflatten(0, before.shape[:2])
+        return torch.unflatten(found, 0, before.shape[:2])
 
     def nll(self, base: Tensor, notes: Tensor, struck: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Return the negative log-likelihood of frames, in nats.

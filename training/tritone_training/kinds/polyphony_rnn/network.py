@@ -186,7 +186,7 @@ class PolyphonyNetwork(nn.Module):
         reset_back, update_back, new_back = theirs.chunk(3, dim=1)
         update = torch.sigmoid(update_in + update_back)
         new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_back) * new_back)
-        return (new + update * (before - new)).unflatten(0, hidden.shape[:2]), seen
+        return torch.unflatten(new + update * (before - new), 0, hidden.shape[:2]), seen
 
 
 class PieceScorer(nn.Module):
