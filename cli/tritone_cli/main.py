@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -161,6 +162,9 @@ def _root(
 
 def main() -> None:
     """Run the `tritone` command."""
+    # By default, OpenMP threads spin at barriers, which costs CPU time and stalls a training when another process
+    # needs the core. This has to be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     run(build_app())
 
 

@@ -232,10 +232,10 @@ def _check(declaration: Declaration) -> None:
             f"{declaration.name}: invalid preferred or warm-up batch sizes: expected 1 to max_batch_size "
             f"{batching.max_batch_size}, got {wrong}"
         )
-    if instances.n_cpu < 1 or instances.n_gpu < 0 or instances.n_intra_op_threads < 0:
+    if instances.n_cpu < 1 or min(instances.n_gpu, instances.n_intra_op_threads, instances.max_rows_per_run) < 0:
         raise DeclarationError(
-            f"{declaration.name}: invalid instances: expected n_cpu >= 1, n_gpu >= 0 and n_intra_op_threads >= 0, "
-            f"got {instances}"
+            f"{declaration.name}: invalid instances: expected n_cpu >= 1, and n_gpu, n_intra_op_threads and "
+            f"max_rows_per_run >= 0, got {instances}"
         )
     if declaration.decoupled and declaration.serving.warmup_batch_sizes:
         raise DeclarationError(
@@ -329,6 +329,8 @@ def _add_parameters(config: ModelConfig, declaration: Declaration, profile: Prof
     if declaration.filename == MODEL_FILENAME:
         parameters["intra_op_thread_count"] = str(n_threads)
         parameters["inter_op_thread_count"] = "1"  # graphs run sequentially, so a second pool would be idle
+    if instances.max_rows_per_run and not _on_gpu(instances, profile):
+        parameters["max_rows_per_run"] = str(instances.max_rows_per_run)
     if _on_gpu(instances, profile):
         parameters["cudnn_conv_algo_search"] = _CUDNN_HEURISTIC
     for key, value in sorted(parameters.items()):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_WITHIN_S = 60.0
+# Ray gives a process of its client 30 s to start; a slow machine that imports Ray for the first time needs longer.
+CLIENT_WITHIN_S = 120
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,19 @@ def ray_head(*, n_cpus: int, environment: Mapping[str, str]) -> Iterator[RayHead
         n_cpus: of the head; 0 for a cluster that has none until a node joins.
         environment: additional variables, also of the workers.
     """
-    port, client_port = _free_ports(2)
+    port, client_port, agent_port = _free_ports(3)
     # Not below the folder of the test: the path of a socket has 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         own = ["--head", "--port", str(port), "--ray-client-server-port", str(client_port), "--temp-dir", folder]
-        own += ["--include-dashboard=false", "--disable-usage-stats"]
+        own += ["--runtime-env-agent-port", str(agent_port), "--include-dashboard=false", "--disable-usage-stats"]
         log = Path(folder) / "start.log"
-        with _node(own, n_cpus, environment, log) as process:
-            _wait_for(client_port, process)
+        variables = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(CLIENT_WITHIN_S), **environment}
+        with _node(own, n_cpus, variables, log) as process:
+            _wait_for("127.0.0.1", client_port, process)
             # Ray replaces 127.0.0.1 by another address of this machine.
-            address = re.findall(rf"--address='([^']+:{port})'", log.read_text())[0]
-            yield RayHead(process, address, f"ray://127.0.0.1:{client_port}")
+            (host,) = re.findall(rf"--address='([^']+):{port}'", log.read_text())
+            _wait_for(host, agent_port, process)  # clients are refused before it responds
+            yield RayHead(process, f"{host}:{port}", f"ray://127.0.0.1:{client_port}")
 
 
 @contextmanager
@@ -103,15 +107,15 @@ def _node(
         kill(process)
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
     ends_s = time.monotonic() + START_WITHIN_S
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
+            with socket.create_connection((host, port), timeout=1):
                 return
         except OSError:
             assert process.poll() is None, "the head has ended"
-            assert time.monotonic() < ends_s, f"port {port} does not respond"
+            assert time.monotonic() < ends_s, f"{host}:{port} does not respond"
             time.sleep(0.1)
 
 

@@ -132,11 +132,17 @@ class QueuePolicy:
 
 @dataclass(frozen=True)
 class Instances:
-    """Number of instances of a model on CPU and GPU, and their threads."""
+    """Number of instances of a model on CPU and GPU, and how each runs.
+
+    Attributes:
+        max_rows_per_run: rows that a CPU instance runs at once; larger batches run in parts, whose intermediate values
+            fit the CPU's caches. 0: no limit. NVIDIA's native backend has no such setting and ignores it.
+    """
 
     n_cpu: int
     n_gpu: int  # 0: the kind gains nothing from a GPU, and configs/gpu.pbtxt keeps it on the CPU
     n_intra_op_threads: int  # 0: as many as there are cores, shared out among instances that compute at once
+    max_rows_per_run: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,21 @@ def test_every_command_has_help(run_tritone: Callable[..., Any], verb: str) -> N
     assert ended.status == 0
     assert f"tritone {verb}" in ended.stdout
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_openmp_threads_do_not_spin_unless_the_caller_says_so(chosen: str | None) -> None:
+    code = (
+        "import os, sys; from tritone_cli import main; sys.argv = ['tritone', '--help']\n"
+        "try: main.main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert ended.stderr == f"{chosen or 'passive'}\n"
 
 
 def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:

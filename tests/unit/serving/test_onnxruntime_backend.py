@@ -106,6 +106,30 @@ def test_joined_memory_is_reused(backend: Any) -> None:
     assert all(np.shares_memory(first, array) for array in later)
 
 
+@pytest.mark.parametrize(("n_rows", "runs"), [(1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])])
+def test_large_batches_run_in_parts(backend: Any, n_rows: int, runs: list[int]) -> None:
+    session = Session()
+    limited = backend.session.PartsSession(session, 4)
+    values = np.arange(3.0 * n_rows, dtype=np.float32).reshape(n_rows, 3)
+    double, half = limited.run(["double", "half"], {"x": values})
+    assert [len(feed["x"]) for feed in session.feeds] == runs
+    np.testing.assert_array_equal(double, values * 2)
+    np.testing.assert_array_equal(half, values / 2)
+
+
+def test_the_rows_of_a_run_are_a_parameter(backend: Any) -> None:
+    def config(text: str, max_batch_size: int = 64) -> dict[str, Any]:
+        return {"max_batch_size": max_batch_size, "parameters": {"max_rows_per_run": {"string_value": text}}}
+
+    assert backend.session.max_rows_per_run({"max_batch_size": 64}) == 0
+    assert backend.session.max_rows_per_run(config("8")) == 8
+    for text in ("-1", "8.0", "many", ""):
+        with pytest.raises(backend.session.SessionError, match=f"max_rows_per_run is '{text}'; expected a whole"):
+            backend.session.max_rows_per_run(config(text))
+    with pytest.raises(backend.session.SessionError, match="max_rows_per_run is 8, but the model has no batches"):
+        backend.session.max_rows_per_run(config("8", max_batch_size=0))
+
+
 def test_one_failure_does_not_spoil_the_others(backend: Any) -> None:
     session = Session()
     got = answers(backend, session, Request(x=rows(1)), Request(x=rows(1, value=-1)), Request(x=rows(2)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,29 +9,65 @@ import torch
 from tests.unit.training import sounds
 
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
-from tritone_training.kinds.genre_cnn.frontend import SCRATCH, MelFeatures, MelPower, MelSettings, mel_filters
+from tritone_training.kinds.genre_cnn.frontend import (
+    MUSICNN_MEL,
+    SCRATCH,
+    FactoredSpectrum,
+    FoldedSpectrum,
+    MelFeatures,
+    MelPower,
+    MelSettings,
+    mel_filters,
+)
 
 
-def by_fft(samples: sounds.Array, settings: MelSettings, filters: sounds.Array) -> sounds.Array:
-    """(S,) -> (M, T) with NumPy's FFT instead of a convolution, in double precision."""
+def power_of(samples: sounds.Samples, settings: MelSettings) -> sounds.Array:
+    """(S,) -> (T, F), by the definition of the Fourier transform in double precision."""
     padded = np.pad(samples.astype(np.float64), settings.pad)
     n_frames = 1 + (padded.size - settings.n_window) // settings.n_hop
     hann = np.hanning(settings.n_window + 1)[:-1]
     frames = np.stack([padded[t * settings.n_hop :][: settings.n_window] * hann for t in range(n_frames)])
-    power = np.abs(np.fft.rfft(frames, axis=1)[:, : settings.n_bins] / settings.scale) ** 2
-    mel: sounds.Array = filters.astype(np.float64) @ power.T
-    return mel
+    turns = np.outer(np.arange(settings.n_window), np.arange(settings.n_bins)) * settings.bin_hz / SAMPLE_RATE_HZ
+    power: sounds.Array = np.abs(frames @ np.exp(-2j * np.pi * turns) / settings.scale) ** 2
+    return power
 
 
+SETTINGS = pytest.mark.parametrize("settings", [SCRATCH, MUSICNN_MEL], ids=["scratch", "musicnn"])
+
+
+@SETTINGS
 @pytest.mark.parametrize("sound", [sounds.hum, sounds.hiss])
-def test_the_convolution_is_the_fourier_transform(sound: Callable[[int], sounds.Samples]) -> None:
-    samples = sound(1)[:WINDOW_SAMPLES]
-    expected = by_fft(samples, SCRATCH, mel_filters(SCRATCH))
-    found = MelPower(SCRATCH)(torch.from_numpy(samples[None]))[0].numpy()
-    assert found.shape == expected.shape == (SCRATCH.n_mels, 128)
-    np.testing.assert_allclose(np.log10(found + 1e-4), np.log10(expected + 1e-4), atol=2e-3)
+@pytest.mark.parametrize("n_samples", [WINDOW_SAMPLES, 1_800, 9_999])
+def test_power_is_that_of_the_fourier_transform(
+    sound: Callable[[int], sounds.Samples], settings: MelSettings, n_samples: int
+) -> None:
+    samples = sound(1)[:n_samples]
+    expected = mel_filters(settings).astype(np.float64) @ power_of(samples, settings).T
+    found = MelPower(settings)(torch.from_numpy(samples[None]))[0].numpy()
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(np.log10(found + 1e-4), np.log10(expected + 1e-4), atol=1e-4)
     strong = expected > expected.max() * 1e-6
-    np.testing.assert_allclose(found[strong], expected[strong], rtol=2e-3)
+    np.testing.assert_allclose(found[strong], expected[strong], rtol=1e-3)
+
+
+@pytest.mark.parametrize("frequency", [0, 1, 15, 16, 17, 31, 32, 255, 256, 496, 511])
+def test_each_frequency_has_its_place(frequency: int) -> None:
+    spectrum = FactoredSpectrum(SCRATCH)
+    assert sorted(spectrum.order) == list(range(SCRATCH.n_bins))
+    wave = np.cos(2 * np.pi * frequency * np.arange(1024) / 1024 + 0.3).astype(np.float32)
+    power = spectrum(torch.from_numpy(wave[None]))[0, 0].numpy()
+    assert spectrum.order[power.argmax()] == frequency
+
+
+def test_frequencies_between_those_of_an_fft_are_computed_without_it() -> None:
+    assert isinstance(MelPower(SCRATCH).spectrum, FactoredSpectrum)
+    assert isinstance(MelPower(MUSICNN_MEL).spectrum, FoldedSpectrum)
+
+
+def test_steps_that_are_not_half_a_window_are_refused() -> None:
+    settings = replace(MUSICNN_MEL, n_hop=100)
+    with pytest.raises(ValueError, match="expected a step of half a window, got 100 of 706"):
+        MelPower(settings)
 
 
 def test_a_sine_of_amplitude_one_peaks_in_the_right_band() -> None:

@@ -19,7 +19,7 @@ from tritone_ort_batching import Failed, JointRun, Ready, Refused, group_request
 from tritone_ort_contract import Contract, read_contract
 from tritone_ort_cores import FILE_VARIABLE, CoreSharingSession, RunningInstances, shared_thread_count
 from tritone_ort_marks import WarmUp, is_health_check
-from tritone_ort_session import SessionError, model_file, open_session
+from tritone_ort_session import PartsSession, SessionError, max_rows_per_run, model_file, open_session
 
 
 class TritonPythonModel:
@@ -55,6 +55,9 @@ class TritonPythonModel:
                 if n_threads is not None:
                     shared = open_session(path, config, instance_kind=kind, device_id=device_id, n_threads=n_threads)
                 session = CoreSharingSession(self._instances, all_cores=session, shared=shared)
+            n_rows = max_rows_per_run(config)
+            if n_rows and kind == "CPU":
+                session = PartsSession(session, n_rows)
         except SessionError as error:
             raise pb_utils.TritonModelException(str(error)) from error
         self._joint = JointRun(session, self._contract)

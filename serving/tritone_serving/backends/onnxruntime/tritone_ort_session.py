@@ -1,7 +1,8 @@
 """Opens an ONNX Runtime session with the options of NVIDIA's native backend.
 
 The names and values are those of github.com/triton-inference-server/onnxruntime_backend; what has no
-counterpart here (TensorRT, OpenVINO, sessions shared between instances) is logged and ignored.
+counterpart here (TensorRT, OpenVINO, sessions shared between instances) is logged and ignored. One parameter is ours,
+and ignored there: `max_rows_per_run`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 # `optimization { graph { level } }`: 0 is the default of the protobuf, and means all.
 GRAPH_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
@@ -101,6 +104,46 @@ def _return_freed_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class PartsSession:
+    """A session that runs large batches in parts, whose intermediate values fit the CPU's caches.
+
+    Args:
+        session: onnxruntime's `InferenceSession`, or an object with its `run`.
+        n_rows: maximum number of rows of a part.
+    """
+
+    def __init__(self, session: Any, n_rows: int) -> None:
+        self._session = session
+        self._n_rows = n_rows
+
+    def run(self, wanted: list[str], feed: dict[str, Any]) -> Any:
+        """Run the model, as onnxruntime's `InferenceSession.run`; the first axis of each tensor is the batch."""
+        n_rows = max(array.shape[0] for array in feed.values())
+        if n_rows <= self._n_rows:
+            return self._session.run(wanted, feed)
+        parts = [
+            self._session.run(wanted, {name: array[first : first + self._n_rows] for name, array in feed.items()})
+            for first in range(0, n_rows, self._n_rows)
+        ]
+        return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+def max_rows_per_run(config: dict[str, Any]) -> int:
+    """Return how many rows a CPU instance runs at once; 0 for no limit.
+
+    Args:
+        config: the model's configuration, as Triton passes it to a backend.
+
+    Raises:
+        SessionError: the parameter is not a whole number, or the model has no batches.
+    """
+    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    n_rows = _whole(parameters, "max_rows_per_run", largest=1 << 20)
+    if n_rows and config["max_batch_size"] == 0:
+        raise SessionError(f"parameter max_rows_per_run is {n_rows}, but the model has no batches (max_batch_size: 0)")
+    return n_rows
 
 
 def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]) -> Any:
