@@ -82,7 +82,7 @@ weights: $(READY)  ## Train the starter weights and pack them: weights/ (hours)
 TEST_WORKERS ?= 4
 PYTEST = $(BIN)/python -m pytest
 PARALLEL = -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
-OWN_TARGET = image or fuzz or soak or chaos or engines
+OWN_TARGET = image or fuzz or soak or chaos or engines or gpu
 QUIET_FILES = $(shell grep -rl --include='test_*.py' 'mark\.quiet' tests)  # importing the others takes ten seconds
 
 test: $(DEV_READY)  ## Run all tests, including those that need a real Triton
@@ -148,8 +148,8 @@ audit: $(DEV_READY)  ## Look all pinned dependencies up in a database of known v
 	@for pins in constraints.txt constraints-engines.txt ; do \
 	    $(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -s $(AUDIT_SERVICE) -r $$pins $(ARGS) || exit 1; done
 
-peer: $(DEV_READY)  ## Compare Triton with a hand-written FastAPI service of the same model
-	@$(BIN)/python -m benchmarks.load_peer $(ARGS)
+peer: $(DEV_READY)  ## Compare Triton with six other services of the same models; creates .venv-peers (1.2 GB; about 25 minutes)
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
 
 soak: $(DEV_READY)  ## Ten minutes of mixed load over all models, at 70 % of capacity: failures, memory, p99 (runs/soak)
 	@$(BIN)/python -m benchmarks.soak --report runs/soak $(ARGS)
@@ -163,5 +163,5 @@ docs: $(DEV_READY)  ## Build the documentation into build/site; warnings are err
 docs-serve: $(DEV_READY)  ## Serve the documentation on http://localhost:8008 and rebuild it on changes
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr localhost:8008
 
-clean:  ## Remove .venv, .venv-engines, runs and build leftovers (keeps the repository's versions)
-	rm -rf $(VENV) $(ENGINES) runs build dist .mypy_cache .pytest_cache .ruff_cache
+clean:  ## Remove .venv, .venv-engines, .venv-peers, runs and build leftovers (keeps the repository's versions)
+	rm -rf $(VENV) $(ENGINES) .venv-peers runs build dist .mypy_cache .pytest_cache .ruff_cache

@@ -25,8 +25,9 @@ import numpy as np
 import soundfile
 
 from benchmarks.arguments import amount, count
+from benchmarks.closed_loop import closed_loop
 from benchmarks.gateway_process import running_gateway
-from benchmarks.http_clients import closed_loop, request_bytes
+from benchmarks.http_clients import HttpClient, request_bytes
 from tritone import AsyncMusicClient
 from tritone.audio import iter_windows
 from tritone_serving import ServerOptions, TritonServer
@@ -114,8 +115,12 @@ def trial(side: str, call: str, address: str, clients: str, *, seconds: float) -
     media_type = "application/json" if call == "recommend" else "audio/ogg"
     request = request_bytes(f"/v1/{call}", body, {"Content-Type": media_type})
     port = int(address.rpartition(":")[2])
-    closed_loop(port, [request], n_clients=int(clients), seconds=0.5)
-    load = closed_loop(port, [request], n_clients=int(clients), seconds=seconds)
+
+    def connect() -> HttpClient:
+        return HttpClient(port, [request])
+
+    closed_loop(connect, n_clients=int(clients), seconds=0.5)
+    load = closed_loop(connect, n_clients=int(clients), seconds=seconds)
     return {"per_s": load.per_s, "p50_ms": load.p50_ms, "p99_ms": load.p99_ms, "failed": load.n_failed}
 
 

@@ -157,8 +157,8 @@ def test_a_short_soak_of_stand_ins_loses_nothing(tmp_path: Path) -> None:
         ["soak", "--repository", "."],
         ["latency_start", "--rounds", "0"],
         ["latency_classify", "--rounds", "-1"],
-        ["load_peer", "--clients", "0"],
-        ["load_peer", "--seconds", "inf"],
+        ["load_gateway", "--clients", "0"],
+        ["load_gateway", "--seconds", "inf"],
     ],
 )
 def test_tools_refuse_what_measures_nothing(tmp_path: Path, words: list[str]) -> None:

@@ -5,7 +5,7 @@ can recognise such a request with certainty: its fields may come in any order af
 the one of the `nvidia-pytriton` wheel, which this package pins, the launcher therefore runs a copy in which a few bytes
 differ. The copy is written to the server's private folder; the installed file is not changed. Any other binary
 (NVIDIA's images, custom builds, other versions) runs unmodified, and the load balancer has to refuse such requests; see
-docs/explanation/threats.md. A sixth fault shows requests to every user of the machine.
+docs/explanation/threats.md. A sixth fault shows requests to every user of the machine, and a seventh delays requests.
 
 The fixes are applied only to a file with the expected SHA-256; otherwise none is applied.
 """
@@ -112,6 +112,28 @@ LIBRARY_FIXES: Final = (
             "f30f1efa 488b17 488b7708 31c0 4839d6 7423 b001 488b0a 4883f9ff 7419 480fafc1 7017 4989c0 49c1e81f 750e"
             "4883c208 4839d6 75df c3 4889c8 c3 b801000080 c3" + "90" * 22
         ),
+    ),
+    BinaryFix(
+        name="lost-wake-up",
+        fault="requests that arrive while all instances of a model run can wait for half a second for one that is free",
+        answer="every request wakes the thread that forms batches",
+        # triton::core::DynamicBatchScheduler::Enqueue wakes it only if an instance waits for requests, but an instance
+        # that begins to wait does not wake it: call RateLimiter::PayloadSlotAvailable becomes mov eax, 1.
+        offset=0x1CC4F3,
+        before="e838b31000",
+        after="b801000000",
+    ),
+    BinaryFix(
+        name="lost-wake-up",
+        fault="the same while the thread waits for an instance, of which nothing tells it that it has become free",
+        answer="it looks again after 0.3 ms instead of 500 ms; without requests, it still sleeps for 500 ms",
+        # triton::core::DynamicBatchScheduler::BatcherThread, time limit of WaitForPayloadSlotAvailable in microseconds:
+        # mov edx, 500000 becomes mov edx, 300. Models with priorities or limits of their queue wait there for an idle
+        # instance, the others for a place in its queue: core/pull/237 and server/issues/8870 in
+        # github.com/triton-inference-server.
+        offset=0x1CD43D,
+        before="ba20a10700",
+        after="ba2c010000",
     ),
 )
 LIBRARY: Final = "libtritonserver-717102f0.so"

@@ -1,0 +1,90 @@
+"""Triton, started by `tritone serve` with the configurations that `tritone export` wrote."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tritonclient.http as triton
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from tritonclient.utils import np_to_triton_dtype
+
+from benchmarks.peers.interface import Peer, Request, Transport, http_get, last_values
+from benchmarks.peers.v2_protocol import decode_grpc, encode_grpc
+from benchmarks.peers.workloads import Array, Workload
+
+
+class Triton(Peer):
+    """The server with its watchdog; the response cache is off, since it would answer in place of the models."""
+
+    name = "triton"
+    title = "Triton"
+    version_of = "nvidia-pytriton"
+    protocols = {"http": "V2, binary extension", "grpc": "V2, raw contents"}  # noqa: RUF012  - a constant
+    settings = "`tritone serve` of the exported configurations: 2 instances, dynamic batching without a delay"
+
+    def repository(self) -> Path:
+        """Return the folder that is served."""
+        (folder,) = {path.parents[2] for path in self.models.values()}
+        return folder.resolve()
+
+    def command(self) -> list[str]:
+        models = [part for name in self.models for part in ("--model", name)]
+        ports = [
+            *("--http-port", str(self.ports["http"])),
+            *("--grpc-port", str(self.ports["grpc"])),
+            *("--metrics-port", str(self.ports["other"])),
+        ]
+        serve = ["-m", "tritone_cli", "serve", "--repository", str(self.repository()), "--events", "off"]
+        return [sys.executable, *serve, *models, *ports]
+
+    def is_ready(self) -> bool:
+        return http_get(self.ports["http"], "/v2/health/ready")[0] == 200
+
+    def encode(self, transport: Transport, workload: Workload, inputs: Mapping[str, Array]) -> Request:
+        if transport == "grpc":
+            return encode_grpc(workload.model, inputs)
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array, binary_data=True)
+            tensors.append(tensor)
+        # Without a list of outputs, the server would return all of them as JSON.
+        outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in workload.outputs]
+        body, n_json = triton.InferenceServerClient.generate_request_body(tensors, outputs=outputs)
+        headers = {"Inference-Header-Content-Length": str(n_json), "Content-Type": "application/octet-stream"}
+        return Request(f"/v2/models/{workload.model}/infer", body, headers)
+
+    def decode(self, transport: Transport, body: bytes, workload: Workload) -> npt.NDArray[np.float32]:
+        if transport == "grpc":
+            return decode_grpc(body, workload.outputs)
+        return last_values(body, workload)
+
+
+class TritonWithoutPolicies(Triton):
+    """The same without what `tritone export` writes about queues: priorities, and limits of their size and time.
+
+    With any of these, Triton 2.51 does not prefetch: it forms the next batch only when an instance waits for it, and a
+    wake-up can be lost, after which requests wait for half a second. See core/pull/237 and server/issues/8870 in
+    github.com/triton-inference-server.
+    """
+
+    name = "triton-no-policies"
+    title = "Triton without queue policies"
+    settings = "as Triton, but without priorities, queue limits and time limits"
+
+    def repository(self) -> Path:
+        return self.folder / "models"
+
+    def prepare(self) -> None:
+        for name in self.models:
+            copy = self.repository() / name
+            shutil.copytree(super().repository() / name, copy, dirs_exist_ok=True)
+            config = text_format.Parse((copy / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+            config.dynamic_batching.CopyFrom(model_config_pb2.ModelDynamicBatching())
+            (copy / "config.pbtxt").write_text(text_format.MessageToString(config))
