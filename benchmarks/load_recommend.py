@@ -10,6 +10,7 @@ Four types of request:
 With --kinds, also playlists of 20 tracks between two items (path) or from one (mix), which are counted like requests.
 Without --repository it serves an artifact of simulated listeners (2,000 x 17,000; the scores have no meaning, but the
 same cost), with a small network in place of `taste_vae`. With one, it sends the ids in --user-ids, one per line.
+The load generator shares the processors with the server, so the CPU seconds of both are reported per 1,000 requests.
 There are no bounds. perf_analyzer comes with `pip install 'tritonclient[all]'`.
 """
 
@@ -20,6 +21,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import sys
 import tempfile
 import time
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tritonclient.grpc as triton
 from tests.support import recommender_artifacts as models
 
@@ -94,6 +97,8 @@ def main() -> None:
                 f"p99 {many['p99_ms']:.1f} ms, {result[kind]['requests_per_call']:.1f} requests per call, "
                 f"{result[kind]['backend_ms']:.2f} ms of an instance per request"
             )
+            used = ", ".join(f"{name} {seconds:.2f}" for name, seconds in result[kind]["cpu_s_per_1000"].items())
+            print(f"          CPU seconds per 1,000 requests: {used}")
     if not result["has_lists"]:
         print("the artifact has no precomputed lists: `listed` requests were scored")
     print(f"memory of the backend's processes: {result['memory_mb']:.0f} MB (shared pages count once)")
@@ -145,10 +150,10 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
             if kind == "recent":
                 record_events(store, version, [each["user_id"][0] for each in asked])
             times = one_client(server, asked, arguments.rounds, headers)
-            before = counted(server)
+            before, used_before = counted(server), cpu_seconds(server)
             many = perf_analyzer(server, asked, arguments.seconds, folder, headers)
             time.sleep(0.6)  # the backend tells its counts a few times a second
-            after = counted(server)
+            after, used_after = counted(server), cpu_seconds(server)
             measured[kind] = {
                 "one_client": {
                     "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
@@ -158,6 +163,10 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
                 "perf_analyzer": many,
                 "requests_per_call": (after[0] - before[0]) / max(after[1] - before[1], 1),
                 "backend_ms": 1e3 * (after[2] - before[2]) / max(after[0] - before[0], 1),
+                "cpu_s_per_1000": {
+                    name: 1e3 * (used - used_before[name]) / max(after[0] - before[0], 1)
+                    for name, used in used_after.items()
+                },
             }
         memory_mb = backend_memory_mb(server)
         manifest = json.loads((version / "recommender.json").read_text(encoding="utf-8"))
@@ -304,6 +313,19 @@ def counted(server: TritonServer) -> tuple[float, float, float]:
         return sum(float(value) for value in re.findall(rf"^tritone_recommender_{name}{{[^}}]*}} (\S+)$", text, re.M))
 
     return total("answers_total"), total("calls_total"), total("seconds_total")
+
+
+def cpu_seconds(server: TritonServer) -> dict[str, float]:
+    """Return the CPU seconds of the server, the processes of each model, and the load generators that have ended."""
+    pids = {"server": [server.pid]}
+    for stub in stubs_of(server.pid):
+        pids.setdefault(stub.model, []).append(stub.pid)
+    used = {}
+    for name, each in pids.items():
+        times = [psutil.Process(pid).cpu_times() for pid in each]
+        used[name] = sum(spent.user + spent.system for spent in times)
+    generators = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {**used, "load generator": generators.ru_utime + generators.ru_stime}
 
 
 def backend_memory_mb(server: TritonServer) -> float:

@@ -114,12 +114,23 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
         timeout_s: float | None = None,
     ) -> Classification:
         """Classify a recording by genre, emotions and tags, and embed it; see `MusicClient.classify`."""
-        flow = classify_flow(self._models, audio, model=self._genre_model if model is None else model, top=top)
+        flow = classify_flow(
+            self._models,
+            audio,
+            model=self._genre_model if model is None else model,
+            top=top,
+            audio_format=self._audio_format,
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     async def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
         """Embed a recording; recordings with similar sound have similar embeddings; see `MusicClient.embed`."""
-        flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        flow = embed_flow(
+            self._models,
+            audio,
+            model=self._genre_model if model is None else model,
+            audio_format=self._audio_format,
+        )
         return await self._run(flow, self._deadline(timeout_s))
 
     async def classify_group(
@@ -137,6 +148,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             audios,
             model=self._genre_model if model is None else model,
             top=top,
+            audio_format=self._audio_format,
             max_duration_s=max_duration_s,
         )
         return await self._run(flow, self._deadline(timeout_s))
@@ -472,6 +484,7 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
             options,
             audio=audio,
             genre_model=self._genre_model,
+            audio_format=self._audio_format,
             model=model,
             credentials=self._credentials,
             user_token=user_token,
@@ -491,7 +504,15 @@ class AsyncMusicClient(BaseClient[AsyncTransport]):
     ) -> Recommendations:
         """Return tracks that are similar to a track or a recording; see `MusicClient.similar`."""
         flow = similar_flow(
-            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+            self._models,
+            track_id,
+            audio=audio,
+            by=by,
+            n=n,
+            resolve=resolve,
+            genre_model=self._genre_model,
+            audio_format=self._audio_format,
+            model=model,
         )
         return await self._run(flow, self._deadline(timeout_s), in_thread=audio is not None)
 

@@ -14,16 +14,18 @@ Shapes: S samples, C channels, N windows, W samples of a window (66,150).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tritone.audio_files.decode import Audio, FloatArray, describe, iter_mono_blocks, too_long
 from tritone.constants import (
     LARGEST_SAMPLE,
     MIN_DURATION_S,
+    PCM16_FULL_SCALE,
     SAMPLE_RATE_HZ,
     SILENCE_PEAK,
     WINDOW_S,
@@ -31,7 +33,7 @@ from tritone.constants import (
 )
 from tritone.exceptions import InvalidAudioError
 
-__all__ = ["Audio", "FloatArray", "OnNote", "Window", "describe", "iter_windows", "load_mono"]
+__all__ = ["Audio", "FloatArray", "OnNote", "Window", "describe", "iter_windows", "load_mono", "to_pcm16"]
 
 OnNote: TypeAlias = Callable[[str], None]
 
@@ -116,6 +118,27 @@ def load_mono(audio: Audio, *, on_note: OnNote | None = None) -> FloatArray:
         blocks.append(block)
     check.finish()
     return np.concatenate(blocks)
+
+
+def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
+    """Return windows as 16-bit integers, rounded to the nearest one; None if a sample is beyond full scale.
+
+    Args:
+        windows: N arrays of W samples.
+
+    Returns:
+        (N, W), in steps of 1/32768 of full scale; full scale itself is 32767.
+    """
+    whole = np.empty((len(windows), len(windows[0])), np.int16)
+    scaled = np.empty(len(windows[0]), np.float32)  # one window at a time, which stays in the CPU cache
+    for row, samples in zip(whole, windows, strict=True):
+        np.multiply(samples, np.float32(PCM16_FULL_SCALE), out=scaled)
+        if scaled.max() > PCM16_FULL_SCALE or scaled.min() < -PCM16_FULL_SCALE:
+            return None
+        np.rint(scaled, out=scaled)
+        np.minimum(scaled, np.float32(PCM16_FULL_SCALE - 1), out=scaled)
+        row[:] = scaled
+    return whole
 
 
 def _noting(name: str, on_note: OnNote | None) -> OnNote:

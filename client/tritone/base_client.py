@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, get_args
 
 from tritone.arguments import check_model_name
-from tritone.constants import GENRE_MODEL, PRIORITIES, Priority
+from tritone.constants import GENRE_MODEL, PRIORITIES, AudioFormat, Priority
 from tritone.credentials import Credentials
 from tritone.endpoints import DEFAULT_URL, Endpoint, make_endpoints
 from tritone.exceptions import ClientError, InvalidInputError, NotCopiedError, ServerBusyError, ServerError
@@ -45,6 +45,7 @@ class BaseClient(Generic[TRANSPORT]):
         service_key_file: str | Path | None = None,
         user_token: str | None = None,
         genre_model: str = GENRE_MODEL,
+        audio_format: AudioFormat = "int16",
         priority: Priority = "interactive",
         transport: TRANSPORT | None = None,
     ) -> None:
@@ -73,6 +74,10 @@ class BaseClient(Generic[TRANSPORT]):
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: the default model of `classify` and `embed`, also used by `recommend` and `similar` to embed
                 recordings.
+            audio_format: how the samples of recordings are sent. "int16" takes half the bytes of "float32" and is used
+                where the server has the companion of the model for it and no sample of the request is beyond full
+                scale; otherwise, and with "float32", they are sent as floats. Both have the same network;
+                probabilities differ by less than 0.001.
             priority: "batch" queues requests behind the interactive ones of all clients, for background work. It does
                 not affect `stream_compose`. See also `with_priority`.
             transport: sends the requests instead of a transport for `url`; closed with the client. See
@@ -95,6 +100,7 @@ class BaseClient(Generic[TRANSPORT]):
             "service_key_file": service_key_file,
             "user_token": user_token,
             "genre_model": genre_model,
+            "audio_format": audio_format,
             "priority": priority,
             "transport": transport,
         }
@@ -114,6 +120,7 @@ class BaseClient(Generic[TRANSPORT]):
         self._timeout_s = _checked_timeout(timeout_s)
         self._retries = retries
         self._genre_model = check_model_name(genre_model)
+        self._audio_format = _checked_audio_format(audio_format)
         self._priority = _checked_priority(priority)
         self._urls = ",".join(endpoint.url for endpoint in endpoints)
         self._credentials = Credentials(
@@ -228,6 +235,15 @@ def _checked_priority(priority: Priority) -> int:
             f"unknown priority: expected one of {', '.join(PRIORITIES)}, got {priority!r}", argument="priority"
         )
     return PRIORITIES[priority]
+
+
+def _checked_audio_format(audio_format: AudioFormat) -> AudioFormat:
+    known = get_args(AudioFormat)
+    if not isinstance(audio_format, str) or audio_format not in known:
+        raise InvalidInputError(
+            f"unknown audio_format: expected one of {', '.join(known)}, got {audio_format!r}", argument="audio_format"
+        )
+    return audio_format
 
 
 def _checked_timeout(timeout_s: float) -> float:

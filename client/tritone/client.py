@@ -135,7 +135,13 @@ class MusicClient(BaseClient[Transport]):
             model: name of the model; the `genre_model` of the client if None.
             timeout_s: time limit of the call in seconds; that of the client if None.
         """
-        flow = classify_flow(self._models, audio, model=self._genre_model if model is None else model, top=top)
+        flow = classify_flow(
+            self._models,
+            audio,
+            model=self._genre_model if model is None else model,
+            top=top,
+            audio_format=self._audio_format,
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def embed(self, audio: Audio, *, model: str | None = None, timeout_s: float | None = None) -> FloatArray:
@@ -149,7 +155,12 @@ class MusicClient(BaseClient[Transport]):
         Returns:
             (256,) float32, L2-normalised.
         """
-        flow = embed_flow(self._models, audio, model=self._genre_model if model is None else model)
+        flow = embed_flow(
+            self._models,
+            audio,
+            model=self._genre_model if model is None else model,
+            audio_format=self._audio_format,
+        )
         return self._run(flow, self._deadline(timeout_s))
 
     def classify_group(
@@ -185,6 +196,7 @@ class MusicClient(BaseClient[Transport]):
             audios,
             model=self._genre_model if model is None else model,
             top=top,
+            audio_format=self._audio_format,
             max_duration_s=max_duration_s,
         )
         return self._run(flow, self._deadline(timeout_s))
@@ -681,6 +693,7 @@ class MusicClient(BaseClient[Transport]):
             options,
             audio=audio,
             genre_model=self._genre_model,
+            audio_format=self._audio_format,
             model=model,
             credentials=self._credentials,
             user_token=user_token,
@@ -716,7 +729,15 @@ class MusicClient(BaseClient[Transport]):
             NothingKnownError: the model does not know the track, or not in this respect.
         """
         flow = similar_flow(
-            self._models, track_id, audio=audio, by=by, n=n, resolve=resolve, genre_model=self._genre_model, model=model
+            self._models,
+            track_id,
+            audio=audio,
+            by=by,
+            n=n,
+            resolve=resolve,
+            genre_model=self._genre_model,
+            audio_format=self._audio_format,
+            model=model,
         )
         return self._run(flow, self._deadline(timeout_s))
 

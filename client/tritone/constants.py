@@ -35,6 +35,13 @@ EMOTIONS: Final = (
 # JSON, so that plain HTTP clients can read it too.
 EMOTION_NOT_TRAINED: Final = -1.0
 
+AudioFormat: TypeAlias = Literal["float32", "int16"]  # of the samples that clients send
+# Parameters of config.pbtxt: the model with the same network that takes 16-bit samples, and the digest of the weights,
+# by which a client recognises that both have the same network.
+PCM16_MODEL_PARAMETER: Final = "pcm16_model"
+WEIGHTS_PARAMETER: Final = "weights_sha256"
+PCM16_FULL_SCALE: Final = 32_768
+
 # --- models of symbolic music ------------------------------------------------------------------
 COMPOSE_MODEL: Final = "music_transformer"
 STREAM_MODEL: Final = "composer"

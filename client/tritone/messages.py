@@ -59,6 +59,7 @@ class ModelResponse:
         outputs: as `inputs`.
         max_batch_size: 0 if the model does not batch.
         parameters: `parameters` of its config.pbtxt, as text.
+        input_types: KServe's name of the type, such as FP32, by input name; empty if unknown.
     """
 
     model: str
@@ -67,6 +68,7 @@ class ModelResponse:
     outputs: Mapping[str, tuple[int, ...]]
     max_batch_size: int
     parameters: Mapping[str, str] = field(default_factory=dict)
+    input_types: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

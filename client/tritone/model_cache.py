@@ -21,8 +21,14 @@ from typing import Any, Final, cast
 import numpy as np
 
 from tritone.arguments import shown
-from tritone.constants import EMOTIONS, LARGEST_TEMPERATURE, LEAST_TEMPERATURE
-from tritone.exceptions import InvalidInputError, ServerError, VersionChangedError
+from tritone.constants import (
+    EMOTIONS,
+    LARGEST_TEMPERATURE,
+    LEAST_TEMPERATURE,
+    PCM16_MODEL_PARAMETER,
+    WEIGHTS_PARAMETER,
+)
+from tritone.exceptions import InvalidInputError, ModelNotFoundError, ServerError, VersionChangedError
 from tritone.messages import Array, Flow, InferRequest, InferResponse, ModelRequest, ModelResponse, latest_version
 from tritone.music.grid import FRAMES_PER_QUARTER, MAX_FRAMES, N_PITCHES
 from tritone.music.voices import N_VOICES, SPAN_FRAMES
@@ -179,6 +185,26 @@ class CachedModel:
         return self.info.inputs["audio"][1]
 
     @property
+    def takes_pcm16(self) -> bool:
+        """Whether windows are sent as 16-bit integers (classifiers)."""
+        return self.info.input_types.get("audio") == "INT16"
+
+    @property
+    def pcm16_model(self) -> str | None:
+        """The name of the model that takes windows as 16-bit integers (classifiers); None if there is none."""
+        return self.info.parameters.get(PCM16_MODEL_PARAMETER) or None
+
+    def is_same_network(self, other: CachedModel) -> bool:
+        """Return whether both models have the same network and the same tensors, apart from the types of inputs."""
+        weights = self.info.parameters.get(WEIGHTS_PARAMETER)
+        return (
+            bool(weights)
+            and weights == other.info.parameters.get(WEIGHTS_PARAMETER)
+            and (self.info.inputs, self.info.outputs) == (other.info.inputs, other.info.outputs)
+            and None not in (self.version, other.version)
+        )
+
+    @property
     def frames_per_quarter(self) -> int:
         """The resolution of the grid that the model reads and writes."""
         return self._number("frames_per_quarter", FRAMES_PER_QUARTER)
@@ -322,6 +348,7 @@ class ModelCache:
 
     def __init__(self) -> None:
         self._models: dict[str, CachedModel] = {}
+        self._missing_since_s: dict[str, float] = {}
 
     def look_up(self, model: str, *roles: Role) -> Flow[CachedModel]:
         """Return a model from the cache, or from the server if it is missing or old.
@@ -338,6 +365,29 @@ class ModelCache:
             known = CachedModel(info, role, latest_version(info.versions))
             self._models[model] = known
         return known
+
+    def find(self, model: str, *roles: Role) -> Flow[CachedModel | None]:
+        """Return a model as `look_up` does; None if the server has none with that name and role.
+
+        That a model is missing is remembered as long as metadata are.
+        """
+        since_s = self._missing_since_s.get(model)
+        if since_s is not None and time.monotonic() - since_s <= CACHED_FOR_S:
+            return None
+        try:
+            return (yield from self.look_up(model, *roles))
+        except ModelNotFoundError:
+            self.set_missing(model)
+        except ServerError as error:
+            if error.reason != "unsuitable_model":
+                raise
+            self.set_missing(model)
+        return None
+
+    def set_missing(self, model: str) -> None:
+        """Remember that the server does not have a model; see `find`."""
+        self.forget(model)
+        self._missing_since_s[model] = time.monotonic()
 
     def forget(self, *models: str) -> None:
         """Remove models, so that the next call fetches their metadata again."""

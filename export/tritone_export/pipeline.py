@@ -65,14 +65,14 @@ def export_kind(
     made = [companions[each.declaration.name] for each in exportable.companions]
     qualities = (*(kind.quality for _ in own), *(companion.quality for companion in made))
     draws = (*(None for _ in own), *(companion.example_inputs for companion in made))
-    networks = (*own, *exportable.companions)
+    networks = tuple(_with_names(each, kind, name) for each in (*own, *exportable.companions))
     asked = () if reduction is None else reduction.precisions
     kept = _kept(asked, [(each.declaration, quality) for each, quality in zip(networks, qualities, strict=True)], kind)
     prepared = [
         prepare_model(
             each,
             kind,
-            name=companion_name(kind.name, each.declaration.name, name) if each is not exportable else name,
+            name=name if each.declaration.name == kind.name else companion_name(kind.name, each.declaration.name, name),
             example_inputs=draw,
             quality=quality,
             reduction=reduction and replace(reduction, precisions=tuple(p for p in asked if p not in reasons)),
@@ -291,6 +291,12 @@ def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str,
         file: text.encode() for file, text in config_files(declaration, name=name, label_files=label_files).items()
     }
     return overridden(files, repository / name)
+
+
+def _with_names(exportable: Exportable, kind: ModelKind, name: str | None) -> Exportable:
+    """Return a network whose parameters name companions as they are called for a main model named `name`."""
+    parameters = _renamed(exportable.declaration.parameters, kind, name)
+    return replace(exportable, declaration=replace(exportable.declaration, parameters=parameters))
 
 
 def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:

@@ -39,7 +39,7 @@ RUN = (
     *(f"docs/tutorials/{name}.md" for name in ("index", "classify", "compose", "recommend", "train", "deploy")),
     *(
         f"docs/how-to/{name}.md"
-        for name in ("batch", "connections", "events", "playlists", "scores", "search", "serve", "train")
+        for name in ("batch", "connections", "events", "playlists", "recordings", "scores", "search", "serve", "train")
     ),
 )
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 from tritone.constants import LARGEST_TEMPERATURE, LEAST_TEMPERATURE
 from tritone.music.grid import STRUCK
 
-DType = Literal["FP32", "FP16", "INT64", "INT32", "UINT8", "BOOL", "BYTES"]
+DType = Literal["FP32", "FP16", "INT64", "INT32", "INT16", "UINT8", "BOOL", "BYTES"]
 LABELS_PARAMETER: Final = "labels"  # of config.pbtxt: class names by output, as JSON
 BATCH: Final = "batch"  # the name of every model's leading, dynamic axis
 

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tritone.arguments import check_model_name, is_whole
-from tritone.audio import Audio, FloatArray, Window, iter_windows
-from tritone.constants import EMOTION_NOT_TRAINED
-from tritone.exceptions import InvalidAudioError, InvalidInputError, RequestTimeoutError, ServerError
+from tritone.audio import Audio, FloatArray, Window, iter_windows, to_pcm16
+from tritone.constants import EMOTION_NOT_TRAINED, AudioFormat
+from tritone.exceptions import (
+    InvalidAudioError,
+    InvalidInputError,
+    ModelNotFoundError,
+    RequestTimeoutError,
+    ServerError,
+)
 from tritone.messages import (
     Array,
     Flow,
@@ -67,16 +73,24 @@ class WindowResponses:
 _Batch: TypeAlias = "list[tuple[WindowResponses, list[Window]]]"
 
 
-def classify_flow(cache: ModelCache, audio: Audio, *, model: str, top: int | None) -> Flow[Classification]:
+def classify_flow(
+    cache: ModelCache, audio: Audio, *, model: str, top: int | None, audio_format: AudioFormat
+) -> Flow[Classification]:
     """Classify a recording; see `MusicClient.classify`."""
-    (result,) = yield from classify_group_flow(cache, (audio,), model=model, top=top)
+    (result,) = yield from classify_group_flow(cache, (audio,), model=model, top=top, audio_format=audio_format)
     if isinstance(result, InvalidAudioError):
         raise result
     return result
 
 
 def classify_group_flow(
-    cache: ModelCache, audios: Sequence[Audio], *, model: str, top: int | None, max_duration_s: float | None = None
+    cache: ModelCache,
+    audios: Sequence[Audio],
+    *,
+    model: str,
+    top: int | None,
+    audio_format: AudioFormat,
+    max_duration_s: float | None = None,
 ) -> Flow[list[Classification | InvalidAudioError]]:
     """Classify recordings with shared requests; see `MusicClient.classify_group`."""
     check_model_name(model)
@@ -85,42 +99,102 @@ def classify_group_flow(
             f"invalid top: expected a whole number, 1 or more, or None for all labels, got {top!r}", argument="top"
         )
 
+    used = [model]
+
     def start() -> Flow[list[Classification | InvalidAudioError]]:
-        known = yield from cache.look_up(model, CLASSIFIER)
+        classifier = yield from _look_up(cache, used, audio_format)
+        known = classifier.known
         outputs = tuple(
             name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
         )
-        recordings = yield from _infer_windows(known, audios, outputs, max_duration_s)
+        recordings = yield from _infer_windows(classifier, audios, outputs, max_duration_s)
         return [each.error or classification_of(known, each, top) for each in recordings]
 
-    return (yield from on_live_versions(cache, (model,), start))
+    return (yield from on_live_versions(cache, used, start))
 
 
-def embed_flow(cache: ModelCache, audio: Audio, *, model: str) -> Flow[FloatArray]:
+def embed_flow(cache: ModelCache, audio: Audio, *, model: str, audio_format: AudioFormat) -> Flow[FloatArray]:
     """Embed a recording; see `MusicClient.embed`."""
     check_model_name(model)
+    used = [model]
 
     def start() -> Flow[FloatArray]:
-        known = yield from cache.look_up(model, CLASSIFIER)
-        (recording,) = yield from _infer_windows(known, (audio,), ("embedding",))
+        classifier = yield from _look_up(cache, used, audio_format)
+        (recording,) = yield from _infer_windows(classifier, (audio,), ("embedding",))
         if recording.error is not None:
             raise recording.error
         return _mean_direction(recording.output("embedding"))
 
-    return (yield from on_live_versions(cache, (model,), start))
+    return (yield from on_live_versions(cache, used, start))
+
+
+@dataclass
+class _Classifier:
+    """A classifier, and the model with the same network that takes windows as 16-bit integers.
+
+    Attributes:
+        pcm16: None if the server has no such model, or the caller does not want it.
+    """
+
+    cache: ModelCache
+    known: CachedModel
+    pcm16: CachedModel | None = None
+
+    def infer(self, windows: Sequence[FloatArray], outputs: tuple[str, ...]) -> Flow[InferResponse]:
+        """Return the outputs for windows, as a response of the classifier.
+
+        Windows with samples beyond full scale, which 16-bit integers cannot hold, are sent as floats.
+        """
+        pcm16 = self.pcm16
+        if pcm16 is not None and (whole := to_pcm16(windows)) is not None:
+            try:
+                response = yield from infer(pcm16, _request(pcm16, whole, outputs))
+            except ModelNotFoundError:  # it was unloaded
+                self.cache.set_missing(pcm16.name)
+                self.pcm16 = None
+            else:
+                return replace(response, model=self.known.name, version=self.known.version or "")
+        return (yield from infer(self.known, _request(self.known, np.stack(windows), outputs)))
+
+
+def _request(known: CachedModel, samples: Array, outputs: tuple[str, ...]) -> InferRequest:
+    return InferRequest(known.name, next_request_id("classify"), {"audio": samples}, outputs)
+
+
+def _look_up(cache: ModelCache, used: list[str], audio_format: AudioFormat) -> Flow[_Classifier]:
+    """Return a classifier.
+
+    Args:
+        used: the name of the model; the name of the one for 16-bit integers is added.
+    """
+    known = yield from cache.look_up(used[0], CLASSIFIER)
+    if known.takes_pcm16:
+        raise ServerError(
+            f"model {known.name!r} takes 16-bit samples: expected the model of the same network that takes floats; "
+            f"name that one, and the client will use {known.name!r} for audio_format='int16'",
+            model=known.name,
+            reason="unsuitable_model",
+        )
+    del used[1:]
+    if audio_format != "int16" or known.pcm16_model is None:
+        return _Classifier(cache, known)
+    used.append(known.pcm16_model)
+    pcm16 = yield from cache.find(known.pcm16_model, CLASSIFIER)
+    # During a roll-out, one of the two may already have another network.
+    fits = pcm16 is not None and pcm16.takes_pcm16 and pcm16.is_same_network(known)
+    return _Classifier(cache, known, pcm16 if fits else None)
 
 
 def _infer_windows(
-    known: CachedModel, audios: Sequence[Audio], outputs: tuple[str, ...], max_duration_s: float | None = None
+    classifier: _Classifier, audios: Sequence[Audio], outputs: tuple[str, ...], max_duration_s: float | None = None
 ) -> Flow[list[WindowResponses]]:
     """Run the model on the windows of recordings; a request may have those of several, and a recording several."""
     recordings = [WindowResponses() for _ in audios]
-    for batch in _batches(known, audios, recordings, max_duration_s):
-        samples = np.stack([window.samples for _, windows in batch for window in windows])  # (N, W)
-        request = InferRequest(known.name, next_request_id("classify"), {"audio": samples}, outputs)
+    for batch in _batches(classifier.known, audios, recordings, max_duration_s):
+        samples = [window.samples for _, windows in batch for window in windows]
         began_s = time.perf_counter()
         try:
-            response = yield from infer(known, request)
+            response = yield from classifier.infer(samples, outputs)
         except RequestTimeoutError as error:
             if recordings[0].duration_s:
                 lasts_s = sum(each.duration_s for each in recordings)

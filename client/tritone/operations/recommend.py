@@ -43,6 +43,7 @@ from tritone.constants import (
     N_RECOMMENDED_MAX,
     SEARCH_FIELDS,
     WAYS_TO_BE_ALIKE,
+    AudioFormat,
 )
 from tritone.credentials import Credentials
 from tritone.exceptions import InvalidInputError
@@ -158,6 +159,7 @@ def recommend_flow(
     *,
     audio: Audio | None,
     genre_model: str,
+    audio_format: AudioFormat,
     model: str,
     credentials: Credentials,
     user_token: str | None = None,
@@ -168,7 +170,7 @@ def recommend_flow(
     # Send credentials only with requests that need them.
     is_about_users = user_token is not None or not inputs.keys().isdisjoint(_USER_INPUTS)
     headers = credentials.headers(user_token) if is_about_users else {}
-    inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
+    inputs = yield from _with_embedding(cache, inputs, audio, genre_model, audio_format)
     outputs = ("source", "arm", *(("reasons",) if "explain" in inputs else ()))
     if any(name in inputs for name in _MAY_BE_UNKNOWN):  # each output costs the server time
         outputs += ("unknown",)
@@ -212,6 +214,7 @@ def similar_flow(
     n: int,
     resolve: bool,
     genre_model: str,
+    audio_format: AudioFormat,
     model: str,
 ) -> Flow[Recommendations]:
     """Find similar tracks; see `MusicClient.similar`."""
@@ -219,7 +222,7 @@ def similar_flow(
     inputs = similar_inputs(track_id, has_audio=audio is not None, by=by, n=n)
     if check_bool("resolve", resolve):
         inputs["resolve"] = scalar(True, 1, np.bool_)
-    inputs = yield from _with_embedding(cache, inputs, audio, genre_model)
+    inputs = yield from _with_embedding(cache, inputs, audio, genre_model, audio_format)
     return (yield from _infer("similar", inputs, (), model))
 
 
@@ -290,11 +293,11 @@ def _check_text(name: str, value: Any, what: str) -> bytes:
 
 
 def _with_embedding(
-    cache: ModelCache, inputs: dict[str, Array], audio: Audio | None, genre_model: str
+    cache: ModelCache, inputs: dict[str, Array], audio: Audio | None, genre_model: str, audio_format: AudioFormat
 ) -> Flow[dict[str, Array]]:
     if audio is None:
         return inputs
-    embedding = yield from embed_flow(cache, audio, model=genre_model)
+    embedding = yield from embed_flow(cache, audio, model=genre_model, audio_format=audio_format)
     return {**inputs, "embedding": embedding[None]}
 
 

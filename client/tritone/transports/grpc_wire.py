@@ -307,6 +307,7 @@ def read_model(metadata: Any, config: Any) -> ModelResponse:
         outputs=shapes(metadata.outputs),
         max_batch_size=config.config.max_batch_size,
         parameters={name: value.string_value for name, value in config.config.parameters.items()},
+        input_types={tensor.name: tensor.datatype for tensor in metadata.inputs},
     )
 
 

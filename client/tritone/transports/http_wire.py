@@ -255,6 +255,7 @@ def _read_model(metadata: Any, config: Any) -> ModelResponse:
         outputs=shapes(metadata["outputs"]),
         max_batch_size=int(config.get("max_batch_size", 0)),
         parameters={name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()},
+        input_types={tensor["name"]: str(tensor.get("datatype", "")) for tensor in metadata["inputs"]},
     )
 
 

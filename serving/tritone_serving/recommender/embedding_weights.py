@@ -17,6 +17,7 @@ from typing import Any, Final
 from tritone_serving.repository import newest_version
 
 CARD_FILENAME: Final = "model_card.json"
+COMPANION_OF: Final = "companion_of"  # in the card of a second model with the network, which takes other inputs
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _KEEP_S: Final = 1.0  # new versions may be published at any time; reading all cards takes about a millisecond
 
@@ -79,5 +80,5 @@ class EmbeddingWeights:
         for folder in self._repository.iterdir():
             version = newest_version(folder)
             card = {} if version is None else read_json(version / CARD_FILENAME)
-            if card.get("kind") == self._kind:
+            if card.get("kind") == self._kind and COMPANION_OF not in card:
                 yield weights_digest(card) or ("" if card.get("pretrained") else None)

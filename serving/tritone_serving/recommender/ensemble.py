@@ -6,7 +6,7 @@ Shapes: B requests, M base models, I items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -63,12 +63,14 @@ class Ensemble:
         minimum_weights: segment -> base model -> smallest weight for requests with that base model's input (a
             recording or a mood), times the strength of that input; not fitted, because listening logs do not contain
             such inputs.
+        tables: the weights as arrays, by the names of the base models for which they were requested.
     """
 
     warm_from: int
     weights: Mapping[str, Mapping[str, float]]
     cold_items: Mapping[str, Mapping[str, float]]
     minimum_weights: Mapping[str, Mapping[str, float]]
+    tables: dict[tuple[str, ...], Weights] = field(default_factory=dict)
 
     @classmethod
     def from_manifest(cls, described: Mapping[str, Any]) -> Ensemble:
@@ -93,20 +95,28 @@ class Ensemble:
     def weights_of(self, base_models: Sequence[str], batch: RequestBatch) -> Weights:
         """Return each request's weights, by its segment and its inputs."""
         segments = self.segments(batch)
-        listened, cold = (
-            np.array([[table.get(s, {}).get(name, 0.0) for name in base_models] for s in _ALL_SEGMENTS], np.float32)
-            for table in (self.weights, self.cold_items)
-        )
-        bias = np.array([self.cold_items.get(s, {}).get(BIAS, 0.0) for s in _ALL_SEGMENTS], np.float32)
-        found = Weights(listened[segments], cold[segments], bias[segments])
+        table = self._table(tuple(base_models))
+        found = Weights(table.listened[segments], table.cold[segments], table.bias[segments])
         for name, brought in batch.brought.items():
             if name in base_models and brought.any():
                 least = np.array([self.minimum_weights.get(s, {}).get(name, 0.0) for s in _ALL_SEGMENTS], np.float32)[
                     segments
                 ]
-                for table in (found.listened, found.cold):
-                    column = table[:, base_models.index(name)]
+                for weights in (found.listened, found.cold):
+                    column = weights[:, base_models.index(name)]
                     np.maximum(column, least * brought, out=column, where=brought > 0)
+        return found
+
+    def _table(self, base_models: tuple[str, ...]) -> Weights:
+        """Return the weights by segment, with the segments in place of requests."""
+        found = self.tables.get(base_models)
+        if found is None:
+            listened, cold = (
+                np.array([[table.get(s, {}).get(name, 0.0) for name in base_models] for s in _ALL_SEGMENTS], np.float32)
+                for table in (self.weights, self.cold_items)
+            )
+            bias = np.array([self.cold_items.get(s, {}).get(BIAS, 0.0) for s in _ALL_SEGMENTS], np.float32)
+            found = self.tables[base_models] = Weights(listened, cold, bias)
         return found
 
 

@@ -40,7 +40,7 @@ class EventSequence:
     @classmethod
     def none(cls) -> EventSequence:
         """Return no events."""
-        return cls(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
+        return _NONE
 
     def __len__(self) -> int:
         return len(self.items)
@@ -48,6 +48,9 @@ class EventSequence:
     def take(self, indices: Ints | slice) -> EventSequence:
         """Return the selected events, in the given order."""
         return EventSequence(self.items[indices], self.times[indices], self.skipped[indices])
+
+
+_NONE: Final = EventSequence(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.bool_))
 
 
 def join_events(parts: Sequence[EventSequence]) -> EventSequence:

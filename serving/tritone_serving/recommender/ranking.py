@@ -22,6 +22,7 @@ _SMALLEST_POOL: Final = 100
 _LARGEST_POOL: Final = 2_000
 _GROUPS_PER_ITEM: Final = 16
 _SMALLEST_GROUP: Final = 4
+_MOST_SORTED: Final = 8  # candidates per requested item that are sorted without a partition first
 
 Places = npt.NDArray[np.int64]
 
@@ -52,15 +53,14 @@ def top(scores: Floats, k: int) -> Places:
         scores: (I,).
     """
     k = min(k, len(scores))
-    if k < len(scores):
-        # Includes all items that tie with the k-th, so that the selection among them is deterministic.
-        candidates = _promising(scores, k)
-        found = scores[candidates]
-        candidates = candidates[found >= np.partition(found, len(found) - k)[len(found) - k]]
-    else:
-        candidates = np.arange(len(scores))
-    order = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-    kept: Places = order[scores[order] > -np.inf]
+    # Includes all items that tie with the k-th, so that the selection among them is deterministic.
+    candidates = _promising(scores, k) if k < len(scores) else np.arange(len(scores))
+    found = scores[candidates]
+    if len(found) > _MOST_SORTED * k:
+        is_best = found >= np.partition(found, len(found) - k)[len(found) - k]
+        candidates, found = candidates[is_best], found[is_best]
+    order = np.argsort(-found, kind="stable")[:k]
+    kept: Places = candidates[order][found[order] > -np.inf]
     return kept
 
 
@@ -154,9 +154,9 @@ class PrecomputedRankings:
         return cls({arm: artifact.rows(f"lists.{arm}") for arm in arms})
 
     def find(self, request: RecommendRequest, user: int, arm: str, exclude: list[int]) -> Ranked | None:
-        """Return the ranking for a plain request, or None if the request has to be scored."""
+        """Return the ranking for a request that `is_plain`, or None if it has to be scored."""
         lists = self.by_arm.get(arm)
-        if lists is None or not is_plain(request):
+        if lists is None:
             return None
         items, scores = lists.row(user)
         if exclude:

@@ -157,13 +157,16 @@ class Recommender:
             recent: recorded events of the requests' users; None if there is no event store.
         """
         events = [NOTHING_RECORDED] * len(requests) if recent is None else self.resolver.fold(requests, recent)
+        users = [self.resolver.user_of(request) for request in requests]
         responses: list[RecommendResponse | InvalidRequestError | None]
         responses = [
-            self._responses.precomputed(request, arm) if use_precomputed and not len(folded.items) else None
-            for request, folded in zip(requests, events, strict=True)
+            self._responses.precomputed(request, user, arm) if use_precomputed and not len(folded.items) else None
+            for request, user, folded in zip(requests, users, events, strict=True)
         ]
         rest = [index for index, response in enumerate(responses) if response is None]
-        batch, errors = self.resolver.batch([requests[index] for index in rest], [events[index] for index in rest])
+        batch, errors = self.resolver.batch(
+            [requests[index] for index in rest], [events[index] for index in rest], [users[index] for index in rest]
+        )
         for index, error in errors.items():
             responses[rest[index]] = error
         scored = [request for request, response in zip(requests, responses, strict=True) if response is None]

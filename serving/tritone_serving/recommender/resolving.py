@@ -5,6 +5,7 @@ Shapes: B requests, I items, U stored users.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,13 +114,17 @@ class Resolver(IdLookup):
         return [] if row == NOT_STORED else [int(each) for each in self._friends.row(row)[0]]
 
     def batch(
-        self, requests: Sequence[RecommendRequest], events: Sequence[FoldedEvents] | None = None
+        self,
+        requests: Sequence[RecommendRequest],
+        events: Sequence[FoldedEvents] | None = None,
+        users: Sequence[int] | None = None,
     ) -> tuple[RequestBatch, dict[int, InvalidRequestError]]:
         """Resolve requests into one batch.
 
         Args:
             requests: the requests.
             events: (B,) recorded events of their users; none by default.
+            users: (B,) their `user_of`; looked up if None.
 
         Returns:
             the batch of the valid requests, in order, and the errors of the others by their index.
@@ -130,7 +135,8 @@ class Resolver(IdLookup):
         for index, request in enumerate(requests):
             try:
                 request.check()
-                resolved.append(self._resolve(request, NOTHING_RECORDED if events is None else events[index]))
+                user = self.user_of(request) if users is None else users[index]
+                resolved.append(self._resolve(request, user, NOTHING_RECORDED if events is None else events[index]))
                 kept.append(request)
             except InvalidRequestError as error:
                 errors[index] = error
@@ -254,8 +260,7 @@ class Resolver(IdLookup):
         """Return whether a request contains a recording that can be compared with the items."""
         return request.embedding is not None and request.embedding_fits and self._has_embeddings
 
-    def _resolve(self, request: RecommendRequest, events: FoldedEvents) -> _Resolved:
-        user = self.user_of(request)
+    def _resolve(self, request: RecommendRequest, user: int, events: FoldedEvents) -> _Resolved:
         is_known = user != NOT_STORED or events.n_events > 0
         consumed, plays, unknown_history = self._plays(request, user)
         skipped, unknown_skipped = self.items(request.skipped)
@@ -285,7 +290,7 @@ class Resolver(IdLookup):
             )
         history, weights = events.add_to(consumed, weigh(plays, self._weighting))
         if len(events.items):
-            consumed = np.union1d(consumed, events.items[events.is_consumed])
+            consumed = np.array(sorted({*consumed.tolist(), *events.items[events.is_consumed].tolist()}), np.int64)
         if skipped:
             rejected = np.unique(np.array(skipped, np.int64))
             kept = ~np.isin(history, rejected)
@@ -331,15 +336,20 @@ class Resolver(IdLookup):
             stored, plays = columns.astype(np.int64), values.astype(np.float64)
         if not len(request.history):
             return stored, plays, ()
-        found = map(self.item, request.history)
-        indices = [NOT_STORED if index is None else index for index in found]
-        unknown = [name for name, index in zip(request.history, indices, strict=True) if index == NOT_STORED]
-        given = np.array(indices, np.int64)
-        weights = np.ones(len(given)) if request.weights is None else np.asarray(request.weights, np.float64)
-        counts = (given != NOT_STORED) & (weights > 0)
-        items, index = np.unique(np.concatenate([stored, given[counts]]), return_inverse=True)
-        total = np.bincount(index, np.concatenate([plays, weights[counts]]), len(items))
-        return items.astype(np.int64), total.astype(np.float64), tuple(dict.fromkeys(unknown))
+        # A dict, because `np.unique` takes several times as long for histories of usual lengths.
+        total: dict[int, float] = dict(zip(stored.tolist(), plays.tolist(), strict=True))
+        unknown = []
+        weights = itertools.repeat(1.0) if request.weights is None else np.asarray(request.weights, np.float64).tolist()
+        for name, weight in zip(request.history, weights, strict=False):
+            index = self.item(name)
+            if index is None:
+                unknown.append(name)
+            elif weight > 0:
+                total[index] = total.get(index, 0.0) + weight
+        items = np.fromiter(total, np.int64, len(total))
+        counts = np.fromiter(total.values(), np.float64, len(total))
+        order = np.argsort(items)
+        return items[order], counts[order], tuple(dict.fromkeys(unknown))
 
     def _friends_of(
         self, request: RecommendRequest, user: int

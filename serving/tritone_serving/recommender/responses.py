@@ -12,7 +12,7 @@ from tritone_serving.recommender.artifact import Artifact
 from tritone_serving.recommender.batch import RequestBatch
 from tritone_serving.recommender.catalogue import Catalogue
 from tritone_serving.recommender.exceptions import InvalidRequestError
-from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, rank
+from tritone_serving.recommender.ranking import PrecomputedRankings, Ranked, is_plain, rank
 from tritone_serving.recommender.reasons import Explainer
 from tritone_serving.recommender.requests import (
     Ints,
@@ -52,12 +52,15 @@ class ResponseBuilder:
         self._vectors = artifact.arrays.get("vectors")
         self._has_moods = "items.moods" in artifact.arrays
 
-    def precomputed(self, request: RecommendRequest, arm: str | None) -> RecommendResponse | None:
-        """Return the precomputed response to a plain request for a stored user, None if there is none."""
-        if not self._rankings.by_arm:
-            return None
-        user = self._resolver.user_of(request)
-        if user < 0:
+    def precomputed(self, request: RecommendRequest, user: int, arm: str | None) -> RecommendResponse | None:
+        """Return the precomputed response to a plain request for a stored user, None if there is none.
+
+        Args:
+            request: the request.
+            user: row of its user, -1 if unknown.
+            arm: arm of the A/B test; None for that of the user.
+        """
+        if user < 0 or not self._rankings.by_arm or not is_plain(request):
             return None
         try:
             request.check()

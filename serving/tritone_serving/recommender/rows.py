@@ -107,28 +107,61 @@ def product(left: Rows, table: Rows, n_columns: int) -> Floats:
         IndexError: a column of a used row of the table is out of range, so the artifact is damaged.
     """
     least, largest = table.span
-    is_sound = least >= 0 and largest < n_columns
+    if least < 0 or largest >= n_columns or len(table.columns) > _MOST_COUNTED:
+        return _copied_product(left, table, n_columns)
+    result = np.zeros((left.n_rows, n_columns), np.float32)
+    _add_product(left, table, result)
+    return result
+
+
+def _copied_product(left: Rows, table: Rows, n_columns: int) -> Floats:
+    """As `product`, for a table of which not all columns are in range, or too large for 32-bit indices."""
     result = np.zeros((left.n_rows, n_columns), np.float32)
     for row in range(left.n_rows):
         indices, weights = left.row(row)
         if not len(indices):
             continue
-        known = table
-        if not is_sound or len(table.columns) > _MOST_COUNTED:
-            known, indices = table.take(indices), np.arange(len(indices), dtype=np.int32)
-            if known.span[0] < 0 or known.span[1] >= n_columns:  # csc_matvec would write out of bounds
-                raise IndexError(f"columns {known.span[0]} to {known.span[1]} of a table with {n_columns}")
-        starts, ends = known.starts[indices], known.starts[indices + 1]
-        order = np.argsort(starts)[::-1]
-        # The used rows of the table become the columns of a CSC matrix, last row first, without copying them. CSC
-        # requires each column to start where the previous one ends, so an empty column of weight 0, which ends before
-        # it starts, is put between two of them.
-        bounds = np.empty(2 * len(indices) + 1, np.int32)
-        bounds[:-1:2], bounds[1::2], bounds[-1] = starts[order], ends[order], 0
-        heights = np.zeros(2 * len(indices), np.float32)
-        heights[::2] = weights[order]
-        _sparsetools.csc_matvec(n_columns, len(heights), bounds, known.columns, known.values, heights, result[row])
+        used = table.take(indices)
+        if used.span[0] < 0 or used.span[1] >= n_columns:  # csc_matvec would write out of bounds
+            raise IndexError(f"columns {used.span[0]} to {used.span[1]} of a table with {n_columns}")
+        every = np.arange(len(indices), dtype=np.int32)
+        _add_product(Rows(np.array([0, len(indices)]), every, weights), used, result[row : row + 1])
     return result
+
+
+def _add_product(left: Rows, table: Rows, result: Floats) -> None:
+    """Add the product of left (R, C) and a sound table (C, n_columns) to `result` (R, n_columns).
+
+    The rows of the table that a row of `left` uses become the columns of a CSC matrix, last row first, without copying
+    them. CSC requires each column to start where the previous one ends, so an empty column of weight 0, which ends
+    before it starts, is put between two of them. The indices of all rows of `left`, also last first, are computed
+    together, because that takes as long as for one.
+    """
+    n_rows, n_columns = result.shape
+    numbers = left.row_numbers()
+    starts = table.starts[left.columns]
+    order = np.argsort(numbers * (len(table.columns) + 1) + starts)[::-1]
+    n = len(order)
+    places = 2 * np.arange(n) + (n_rows - 1 - numbers[order])
+    bounds = np.zeros(2 * n + n_rows, np.int32)  # those of each row end with a 0
+    bounds[places] = starts[order]
+    bounds[places + 1] = table.starts[left.columns + 1][order]
+    heights = np.zeros(2 * n, np.float32)
+    heights[::2] = left.values[order]
+    end = n
+    for row, count in enumerate(left.counts.tolist()):
+        if count:
+            first, last, gap = 2 * (end - count), 2 * end, n_rows - 1 - row
+            _sparsetools.csc_matvec(
+                n_columns,
+                2 * count,
+                bounds[first + gap : last + gap + 1],
+                table.columns,
+                table.values,
+                heights[first:last],
+                result[row],
+            )
+        end -= count
 
 
 @dataclass(frozen=True, eq=False)

@@ -280,8 +280,11 @@ class EnsembleScorer:
         }
 
     def _weights(self, batch: RequestBatch, arms: Sequence[str], base_models: tuple[str, ...]) -> Weights:
+        different = set(arms)
+        if len(different) == 1:
+            return self._ensembles[arms[0]].weights_of(base_models, batch)
         weights = Weights.zeros(batch.n, len(base_models))
-        for each in set(arms):
+        for each in different:
             is_arm = np.array([other == each for other in arms])
             weights.put(is_arm, self._ensembles[each].weights_of(base_models, batch))
         return weights

@@ -12,7 +12,7 @@ from tritone.constants import PRIORITIES
 from tritone_export import DeclarationError, InvalidModelNameError, write_configs
 from tritone_export.config import HEADER, build_config, config_files
 from tritone_training.declaration import Axis, Declaration, Limits, Tensor
-from tritone_training.kinds.genre_cnn.declaration import DECLARATION, DECLARATION_WITH_TAGS
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION, PCM16, with_tags
 from tritone_training.registry import get_kind, kind_names
 
 
@@ -20,7 +20,7 @@ def parse(text: str) -> Any:
     return text_format.Parse(text, pb.ModelConfig())
 
 
-@pytest.mark.parametrize("declaration", [DECLARATION, DECLARATION_WITH_TAGS])
+@pytest.mark.parametrize("declaration", [DECLARATION, PCM16, with_tags(DECLARATION)])
 @pytest.mark.parametrize("file", ["config.pbtxt", "configs/gpu.pbtxt"])
 def test_text_parses_back_to_the_declaration(declaration: Declaration, file: str) -> None:
     text = config_files(declaration)[file]

@@ -12,6 +12,7 @@ from tests.support import recommender_artifacts as models
 
 from tritone_serving.recommender import RecommendRequest, RecommendResponse, memory, rows
 from tritone_serving.recommender.artifact import open_artifact
+from tritone_serving.recommender.lookup import NOT_STORED
 from tritone_serving.recommender.pseudonyms import read_key
 from tritone_serving.recommender.ranking import top
 from tritone_serving.recommender.resolving import Resolver
@@ -61,6 +62,16 @@ def test_the_best_are_those_of_a_stable_sort(n: int, k: int, n_values: int) -> N
     scores[rng.random(n) < 0.3] = -np.inf
     wanted = np.argsort(-scores, kind="stable")[:k]
     assert top(scores, k).tolist() == wanted[scores[wanted] > -np.inf].tolist()
+
+
+def test_users_of_a_batch_may_be_looked_up_before(tmp_path: Path) -> None:
+    folder = models.make_artifact(tmp_path / "artifact", tmp_path / "key")
+    resolver = Resolver(open_artifact(folder), read_key(tmp_path / "key"))
+    requests = [RecommendRequest(user=models.user_id(3)), RecommendRequest(k=0), RecommendRequest(user="nobody")]
+    users = [resolver.user_of(each) for each in requests]
+    batch, errors = resolver.batch(requests, users=users)
+    assert batch.users.tolist() == [resolver.user(models.user_id(3)), NOT_STORED]
+    assert list(errors) == [1]
 
 
 def test_where_all_must_not_come_nothing_does() -> None:

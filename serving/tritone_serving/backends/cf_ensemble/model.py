@@ -35,6 +35,7 @@ from tritone_cf_outputs import (
     NOT_RECOMMENDED,
     OutputRow,
     OutputTensors,
+    repeated_value,
     row_of,
     row_of_playlist,
     row_of_search,
@@ -61,7 +62,7 @@ from tritone_serving.recommender.artifact import EMBEDDING_MODEL
 from tritone_serving.recommender.embedding_weights import EmbeddingWeights
 from tritone_serving.recommender.exceptions import cut
 from tritone_serving.recommender.recent_events import RecentEvents
-from tritone_serving.security.callers import RequestParameters, read_parameters
+from tritone_serving.security.callers import read_parameters
 
 # A folder that `tritone serve` makes for each server and removes with it.
 _FOLDER = Path(os.environ["TRITONE_STOP_FILE"]).parent if "TRITONE_STOP_FILE" in os.environ else None
@@ -101,6 +102,7 @@ class TritonPythonModel:
             raise pb_utils.TritonModelException(str(error)) from error
         self._events = make_event_reader(pb_utils, args["model_name"])
         self._tensors = OutputTensors(self._recommender)
+        self._repeated: dict[tuple[str, str | bytes], Any] = {}
         self._outputs = [output["name"] for output in config["output"]]
         self._recommender.recommend([RecommendRequest(history=self._recommender.item_ids[:2])])
         # Built at load, so that the first search and the first playlist are not slower.
@@ -132,12 +134,10 @@ class TritonPythonModel:
         if not requests:
             return []
         began_s = time.perf_counter()
-        parameters = [_parameters(request) for request in requests]
-        read = [
-            self._read(request, self._callers.caller(each)) for request, each in zip(requests, parameters, strict=True)
-        ]
+        senders = self._senders(requests)
+        read = [self._read(request, caller) for request, (caller, _) in zip(requests, senders, strict=True)]
         # Requests marked as canaries are answered like any other, but metrics count only traffic.
-        is_traffic = [not each.is_canary for each in parameters]
+        is_traffic = [not is_canary for _, is_canary in senders]
         self._is_counting = any(is_traffic)
         asked = [query for queries in read if not isinstance(queries, InvalidRequestError) for query in queries]
         answered = iter(self._answer(asked))
@@ -156,12 +156,25 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Report the last counts and stop the threads."""
+        self._repeated.clear()  # while the server's shared memory exists
         if self._reporter is not None:
             self._reporter.close()
         for remote in self._remotes:
             remote.close()
         if self._events is not None:
             self._events.close()
+
+    def _senders(self, requests: list[Any]) -> list[tuple[Caller, bool]]:
+        """Return the caller of each request and whether it is a canary; equal parameters are checked once."""
+        known: dict[str, tuple[Caller, bool]] = {}
+        senders = []
+        for request in requests:
+            text = _parameters(request)
+            if text not in known:
+                parameters = read_parameters(text)
+                known[text] = self._callers.caller(parameters), parameters.is_canary
+            senders.append(known[text])
+        return senders
 
     def _read(self, request: Any, caller: Caller) -> list[AnyRequest] | InvalidRequestError:
         try:
@@ -287,9 +300,16 @@ class TritonPythonModel:
                 return _refusal(answer, f"row {index}: " if len(answers) > 1 else "")
             rows.append(answer)
         wanted = request.requested_output_names() or self._outputs
-        return pb_utils.InferenceResponse(
-            output_tensors=[pb_utils.Tensor(name, self._tensors.make(name, rows)) for name in wanted]
-        )
+        return pb_utils.InferenceResponse(output_tensors=[self._tensor(name, rows) for name in wanted])
+
+    def _tensor(self, name: str, rows: list[OutputRow]) -> Any:
+        """Return an output tensor; those of values that most responses have are made once."""
+        value = repeated_value(name, rows)
+        if value is None:
+            return pb_utils.Tensor(name, self._tensors.make(name, rows))
+        if (name, value) not in self._repeated:
+            self._repeated[name, value] = pb_utils.Tensor(name, self._tensors.make(name, rows))
+        return self._repeated[name, value]
 
     def _count_base_model(self, base_model: str, seconds: float) -> None:
         self._count("base_model_seconds_total", seconds, base_model=base_model)
@@ -300,12 +320,13 @@ class TritonPythonModel:
             self._counts.add(name, amount, **labels)
 
 
-def _parameters(request: Any) -> RequestParameters:
+def _parameters(request: Any) -> str:
+    """Return the parameters as JSON, empty if they cannot be read."""
     try:
-        text = request.parameters()
+        text: str = request.parameters()
     except UnicodeDecodeError:  # a header that is not UTF-8 must not fail the other requests of the call
-        return RequestParameters({})
-    return read_parameters(text)
+        return ""
+    return text
 
 
 def _refusal(error: Exception, row: str = "") -> Any:

@@ -36,6 +36,9 @@ DEFAULT_K = 10
 NOT_GIVEN = -1  # artist_gap or seed of a row that has none
 _LISTS = ("history", "skipped", "friends", "exclude", "after")
 _ITEM_LISTS = ("history", "skipped", "exclude", "after")
+_COUNTED = frozenset((*_LISTS, "weights", "times"))
+_TEXTS = ("user_id", "mood", "similar_to", "by", "query", "query_field", "text", "playlist_from", "playlist_to")
+_MEASURED = frozenset((*_LISTS, *_TEXTS))
 
 
 AnyRequest = RecommendRequest | SimilarRequest | SearchRequest | TextRequest | PlaylistRequest
@@ -68,10 +71,8 @@ def read_requests(
             f"the inputs' batch sizes differ: { {name: len(each) for name, each in tensors.items()} }"
         )
     n_rows = sizes.pop() if sizes else 1
-    check_lists(n_rows, {name: tensors[name].shape[1] for name in (*_LISTS, "weights", "times") if name in tensors})
-    texts = ("user_id", "mood", "similar_to", "by", "query", "query_field", "text", "playlist_from", "playlist_to")
-    names = (*_LISTS, *texts)
-    check_id_lengths({name: tensors[name].ravel().tolist() for name in names if name in tensors})
+    check_lists(n_rows, {name: each.shape[1] for name, each in tensors.items() if name in _COUNTED})
+    check_id_lengths({name: each.ravel().tolist() for name, each in tensors.items() if name in _MEASURED})
     fits = "embedding" not in tensors or embeddings_fit()
     if n_rows == 1:
         return [_read_row(tensors, 0, caller, fits, titles)]

@@ -50,7 +50,8 @@ class MetricCounts:
         """Add to the counter `name`, one of `COUNTERS`."""
         with self._lock:
             self._counts[name, tuple(sorted(labels.items()))] += amount  # type: ignore[assignment]
-        self.changed.set()
+        if not self.changed.is_set():
+            self.changed.set()
 
     def take(self) -> dict[tuple[str, Labels], float]:
         """Return what was counted since the last call."""

@@ -110,6 +110,16 @@ def row_of_playlist(answer: PlaylistResponse) -> OutputRow:
     )
 
 
+def repeated_value(name: str, rows: Sequence[OutputRow]) -> str | bytes | None:
+    """Return the value of an output that many responses have in common, None for other outputs."""
+    if len(rows) != 1:
+        return None
+    if name == "unknown":
+        return _NOTHING_UNKNOWN if rows[0].unknown is _NOTHING_UNKNOWN else None
+    value: str | None = getattr(rows[0], name) if name in ("source", "arm") else None
+    return value
+
+
 class OutputTensors:
     """Builds output tensors, including items' titles and artists."""
 
@@ -126,21 +136,21 @@ class OutputTensors:
     def make(self, name: str, rows: Sequence[OutputRow]) -> Array:
         """Return an output tensor of one request, (B, k) or (B, 1)."""
         if name == "scores":
-            return _filled([row.scores for row in rows], np.zeros((len(rows), _longest(rows)), np.float32))
+            return _padded([row.scores for row in rows], 0, np.float32)
         if name in self._makers:
             maker = self._makers[name]
-            return _filled([maker(row) for row in rows], np.full((len(rows), _longest(rows)), b"", np.object_))
+            return _padded([maker(row) for row in rows], b"", np.object_)
         if name == "total":
             return np.array([[row.total] for row in rows], np.int32)
         values = [getattr(row, name) for row in rows]
         return np.array([[v.encode() if isinstance(v, str) else v] for v in values], np.object_)
 
 
-def _longest(rows: Sequence[OutputRow]) -> int:
-    return max((len(row.items) for row in rows), default=0)
-
-
-def _filled(values: Sequence[Sequence[Any] | Array], array: Array) -> Array:
+def _padded(values: Sequence[Sequence[Any] | Array], filler: Any, dtype: type) -> Array:
+    """Return values of different lengths as an array of the longest one."""
+    if len(values) == 1:  # the usual case
+        return np.array(values, dtype)
+    array: Array = np.full((len(values), max(map(len, values), default=0)), filler, dtype)
     for row, each in zip(array, values, strict=True):
         row[: len(each)] = each
     return array

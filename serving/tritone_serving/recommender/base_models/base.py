@@ -101,7 +101,7 @@ class TableModel(ABC):
         """Return the row of each request by which the table is multiplied, sparse (B, R)."""
 
     def corrected(self, scores: Floats, batch: RequestBatch, items: Ints | None) -> Floats:
-        """Return the scores for a product (B, I), or for its entries of the given items (1, n); the same by default."""
+        """Return the scores for a product (B, I), or for its entries of the given items (1, n); may change them."""
         return scores
 
     def score(self, batch: RequestBatch, items: Ints | None = None) -> Floats:

@@ -64,15 +64,19 @@ class RemoteBaseModel:
 
     def inputs(self, batch: RequestBatch) -> RemoteInputs:
         """Return the network's inputs `items` (int64, padded with 0) and `weights` (0 for padding)."""
-        keep = (batch.history.columns < self.n_known) & (batch.history.values > 0)
-        keep[keep] = _heaviest(batch.history.row_numbers()[keep], batch.history.values[keep], MOST_HISTORY_ITEMS)
-        rows = batch.history.row_numbers()[keep]
+        history = batch.history
+        kept = np.flatnonzero((history.columns < self.n_known) & (history.values > 0))
+        rows = history.row_numbers()[kept]
         counts = np.bincount(rows, minlength=batch.n)
         longest = max(1, int(counts.max(initial=0)))
+        if longest > MOST_HISTORY_ITEMS:
+            heaviest = _heaviest(rows, history.values[kept], MOST_HISTORY_ITEMS)
+            kept, rows, longest = kept[heaviest], rows[heaviest], MOST_HISTORY_ITEMS
+            counts = np.minimum(counts, MOST_HISTORY_ITEMS)
         items, weights = np.zeros((batch.n, longest), np.int64), np.zeros((batch.n, longest), np.float32)
-        index = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-        items[rows, index] = batch.history.columns[keep]
-        weights[rows, index] = batch.history.values[keep]
+        places = rows * longest + np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items.ravel()[places] = history.columns[kept]
+        weights.ravel()[places] = history.values[kept]
         return RemoteInputs({"items": items, "weights": weights})
 
     def scores(self, batch: RequestBatch, outputs: Floats, items: npt.NDArray[np.int64] | None = None) -> Floats:
@@ -90,16 +94,18 @@ class RemoteBaseModel:
         if outputs.shape != expected:
             raise ValueError(f"invalid scores of {self.name}: expected shape {expected}, got {outputs.shape}")
         logits = np.asarray(outputs, np.float32)
-        exponentials = np.exp(logits - logits.max(1, keepdims=True))
-        factors = self.n_known / exponentials.sum(1, keepdims=True)
-        if items is None:
-            scores = np.zeros((batch.n, self.n_items), np.float32)
-            scores[:, : self.n_known] = exponentials * factors
-        else:
-            n_known = int(np.searchsorted(items, self.n_known))
-            scores = np.zeros((batch.n, len(items)), np.float32)
-            scores[:, :n_known] = exponentials[:, items[:n_known]] * factors
-        scores[~self.knows(batch)] = 0
+        scores = np.empty((batch.n, self.n_items), np.float32)
+        known = scores[:, : self.n_known]
+        np.exp(np.subtract(logits, logits.max(1, keepdims=True), out=known), out=known)
+        factors = self.n_known / known.sum(1, keepdims=True)
+        if items is not None:
+            known = known[:, items[: np.searchsorted(items, self.n_known)]]
+            scores = np.empty((batch.n, len(items)), np.float32)
+        np.multiply(known, factors, out=scores[:, : known.shape[1]])
+        scores[:, known.shape[1] :] = 0
+        is_known = self.knows(batch)
+        if not is_known.all():
+            scores[~is_known] = 0
         return scores
 
     def knows(self, batch: RequestBatch) -> npt.NDArray[np.bool_]:

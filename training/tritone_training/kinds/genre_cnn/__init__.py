@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
-from tritone_training.kind import ModelKind
+from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, suggest
-from tritone_training.kinds.genre_cnn.declaration import DECLARATION
-from tritone_training.kinds.genre_cnn.evaluate import QUALITY, evaluate
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION, PCM16
+from tritone_training.kinds.genre_cnn.evaluate import PCM16_QUALITY, QUALITY, evaluate, pcm16
 from tritone_training.kinds.genre_cnn.export import exportable, pretrained_exportable
 from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train_prepared
 
@@ -24,6 +24,11 @@ def example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]
         chord = np.sin(2 * np.pi * pitches_hz[:, None] * time_s).sum(0) * np.exp(-time_s * random.uniform(0, 2))
         windows.append(0.15 * chord + 0.02 * random.standard_normal(WINDOW_SAMPLES))
     return {"audio": np.stack(windows).astype(np.float32)}
+
+
+def pcm16_example_inputs(n_batch: int, seed: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Return the windows of `example_inputs` as 16-bit integers: (n_batch, 66150) int16."""
+    return {"audio": pcm16(example_inputs(n_batch, seed)["audio"])}
 
 
 KIND = ModelKind(
@@ -42,5 +47,6 @@ KIND = ModelKind(
     exporter=exportable,
     pretrained_exporter=pretrained_exportable,
     example_inputs=example_inputs,
+    companions=(Companion(PCM16, pcm16_example_inputs, PCM16_QUALITY),),
     quality=QUALITY,
 )

@@ -1,4 +1,4 @@
-"""Inputs and outputs of `genre_cnn`."""
+"""Inputs and outputs of `genre_cnn` and of its companion for 16-bit samples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from tritone.constants import (
     EMBEDDING_SIZE,
     EMOTIONS,
     LARGEST_SAMPLE,
+    PCM16_MODEL_PARAMETER,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
 )
 from tritone_training.declaration import Axis, Batching, Declaration, Instances, Limits, QueuePolicy, Serving, Tensor
 
 KIND_NAME: Final = "genre_cnn"
+PCM16_NAME: Final = "genre_cnn_pcm16"
 
 LABEL_FILE: Final = "labels.txt"
 EMOTION_FILE: Final = "emotions.txt"
@@ -27,6 +29,9 @@ AUDIO: Final = Tensor(
     "3 s of mono PCM at 22,050 Hz, -1..1; a recording is a batch of such windows",
     # Floating-point mixes may exceed full scale; audio more than 36 dB above it was not scaled to -1..1.
     limits=Limits(minimum=-LARGEST_SAMPLE, maximum=LARGEST_SAMPLE),
+)
+PCM16_AUDIO: Final = replace(
+    AUDIO, dtype="INT16", description=f"{AUDIO.description}, as 16-bit integers: full scale is 32768", limits=None
 )
 PROBABILITIES: Final = Tensor(
     "probabilities", "FP32", (Axis("label"),), "one probability per label, sums to 1", label_file=LABEL_FILE
@@ -62,7 +67,22 @@ DECLARATION: Final = Declaration(
         # at once take 1.3 times as long (`python -m benchmarks.front_end`).
         instances=Instances(n_cpu=2, n_gpu=2, n_intra_op_threads=0, max_rows_per_run=8),
     ),
+    parameters={
+        "sample_rate_hz": str(SAMPLE_RATE_HZ),
+        "window_samples": str(WINDOW_SAMPLES),
+        PCM16_MODEL_PARAMETER: PCM16_NAME,
+    },
+)
+# The same network for callers that send half the bytes: a model of its own, because Triton fixes the type of an input.
+PCM16: Final = replace(
+    DECLARATION,
+    name=PCM16_NAME,
+    summary=f"{KIND_NAME} for samples as 16-bit integers.",
+    inputs=(PCM16_AUDIO,),
     parameters={"sample_rate_hz": str(SAMPLE_RATE_HZ), "window_samples": str(WINDOW_SAMPLES)},
 )
-# A backbone that brings tags of its own serves them too.
-DECLARATION_WITH_TAGS: Final = replace(DECLARATION, outputs=(*DECLARATION.outputs, TAGS))
+
+
+def with_tags(declaration: Declaration) -> Declaration:
+    """Return the declaration for a backbone that brings tags of its own, which are served too."""
+    return replace(declaration, outputs=(*declaration.outputs, TAGS))

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tritone.constants import EMOTIONS
+from tritone.audio import to_pcm16
+from tritone.constants import EMOTIONS, PCM16_FULL_SCALE
 from tritone.exceptions import InvalidAudioError
 from tritone_training.data.loading import embedded_recordings, load_recordings
 from tritone_training.data.recordings import DataProblem, Recording, RecordingSet, Remark, assign_folds, printable
@@ -256,7 +257,30 @@ def _windows(recordings: Sequence[Recording]) -> Iterator[Arrays]:
         yield {"audio": np.stack(found)}
 
 
+def pcm16(windows: npt.NDArray[np.generic]) -> npt.NDArray[np.int16]:
+    """Return windows (B, W) of floats as 16-bit integers; samples beyond full scale are clipped."""
+    largest = 1 - 1 / PCM16_FULL_SCALE
+    converted = to_pcm16(list(windows.astype(np.float32).clip(-1, largest)))
+    assert converted is not None  # noqa: S101 - all samples are within full scale
+    return converted
+
+
+def pcm16_held_out(request: EvaluateRequest) -> HeldOut:
+    """Return the data of `held_out` for a graph that takes 16-bit integers."""
+    floats = held_out(request)
+
+    def whole(inputs: Arrays) -> Arrays:
+        return {"audio": pcm16(inputs["audio"])}
+
+    return HeldOut(
+        floats.source,
+        lambda run: floats.measure(lambda inputs: run(whole(inputs))),
+        lambda: map(whole, floats.calibration()),
+    )
+
+
 QUALITY: Final = Quality(_METRICS, held_out, int8="static")
+PCM16_QUALITY: Final = Quality(_METRICS, pcm16_held_out, int8="static")
 
 
 def write_report(folder: Path, evaluation: Evaluation, labels: Sequence[str]) -> list[str]:

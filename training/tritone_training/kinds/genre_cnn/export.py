@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
+from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS, WEIGHTS_PARAMETER
+from tritone_serving.recommender.embedding_weights import COMPANION_OF
 from tritone_training import checkpoint
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,
-    DECLARATION_WITH_TAGS,
     EMOTION_FILE,
     KIND_NAME,
     LABEL_FILE,
+    PCM16,
     TAG_FILE,
+    with_tags,
 )
 from tritone_training.kinds.genre_cnn.frontend import MusicnnFeatures
-from tritone_training.kinds.genre_cnn.network import GenreNetwork, load_network, unit_length
+from tritone_training.kinds.genre_cnn.network import GenreNetwork, Pcm16Network, load_network, unit_length
 from tritone_training.pretrained.musicnn import N_PENULTIMATE
 from tritone_training.pretrained.weights import Pretrained, get_pretrained, load_musicnn
 
@@ -113,9 +116,15 @@ def _describe(
             "trained_on": backbone.trained_on,
             "caution": backbone.caution,
         }
-    return Exportable(
+    # A pretrained backbone without a checkpoint always has the same weights.
+    weights = {WEIGHTS_PARAMETER: str(card.get(WEIGHTS_PARAMETER) or f"pretrained {backbone.name if backbone else ''}")}
+    own, pcm16 = (
+        replace(each if backbone is None else with_tags(each), parameters={**each.parameters, **weights})
+        for each in (DECLARATION, PCM16)
+    )
+    exported = Exportable(
         network=network,
-        declaration=DECLARATION if backbone is None else DECLARATION_WITH_TAGS,
+        declaration=own,
         label_files=label_files,
         metadata={
             "labels": ",".join(labels),
@@ -124,6 +133,13 @@ def _describe(
         },
         card=whole,
     )
+    companion = replace(
+        exported,
+        network=Pcm16Network(network).eval(),
+        declaration=pcm16,
+        card={**whole, COMPANION_OF: KIND_NAME},
+    )
+    return replace(exported, companions=(companion,))
 
 
 class UntrainedNetwork(nn.Module):

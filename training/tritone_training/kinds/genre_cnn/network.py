@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS
+from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS, PCM16_FULL_SCALE
 from tritone_training import checkpoint
 from tritone_training.exceptions import CheckpointError, HyperparameterError
 from tritone_training.kinds.genre_cnn.config import GenreConfig
@@ -150,6 +150,19 @@ class GenreNetwork(nn.Module):
     def frozen_eval(self) -> Sequence[nn.Module]:
         """Return the parts that stay in eval mode during training."""
         return (self.frontend,)
+
+
+class Pcm16Network(nn.Module):
+    """The exported graph of `genre_cnn_pcm16`: a classifier of windows whose samples are 16-bit integers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, audio: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs of the network for windows (B, W) of int16."""
+        outputs: tuple[Tensor, ...] = self.network(audio.to(torch.float32) * (1 / PCM16_FULL_SCALE))
+        return outputs
 
 
 def unit_length(vectors: Tensor) -> Tensor:
