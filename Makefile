@@ -112,7 +112,7 @@ manifests: $(DEV_READY)  ## Generate the PrometheusRule and the Helm chart's tem
 
 # Triton loads the modules of each of these folders as top-level modules.
 BACKENDS := serving/tritone_serving/backends
-TYPED_BACKENDS := onnxruntime composer cf_ensemble events renderer
+TYPED_BACKENDS := onnxruntime composer cf_ensemble events recordings renderer
 
 lint: $(DEV_READY)  ## Check style, types, imports, Dockerfiles, the Helm chart and the committed model repository
 	@$(BIN)/ruff check

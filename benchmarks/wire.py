@@ -26,7 +26,7 @@ from tritone.constants import AudioFormat
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.repository import filled_models
 
-MODELS = ("genre_cnn", "genre_cnn_pcm16")
+MODELS = ("genre_cnn", "genre_cnn_pcm16", "genre_cnn_file")
 LINKS = ("loopback", "100mbit")
 RATE_MBIT = 100.0
 

@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Triton on NVIDIA GPUs: NVIDIA's image with its native onnxruntime backend, and our cf_ensemble, composer and renderer beside it.
+# Triton on NVIDIA GPUs: NVIDIA's image with its native onnxruntime backend, and our cf_ensemble, composer, recordings and renderer beside it.
 #   docker build -f docker/server-gpu.Dockerfile -t tritone/server-gpu:0.2.0 .
 # 24.11 is the first release with Python 3.12; before, it has 3.10, which is too old for our backends.
 ARG BASE=nvcr.io/nvidia/tritonserver:24.12-py3

@@ -74,10 +74,12 @@ class BaseClient(Generic[TRANSPORT]):
             user_token: a token that lets `recommend` use the stored data of one user; see `tritone user-token`.
             genre_model: the default model of `classify` and `embed`, also used by `recommend` and `similar` to embed
                 recordings.
-            audio_format: how the samples of recordings are sent. "int16" takes half the bytes of "float32" and is used
-                where the server has the companion of the model for it and no sample of the request is beyond full
-                scale; otherwise, and with "float32", they are sent as floats. Both have the same network;
-                probabilities differ by less than 0.001.
+            audio_format: how recordings are sent. With "int16" and "float32", the client decodes them and sends
+                samples. "int16" takes half the bytes and is used where the server has the companion of the model for
+                it and no sample of the request is beyond full scale, otherwise floats. Both have the same network;
+                probabilities differ by less than 0.001. With "file", paths, bytes and file objects are sent as they
+                are, usually a tenth of the bytes, and decoded by the server; other recordings, those beyond its
+                limits, and all if it cannot decode, are sent as with "int16".
             priority: "batch" queues requests behind the interactive ones of all clients, for background work. It does
                 not affect `stream_compose`. See also `with_priority`.
             transport: sends the requests instead of a transport for `url`; closed with the client. See

@@ -117,6 +117,7 @@ class InferRequest:
         priority: in the queue of a model with priorities, see `constants.PRIORITIES`; 0 for the model's default.
         headers: sent in addition to those of the endpoint, names in lower case; not shown in `repr`, since they hold
             secrets.
+        parameters: of the request, which a backend of ours may read.
     """
 
     model: str
@@ -128,6 +129,7 @@ class InferRequest:
     n_lost: int = 0
     priority: int = 0
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

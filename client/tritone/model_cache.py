@@ -23,8 +23,10 @@ import numpy as np
 from tritone.arguments import shown
 from tritone.constants import (
     EMOTIONS,
+    FILE_MODEL_PARAMETER,
     LARGEST_TEMPERATURE,
     LEAST_TEMPERATURE,
+    MAX_RECORDING_BYTES_PARAMETER,
     PCM16_MODEL_PARAMETER,
     WEIGHTS_PARAMETER,
 )
@@ -99,6 +101,18 @@ CLASSIFIER: Final = Role(
     {"audio": (None,)},
     {"probabilities": (None,), "emotions": (None,), "embedding": (None,)},
 )
+FILE_CLASSIFIER: Final = Role(
+    "classifies recordings that are sent as files",
+    {"recording": _SCALAR},
+    {
+        "probabilities": (None, None),
+        "emotions": (None, None),
+        "embedding": (None,),
+        "start_s": (None,),
+        "duration_s": _SCALAR,
+        "notes": _SCALAR,
+    },
+)
 SCORER: Final = Role(
     "predicts frames of music", {"frames": _FRAMES}, {"nll": _PER_FRAME, "probabilities": (None, N_PITCHES)}
 )
@@ -152,7 +166,7 @@ INSPIRER: Final = Role(
     newer_inputs=_CONDITIONS,
 )
 # The first that fits.
-ROLES: Final = (CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR, INSPIRER)
+ROLES: Final = (CLASSIFIER, FILE_CLASSIFIER, STREAMER, COMPOSER, SCORER, SAMPLER, ENCODER, DECODER, GENERATOR, INSPIRER)
 
 
 @dataclass(frozen=True)
@@ -193,6 +207,16 @@ class CachedModel:
     def pcm16_model(self) -> str | None:
         """The name of the model that takes windows as 16-bit integers (classifiers); None if there is none."""
         return self.info.parameters.get(PCM16_MODEL_PARAMETER) or None
+
+    @property
+    def file_model(self) -> str | None:
+        """The name of the model that decodes files and calls this one (classifiers); None if there is none."""
+        return self.info.parameters.get(FILE_MODEL_PARAMETER) or None
+
+    @property
+    def max_recording_bytes(self) -> int:
+        """The size of the largest file (models for files); 0 if the model names none."""
+        return self._number(MAX_RECORDING_BYTES_PARAMETER, 0)
 
     def is_same_network(self, other: CachedModel) -> bool:
         """Return whether both models have the same network and the same tensors, apart from the types of inputs."""

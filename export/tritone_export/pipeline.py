@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tritone.arguments import check_model_name
 from tritone_export._exceptions import ExportError, PrecisionError
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tritone_training.declaration import Declaration
     from tritone_training.kind import Exportable, ModelKind
     from tritone_training.quality import Quality
+
+
+Exported = TypeVar("Exported", "Exportable", ArtifactExport)
 
 
 def export_kind(
@@ -86,8 +89,7 @@ def export_kind(
     for each, reasons in zip(prepared, kept, strict=True):
         on_step(f"{each.name}: writing the version")
         results.append(write_model(each, repository, kept=reasons))
-    further = exportable.artifacts if isinstance(exportable, ArtifactExport) else ()
-    for artifact in further:
+    for artifact in (_with_names(each, kind, name) for each in exportable.artifacts):
         own_name = companion_name(kind.name, artifact.declaration.name, name)
         results.append(export_artifact(artifact, kind, repository=repository, name=own_name, on_step=on_step))
     for ensemble in kind.ensembles:
@@ -220,7 +222,8 @@ def export_artifact(
     """
     start_s = time.monotonic()
     declaration = artifact.declaration
-    declaration = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
+    if declaration.name == kind.name:  # `export_kind` has renamed the parameters of other models
+        declaration = replace(declaration, parameters=_renamed(declaration.parameters, kind, name))
     name = name or declaration.name
     check_model_name(name)
     configs = _configs(declaration, repository, name)
@@ -293,15 +296,16 @@ def _configs(declaration: Declaration, repository: Path, name: str) -> dict[str,
     return overridden(files, repository / name)
 
 
-def _with_names(exportable: Exportable, kind: ModelKind, name: str | None) -> Exportable:
-    """Return a network whose parameters name companions as they are called for a main model named `name`."""
+def _with_names(exportable: Exported, kind: ModelKind, name: str | None) -> Exported:
+    """Return a model whose parameters name companions as they are called for a main model named `name`."""
     parameters = _renamed(exportable.declaration.parameters, kind, name)
     return replace(exportable, declaration=replace(exportable.declaration, parameters=parameters))
 
 
 def _renamed(parameters: Mapping[str, str], kind: ModelKind, name: str | None) -> dict[str, str]:
     """Return a config's parameters, in which names of companions are those for a main model named `name`."""
-    names = {companion.declaration.name for companion in kind.companions}
+    declared = (*(companion.declaration for companion in kind.companions), *kind.data_models)
+    names = {kind.name, *(each.name for each in declared)}
     return {
         key: companion_name(kind.name, value, name) if value in names else value for key, value in parameters.items()
     }

@@ -264,6 +264,10 @@ def check_data(path: Path) -> None:
 def _told(array: Any) -> dict[str, Any]:
     shape = list(array.shape)
     if array.dtype == object:
-        texts = [each.decode() if isinstance(each, bytes) else str(each) for each in array.ravel().tolist()]
-        return {"content": texts, "shape": shape}
+        values = [each if isinstance(each, bytes) else str(each).encode() for each in array.ravel().tolist()]
+        try:
+            return {"content": [each.decode() for each in values], "shape": shape}
+        except UnicodeDecodeError:  # bytes that are no text, such as a recording: as Triton serialises them
+            serialised = b"".join(len(each).to_bytes(4, "little") + each for each in values)
+            return {"content": {"b64": base64.b64encode(serialised).decode()}, "shape": shape}
     return {"content": {"b64": base64.b64encode(array.tobytes()).decode()}, "shape": shape}

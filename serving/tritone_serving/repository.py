@@ -119,6 +119,7 @@ MODEL_FILES: Final = {
     "composer": "model.onnx",
     "cf_ensemble": "recommender.json",
     "events": "events.json",
+    "recordings": "recordings.json",
     "python": "model.py",
 }
 MODEL_CLASS: Final = "TritonPythonModel"

@@ -190,6 +190,7 @@ def publish(
     kind: Any = SimpleNamespace(
         name="recommender",
         companions=(),
+        data_models=(),
         declarations=(DECLARATION,),
         ensembles=(RECORDING_RECOMMENDER,) if ensembles else (),
     )

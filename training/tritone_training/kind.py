@@ -38,6 +38,7 @@ class Exportable:
         graph: inputs and outputs of the ONNX file where they differ from the declaration (a Tritone backend converts);
             None if the file serves the declaration itself.
         companions: what else this checkpoint serves, in the order of the kind's `companions`.
+        artifacts: models without a network that are served together with it, in the order of the kind's `data_models`.
         example_inputs: for the ONNX file, where a checkpoint's own sizes decide; the kind's or companion's if None.
     """
 
@@ -48,6 +49,7 @@ class Exportable:
     card: Mapping[str, Any]
     graph: Declaration | None = None
     companions: Sequence[Exportable] = ()
+    artifacts: Sequence[ArtifactExport] = ()
     example_inputs: Callable[[int, int], Mapping[str, npt.NDArray[np.generic]]] | None = None
 
 

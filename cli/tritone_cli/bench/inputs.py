@@ -5,6 +5,7 @@ Shapes: N requests.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone import TritoneError
+from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_serving.repository import newest_version
 from tritone_training.registry import get_kind, kind_names
 
@@ -102,6 +104,7 @@ def _draws(model: str, repository: Path | None) -> Iterator[Draw]:
     yield _window_embeddings
     yield _frames_to_render
     yield _events
+    yield _recordings
 
 
 def _kind_on_card(folder: Path) -> str | None:
@@ -134,6 +137,19 @@ def _events(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
     """Draw inputs of `recommender_events`; without the service key they are denied, and nothing is stored."""
     texts = [json.dumps({"id": f"bench-{seed}-{row}", "user": f"bench-{row}", "track": "bench"}) for row in range(n)]
     return {"event": np.array([[text.encode()] for text in texts], np.object_)}
+
+
+def _recordings(n: int, seed: int) -> Mapping[str, npt.NDArray[np.generic]]:
+    """Draw inputs of `genre_cnn_file`: n Ogg files with 3 s of noise."""
+    import soundfile
+
+    random, files = np.random.default_rng(seed), np.empty((n, 1), np.object_)
+    for row in range(n):
+        file = io.BytesIO()
+        noise = random.uniform(-0.5, 0.5, WINDOW_SAMPLES).astype(np.float32)
+        soundfile.write(file, noise, SAMPLE_RATE_HZ, format="OGG")
+        files[row, 0] = file.getvalue()
+    return {"recording": files}
 
 
 def _on_the_wire(row: npt.NDArray[Any], dims: Sequence[int | str]) -> Array:

@@ -30,7 +30,8 @@ from tritone.messages import (
     InferResponse,
     next_request_id,
 )
-from tritone.model_cache import CLASSIFIER, CachedModel, ModelCache, checked_output, infer
+from tritone.model_cache import CLASSIFIER, FILE_CLASSIFIER, CachedModel, ModelCache, checked_output, infer
+from tritone.operations.classify_files import classify_file
 from tritone.results.classification import Classification, TimelineWindow
 from tritone.retry import on_live_versions
 
@@ -107,7 +108,7 @@ def classify_group_flow(
         outputs = tuple(
             name for name in ("probabilities", "emotions", "tags", "embedding") if name in known.info.outputs
         )
-        recordings = yield from _infer_windows(classifier, audios, outputs, max_duration_s)
+        recordings = yield from _infer(classifier, audios, outputs, max_duration_s)
         return [each.error or classification_of(known, each, top) for each in recordings]
 
     return (yield from on_live_versions(cache, used, start))
@@ -120,7 +121,7 @@ def embed_flow(cache: ModelCache, audio: Audio, *, model: str, audio_format: Aud
 
     def start() -> Flow[FloatArray]:
         classifier = yield from _look_up(cache, used, audio_format)
-        (recording,) = yield from _infer_windows(classifier, (audio,), ("embedding",))
+        (recording,) = yield from _infer(classifier, (audio,), ("embedding",))
         if recording.error is not None:
             raise recording.error
         return _mean_direction(recording.output("embedding"))
@@ -134,11 +135,13 @@ class _Classifier:
 
     Attributes:
         pcm16: None if the server has no such model, or the caller does not want it.
+        files: decodes files and calls the classifier; None as `pcm16`.
     """
 
     cache: ModelCache
     known: CachedModel
     pcm16: CachedModel | None = None
+    files: CachedModel | None = None
 
     def infer(self, windows: Sequence[FloatArray], outputs: tuple[str, ...]) -> Flow[InferResponse]:
         """Return the outputs for windows, as a response of the classifier.
@@ -176,13 +179,48 @@ def _look_up(cache: ModelCache, used: list[str], audio_format: AudioFormat) -> F
             reason="unsuitable_model",
         )
     del used[1:]
-    if audio_format != "int16" or known.pcm16_model is None:
-        return _Classifier(cache, known)
-    used.append(known.pcm16_model)
-    pcm16 = yield from cache.find(known.pcm16_model, CLASSIFIER)
-    # During a roll-out, one of the two may already have another network.
-    fits = pcm16 is not None and pcm16.takes_pcm16 and pcm16.is_same_network(known)
-    return _Classifier(cache, known, pcm16 if fits else None)
+    classifier = _Classifier(cache, known)
+    if audio_format == "float32":
+        return classifier
+    if known.pcm16_model is not None:
+        used.append(known.pcm16_model)
+        pcm16 = yield from cache.find(known.pcm16_model, CLASSIFIER)
+        # During a roll-out, one of the two may already have another network.
+        if pcm16 is not None and pcm16.takes_pcm16 and pcm16.is_same_network(known):
+            classifier.pcm16 = pcm16
+    if audio_format == "file" and known.file_model is not None:
+        used.append(known.file_model)
+        classifier.files = yield from cache.find(known.file_model, FILE_CLASSIFIER)
+    return classifier
+
+
+def _infer(
+    classifier: _Classifier, audios: Sequence[Audio], outputs: tuple[str, ...], max_duration_s: float | None = None
+) -> Flow[list[WindowResponses]]:
+    """Run the model on recordings, as files where the server can decode them, and else as windows."""
+    if classifier.files is None or max_duration_s is not None:  # the server has a limit of its own
+        return (yield from _infer_windows(classifier, audios, outputs, max_duration_s))
+    recordings = []
+    for audio in audios:
+        found = None
+        try:
+            found = yield from classify_file(classifier.cache, classifier.known, classifier.files, audio, outputs)
+        except InvalidAudioError as error:
+            recordings.append(WindowResponses(error=error))
+            continue
+        if found is None:
+            recordings += yield from _infer_windows(classifier, (audio,), outputs)
+        else:
+            recordings.append(
+                WindowResponses(
+                    starts_s=found.starts_s,
+                    duration_s=found.duration_s,
+                    parts=[(found.response, slice(None))],
+                    notes=found.notes,
+                    request_s=found.request_s,
+                )
+            )
+    return recordings
 
 
 def _infer_windows(

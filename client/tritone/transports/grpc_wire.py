@@ -224,6 +224,8 @@ def infer_message(request: InferRequest) -> bytes:
     )
     if request.priority:
         built.parameters["priority"].uint64_param = request.priority
+    for name, value in request.parameters.items():
+        built.parameters[name].string_param = value
     for name, array in request.inputs.items():
         built.inputs.add(name=name, datatype=dtype_name(array), shape=array.shape)
     for name in request.outputs:

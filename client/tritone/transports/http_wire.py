@@ -203,8 +203,11 @@ def _infer_call(request: InferRequest, path: str, headers: Mapping[str, str]) ->
     ]
     outputs = [{"name": name, "parameters": {"binary_data": True}} for name in request.outputs]
     fields: dict[str, Any] = {"id": request.request_id, "inputs": inputs, "outputs": outputs}
+    parameters: dict[str, str | int] = dict(request.parameters)
     if request.priority:
-        fields["parameters"] = {"priority": request.priority}
+        parameters["priority"] = request.priority
+    if parameters:
+        fields["parameters"] = parameters
     head = json.dumps(fields).encode()
     parts = (memoryview(head), *raw.values())
     return Call(

@@ -15,7 +15,7 @@ from tritone_serving.supervision.cpu_pressure import CpuTimes, cpu_times
 from tritone_serving.supervision.options import HealthProblem, SupervisionOptions
 from tritone_serving.supervision.processes import Stub, is_stopped
 
-OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble", "events", "renderer"})
+OUR_BACKENDS: Final = frozenset({"onnxruntime", "composer", "cf_ensemble", "events", "recordings", "renderer"})
 ACTIVE_SHARE: Final = 0.05  # of one CPU: a stub that waits for a request uses less, one that computes much more
 STARVED_SHARE: Final = 0.2  # of the time that the server's own threads wait for a CPU
 N_FAILED_CHECKS: Final = 3  # Triton reports a stub that gets no CPU for a second as dead

@@ -136,7 +136,7 @@ def test_a_version_holds_the_artifact_and_its_card(repository: Path, artifact: P
 def test_a_version_without_its_key_has_a_warning(
     tmp_path: Path, artifact: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind: Any = SimpleNamespace(name="recommender", companions=(), declarations=(), ensembles=())
+    kind: Any = SimpleNamespace(name="recommender", companions=(), declarations=(), ensembles=(), data_models=())
     check = str(open_artifact(artifact).manifest["key_check"])
     export = replace(models.to_export(artifact, None), key_wanted=(check, str(key_file)))
     warning = export_artifact(export, kind, repository=tmp_path / "r").warning
@@ -427,7 +427,7 @@ def test_precomputed_lists_are_removed_with_their_user(tmp_path: Path) -> None:
 
 def test_an_artifact_without_its_key_is_not_published(artifact: Path, tmp_path: Path) -> None:
     exportable = models.to_export(artifact, tmp_path / "missing.key")
-    kind: Any = SimpleNamespace(name="recommender", companions=(), ensembles=())
+    kind: Any = SimpleNamespace(name="recommender", companions=(), ensembles=(), data_models=())
     with pytest.raises(ExportError, match="the key cannot be installed"):
         export_artifact(exportable, kind, repository=tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()

@@ -44,6 +44,12 @@ def renderer() -> Iterator[Any]:
     yield from _imported("tritone_renderer", ("sound",), "renderer")
 
 
+@pytest.fixture(scope="session")
+def recordings() -> Iterator[Any]:
+    """The module of the `recordings` backend that needs no server."""
+    yield from _imported("tritone_recordings", ("decoding",), "recordings")
+
+
 def _imported(prefix: str, parts: tuple[str, ...], *folders: str) -> Iterator[Any]:
     paths = [str(BACKENDS / folder) for folder in folders]
     sys.path += paths

@@ -37,6 +37,7 @@ def card(digest: str | None, **more: Any) -> dict[str, Any]:
         ([("genre_cnn", 1, card(None))], True),  # an older export, which does not say
         ([("genre_cnn", 1, "no JSON")], True),
         ([("music_vae", 1, {"kind": "music_vae", "weights_sha256": OTHER})], True),
+        ([("genre_cnn", 2, card(OTHER)), ("genre_cnn_pcm16", 1, card(ITEMS, companion_of="genre_cnn"))], False),
         ([("genre_cnn", 1, card(ITEMS)), ("genre_cnn.candidate", 1, card(OTHER))], True),
     ],
 )

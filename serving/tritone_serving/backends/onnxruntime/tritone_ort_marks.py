@@ -29,16 +29,16 @@ def is_health_check(request: Any) -> bool:
     """Return whether a request is a health check of this server's launcher."""
     if not _TOKEN:
         return False
-    token = _parameter(request, PARAMETER)
+    token = request_parameter(request, PARAMETER)
     return isinstance(token, str) and hmac.compare_digest(token.encode("utf-8", "surrogatepass"), _TOKEN.encode())
 
 
 def is_canary(request: Any) -> bool:
     """Return whether a request is marked as one that metrics leave out."""
-    return _parameter(request, CANARY_PARAMETER) is True
+    return request_parameter(request, CANARY_PARAMETER) is True
 
 
-def _parameter(request: Any, name: str) -> Any:
+def request_parameter(request: Any, name: str) -> Any:
     """Return the value of a request's parameter; None if it is missing or the parameters cannot be read."""
     try:
         text = request.parameters()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kind import Companion, ModelKind
 from tritone_training.kinds.genre_cnn.config import PRESETS, PRETRAINED_CHANGES, suggest
-from tritone_training.kinds.genre_cnn.declaration import DECLARATION, PCM16
+from tritone_training.kinds.genre_cnn.declaration import DECLARATION, FILE, PCM16
 from tritone_training.kinds.genre_cnn.evaluate import PCM16_QUALITY, QUALITY, evaluate, pcm16
 from tritone_training.kinds.genre_cnn.export import exportable, pretrained_exportable
 from tritone_training.kinds.genre_cnn.train import crossvalidate, prepare, train_prepared
@@ -48,5 +48,6 @@ KIND = ModelKind(
     pretrained_exporter=pretrained_exportable,
     example_inputs=example_inputs,
     companions=(Companion(PCM16, pcm16_example_inputs, PCM16_QUALITY),),
+    data_models=(FILE,),
     quality=QUALITY,
 )

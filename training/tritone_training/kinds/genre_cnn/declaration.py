@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Final
 
 from tritone.constants import (
+    CLASSIFIER_PARAMETER,
     EMBEDDING_SIZE,
     EMOTIONS,
+    FILE_MODEL_PARAMETER,
     LARGEST_SAMPLE,
+    MAX_RECORDING_BYTES_PARAMETER,
     PCM16_MODEL_PARAMETER,
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
@@ -17,6 +20,8 @@ from tritone_training.declaration import Axis, Batching, Declaration, Instances,
 
 KIND_NAME: Final = "genre_cnn"
 PCM16_NAME: Final = "genre_cnn_pcm16"
+FILE_NAME: Final = "genre_cnn_file"
+FILE_MANIFEST: Final = "recordings.json"
 
 LABEL_FILE: Final = "labels.txt"
 EMOTION_FILE: Final = "emotions.txt"
@@ -71,6 +76,7 @@ DECLARATION: Final = Declaration(
         "sample_rate_hz": str(SAMPLE_RATE_HZ),
         "window_samples": str(WINDOW_SAMPLES),
         PCM16_MODEL_PARAMETER: PCM16_NAME,
+        FILE_MODEL_PARAMETER: FILE_NAME,
     },
 )
 # The same network for callers that send half the bytes: a model of its own, because Triton fixes the type of an input.
@@ -86,3 +92,45 @@ PCM16: Final = replace(
 def with_tags(declaration: Declaration) -> Declaration:
     """Return the declaration for a backbone that brings tags of its own, which are served too."""
     return replace(declaration, outputs=(*declaration.outputs, TAGS))
+
+
+_WINDOW: Final = Axis("window")
+# Decodes a file, cuts it into windows and passes them to the classifier; one recording in a request.
+FILE: Final = Declaration(
+    name=FILE_NAME,
+    summary=f"Decodes a recording that is sent as a file, and classifies it with {KIND_NAME}.",
+    inputs=(
+        Tensor("recording", "BYTES", (Axis("one", 1),), "the bytes of an Ogg, FLAC, MP3, WAV or other audio file"),
+    ),
+    outputs=(
+        Tensor("probabilities", "FP32", (_WINDOW, Axis("label")), "of each window, one probability per label"),
+        Tensor("mean_probabilities", "FP32", (Axis("label"),), "mean over the windows"),
+        Tensor("emotions", "FP32", (_WINDOW, Axis("emotion", len(EMOTIONS))), f"of each window, as of {KIND_NAME}"),
+        Tensor("mean_emotions", "FP32", (Axis("emotion", len(EMOTIONS)),), "mean over the windows"),
+        Tensor("embedding", "FP32", (Axis("feature", EMBEDDING_SIZE),), "mean direction, L2-normalised"),
+        Tensor("start_s", "FP32", (_WINDOW,), "start of each window of 3 s; the last one ends with the recording"),
+        Tensor("duration_s", "FP32", (Axis("one", 1),), "length of the recording"),
+        Tensor("notes", "BYTES", (Axis("one", 1),), "remarks on the recording, one in a line; empty if there are none"),
+    ),
+    serving=Serving(
+        batching=Batching(max_batch_size=1, preferred_batch_sizes=(), max_queue_delay_microseconds=0),
+        queue=QueuePolicy(default_timeout_microseconds=30_000_000, max_queue_size=64),
+        # Two, so that a recording that takes long to decode does not hold up all others.
+        instances=Instances(n_cpu=2, n_gpu=0, n_intra_op_threads=1),
+        warmup_batch_sizes=(),
+    ),
+    parameters={
+        CLASSIFIER_PARAMETER: KIND_NAME,
+        MAX_RECORDING_BYTES_PARAMETER: str(32 << 20),
+        "max_recording_s": "1200",
+        "max_decode_s": "5",  # of processor time
+        "sample_rate_hz": str(SAMPLE_RATE_HZ),
+        "window_samples": str(WINDOW_SAMPLES),
+    },
+    backend="recordings",
+    filename=FILE_MANIFEST,
+)
+FILE_TAGS: Final = (
+    Tensor("tags", "FP32", (_WINDOW, Axis("tag")), "of each window, as of the classifier"),
+    Tensor("mean_tags", "FP32", (Axis("tag"),), "mean over the windows"),
+)

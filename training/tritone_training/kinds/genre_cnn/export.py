@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from tritone.constants import EMBEDDING_SIZE, EMOTION_NOT_TRAINED, EMOTIONS, WEIGHTS_PARAMETER
 from tritone_serving.recommender.embedding_weights import COMPANION_OF
 from tritone_training import checkpoint
+from tritone_training.artifact_export import ArtifactExport
+from tritone_training.declaration import labels_parameter
 from tritone_training.exceptions import CheckpointError
 from tritone_training.kind import Exportable
 from tritone_training.kinds.genre_cnn.declaration import (
     DECLARATION,
     EMOTION_FILE,
+    FILE,
+    FILE_MANIFEST,
+    FILE_TAGS,
     KIND_NAME,
     LABEL_FILE,
     PCM16,
@@ -70,7 +75,7 @@ def pretrained_exportable(folder: Path | None, pretrained: str) -> Exportable:
 def _trained(network: GenreNetwork, info: Mapping[str, Any]) -> Exportable:
     backbone = get_pretrained(info["pretrained"]) if info["pretrained"] else None
     card = {key: value for key, value in info.items() if key not in ("format", "weights", "splits")}
-    return _describe(
+    return describe(
         network,
         labels=info["labels"],
         emotions_trained=info["emotions_trained"],
@@ -88,7 +93,7 @@ def _untrained(backbone: Pretrained) -> Exportable:
         "trained": "not at all: probabilities are the backbone's own genre tags, scaled to sum to 1",
         "versions": checkpoint.versions(),
     }
-    return _describe(
+    return describe(
         network,
         labels=[backbone.tags[index] for index in genres],
         emotions_trained=False,
@@ -97,7 +102,7 @@ def _untrained(backbone: Pretrained) -> Exportable:
     )
 
 
-def _describe(
+def describe(
     network: nn.Module,
     *,
     labels: Sequence[str],
@@ -105,6 +110,13 @@ def _describe(
     backbone: Pretrained | None,
     card: Mapping[str, Any],
 ) -> Exportable:
+    """Return a network for export, with its companion for 16-bit samples and the model for files.
+
+    Args:
+        labels: class names of `probabilities`.
+        backbone: of the front end; None for log-mel bands.
+        card: what the model cards say.
+    """
     label_files = {LABEL_FILE: tuple(labels), EMOTION_FILE: EMOTIONS}
     whole = {**card, "emotions_trained": emotions_trained}
     if backbone is not None:
@@ -139,7 +151,20 @@ def _describe(
         declaration=pcm16,
         card={**whole, COMPANION_OF: KIND_NAME},
     )
-    return replace(exported, companions=(companion,))
+    return replace(
+        exported, companions=(companion,), artifacts=(_file_model(exported, with_tags=backbone is not None),)
+    )
+
+
+def _file_model(classifier: Exportable, *, with_tags: bool) -> ArtifactExport:
+    """Return the model that decodes files for a classifier; its configuration has the class names of the classifier."""
+    labels = labels_parameter(classifier.declaration, classifier.label_files)
+    outputs = (*FILE.outputs, *FILE_TAGS) if with_tags else FILE.outputs
+    return ArtifactExport(
+        declaration=replace(FILE, outputs=outputs, parameters={**FILE.parameters, **labels}),
+        files={FILE_MANIFEST: b'{"format": 1}\n'},
+        card={},
+    )
 
 
 class UntrainedNetwork(nn.Module):
