@@ -74,10 +74,11 @@ class StubScanner:
                 found.append(stub)
         for name in os.listdir("/proc"):  # noqa: PTH208  - without a Path for each process
             if name.isdecimal() and (pid := int(name)) not in self._others and pid not in self._known:
-                process = self._opened(pid)
-                if process is not None and (stub := process.look()) is not None:
-                    self._known[pid] = process
-                    found.append(stub)
+                opened = self._opened(pid)
+                if opened is not None:  # if it has just ended, the next scan closes it
+                    self._known[pid] = opened
+                    if (stub := opened.look()) is not None:
+                        found.append(stub)
         return found
 
     def close(self) -> None:
