@@ -8,7 +8,7 @@ Each round starts the command in a process of its own and measures from before t
 Then it adds up the memory of all processes: the command with its supervisor, the server, and a process per model
 instance; shared pages count once (PSS). Before each round the kernel's file cache is dropped if the user may do that
 (root), so that packages and models come from the disk; the output says whether it was. The exit status is 1 if a bound
-is missed: 10 s until probed, 2 GB.
+is missed: 5 s until probed, 2 GB.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tritone_serving.canary import probe
 from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, memory_mb, stubs_of
 
-BOUND_S = 10.0
+BOUND_S = 5.0
 BOUND_MB = 2048.0
 TIMEOUT_S = 120.0
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")

@@ -5,7 +5,7 @@
 Starts `tritone serve` on free ports, waits until it has settled, and adds up the CPU time of all processes over a
 period without traffic: the launcher (with the health checks), the process supervisor, the server, and the Python stubs
 of the models. The requests are what Triton counts in `nv_inference_count` over the same period. The exit status is 1 if
-the total is above 5 % of a core.
+the total is above 2 % of a core.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.arguments import amount
 from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, stubs_of
 
-BOUND_PERCENT = 5.0
+BOUND_PERCENT = 2.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

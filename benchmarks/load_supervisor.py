@@ -100,7 +100,7 @@ def table(result: dict[str, Any]) -> str:
         ("seconds watched", f"{result['seconds']:g}"),
         ("repairs of healthy models", str(len(result["repairs"]))),
         ("restarts of the server", str(len(result["restarts"]))),
-        ("killed stub repaired after, s", str(result["repaired_s"])),
+        ("killed stub noticed, repaired after, s", f"{result['noticed_s']}, {result['repaired_s']}"),
         ("requests answered, failed", f"{result['answered']}, {result['failed']}"),
     ]
     lines = ["| what | value |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
@@ -135,6 +135,14 @@ def _watch(
             time.sleep(1)
         load_average = os.getloadavg()[0]
         repaired_s = _repaired_s(lines, killed_model, killed_s)
+        noticed_s = next(
+            (
+                round(at_s - killed_s, 1)
+                for at_s, text in list(lines)
+                if killed_s and at_s >= killed_s and text_names(text, killed_model)
+            ),
+            None,
+        )
     texts = [(at_s, text) for at_s, text in lines]
     own = [text for at_s, text in texts if killed_s and at_s >= killed_s and text_names(text, killed_model)]
     repairs = [text for _, text in texts if any(word in text for word in REPAIR_WORDS) and text not in own]
@@ -147,6 +155,7 @@ def _watch(
         "repairs": repairs,
         "restarts": restarts,
         "killed": killed_model,
+        "noticed_s": noticed_s,
         "repaired_s": repaired_s,
         "lines": [text for _, text in texts],
         "passed": not repairs and not restarts and repaired_s is not None,

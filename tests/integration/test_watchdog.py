@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.integration.python_models import DIE, HANG, Watched, make_repository, stub_of, wait_until, watched
+from tests.integration.python_models import DIE, HANG, MODEL, Watched, make_repository, stub_of, wait_until, watched
 
 from tritone_serving import CanaryError
 from tritone_serving.server import runtime_folder as runtime
@@ -81,6 +81,46 @@ def test_a_model_that_hangs_is_replaced(clean: Watched) -> None:
     assert failures == ["broken"]  # told when its process was ended, before its own time was up
     assert clean.noticed("answers again") < AGAIN_S
     assert clean.ask("single") == 2.0
+
+
+@pytest.fixture
+def own_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+    """A model of a backend that answers health checks, as ours do."""
+    backend = tmp_path / "backends" / "renderer"
+    backend.mkdir(parents=True)
+    marks = Path(runtime.OUR_BACKENDS) / "onnxruntime" / "tritone_ort_marks.py"
+    (backend / marks.name).symlink_to(marks)
+    answered = """
+            if is_health_check(request):
+                answers.append(pb_utils.InferenceResponse([]))
+                continue
+            x ="""
+    own_model = "from tritone_ort_marks import is_health_check" + MODEL.replace("\n            x =", answered, 1)
+    (backend / "model.py").write_text(own_model)
+    monkeypatch.setattr(runtime, "OUR_BACKENDS", tmp_path / "backends")
+    repository = make_repository(tmp_path / "models", single=1)
+    config = repository / "single" / "config.pbtxt"
+    config.write_text(config.read_text().replace('backend: "python"', 'backend: "renderer"'))
+    (repository / "single" / "1" / "model.py").unlink()
+    (repository / "single" / "1" / "file").touch()
+    with watched(repository, first_pause_s=0.0) as made:
+        yield made
+
+
+def test_a_hang_of_an_own_backend_is_noticed_within_two_seconds(own_backend: Watched) -> None:
+    assert wait_until(lambda: own_backend.answers("single"), AGAIN_S) < AGAIN_S
+    assert own_backend.noticed("", timeout_s=3) == float("inf")  # by then it is known where the process waits
+
+    def ask() -> None:
+        with pytest.raises(CanaryError):
+            own_backend.ask("single", HANG, timeout_s=8)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    assert own_backend.noticed("single: no answer", "idle") < NOTICED_S, own_backend.said
+    caller.join()
+    assert own_backend.noticed("answers again") < AGAIN_S
+    assert own_backend.ask("single") == 2.0
 
 
 def test_a_model_that_computes_for_long_is_left_alone(clean: Watched) -> None:

@@ -113,7 +113,7 @@ def serve(
     ] = None,
     supervise_check_s: Annotated[
         float, typer.Option(help="Seconds between health checks of a model without traffic.")
-    ] = 2.0,
+    ] = 10.0,
     supervise_silent_s: Annotated[
         float,
         typer.Option(help="Seconds without a response after which a model counts as hung if its processes are idle."),

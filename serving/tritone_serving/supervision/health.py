@@ -20,6 +20,8 @@ ACTIVE_SHARE: Final = 0.05  # of one CPU: a stub that waits for a request uses l
 STARVED_SHARE: Final = 0.2  # of the time that the server's own threads wait for a CPU
 N_FAILED_CHECKS: Final = 3  # Triton reports a stub that gets no CPU for a second as dead
 NOT_HEALTHY: Final = "not healthy"
+DOUBT_S: Final = 0.5  # between the answer to one check and the next check because of a process that seems stuck
+UNSEEN_CHECK_S: Final = 2.0  # between checks while it cannot be seen whether the processes are stuck
 OnCheck = Callable[[str, str], None]
 
 
@@ -82,11 +84,17 @@ class ModelHealth:
         self._next_run_s = now_s + options.run_s
         self._answers_checks = answers_health_checks(config)
         self._check: Future[None] | None = None
+        self._checked_s = 0.0
         self._sent_s = 0.0
         self._n_failed = 0
         self._sampled_s = 0.0
         self._stub_times = CpuTimes()
         self._server_times = CpuTimes()
+
+    @property
+    def is_awaiting_answer(self) -> bool:
+        """Return whether a check has been sent and not yet answered."""
+        return self._check is not None
 
     def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> HealthProblem | None:
         """Check the model once.
@@ -102,6 +110,7 @@ class ModelHealth:
         now_s = time.monotonic()
         if self._n_runs is not None and n_runs != self._n_runs:  # traffic shows that the model responds
             self._answered(now_s)
+            self._next_check_s = max(self._next_check_s, now_s + self._interval_s(stubs))
         self._n_runs = n_runs
         return self._missing(stubs, now_s) or self._unanswered(stubs, now_s, patience)
 
@@ -123,8 +132,12 @@ class ModelHealth:
 
     def _unanswered(self, stubs: Sequence[Stub], now_s: float, patience: float) -> HealthProblem | None:
         if self._check is None:
-            if now_s >= self._next_check_s:
+            # A check that runs the model, since its backend is not ours, is not sent on mere suspicion.
+            is_doubtful = self._answers_checks and now_s >= self._checked_s + DOUBT_S and any(s.stuck for s in stubs)
+            if is_doubtful or now_s >= self._next_check_s:
                 self._send(stubs, now_s, patience)
+            if is_doubtful:
+                self._sample(stubs, now_s)
             return None
         if self._check.done():
             return self._finished(self._check, now_s, patience)
@@ -152,14 +165,19 @@ class ModelHealth:
         else:
             self._next_run_s = now_s + self._options.run_s
             self._check = self._pool.submit(self._run_model, timeout_s)
-        interval_s = self._options.check_s if answers_checks else self._options.foreign_run_s
-        self._next_check_s = now_s + interval_s
+        self._next_check_s = now_s + (self._interval_s(stubs) if answers_checks else self._options.foreign_run_s)
+
+    def _interval_s(self, stubs: Sequence[Stub]) -> float:
+        """Return the time between two checks that do not run the model."""
+        is_unseen = any(stub.stuck is None for stub in stubs)
+        return min(self._options.check_s, UNSEEN_CHECK_S) if is_unseen else self._options.check_s
 
     def _run_model(self, timeout_s: float) -> None:
         run_canary(self._calls, self.model, self.config, timeout_s=timeout_s)
 
     def _finished(self, check: Future[None], now_s: float, patience: float) -> HealthProblem | None:
         self._check = None
+        self._checked_s = now_s
         error = check.exception()
         failure = error.failure if isinstance(error, CanaryError) else "answered" if error is None else "broken"
         self._on_check(self.model, failure)
@@ -179,7 +197,6 @@ class ModelHealth:
         self._answered_s = now_s
         self.has_answered = True
         self._n_failed = 0
-        self._next_check_s = max(self._next_check_s, now_s + self._options.check_s)
 
     def _sample(self, stubs: Sequence[Stub], now_s: float) -> None:
         self._sampled_s = now_s

@@ -30,7 +30,8 @@ class SupervisionOptions:
     Attributes:
         look_s: interval between two looks at all processes.
         check_s: interval between health checks of a model without traffic, if its backend answers them without running
-            it.
+            it. A model of such a backend is also checked when one of its processes is stuck in a request; see
+            `processes.Stub`.
         run_s: interval between checks that run the model; 0 sends none to models of such backends.
         foreign_run_s: interval between checks of models of other backends, which run for every check.
         silent_s: time without an answer until a model is hung, if its processes neither run nor wait for a CPU.
@@ -51,8 +52,8 @@ class SupervisionOptions:
         memory_every_s: interval between memory measurements; three in a row must exceed the limit.
     """
 
-    look_s: float = 0.4
-    check_s: float = 2.0
+    look_s: float = 0.25
+    check_s: float = 10.0
     run_s: float = 60.0
     foreign_run_s: float = 10.0
     silent_s: float = 1.0

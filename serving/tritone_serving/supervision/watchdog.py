@@ -37,8 +37,11 @@ from tritone_serving.supervision.options import Backoff, HealthProblem, Level, S
 from tritone_serving.supervision.processes import Stub, StubScanner, anonymous_bytes, is_alive, memory_limit_bytes
 
 _STATISTICS_TIMEOUT_S: Final = 1.0
+# While a check is unanswered: a model whose number of runs grows is not hung.
 _STATISTICS_EVERY_S: Final = 1.0
-_PATIENCE_DECAY: Final = 0.9  # each look; pressure comes in bursts
+_IDLE_STATISTICS_EVERY_S: Final = 5.0
+_PRESSURE_EVERY_S: Final = 1.0
+_PATIENCE_DECAY: Final = 0.77  # each second; pressure comes in bursts
 _RETIRED_IDLE_S: Final = 3.0
 _N_THREADS: Final = 64
 _HANG_TOGETHER_S: Final = 5.0
@@ -88,6 +91,7 @@ class Watchdog:
         self._metrics = metrics or SupervisorMetrics()
         self._memory_limit = self._options.max_memory_bytes or int(_MEMORY_SHARE * memory_limit_bytes())
         self._pressure = CpuPressure()
+        self._pressure_s = 0.0
         self._patience = 1.0
         self._reload_pauses: dict[str, Backoff] = {}
         self._restart_pause = Backoff(self._options, self._options.longest_restart_pause_s)
@@ -109,6 +113,7 @@ class Watchdog:
                 time.sleep(self._options.look_s)
         finally:
             self._calls.close()
+            self._stubs.close()
             self._pool.shutdown(wait=False, cancel_futures=True)
             self.server.stop()
 
@@ -117,8 +122,9 @@ class Watchdog:
         self._calls = Calls(self.server.own_endpoint())
         self._server_health = ServerHealth(self.server, self._pool, self._options, answers_grpc=self._answers_grpc)
         self._stubs = StubScanner(self.server.pid)
+        self._stub_pids: frozenset[int] = frozenset()
         self._statistics: Future[dict[str, int]] | None = None
-        self._next_statistics_s = 0.0
+        self._asked_statistics_s = self._next_statistics_s = 0.0
         self._n_runs: dict[str, int] = {}  # by model that is loaded, as last seen
         self._models: dict[str, ModelHealth] = {}
         self._reloading: dict[str, Future[None]] = {}
@@ -144,7 +150,7 @@ class Watchdog:
             return  # it has just ended; the next check reports the exit code
         stubs = self._stubs.scan()
         self._end_retired(stubs)
-        self._update_statistics()
+        self._update_statistics(frozenset(stub.pid for stub in stubs))
         for model, health in list(self._models.items()):
             if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
@@ -178,18 +184,33 @@ class Watchdog:
         return problems
 
     def _measure_patience(self) -> float:
-        self._patience = max(self._pressure.sample().patience, 1 + (self._patience - 1) * _PATIENCE_DECAY)
-        self._metrics.set_patience(self._patience)
+        now_s = time.monotonic()
+        passed_s = now_s - self._pressure_s
+        if passed_s >= _PRESSURE_EVERY_S or self._is_awaiting_answer():
+            self._pressure_s = now_s
+            decayed = 1 + (self._patience - 1) * _PATIENCE_DECAY**passed_s
+            self._patience = max(self._pressure.sample().patience, decayed)
+            self._metrics.set_patience(self._patience)
         return self._patience
+
+    def _is_awaiting_answer(self) -> bool:
+        return any(health.is_awaiting_answer for health in self._models.values())
 
     # --- which models there are ----------------------------------------------------------------
 
-    def _update_statistics(self) -> None:
-        """Request the models and their numbers of runs in the background, and store the result when it arrives."""
+    def _update_statistics(self, stub_pids: frozenset[int]) -> None:
+        """Request the models and their numbers of runs in the background, and store the result when it arrives.
+
+        Processes that begin or end mean that a model was loaded or unloaded.
+        """
         now_s = time.monotonic()
+        if stub_pids != self._stub_pids or self._is_awaiting_answer():
+            self._next_statistics_s = min(self._next_statistics_s, self._asked_statistics_s + _STATISTICS_EVERY_S)
+        self._stub_pids = stub_pids
         if self._statistics is None:
             if now_s >= self._next_statistics_s:
-                self._next_statistics_s = now_s + _STATISTICS_EVERY_S
+                self._asked_statistics_s = now_s
+                self._next_statistics_s = now_s + _IDLE_STATISTICS_EVERY_S
                 timeout_s = _STATISTICS_TIMEOUT_S * self._patience
                 self._statistics = self._pool.submit(self._calls.models, timeout_s=timeout_s)
             return
@@ -386,6 +407,7 @@ class Watchdog:
             pause_s = self._restart_pause.next_pause_s(time.monotonic())
             self._report("warning", f"{why}; restarting the server" + (f" in {pause_s:.1f} s" if pause_s else ""))
             self._calls.close()
+            self._stubs.close()
             self.server.kill()
             time.sleep(pause_s)
             try:

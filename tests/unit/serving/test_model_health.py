@@ -66,10 +66,10 @@ def pool() -> Pool:
     return Pool()
 
 
-def watch(pool: Pool, *, n_expected: int = len(STUBS), **options: Any) -> ModelHealth:
+def watch(pool: Pool, *, n_expected: int = len(STUBS), backend: str = "onnxruntime", **options: Any) -> ModelHealth:
     return ModelHealth(
         "model",
-        config(),
+        config(backend=backend),
         calls=None,  # type: ignore[arg-type]
         pool=pool,
         options=SupervisionOptions(**options),
@@ -133,6 +133,54 @@ def test_traffic_needs_no_check(host: Host, pool: Pool) -> None:
         host.now_s += 0.4
         health.look(STUBS, n, patience=1.0)
     assert len(pool.sent) <= 1
+
+
+def look_for(health: ModelHealth, host: Host, pool: Pool, seconds: float, stubs: tuple[Stub, ...]) -> None:
+    """Look every 0.25 s; every check is answered at once."""
+    for _ in range(round(seconds / 0.25)):
+        host.now_s += 0.25
+        health.look(stubs, 0, patience=1.0)
+        if pool.sent and not pool.future.done():
+            pool.future.set_result(None)
+
+
+def stuck(value: bool | None, pid: int = 10) -> Stub:
+    return Stub(pid, "model", "S", value)
+
+
+def test_stuck_process_is_checked_at_once_and_hung_within_two_seconds(host: Host, pool: Pool) -> None:
+    health = watch(pool, n_expected=1)
+    look_for(health, host, pool, 5, (stuck(False),))
+    n_before, begun_s = len(pool.sent), host.now_s
+    problem = None
+    while problem is None and host.now_s < begun_s + 10:
+        host.now_s += 0.25
+        problem = health.look((stuck(True),), 0, patience=1.0)
+    assert problem is not None
+    assert problem.reason == "hung"
+    assert pool.sent[n_before:] == ["check_health"]
+    assert host.now_s - begun_s < 1.5  # the scanner needs two looks before
+
+
+def test_stuck_process_whose_model_answers_is_left_alone_and_checked_twice_a_second(host: Host, pool: Pool) -> None:
+    health = watch(pool)
+    look_for(health, host, pool, 10, (stuck(True), stuck(False, 11)))
+    assert 8 <= len(pool.sent) <= 20
+
+
+def test_model_of_another_backend_is_not_run_because_it_seems_stuck(host: Host, pool: Pool) -> None:
+    health = watch(pool, backend="python")
+    look_for(health, host, pool, 9, (stuck(True), stuck(True, 11)))
+    assert pool.sent == ["_run_model"]
+
+
+def test_processes_that_cannot_be_seen_are_checked_more_often(host: Host, pool: Pool) -> None:
+    seen, unseen = watch(pool), watch(pool)
+    look_for(seen, host, pool, 30, (stuck(False), stuck(False, 11)))
+    n_seen = len(pool.sent)
+    look_for(unseen, host, pool, 30, (stuck(None), stuck(False, 11)))
+    assert 3 <= n_seen <= 4
+    assert 13 <= len(pool.sent) - n_seen <= 16
 
 
 def test_model_is_run_rarely_and_checked_often(host: Host, pool: Pool) -> None:
