@@ -176,6 +176,12 @@ class Recorders:
             last_s = self.succeeded[-1][1] if self.succeeded else 0.0
         return now_s - max(last_error_s, since_s) > 1 and now_s - last_s < 0.5
 
+    def wait(self, *, since_s: float) -> None:
+        """Wait until `works`, for half a minute at most."""
+        deadline_s = time.monotonic() + RECOVER_S
+        while not self.works(since_s=since_s) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+
     def _run(self, number: int) -> None:
         n_calls = 0
         with MusicClient(self._url, service_key=self._server.service_key, retries=0, timeout_s=5) as music:
@@ -229,12 +235,11 @@ def run_fault(fault: EventFault, folder: Path, *, seconds: float = 6.0) -> Fault
         recorders = Recorders(replica.grpc_url, server)
         recorders.start()
         try:
+            recorders.wait(since_s=0)  # on a busy machine, the first response takes a while
             time.sleep(BEFORE_S)
             fault_s = time.monotonic()
             fault.act(Scene(replica, valkey))
-            deadline_s = time.monotonic() + RECOVER_S
-            while not recorders.works(since_s=fault_s) and time.monotonic() < deadline_s:
-                time.sleep(0.1)
+            recorders.wait(since_s=fault_s)
             time.sleep(seconds)
             again_s = _again_s(recorders, fault_s)
         finally:
