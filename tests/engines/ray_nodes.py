@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_WITHIN_S = 60.0
-# Ray gives a process of its client 30 s to start; a slow machine that imports Ray for the first time needs longer.
-CLIENT_WITHIN_S = 120
 
 
 @dataclass(frozen=True)
@@ -28,11 +26,19 @@ class RayHead:
         process: `ray start`, the parent of the node's other processes.
         address: `HOST:PORT` for a driver on this machine, and for other nodes.
         client_address: `ray://HOST:PORT`.
+        folder: its temporary files.
     """
 
     process: subprocess.Popen[bytes]
     address: str
     client_address: str
+    folder: Path
+
+    def client_logs(self) -> str:
+        """Return what the processes of Ray's client wrote to stderr."""
+        return "\n".join(
+            path.read_text() for path in sorted(self.folder.glob("session_2*/logs/ray_client_server*.err"))
+        )
 
 
 @contextmanager
@@ -49,13 +55,14 @@ def ray_head(*, n_cpus: int, environment: Mapping[str, str]) -> Iterator[RayHead
         own = ["--head", "--port", str(port), "--ray-client-server-port", str(client_port), "--temp-dir", folder]
         own += ["--runtime-env-agent-port", str(agent_port), "--include-dashboard=false", "--disable-usage-stats"]
         log = Path(folder) / "start.log"
-        variables = {"RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": str(CLIENT_WITHIN_S), **environment}
+        # With gRPC's handlers of forks, the process that Ray's client starts may end before it has begun.
+        variables = {"GRPC_ENABLE_FORK_SUPPORT": "0", **environment}
         with _node(own, n_cpus, variables, log) as process:
             _wait_for("127.0.0.1", client_port, process)
             # Ray replaces 127.0.0.1 by another address of this machine.
             (host,) = re.findall(rf"--address='([^']+):{port}'", log.read_text())
             _wait_for(host, agent_port, process)  # clients are refused before it responds
-            yield RayHead(process, f"{host}:{port}", f"ray://127.0.0.1:{client_port}")
+            yield RayHead(process, f"{host}:{port}", f"ray://127.0.0.1:{client_port}", Path(folder))
 
 
 @contextmanager

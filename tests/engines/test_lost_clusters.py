@@ -103,7 +103,11 @@ def fit_by_client(address: str) -> tuple[int, list[tuple[int, int]], bool]:
 
 
 def test_a_cluster_is_used_by_rays_client(head: RayHead) -> None:
-    n_workers, found, is_connected = result_of(fit_by_client, head.client_address)
+    try:
+        n_workers, found, is_connected = result_of(fit_by_client, head.client_address)
+    except EngineError:
+        print(head.client_logs())  # Ray's message only names the file
+        raise
     assert n_workers == N_WORKERS
     assert [value for value, _ in found] == [0, 2, 4, 6, 8]
     assert os.getpid() not in {pid for _, pid in found}
