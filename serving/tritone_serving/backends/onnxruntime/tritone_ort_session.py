@@ -69,7 +69,7 @@ def open_session(
     """
     import onnxruntime as ort
 
-    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    parameters = _parameters(config)
     options = session_options(ort, config, parameters)
     if n_threads is not None:
         options.intra_op_num_threads = n_threads
@@ -139,7 +139,7 @@ def max_rows_per_run(config: dict[str, Any]) -> int:
     Raises:
         SessionError: the parameter is not a whole number, or the model has no batches.
     """
-    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    parameters = _parameters(config)
     n_rows = _whole(parameters, "max_rows_per_run", largest=1 << 20)
     if n_rows and config["max_batch_size"] == 0:
         raise SessionError(f"parameter max_rows_per_run is {n_rows}, but the model has no batches (max_batch_size: 0)")
@@ -199,6 +199,11 @@ def cuda_options(config: dict[str, Any], parameters: dict[str, str], device_id: 
             options["arena_extend_strategy"], options["arena_extend_strategy"]
         )
     return options
+
+
+def _parameters(config: dict[str, Any]) -> dict[str, str]:
+    """Return the parameters of a config: text by name."""
+    return {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
 
 
 def _accelerators(config: dict[str, Any]) -> dict[str, dict[str, str]]:
