@@ -94,13 +94,10 @@ class TritonPythonModel:
         decoding = self._decoding.Decoding(self._limits)
         parts = [self._infer(windows, version, needed or ["embedding"]) for windows in decoding.batches(content)]
         found = {name: np.concatenate([part[name] for part in parts]) for name in needed}
-        outputs: dict[str, Array] = {
-            name: found[name]
-            for name in needed
-            if name in _PER_WINDOW  # (N, L), (N, 9), (N, T)
-        }
+        outputs: dict[str, Array] = {}
         for name in needed:
             if name in _PER_WINDOW:
+                outputs[name] = found[name]  # (N, L), (N, 9), (N, T)
                 outputs[f"mean_{name}"] = found[name].mean(axis=0, dtype=np.float64).astype(np.float32)
         if "embedding" in found:
             mean = found["embedding"].mean(axis=0, dtype=np.float64)
