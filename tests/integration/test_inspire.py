@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,23 +222,3 @@ def test_its_versions_follow_each_other(tmp_path: Path) -> None:
     for version in ("1", "2"):
         assert publish_ensemble(INSPIRE, tmp_path).name == version
     assert [path.name for path in (tmp_path / "score_renderer").glob("[0-9]*")] == ["1"]
-
-
-def test_one_request_is_faster_than_its_steps(music: MusicClient, tmp_path: Path) -> None:
-    def in_steps() -> None:
-        piece = music.compose(bars=8, seed=1, n_candidates=1)
-        samples = render(to_score(piece.grid), rate_hz=22_050)
-        music.classify((samples, 22_050))
-        music.recommend(audio=(samples, 22_050))
-
-    def fastest_s(run: Callable[[], Any]) -> float:
-        times_s = []
-        for _ in range(5):
-            began_s = time.perf_counter()
-            run()
-            times_s.append(time.perf_counter() - began_s)
-        return min(times_s)
-
-    one_s, steps_s = fastest_s(lambda: music.inspire(bars=8, seed=1)), fastest_s(in_steps)
-    print(f"one request {1_000 * one_s:.1f} ms, in steps {1_000 * steps_s:.1f} ms")
-    assert one_s < 1.5 * steps_s

@@ -257,7 +257,9 @@ def prepare_job(options: BatchOptions, record: JobRecord, files: FileList, folde
             reason="other_job",
         )
     number = names.next_number(numbers[-1] if numbers else None)
-    names.remove_staged((names.url(number), record.url, record.list_url), existing)
+    # The last part may be complete and its temporary file still there: both exist between the link and the removal.
+    last_parts = [names.url(n) for n in (*numbers[-1:], number)]
+    names.remove_staged((*last_parts, record.url, record.list_url), existing)
     if is_recorded:
         record.load(files)
     else:

@@ -20,10 +20,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from tritone_serving._exceptions import AdminApiError, CanaryError, CrashLoopError, ServingError
 from tritone_serving.calls import Calls
@@ -34,7 +34,14 @@ from tritone_serving.supervision.cpu_pressure import CpuPressure, CpuTimes, cpu_
 from tritone_serving.supervision.health import ModelHealth, ServerHealth
 from tritone_serving.supervision.metrics import SupervisorMetrics
 from tritone_serving.supervision.options import Backoff, HealthProblem, Level, SupervisionOptions
-from tritone_serving.supervision.processes import Stub, StubScanner, anonymous_bytes, is_alive, memory_limit_bytes
+from tritone_serving.supervision.processes import (
+    Stub,
+    StubScanner,
+    anonymous_bytes,
+    is_alive,
+    is_stopped,
+    memory_limit_bytes,
+)
 
 _STATISTICS_TIMEOUT_S: Final = 1.0
 # While a check is unanswered: a model whose number of runs grows is not hung.
@@ -123,7 +130,7 @@ class Watchdog:
         self._server_health = ServerHealth(self.server, self._pool, self._options, answers_grpc=self._answers_grpc)
         self._stubs = StubScanner(self.server.pid)
         self._stub_pids: frozenset[int] = frozenset()
-        self._statistics: Future[dict[str, int]] | None = None
+        self._statistics: Future[tuple[dict[str, int], dict[str, Any]]] | None = None
         self._asked_statistics_s = self._next_statistics_s = 0.0
         self._n_runs: dict[str, int] = {}  # by model that is loaded, as last seen
         self._models: dict[str, ModelHealth] = {}
@@ -146,8 +153,8 @@ class Watchdog:
         problem = self._server_health.look(patience=patience)
         if problem is not None:
             raise _ServerBrokenError(problem)
-        if not is_alive(self.server.pid):
-            return  # it has just ended; the next check reports the exit code
+        if not is_alive(self.server.pid) or is_stopped(self.server.pid):
+            return  # the next checks report it; until then, requests about its models would only delay them
         stubs = self._stubs.scan()
         self._end_retired(stubs)
         self._update_statistics(frozenset(stub.pid for stub in stubs))
@@ -212,25 +219,22 @@ class Watchdog:
                 self._asked_statistics_s = now_s
                 self._next_statistics_s = now_s + _IDLE_STATISTICS_EVERY_S
                 timeout_s = _STATISTICS_TIMEOUT_S * self._patience
-                self._statistics = self._pool.submit(self._calls.models, timeout_s=timeout_s)
+                known = frozenset(self._models)
+                self._statistics = self._pool.submit(_read_models, self._calls, known, timeout_s=timeout_s)
             return
         if not self._statistics.done():
             return
         statistics, self._statistics = self._statistics, None
         if statistics.exception() is not None:
             return  # `ServerHealth` detects a lost server
-        self._n_runs = statistics.result()
+        self._n_runs, configs = statistics.result()
         for model in self._models.keys() - self._n_runs.keys():  # it was unloaded, or is being loaded again
             if model not in self._reloading:
                 del self._models[model]
-        for model in self._n_runs.keys() - self._models.keys() - self._reloading.keys():
-            self._begin_to_watch(model)
+        for model in configs.keys() - self._models.keys() - self._reloading.keys():
+            self._begin_to_watch(model, configs[model])
 
-    def _begin_to_watch(self, model: str) -> None:
-        try:
-            config = self._calls.config(model, timeout_s=_STATISTICS_TIMEOUT_S)
-        except CanaryError:
-            return
+    def _begin_to_watch(self, model: str, config: Any) -> None:
         if config.platform == "ensemble":
             return
         self._metrics.add_model(model)
@@ -440,6 +444,22 @@ class _ServerBrokenError(Exception):
     def __init__(self, problem: HealthProblem) -> None:
         super().__init__(problem.text)
         self.problem = problem
+
+
+def _read_models(calls: Calls, known: Collection[str], *, timeout_s: float) -> tuple[dict[str, int], dict[str, Any]]:
+    """Return the number of runs of each loaded model, and the configurations of those that are not known.
+
+    Waits for the server several times, so it must not be called in the supervisor's own thread.
+
+    Raises:
+        CanaryError: the server does not respond.
+    """
+    n_runs = calls.models(timeout_s=timeout_s)
+    configs = {}
+    for model in n_runs.keys() - known:
+        with contextlib.suppress(CanaryError):  # it may have been unloaded since
+            configs[model] = calls.config(model, timeout_s=timeout_s)
+    return n_runs, configs
 
 
 def _kill(pid: int) -> None:

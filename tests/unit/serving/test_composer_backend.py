@@ -332,23 +332,46 @@ def test_steps_of_any_length_write_the_same_piece(start: Any, step_milliseconds:
     wait_until(lambda: engine.counted.n_active == 0)
 
 
-def test_pieces_advance_together_whatever_their_place(start: Any) -> None:
-    engine = start()
+class Observed:
+    """A graph that calls a function before each run."""
+
+    def __init__(self, graph: Any, before_run: Callable[[], Any]) -> None:
+        self._graph = graph
+        self._before_run = before_run
+        self.first_state = graph.first_state
+
+    def advance(self, feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        self._before_run()
+        return self._graph.advance(feed, state)
+
+
+def test_pieces_advance_together_whatever_their_place(composer: Any, session: Any, start: Any) -> None:
     pieces = [stand_in.piece(120 + 9 * i, seed=i, cost=1, meter=(7 + i, i)) for i in range(5)]
-    clients = []
-    for inputs in pieces:
-        clients.append(engine.begin(inputs))
-        time.sleep(0.01)  # each joins while the others are under way
+    clients: list[Client] = []
+
+    def begin_next() -> None:  # each joins while the others are under way
+        if len(clients) < len(pieces):
+            clients.append(engine.begin(pieces[len(clients)]))
+
+    engine = start(graph=Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), begin_next))
+    begin_next()
+    wait_until(lambda: len(clients) == len(pieces))
     for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
     assert len(engine.counted.runs) < 0.8 * sum(inputs["noise"].shape[1] for inputs in pieces) / 4
 
 
-def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(start: Any) -> None:
-    n_frames = 1600
+def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(
+    composer: Any, session: Any, start: Any
+) -> None:
+    n_frames = 400
     pieces = [stand_in.piece(n_frames, seed=i, meter=(16, 2 * i)) for i in range(8)]
-    engine = start(step_milliseconds=10_000, max_parallel_runs=1)
-    for client, inputs in zip([engine.begin(inputs) for inputs in pieces], pieces, strict=True):
+    have_begun = threading.Event()
+    graph = Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), lambda: have_begun.wait(TIMEOUT_S))
+    engine = start(graph=graph, step_milliseconds=10_000, max_parallel_runs=1)
+    clients = [engine.begin(inputs) for inputs in pieces]
+    have_begun.set()
+    for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
     whole = [n for n in engine.counted.runs if n == 16 * len(pieces)]
     assert sum(whole) > 0.9 * len(pieces) * n_frames

@@ -55,10 +55,14 @@ def test_rows_whose_part_was_lost_are_made_again(server: Server, tones: Path, tm
     assert rows(out)["path"].tolist() == paths_in(tones)
 
 
-def test_temporary_files_of_a_killed_process_are_removed(server: Server, tones: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])  # killed after the part had its name, or before
+def test_temporary_files_of_a_killed_process_are_removed(
+    server: Server, tones: Path, tmp_path: Path, number: int
+) -> None:
     out = tmp_path / "out"
     interrupted(server, tones, out, 3)
-    (out / ".part-00001-0123456789ab.partial").write_bytes(b"PAR1 half")
+    assert [path.name for path in out.glob("*.parquet")] == ["part-00000.parquet"]
+    (out / f".part-0000{number}-0123456789ab.partial").write_bytes(b"PAR1 half")
     server.run(tones, out, resume=True)
     assert not list(out.glob(".*.partial"))
 
