@@ -2,7 +2,8 @@
 
     make bench    or   python -m benchmarks.latency_classify [--repository DIR] [--rounds N] [--json]
 
-Then the SDK is compared with a single client of perf_analyzer that sends the same windows, in interleaved trials.
+The SDK sends 16-bit samples, which is its default, and floats. Then it is compared with a single client of
+perf_analyzer that sends the same windows as 16-bit samples, in interleaved trials.
 
 Each round calls each way once, with a new clip, so that drift of the machine affects all alike. Decoding is measured
 separately. Without bounds.
@@ -25,11 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import soundfile
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.arguments import count
 from tritone import MusicClient
-from tritone.audio import iter_windows
-from tritone.constants import GENRE_MODEL, SAMPLE_RATE_HZ
+from tritone.audio import iter_windows, to_pcm16
+from tritone.constants import GENRE_MODEL, PCM16_MODEL_PARAMETER, SAMPLE_RATE_HZ
 from tritone_serving import ServerOptions, TritonServer
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, write_data
 
@@ -73,17 +76,22 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
     if not versions:
         sys.exit(f"{repository / model}: expected a version, got none; run `make demo` or `tritone export {model}`")
     session = onnxruntime.InferenceSession(versions[-1] / "model.onnx", providers=["CPUExecutionProvider"])
-    options = ServerOptions(repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0)
+    models = served(repository, model)
+    options = ServerOptions(repository=repository, models=models, http_port=0, grpc_port=0, metrics_port=0)
     with (
         TritonServer.start(options) as server,
         MusicClient(server.grpc_url) as grpc,
         MusicClient(server.http_url) as http,
+        MusicClient(server.grpc_url, audio_format="float32") as grpc_floats,
+        MusicClient(server.http_url, audio_format="float32") as http_floats,
     ):
         outputs = ["probabilities", "emotions", "embedding"]
         ways: dict[str, Callable[[npt.NDArray[np.float32]], Any]] = {
             "in-process ONNX Runtime": lambda clip: session.run(outputs, {"audio": windows_of(clip)}),
             "SDK classify over gRPC": lambda clip: grpc.classify((clip, SAMPLE_RATE_HZ), model=model),
             "SDK classify over HTTP": lambda clip: http.classify((clip, SAMPLE_RATE_HZ), model=model),
+            "the same with floats over gRPC": lambda clip: grpc_floats.classify((clip, SAMPLE_RATE_HZ), model=model),
+            "the same with floats over HTTP": lambda clip: http_floats.classify((clip, SAMPLE_RATE_HZ), model=model),
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         random = np.random.default_rng(0)
@@ -115,17 +123,31 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
     }
 
 
+def served(repository: Path, model: str) -> tuple[str, str]:
+    """Return the names of the classifier and of its model for 16-bit samples; exit if it has none."""
+    config = text_format.Parse((repository / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
+    pcm16 = config.parameters[PCM16_MODEL_PARAMETER].string_value
+    if not pcm16 or not (repository / pcm16).is_dir():
+        sys.exit(
+            f"{repository / model}: has no model for 16-bit samples; export it again with `tritone export {model}`"
+        )
+    return model, pcm16
+
+
 def compared_with_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
     """Compare the latency of the SDK with that of perf_analyzer, one client each, with the same number of windows."""
+    models = served(repository, model)
     options = ServerOptions(
-        repository=repository, models=(model,), http_port=0, grpc_port=0, metrics_port=0, response_cache_bytes=0
+        repository=repository, models=models, http_port=0, grpc_port=0, metrics_port=0, response_cache_bytes=0
     )
     random = np.random.default_rng(1)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, TritonServer.start(options) as server:
         tool, data = PerfAnalyzer.find(Path(folder)), Path(folder) / "windows.json"
         windows = windows_of(new_clip(random))
-        write_data(data, [{"audio": window} for window in windows])
+        samples = to_pcm16(list(windows))
+        assert samples is not None, "the clip is beyond full scale"
+        write_data(data, [{"audio": window} for window in samples])
         load = Load(concurrency=1, batch=len(windows))
         urls: dict[Protocol, str] = {"grpc": server.grpc_url, "http": server.http_url}
         for protocol, url in urls.items():
@@ -139,7 +161,7 @@ def compared_with_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
                         music.classify(clip, model=model)
                         times.append(time.perf_counter() - began)
                     reading = tool.measure(
-                        model, url.removeprefix("http://"), protocol=protocol, data=data, load=load,
+                        models[1], url.removeprefix("http://"), protocol=protocol, data=data, load=load,
                         window_s=1.0, stability=0.3,
                     )  # fmt: skip
                     if turn:  # the first warms up

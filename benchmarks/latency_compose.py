@@ -5,7 +5,7 @@
 Needs a repository with a version of `music_transformer` and `composer`, as exported by `tritone export
 music_transformer`. Each round calls each way once, for a new piece; the graph runs in process, with the server's
 settings, before and after, and the others are compared with the mean of both. Then: a client that requests one step at
-a time, and 1 to 8 concurrent clients. Without bounds.
+a time, and 1 to 8 concurrent clients of `compose` and of `stream_compose`. Without bounds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def measure(repository: Path, n_rounds: int, seconds: float) -> dict[str, Any]:
             "reference": IN_PROCESS,
             **latencies(session, grpc, http, n_rounds),
             "step_at_a_time": step_at_a_time(server.grpc_url, grpc),
-            "clients": throughputs(grpc, seconds / N_TURNS),
+            "clients": throughputs(grpc, seconds / N_TURNS, compose),
+            "stream_clients": throughputs(grpc, seconds / N_TURNS, stream_compose),
         }
 
 
@@ -188,32 +189,60 @@ def step_at_a_time(grpc_url: str, music: MusicClient) -> dict[str, Any]:
     return {"n_requests": N_FRAMES, "s": steps_s, "whole_s": whole_median_s, "ratio": steps_s / whole_median_s}
 
 
-def throughputs(music: MusicClient, seconds: float) -> list[dict[str, Any]]:
-    """Measure the throughput of several numbers of clients in interleaved trials; ratios are to one client."""
+def compose(music: MusicClient, seed: int) -> int:
+    """Compose a piece and return its number of notes (onsets)."""
+    return n_onsets(music.compose(bars=N_BARS, seed=seed).grid.frames)
+
+
+def stream_compose(music: MusicClient, seed: int) -> int:
+    """As `compose`, with `stream_compose`, which generates no further candidates."""
+    with music.stream_compose(bars=N_BARS, seed=seed) as stream:
+        return sum(n_onsets(chunk.frames) for chunk in stream)
+
+
+def n_onsets(frames: npt.NDArray[np.uint8]) -> int:
+    """Return the number of notes that begin in frames (n, P)."""
+    return int((frames == STRUCK).sum())
+
+
+def throughputs(music: MusicClient, seconds: float, ask: Callable[[MusicClient, int], int]) -> list[dict[str, Any]]:
+    """Measure the throughput of several numbers of clients in interleaved trials; ratios are to one client.
+
+    Args:
+        seconds: of each trial.
+        ask: composes a piece with a seed, and returns its number of notes.
+    """
     seeds = itertools.count(30_000_000)
-    turns = [[throughput(music, n_clients, seconds, seeds) for n_clients in CLIENTS] for _ in range(N_TURNS)]
+    turns = [[throughput(music, n_clients, seconds, seeds, ask) for n_clients in CLIENTS] for _ in range(N_TURNS)]
     return [
         {
             "n_clients": n_clients,
             "notes_per_s": statistics.median(turn[n][0] for turn in turns),
             "pieces_per_s": statistics.median(turn[n][1] for turn in turns),
             "ratio": statistics.median(turn[n][0] / turn[0][0] for turn in turns),
+            "ratios": sorted(turn[n][0] / turn[0][0] for turn in turns),
         }
         for n, n_clients in enumerate(CLIENTS)
     ]
 
 
-def throughput(music: MusicClient, n_clients: int, seconds: float, seeds: Iterator[int]) -> tuple[float, float]:
+def throughput(
+    music: MusicClient,
+    n_clients: int,
+    seconds: float,
+    seeds: Iterator[int],
+    ask: Callable[[MusicClient, int], int] = compose,
+) -> tuple[float, float]:
     """Return notes (onsets) and pieces per second of clients that compose one piece after another."""
     finished: list[tuple[float, int]] = []
     began = time.perf_counter()
 
-    def ask() -> None:
+    def ask_again() -> None:
         while time.perf_counter() - began < seconds:
-            piece = music.compose(bars=N_BARS, seed=next(seeds))
-            finished.append((time.perf_counter() - began, int((piece.grid.frames == STRUCK).sum())))
+            n_notes = ask(music, next(seeds))
+            finished.append((time.perf_counter() - began, n_notes))
 
-    threads = [threading.Thread(target=ask) for _ in range(n_clients)]
+    threads = [threading.Thread(target=ask_again) for _ in range(n_clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -235,9 +264,10 @@ def table(result: dict[str, Any]) -> str:
         f"ratio: median over the rounds, to «{result['reference']}» before and after in the same round",
         f"one step at a time: {steps['n_requests']} requests, {steps['s']:.2f} s, {steps['ratio']:.1f} times `compose`",
         *(
-            f"{row['n_clients']} clients: {row['notes_per_s']:8.0f} notes/s, {row['pieces_per_s']:6.2f} pieces/s, "
-            f"{row['ratio']:5.2f} times one client's notes"
-            for row in result["clients"]
+            f"{name}, {row['n_clients']} clients: {row['notes_per_s']:8.0f} notes/s, "
+            f"{row['pieces_per_s']:6.2f} pieces/s, {row['ratio']:5.2f} times one client's notes ({row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f})"
+            for name, rows in (("compose", result["clients"]), ("stream_compose", result["stream_clients"]))
+            for row in rows
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -258,8 +288,9 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
         for name, row in result["ways"].items()
     ]
     client_rows = [
-        f"| {n['n_clients']} | {n['notes_per_s']:.0f} | {n['pieces_per_s']:.2f} | {n['ratio']:.2f} |"
-        for n in result["clients"]
+        f"| {way} | {n['n_clients']} | {n['notes_per_s']:.0f} | {n['pieces_per_s']:.2f} | {n['ratio']:.2f} |"
+        for way, rows in (("compose", result["clients"]), ("stream_compose", result["stream_clients"]))
+        for n in rows
     ]
     text = [
         f"# {result['n_bars']} bars from `{result['model']}`",
@@ -268,8 +299,8 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
         "|---|---|---|---|",
         *rows,
         f"\nOne step at a time, a client takes {steps['s']:.2f} s: {steps['ratio']:.1f} times `compose`.\n",
-        "| clients | notes/s | pieces/s | times one |",
-        "|---|---|---|---|",
+        "| way | clients | notes/s | pieces/s | times one |",
+        "|---|---|---|---|---|",
         *client_rows,
     ]
     (folder / "compose_latency.md").write_text("\n".join(text) + "\n", encoding="utf-8")

@@ -133,10 +133,12 @@ def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
     scaled = np.empty(len(windows[0]), np.float32)  # one window at a time, which stays in the CPU cache
     for row, samples in zip(whole, windows, strict=True):
         np.multiply(samples, np.float32(PCM16_FULL_SCALE), out=scaled)
-        if scaled.max() > PCM16_FULL_SCALE or scaled.min() < -PCM16_FULL_SCALE:
+        largest = scaled.max()
+        if largest > PCM16_FULL_SCALE or scaled.min() < -PCM16_FULL_SCALE:
             return None
         np.rint(scaled, out=scaled)
-        np.minimum(scaled, np.float32(PCM16_FULL_SCALE - 1), out=scaled)
+        if largest > PCM16_FULL_SCALE - 1:
+            np.minimum(scaled, np.float32(PCM16_FULL_SCALE - 1), out=scaled)
         row[:] = scaled
     return whole
 
