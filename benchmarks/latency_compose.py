@@ -265,7 +265,8 @@ def table(result: dict[str, Any]) -> str:
         f"one step at a time: {steps['n_requests']} requests, {steps['s']:.2f} s, {steps['ratio']:.1f} times `compose`",
         *(
             f"{name}, {row['n_clients']} clients: {row['notes_per_s']:8.0f} notes/s, "
-            f"{row['pieces_per_s']:6.2f} pieces/s, {row['ratio']:5.2f} times one client's notes ({row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f})"
+            f"{row['pieces_per_s']:6.2f} pieces/s, {row['ratio']:5.2f} times one client's notes "
+            f"({row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f})"
             for name, rows in (("compose", result["clients"]), ("stream_compose", result["stream_clients"]))
             for row in rows
         ),

@@ -25,6 +25,7 @@ from benchmarks.grpc_clients import GrpcClient
 from benchmarks.http_clients import HttpClient, ask, connect, request_bytes
 from benchmarks.peers.environments import installed_version, python_of
 from benchmarks.peers.interface import Peer, PeerError, Transport
+from benchmarks.peers.triton import Triton
 from benchmarks.peers.usage import cpu_seconds, machine_times
 from benchmarks.peers.workloads import Workload
 from tritone_cli.bench.in_process import InProcessThroughput, best_layout, throughput
@@ -34,7 +35,6 @@ WARM_UP_CLIENTS = 8
 CEILING_BATCH = 8
 TOLERANCE = 1e-3
 AGREE = 0.15  # maximum interquartile range of the ratios of the rounds, as a share of the median
-TRITON = "triton"
 MAX_IDLE_CORES = 0.03  # above it, a peer runs only during its own trials
 
 
@@ -50,6 +50,7 @@ class Plan:
         idle_s: time without load in which the CPU time of the idle peers is measured.
         ceiling_s: length of each measurement in process.
         transports: the transports to measure.
+        reference: name of the peer whose results are divided by those of each other one.
     """
 
     clients: Sequence[int] = (1, 8, 32)
@@ -59,6 +60,7 @@ class Plan:
     idle_s: float = 10.0
     ceiling_s: float = 8.0
     transports: Sequence[Transport] = ("http", "grpc")
+    reference: str = Triton.name
 
 
 class Side:
@@ -66,8 +68,9 @@ class Side:
 
     def __init__(self, peer: Peer, transport: Transport, workloads: Sequence[Workload]) -> None:
         self.peer, self.transport = peer, transport
+        self.workloads = [each for each in workloads if peer.takes(each.model)]
         self._requests = {
-            each.model: [peer.encode(transport, each, inputs) for inputs in each.requests] for each in workloads
+            each.model: [peer.encode(transport, each, inputs) for inputs in each.requests] for each in self.workloads
         }
 
     @property
@@ -133,7 +136,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         sides = _started(peers, workloads, plan, stack, missing, folder=folder, environments=environments)
         started = list(dict.fromkeys(side.peer for side in sides))
-        _warm_up(sides, workloads, plan.warm_up_s)
+        _warm_up(sides, plan.warm_up_s)
         idle = _idle_cores(started, plan.idle_s)
         memory = {peer.name: (0.0, 0) for peer in started}
         restless = [peer for peer in started if idle[peer.name] > MAX_IDLE_CORES]
@@ -184,7 +187,9 @@ def measure(
             _summary(model, key, n_clients, found)
             | {
                 "of_ceiling": round(_median(found, "per_s") / ceilings[model].per_s, 3),
-                "triton": relative(trials.get((model, f"{TRITON}/{key.partition('/')[2]}", n_clients)), found),
+                "reference": relative(
+                    trials.get((model, f"{plan.reference}/{key.partition('/')[2]}", n_clients)), found
+                ),
             }
             for (model, key, n_clients), found in trials.items()
         ],
@@ -214,7 +219,7 @@ def _started(
                 peer.start()
                 sides = [Side(peer, name, workloads) for name in peer.protocols if name in plan.transports]
                 for side in sides:
-                    for workload in workloads:
+                    for workload in side.workloads:
                         side.check(workload)
                 stack.push(attempt.pop_all())
         except PeerError as error:
@@ -241,13 +246,19 @@ def _rounds(
     sides: Sequence[Side], restless: Sequence[Peer], workloads: Sequence[Workload], plan: Plan
 ) -> dict[tuple[str, str, int], list[dict[str, float]]]:
     trials: dict[tuple[str, str, int], list[dict[str, float]]] = {
-        (each.model, side.key, n): [] for each in workloads for n in plan.clients for side in sides
+        (each.model, side.key, n): []
+        for each in workloads
+        for n in plan.clients
+        for side in sides
+        if side.peer.takes(each.model)
     }
 
     def load(loaded: Sequence[Side]) -> None:
         for workload in workloads:
             for n_clients in plan.clients:
                 for side in loaded:
+                    if not side.peer.takes(workload.model):
+                        continue
                     found = _trial(side, workload, n_clients, plan.seconds)
                     trials[workload.model, side.key, n_clients].append(found)
 
@@ -257,15 +268,15 @@ def _rounds(
         for peer in restless:
             own = [side for side in ordered if side.peer is peer]
             peer.start()
-            _warm_up(own, workloads, plan.warm_up_s)
+            _warm_up(own, plan.warm_up_s)
             load(own)
             peer.stop()
     return trials
 
 
-def _warm_up(sides: Sequence[Side], workloads: Sequence[Workload], seconds: float) -> None:
+def _warm_up(sides: Sequence[Side], seconds: float) -> None:
     for side in sides:
-        for workload in workloads:
+        for workload in side.workloads:
             closed_loop(functools.partial(side.connect, workload), n_clients=WARM_UP_CLIENTS, seconds=seconds)
 
 
@@ -323,15 +334,16 @@ def _summary(model: str, key: str, n_clients: int, trials: Sequence[Mapping[str,
     }
 
 
-def relative(triton: Sequence[Mapping[str, float]] | None, other: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Return Triton's throughput and p99 relative to another row of the same transport, model and number of clients.
+def relative(reference: Sequence[Mapping[str, float]] | None, other: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Return throughput and p99 of the reference relative to another row of the same transport, model and clients.
 
-    The ratios are medians of those of the rounds, so that drift of the machine matters little. None where Triton was
-    not measured or answered nothing, or the rounds do not agree: their interquartile range is above 15 % of the median.
+    The ratios are medians of those of the rounds, so that drift of the machine matters little. None where the reference
+    was not measured or a peer answered nothing, or the rounds do not agree: their interquartile range is above 15 % of
+    the median.
     """
-    if triton is None:
+    if reference is None:
         return {"per_s": None, "p99": None, "spread": None}
-    pairs = [(a, b) for a, b in zip(triton, other, strict=True) if a["n"] and b["n"]]
+    pairs = [(a, b) for a, b in zip(reference, other, strict=True) if a["n"] and b["n"]]
     if len(pairs) < len(other):
         return {"per_s": None, "p99": None, "spread": None}
     ratios = [a["per_s"] / b["per_s"] for a, b in pairs]

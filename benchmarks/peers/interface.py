@@ -60,6 +60,7 @@ class Peer:
         protocols: what goes over the wire, by transport.
         settings: how it is tuned, in one line.
         n_threads: threads of each session; 0 is ONNX Runtime's default.
+        only: the models that it is measured with; None for all.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Peer:
     protocols: ClassVar[Mapping[Transport, str]] = {"http": "raw values"}
     settings: ClassVar[str]
     n_threads: ClassVar[int] = 1
+    only: ClassVar[frozenset[str] | None] = None
 
     def __init__(self, python: Path, models: Mapping[str, Path], folder: Path) -> None:
         """Claim the ports of a peer.
@@ -81,6 +83,11 @@ class Peer:
         self.python, self.models, self.folder = python, models, folder
         self.ports = claim_ports("127.0.0.1", dict.fromkeys([*self.protocols, "other"], 0))
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def takes(cls, model: str) -> bool:
+        """Return whether it is measured with a model."""
+        return cls.only is None or model in cls.only
 
     def prepare(self) -> None:
         """Write the files that the service reads to the folder; called before each start."""

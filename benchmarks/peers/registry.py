@@ -8,10 +8,11 @@ from benchmarks.peers.interface import Peer
 from benchmarks.peers.litserve import LitServe
 from benchmarks.peers.mlserver import MLServer
 from benchmarks.peers.ray_serve import RayServe
-from benchmarks.peers.triton import Triton, TritonWithoutPolicies
+from benchmarks.peers.triton import Triton, TritonInt16, TritonWithoutPolicies
 
 _ALL: tuple[type[Peer], ...] = (
     Triton,
+    TritonInt16,
     TritonWithoutPolicies,
     TunedFastApi,
     FastApi,

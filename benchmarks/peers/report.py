@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from benchmarks.peers.comparison import TRITON
+from benchmarks.peers.registry import PEERS
 from tritone_cli.marked_tables import markdown_table
 
 _HEAD = (
@@ -17,7 +17,6 @@ _HEAD = (
     "p99 ms",
     "server CPU s per 1,000",
     "best, of in process",
-    "Triton: throughput; p99",
 )
 _PEER_HEAD = ("server", "version", "settings", "on the wire", "processes", "memory MB", "idle, % of a core", "runs")
 Row = Mapping[str, Any]
@@ -39,7 +38,9 @@ def tables(result: Mapping[str, Any], command: str) -> list[str]:
         if len(clients) > 1
         else f"With {clients[0]} clients.",
         "",
-        *markdown_table(_HEAD, [_cells(result, *key, found) for key, found in rows.items()]),
+        *markdown_table(
+            (*_HEAD, f"{_title(result)}: throughput; p99"), [_cells(result, *key, found) for key, found in rows.items()]
+        ),
         "",
         *_losses(result),
         "",
@@ -62,12 +63,14 @@ def _cells(result: Mapping[str, Any], model: str, peer: str, transport: str, row
         ", ".join(f"{row['p99_ms']:.3g}" for row in rows),
         ", ".join(f"{row['server_cpu_s_per_1000']:.2f}" for row in rows),
         f"{max(row['of_ceiling'] for row in rows):.2f}",
-        "-" if peer == TRITON else "; ".join(", ".join(map(_ratio, _ratios(rows, key))) for key in ("per_s", "p99")),
+        "-"
+        if peer == result["plan"]["reference"]
+        else "; ".join(", ".join(map(_ratio, _ratios(rows, key))) for key in ("per_s", "p99")),
     ]
 
 
 def _ratios(rows: Sequence[Row], key: str) -> list[float | None]:
-    return [row["triton"][key] for row in rows]
+    return [row["reference"][key] for row in rows]
 
 
 def _ratio(value: float | None) -> str:
@@ -75,22 +78,28 @@ def _ratio(value: float | None) -> str:
 
 
 def _losses(result: Mapping[str, Any]) -> list[str]:
-    """List where another server carries more or has a lower p99 than Triton over the same transport."""
+    """List where another server carries more or has a lower p99 than the reference over the same transport."""
+    reference, title = result["plan"]["reference"], _title(result)
     found = []
     for row in result["rows"]:
-        per_s, p99 = row["triton"]["per_s"], row["triton"]["p99"]
-        if row["peer"] == TRITON or per_s is None or (per_s >= 1 and p99 <= 1):
+        per_s, p99 = row["reference"]["per_s"], row["reference"]["p99"]
+        if row["peer"] == reference or per_s is None or (per_s >= 1 and p99 <= 1):
             continue
         found.append(
             f"- `{row['model']}`, {row['clients']} {'client' if row['clients'] == 1 else 'clients'}, "
             f"{row['transport']}: {per_s:.2f} times the throughput and "
             f"{p99:.2f} times the p99 of {result['peers'][row['peer']]['title']}"
         )
-    if TRITON not in result["peers"]:
-        return ["Triton was not measured."]
+    if reference not in result["peers"]:
+        return [f"{title} was not measured."]
     if not found:
-        return ["Triton has a higher throughput and a lower p99 in every row whose rounds agree."]
-    return ["Triton has less throughput or a higher p99 in:", "", *found]
+        return [f"{title} has a higher throughput and a lower p99 in every row whose rounds agree."]
+    return [f"{title} has less throughput or a higher p99 in:", "", *found]
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    """Return the title of the server to which the ratios refer."""
+    return PEERS[result["plan"]["reference"]].title
 
 
 def _peer_cells(peer: Row) -> list[str]:
@@ -132,5 +141,5 @@ def _machine(result: Mapping[str, Any], command: str) -> str:
         f"{plan['rounds']} interleaved rounds of {plan['seconds']:g} s each{spread}. ONNX Runtime in process: "
         f"{ceilings}. Medians of the rounds, at most: other load {most['other_cores']:.2f} cores, steal "
         f"{most['steal_cores']:.2f} cores, the generator's own CPU time {most['generator_cpu_s_per_1000']:.2f} s per "
-        f"1,000. {models}. `?`: the rounds do not agree."
+        f"1,000. {models}. `?`: the rounds do not agree (interquartile range of the ratios above 15 %)."
     )

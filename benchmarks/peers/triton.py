@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import np_to_triton_dtype
 
-from benchmarks.peers.interface import Peer, Request, Transport, http_get, last_values
+from benchmarks.peers.interface import Peer, PeerError, Request, Transport, http_get, last_values
 from benchmarks.peers.v2_protocol import decode_grpc, encode_grpc
 from benchmarks.peers.workloads import Array, Workload
+from tritone.audio import to_pcm16
+from tritone.constants import GENRE_MODEL
+
+COMPANION = f"{GENRE_MODEL}_pcm16"
 
 
 class Triton(Peer):
@@ -64,6 +69,27 @@ class Triton(Peer):
         if transport == "grpc":
             return decode_grpc(body, workload.outputs)
         return last_values(body, workload)
+
+
+class TritonInt16(Triton):
+    """The same with the samples as `MusicClient` sends them: as 16-bit integers, to the companion of `genre_cnn`."""
+
+    name = "triton-int16"
+    title = "Triton, 16-bit samples"
+    only = frozenset({GENRE_MODEL})
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--model", COMPANION]
+
+    def prepare(self) -> None:
+        if not (self.repository() / COMPANION).is_dir():
+            raise PeerError(f"{self.repository()}: expected {COMPANION}, got none; run `tritone export {GENRE_MODEL}`")
+
+    def encode(self, transport: Transport, workload: Workload, inputs: Mapping[str, Array]) -> Request:
+        (windows,) = inputs.values()
+        whole = to_pcm16(list(windows))
+        assert whole is not None, "the windows are within full scale"
+        return super().encode(transport, replace(workload, model=COMPANION), {"audio": whole})
 
 
 class TritonWithoutPolicies(Triton):

@@ -22,7 +22,7 @@ from benchmarks.peers.services.raw_models import RawModel
 from benchmarks.peers.usage import MachineTimes, cpu_seconds, machine_times
 from benchmarks.peers.workloads import Workload
 
-WINDOW = np.arange(6, dtype=np.float32).reshape(1, 6)
+WINDOW = np.arange(6, dtype=np.float32).reshape(1, 6) / 8
 ITEMS, WEIGHTS = np.array([[3, 5]]), np.array([[1.0, 0.5]], np.float32)
 CONFIG = "max_batch_size: 8 dynamic_batching { priority_levels: 2 default_priority_level: 1 }"
 WORKLOADS = (
@@ -38,16 +38,28 @@ def peer(request: pytest.FixtureRequest, tmp_path: Path) -> Peer:
     return PEERS[request.param](Path(sys.executable), models, tmp_path)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each.model)
+@pytest.mark.parametrize(
+    ("peer", "workload"),
+    [
+        pytest.param(name, workload, id=f"{name}-{workload.model}")
+        for name, kind in PEERS.items()
+        for workload in WORKLOADS
+        if kind.takes(workload.model)
+    ],
+    indirect=["peer"],
+)
 def test_requests_hold_the_values_as_bytes(peer: Peer, workload: Workload) -> None:
+    sent = list(workload.requests[0].values())
+    if peer.name == "triton-int16":
+        sent = [(WINDOW * 32_768).astype(np.int16)]
     for transport in peer.protocols:
         request = peer.encode(transport, workload, workload.requests[0])
         assert workload.model in f"{request.target} {request.headers} {request.body[:40]!r}"
-        raw = b"".join(array.tobytes() for array in workload.requests[0].values())
+        raw = b"".join(array.tobytes() for array in sent)
         if (peer.name, transport) == ("mlserver", "http"):
             assert b"base64" in request.body
         elif peer.name.startswith("triton") and transport == "grpc":  # each tensor is a field of its own
-            assert all(array.tobytes() in request.body for array in workload.requests[0].values())
+            assert all(array.tobytes() in request.body for array in sent)
         else:
             assert raw in request.body
 
@@ -56,11 +68,18 @@ def test_every_peer_states_how_it_runs(peer: Peer, tmp_path: Path) -> None:
     for path in peer.models.values():
         path.parent.mkdir(parents=True)
         (path.parents[1] / "config.pbtxt").write_text(CONFIG)
+    (tmp_path / "m" / "genre_cnn_pcm16").mkdir()
     peer.prepare()
     assert peer.command()[0] == sys.executable
     assert peer.settings
     assert len(set(peer.ports.values())) == len(peer.protocols) + 1
     assert Path(peer.environment().get("PYTHONPATH", ".")).is_dir()
+
+
+def test_a_repository_without_the_model_for_16_bit_samples(tmp_path: Path) -> None:
+    peer = PEERS["triton-int16"](Path(sys.executable), {"genre_cnn": tmp_path / WORKLOADS[0].path}, tmp_path)
+    with pytest.raises(PeerError, match="expected genre_cnn_pcm16, got none"):
+        peer.prepare()
 
 
 def test_a_triton_without_queue_policies(tmp_path: Path) -> None:
@@ -203,7 +222,7 @@ def row(peer: str, per_s: float, ratio: float | None, p99: float | None, **other
         "model": "genre_cnn", "peer": peer, "transport": "http", "clients": 8, "per_s": per_s, "p50_ms": 1.25,
         "p99_ms": 2.5, "server_cpu_s_per_1000": 1.5, "generator_cpu_s_per_1000": 0.1, "steal_cores": 0.01,
         "other_cores": 0.02, "n": 10, "n_failed": 0, "spread": 0.05, "of_ceiling": 0.5,
-        "triton": {"per_s": ratio, "p99": p99, "spread": 0.1}, **others,
+        "reference": {"per_s": ratio, "p99": p99, "spread": 0.1}, **others,
     }  # fmt: skip
 
 
@@ -216,7 +235,7 @@ def result(*rows: dict[str, Any], **others: Any) -> dict[str, Any]:
         for each in rows
     }  # fmt: skip
     ceilings = {"genre_cnn": {"layout": "2 sessions", "before_per_s": 600.0, "after_per_s": 610.0}}
-    plan = {"clients": [8], "rounds": 5, "seconds": 2.5}
+    plan = {"clients": [8], "rounds": 5, "seconds": 2.5, "reference": "triton"}
     models = {"genre_cnn": {"bytes": 5_800_000, "request_bytes": 264_600, "values": 269}}
     return {
         "models": models,
@@ -239,6 +258,15 @@ def test_the_report_says_where_triton_loses() -> None:
     assert "`genre_cnn` 600/s before and 610/s after" in text
     assert "`run it`" in text
     assert "| `genre_cnn` | Triton, HTTP | 500 | 1.25 | 2.5 | 1.50 | 0.50 | - |" in text
+
+
+def test_the_report_with_another_reference() -> None:
+    measured = result(row("triton", 500, 1.4, 0.7), row("triton-int16", 700, 1.0, 1.0))
+    measured["plan"]["reference"] = "triton-int16"
+    text = "\n".join(report.tables(measured, "run it"))
+    assert "| Triton, 16-bit samples: throughput; p99 |" in text
+    assert "| 1.40; 0.70 |" in text
+    assert "Triton, 16-bit samples has a higher throughput" in text
 
 
 def test_the_report_without_a_loss_and_with_failures() -> None:
