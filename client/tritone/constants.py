@@ -36,15 +36,16 @@ EMOTIONS: Final = (
 EMOTION_NOT_TRAINED: Final = -1.0
 
 AudioFormat: TypeAlias = Literal["float32", "int16", "file"]  # in which clients send recordings
-# Parameters of config.pbtxt: the model with the same network that takes 16-bit samples, and the digest of the weights,
-# by which a client recognises that both have the same network.
+PCM16_FULL_SCALE: Final = 32_768  # of samples as 16-bit integers
+# Parameters in config.pbtxt of a classifier: the model with the same network that takes 16-bit samples, the digest of
+# the weights, by which a client recognises that both have the same network, and the model that decodes files.
 PCM16_MODEL_PARAMETER: Final = "pcm16_model"
-FILE_MODEL_PARAMETER: Final = "file_model"  # the model that decodes files and calls the classifier
-CLASSIFIER_PARAMETER: Final = "classifier_model"  # of the model for files
-CLASSIFIER_VERSION: Final = "classifier_version"  # parameter of a request to the model for files
-MAX_RECORDING_BYTES_PARAMETER: Final = "max_recording_bytes"  # of the model for files
 WEIGHTS_PARAMETER: Final = "weights_sha256"
-PCM16_FULL_SCALE: Final = 32_768
+FILE_MODEL_PARAMETER: Final = "file_model"
+# Parameters in config.pbtxt of the model that decodes files: the classifier that it calls, and the largest file.
+CLASSIFIER_PARAMETER: Final = "classifier_model"
+MAX_RECORDING_BYTES_PARAMETER: Final = "max_recording_bytes"
+CLASSIFIER_VERSION: Final = "classifier_version"  # parameter of a request to that model
 
 # --- models of symbolic music ------------------------------------------------------------------
 COMPOSE_MODEL: Final = "music_transformer"

@@ -22,6 +22,7 @@ import numpy as np
 
 from tritone.arguments import shown
 from tritone.constants import (
+    CLASSIFIER_PARAMETER,
     EMOTIONS,
     FILE_MODEL_PARAMETER,
     LARGEST_TEMPERATURE,
@@ -212,6 +213,11 @@ class CachedModel:
     def file_model(self) -> str | None:
         """The name of the model that decodes files and calls this one (classifiers); None if there is none."""
         return self.info.parameters.get(FILE_MODEL_PARAMETER) or None
+
+    @property
+    def classifier_model(self) -> str | None:
+        """The name of the classifier that this model calls (models for files); None if it names none."""
+        return self.info.parameters.get(CLASSIFIER_PARAMETER) or None
 
     @property
     def max_recording_bytes(self) -> int:

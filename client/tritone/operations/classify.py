@@ -190,7 +190,9 @@ def _look_up(cache: ModelCache, used: list[str], audio_format: AudioFormat) -> F
             classifier.pcm16 = pcm16
     if audio_format == "file" and known.file_model is not None:
         used.append(known.file_model)
-        classifier.files = yield from cache.find(known.file_model, FILE_CLASSIFIER)
+        files = yield from cache.find(known.file_model, FILE_CLASSIFIER)
+        if files is not None and files.classifier_model == known.name:
+            classifier.files = files
     return classifier
 
 

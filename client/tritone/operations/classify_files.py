@@ -47,10 +47,10 @@ class FileResponse:
 
 
 def file_content(audio: Audio, max_bytes: int) -> bytes | None:
-    """Return the bytes of a recording's file; None if it is none, cannot be read, or is larger than `max_bytes`."""
+    """Return the bytes of a file; None for samples, and for a file that cannot be read or exceeds `max_bytes`."""
     try:
         if isinstance(audio, bytes | bytearray | memoryview):
-            return bytes(audio) if 0 < len(audio) <= max_bytes else None
+            return bytes(audio) if 0 < memoryview(audio).nbytes <= max_bytes else None
         if isinstance(audio, str | os.PathLike):
             path = Path(audio)
             return path.read_bytes() if path.is_file() and 0 < path.stat().st_size <= max_bytes else None

@@ -37,6 +37,7 @@ class FakeFiles(FakeModel):
     """A `genre_cnn` with a model for files, which answers with three windows of `start_s`."""
 
     max_recording_bytes: int = 1 << 20
+    classifier: str = "genre_cnn"
     error: Exception | None = None
     changed: dict[str, Any] = field(default_factory=dict)
     file_requests: list[Request] = field(default_factory=list)
@@ -60,7 +61,7 @@ class FakeFiles(FakeModel):
                 "duration_s": (-1, 1),
                 "notes": (-1, 1),
             }
-            parameters = {"max_recording_bytes": str(self.max_recording_bytes)}
+            parameters = {"max_recording_bytes": str(self.max_recording_bytes), "classifier_model": self.classifier}
             return ModelResponse("genre_cnn_file", ("7",), {"recording": (-1, 1)}, outputs, 1, parameters)
         assert isinstance(request, InferRequest)
         if request.parameters["classifier_version"] != self.version:
@@ -102,11 +103,24 @@ def test_a_file_is_sent_as_it_is() -> None:
     assert result.request_ids == (request.request_id,)
 
 
-@pytest.mark.parametrize("kind", ["path", "text", "bytes", "bytearray", "file"])
+def test_a_model_for_files_that_calls_another_classifier_is_not_used() -> None:
+    model = FakeFiles(classifier="genre_other")
+    assert classify(model, FILE).duration_s == pytest.approx(7)
+    assert model.n_sent() == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["path", "text", "bytes", "bytearray", "memoryview", "file"])
 def test_what_is_a_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "song.flac"
     path.write_bytes(FILE)
-    given = {"path": path, "text": str(path), "bytes": FILE, "bytearray": bytearray(FILE), "file": io.BytesIO(FILE)}
+    given = {
+        "path": path,
+        "text": str(path),
+        "bytes": FILE,
+        "bytearray": bytearray(FILE),
+        "memoryview": memoryview(FILE),
+        "file": io.BytesIO(FILE),
+    }
     assert file_content(given[kind], 1 << 20) == FILE
     assert file_content(given[kind], len(FILE) - 1) is None
 
