@@ -32,6 +32,7 @@ from tritone.messages import (
 )
 from tritone.model_cache import CLASSIFIER, FILE_CLASSIFIER, CachedModel, ModelCache, checked_output, infer
 from tritone.operations.classify_files import classify_file
+from tritone.pooling import mean_direction
 from tritone.results.classification import Classification, TimelineWindow
 from tritone.retry import on_live_versions
 
@@ -124,7 +125,7 @@ def embed_flow(cache: ModelCache, audio: Audio, *, model: str, audio_format: Aud
         (recording,) = yield from _infer(classifier, (audio,), ("embedding",))
         if recording.error is not None:
             raise recording.error
-        return _mean_direction(recording.output("embedding"))
+        return mean_direction(recording.output("embedding"))
 
     return (yield from on_live_versions(cache, used, start))
 
@@ -329,7 +330,7 @@ def classification_of(
             )
             for start_s, row, felt in zip(collected.starts_s, probabilities.tolist(), emotions.tolist(), strict=True)
         ),
-        embedding=_mean_direction(collected.output("embedding")),
+        embedding=mean_direction(collected.output("embedding")),
         model=known.name,
         model_version=collected.parts[-1][0].version if version is None else version,
         duration_s=collected.duration_s,
@@ -344,11 +345,3 @@ def _ranked(names: tuple[str, ...], values: Array) -> dict[str, float]:
     """(N, L) -> means over the windows by name, largest first."""
     means: npt.NDArray[np.float64] = values.mean(axis=0, dtype=np.float64)
     return {names[index]: float(means[index]) for index in np.argsort(-means, kind="stable")}
-
-
-def _mean_direction(embeddings: Array) -> FloatArray:
-    """(N, E) unit vectors -> (E,), the unit vector in the direction of their mean."""
-    mean = embeddings.mean(axis=0, dtype=np.float64)
-    length = float(np.linalg.norm(mean))
-    direction: FloatArray = (mean / length if length > 0 else mean).astype(np.float32)
-    return direction

@@ -43,6 +43,8 @@ class TritonPythonModel:
             # Imported here, so that a missing package is reported as the reason why the model does not load.
             import tritone_recordings_decoding as decoding
 
+            from tritone.pooling import mean_direction
+
             self._limits = decoding.read_limits(parameters)
         except ImportError as error:
             raise pb_utils.TritonModelException(
@@ -52,6 +54,7 @@ class TritonPythonModel:
         except decoding.ParameterError as error:
             raise pb_utils.TritonModelException(f"{args['model_name']}: {error}; export the model again") from error
         self._decoding = decoding
+        self._mean_direction = mean_direction
         self._classifier = parameters.get("classifier_model", "")
         self._outputs = tuple(tensor["name"] for tensor in config["output"])
         if not self._classifier:
@@ -100,8 +103,7 @@ class TritonPythonModel:
                 outputs[name] = found[name]  # (N, L), (N, 9), (N, T)
                 outputs[f"mean_{name}"] = found[name].mean(axis=0, dtype=np.float64).astype(np.float32)
         if "embedding" in found:
-            mean = found["embedding"].mean(axis=0, dtype=np.float64)
-            outputs["embedding"] = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+            outputs["embedding"] = self._mean_direction(found["embedding"])
         outputs["start_s"] = np.array(decoding.starts_s, np.float32)
         outputs["duration_s"] = np.array([decoding.duration_s], np.float32)
         outputs["notes"] = np.array(["\n".join(decoding.notes).encode()], np.object_)
