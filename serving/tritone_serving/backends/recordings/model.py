@@ -29,7 +29,11 @@ _OF_CLASSIFIER = (*_PER_WINDOW, "embedding")
 
 
 class _ClassifierError(Exception):
-    """The classifier did not respond; the message is sent to the caller."""
+    """Raised when the classifier does not respond; the message is sent to the caller."""
+
+
+class _InvalidParameterError(Exception):
+    """Raised when a parameter of a request is invalid; the message is sent to the caller."""
 
 
 class TritonPythonModel:
@@ -73,7 +77,7 @@ class TritonPythonModel:
         names = [name for name in self._outputs if not wanted or name in wanted]
         try:
             outputs = self._classified(self._content(request), _version(request), names)
-        except self._decoding.RecordingError as error:
+        except (self._decoding.RecordingError, _InvalidParameterError) as error:
             return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
         except _ClassifierError as error:
             return _refusal(str(error), pb_utils.TritonError.UNAVAILABLE)
@@ -95,7 +99,8 @@ class TritonPythonModel:
         """Return the outputs for one recording, without the batch axis."""
         needed = [name for name in _OF_CLASSIFIER if name in names or (name in _PER_WINDOW and f"mean_{name}" in names)]
         decoding = self._decoding.Decoding(self._limits)
-        parts = [self._infer(windows, version, needed or ["embedding"]) for windows in decoding.batches(content)]
+        # A caller may want only the times of the windows, or the remarks.
+        parts = [self._infer(windows, version, needed) if needed else {} for windows in decoding.batches(content)]
         found = {name: np.concatenate([part[name] for part in parts]) for name in needed}
         outputs: dict[str, Array] = {}
         for name in needed:
@@ -127,9 +132,21 @@ class TritonPythonModel:
 
 
 def _version(request: Any) -> int:
-    """Return the version of the classifier in the request's parameter `classifier_version`; -1 for the latest."""
-    text = str(request_parameter(request, "classifier_version") or "")
-    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 18 else -1
+    """Return the version of the classifier in the request's parameter `classifier_version`; -1, the latest, without it.
+
+    Raises:
+        _InvalidParameterError: it is not a whole number.
+    """
+    value = request_parameter(request, "classifier_version")
+    if value is None:
+        return -1
+    text = str(value)
+    if not (text.isdecimal() and text.isascii() and len(text) <= 18):
+        raise _InvalidParameterError(
+            f"invalid parameter classifier_version: expected the number of a version, got {value!r}; "
+            f"leave it out for the latest version"
+        )
+    return int(text)
 
 
 def _refusal(text: str, code: int) -> Any:

@@ -26,11 +26,11 @@ CANARY_RATE_HZ = 22_050
 
 
 class RecordingError(Exception):
-    """A recording cannot be used; the message is sent to the caller."""
+    """Raised when a recording cannot be used; the message is sent to the caller."""
 
 
 class ParameterError(Exception):
-    """A parameter of config.pbtxt is invalid; the message is for the operator."""
+    """Raised when a parameter of config.pbtxt is invalid; the message is for the operator."""
 
 
 @dataclass(frozen=True)
