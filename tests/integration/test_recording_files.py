@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, serve_models: Callable[[Pat
     version.mkdir(parents=True)
     (version / FILE_MANIFEST).write_text("{}")
     parameters = {**FILE.parameters, "classifier_model": NAME, "labels": labels_json(LABELS), "max_decode_s": "1"}
-    text = config_files(FILE.__class__(**{**vars(FILE), "parameters": parameters}), name=FILES)["config.pbtxt"]
+    text = config_files(replace(FILE, parameters=parameters), name=FILES)["config.pbtxt"]
     (folder / FILES / "config.pbtxt").write_text(text)
     serve_models(folder)
 

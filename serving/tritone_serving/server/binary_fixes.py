@@ -28,8 +28,8 @@ class BinaryFix:
 
     Attributes:
         name: short name of the fault.
-        fault: what a request can do without the fix.
-        answer: response to such a request with the fix.
+        fault: what a request can do, or what can happen to it, without the fix.
+        answer: what happens instead with the fix.
         offset: position in the file.
         before: the expected bytes, in hexadecimal.
         after: the replacement, in hexadecimal, of the same length.
@@ -125,8 +125,8 @@ LIBRARY_FIXES: Final = (
     ),
     BinaryFix(
         name="lost-wake-up",
-        fault="the same while the thread waits for an instance, of which nothing tells it that it has become free",
-        answer="it looks again after 0.3 ms instead of 500 ms; without requests, it still sleeps for 500 ms",
+        fault="nothing wakes the thread that forms batches when an instance for which it waits becomes free",
+        answer="the thread looks again after 0.3 ms instead of 500 ms; without requests, it still sleeps for 500 ms",
         # triton::core::DynamicBatchScheduler::BatcherThread, time limit of WaitForPayloadSlotAvailable in microseconds:
         # mov edx, 500000 becomes mov edx, 300. Models with priorities or limits of their queue wait there for an idle
         # instance, the others for a place in its queue: core/pull/237 and server/issues/8870 in

@@ -378,7 +378,7 @@ def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(
 
 
 class Meeting:
-    """A graph whose runs of two and more pieces wait for each other, two at a time, while there are four pieces."""
+    """A graph whose parallel runs wait for each other in pairs, so that a run without a partner fails."""
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph

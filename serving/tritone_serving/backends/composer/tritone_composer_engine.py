@@ -1,8 +1,8 @@
 """Generate all requested pieces in one thread, a few frames at a time.
 
 Pieces advance together: one run of the graph generates the next frames of several, so that eight streams cost much less
-than eight times one. Pieces join and leave between two runs. Several pieces are divided into as many runs as there are
-cores, which take place at the same time.
+than eight times one. Pieces join and leave between two runs. Four pieces and more are divided into simultaneous runs of
+at least two, at most one run per core and `Options.max_parallel_runs` in all.
 
 Shapes: B pieces of a run, n frames.
 """

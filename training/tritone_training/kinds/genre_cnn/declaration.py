@@ -1,4 +1,4 @@
-"""Inputs and outputs of `genre_cnn` and of its companion for 16-bit samples."""
+"""Inputs and outputs of `genre_cnn`, of its companion for 16-bit samples, and of the model that decodes files."""
 
 from __future__ import annotations
 

@@ -114,6 +114,7 @@ def describe(
 
     Args:
         labels: class names of `probabilities`.
+        emotions_trained: whether the network learned emotions; otherwise they are -1.
         backbone: of the front end; None for log-mel bands.
         card: what the model cards say.
     """
@@ -128,8 +129,9 @@ def describe(
             "trained_on": backbone.trained_on,
             "caution": backbone.caution,
         }
-    # A pretrained backbone without a checkpoint always has the same weights.
-    weights = {WEIGHTS_PARAMETER: str(card.get(WEIGHTS_PARAMETER) or f"pretrained {backbone.name if backbone else ''}")}
+    # A pretrained backbone without a checkpoint always has the same weights. Empty weights are equal to no others.
+    digest = card.get(WEIGHTS_PARAMETER) or ("" if backbone is None else f"pretrained {backbone.name}")
+    weights = {WEIGHTS_PARAMETER: str(digest)}
     own, pcm16 = (
         replace(each if backbone is None else with_tags(each), parameters={**each.parameters, **weights})
         for each in (DECLARATION, PCM16)

@@ -117,8 +117,8 @@ def step_bias(bias: Tensor, n_chunk: int, *, nearest: int) -> Tensor:
 
 
 def _step_weights(query: Tensor, past: KVCache, keys: Tensor, bias: Tensor, *aside: Tensor) -> Tensor:
-    """(B, H, 1, E) -> (B, H, 1, W + C (+ 1))."""
-    # Each product is divided by itself, because ONNX Runtime makes one operator of a product and its factor.
+    """Return the weights of the frames that one frame attends to: (B, H, 1, E) -> (B, H, 1, W + C (+ 1))."""
+    # Scaled before they are joined, because ONNX Runtime makes one operator of a product and its factor.
     scores = [query @ each.transpose(-1, -2) / math.sqrt(query.shape[-1]) for each in (past.keys, keys)]
     return torch.softmax(torch.cat([*scores, *aside], -1) + bias, -1)
 

@@ -112,10 +112,10 @@ def perfect_below() -> Tensor:
 
 
 def perfect_apart() -> Tensor:
-    """(2 x 2P + 1, 2) 1 where two pitches are a fifth, or an octave, apart, by how far the first is above the second.
+    """Return a table that is 1 where two pitches are a fifth, or an octave, apart: (4P + 1, 2).
 
-    The middle row is for equal pitches; rows above it, where the first is the lower one, are 0, as are differences from
-    `_NO_VOICE`.
+    Row `_NO_VOICE + d` is for a first pitch that is d above the second. Rows for d <= 0 are 0, and so are those for a
+    difference from `_NO_VOICE`, which stands for a pitch that is missing.
     """
     table = torch.zeros(2 * _NO_VOICE + 1, len(PERFECT_INTERVALS))
     apart = torch.arange(1, N_PITCHES)
@@ -133,7 +133,7 @@ _OCTAVE_EACH_WAY: Final = 25
 _THIRD_EACH_WAY: Final = 7
 _N_INTERVALS: Final = 2 * N_PITCHES - 1
 PERFECT_INTERVALS: Final = (7, 0)  # semitones modulo 12: fifths, and octaves with unisons
-_NO_VOICE: Final = 2 * N_PITCHES  # instead of a pitch: as far above every pitch as below no other
+_NO_VOICE: Final = 2 * N_PITCHES  # instead of a missing pitch; farther from every pitch than pitches are apart
 _MIDDLE: Final = 39  # middle C; what the first note is measured from after a silence
 
 
