@@ -121,7 +121,10 @@ class Check:
         fields = ("name", "driver_version", "memory.total", "clocks.max.sm")
         query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
         lines = run(query, limit_s, {}).strip().splitlines()
-        return found | {"gpu": dict(zip(fields, map(str.strip, lines[0].split(",")), strict=True))}
+        values = [value.strip() for value in lines[0].split(",")] if lines else []
+        if len(values) != len(fields):
+            raise StepError(f"nvidia-smi: expected {', '.join(fields)} of a GPU, got {lines}; check the driver")
+        return found | {"gpu": dict(zip(fields, values, strict=True))}
 
     def install(self, limit_s: float) -> dict[str, Any]:
         """Create the environment from the wheels."""
@@ -147,10 +150,15 @@ class Check:
         command = [str(self.python), "-m", "benchmarks.gpu_speed", where, "--repository", str(self.repository)]
         command += ["--seconds", str(self.seconds), *(["--dry-run"] if self.dry_run else [])]
         rows: list[dict[str, Any]] = []
+
+        def keep(line: str) -> None:
+            if line.startswith("{"):  # libraries may print other lines
+                rows.append(json.loads(line))
+
         self.results[where.replace("-", "_")] = {"rows": rows}
         sampler = GpuSampler() if not self.dry_run else None
         try:
-            run(command, limit_s, self.variables(), on_line=lambda line: rows.append(json.loads(line)))
+            run(command, limit_s, self.variables(), on_line=keep)
         finally:
             gpu = sampler.stop() if sampler is not None else None
             self.results[where.replace("-", "_")] |= {"gpu": gpu}

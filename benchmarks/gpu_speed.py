@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import tritonclient.http as triton
 
 from benchmarks.arguments import amount
 from benchmarks.closed_loop import closed_loop
@@ -34,6 +33,7 @@ from benchmarks.http_clients import HttpClient, request_bytes
 from benchmarks.latency_classify import new_clip, windows_of
 from benchmarks.latency_compose import MODEL as COMPOSES
 from benchmarks.latency_compose import N_BARS, N_FRAMES, STREAMING, inputs_of, throughput
+from benchmarks.triton_http import infer_call
 from tritone import MusicClient
 from tritone.constants import GENRE_MODEL
 from tritone.music.grid import STRUCK
@@ -114,7 +114,7 @@ def served(repository: Path, seconds: float, *, on_gpu: bool) -> Iterator[Row]:
             with TritonServer.start(options) as server:
                 port = int(server.http_url.rpartition(":")[2])
                 for batch in BATCHES if GENRE_MODEL in models else ():
-                    request = window_request(windows[:batch])
+                    request = request_bytes(*infer_call(GENRE_MODEL, {"audio": windows[:batch]}, OUTPUTS))
                     connect = functools.partial(HttpClient, port, [request])
                     closed_loop(connect, n_clients=N_CLIENTS, seconds=min(1.0, seconds))  # warms up
                     found = closed_loop(connect, n_clients=N_CLIENTS, seconds=seconds)
@@ -202,15 +202,6 @@ def repeated(ask: Callable[[], Any], seconds: float) -> tuple[float, float]:
         ask()
         times.append(time.perf_counter() - call_s)
     return len(times) / (time.perf_counter() - began_s), 1e3 * float(np.median(times))
-
-
-def window_request(windows: npt.NDArray[np.float32]) -> bytes:
-    """Return an HTTP request with windows in Triton's binary format."""
-    tensor = triton.InferInput("audio", windows.shape, "FP32")
-    tensor.set_data_from_numpy(windows, binary_data=True)
-    outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in OUTPUTS]
-    body, n_json = triton.InferenceServerClient.generate_request_body([tensor], outputs=outputs)
-    return request_bytes(f"/v2/models/{GENRE_MODEL}/infer", body, {"Inference-Header-Content-Length": str(n_json)})
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
     python -m benchmarks.train_presets --data ../shared/data --epochs 2 --json
 
 Kinds are trained one after another, each by the command that the table shows. `--epochs` shortens all trainings, which
-then measure the cost of an epoch and of what comes before the first. The data sets are not part of the repository; the
-benchmarks page describes them. Peak memory is that of the training process, without processes that it starts.
+then measure the cost of an epoch and of what comes before the first. The data sets are not part of the repository;
+docs/benchmarks/index.md describes their folders. Peak memory is that of the training process, without processes that it
+starts.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from typing import Any
 
 from benchmarks.arguments import count
 
-# Options of `tritone train`; {data} is the folder of the data sets.
-_COLUMNS = (
-    "--friend-column friendID --tag-column tagID --user-column userID --item-column artistID --plays-column weight"
+_LISTENS = (
+    "--interactions {data}/lastfm/user_artists_train.dat --user-column userID --item-column artistID "
+    "--plays-column weight"
 )
+# Options of `tritone train`; {data} is the folder of the data sets.
 RUNS = {
     "genre_cnn": "--data {data}/emotify --fold 0",
     "taste_sequence": "--data {data}/lastfm_sequences/train.txt",
-    "taste_vae": "--interactions {data}/lastfm/user_artists_train.dat --user-column userID --item-column artistID "
-    "--plays-column weight",
-    "recommender": "--interactions {data}/lastfm/user_artists_train.dat --valid {data}/lastfm/user_artists_valid.dat "
-    "--friends {data}/lastfm/user_friends.dat --item-tags {data}/lastfm/user_taggedartists.dat " + _COLUMNS,
+    "taste_vae": _LISTENS,
+    "recommender": f"{_LISTENS} "
+    "--valid {data}/lastfm/user_artists_valid.dat --friends {data}/lastfm/user_friends.dat --friend-column friendID "
+    "--item-tags {data}/lastfm/user_taggedartists.dat --tag-column tagID",
     "polyphony_rnn": "--data {data}/polymusic/JSB_Chorales.mat",
     "music_transformer": "--data {data}/polymusic/JSB_Chorales.mat",
     "music_vae": "",

@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from operator import truediv
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,7 +54,8 @@ def main() -> None:
     print(f"{'to float32':>12}{'failed':>8}")
     for row in rows:
         print(f"{row['link']:10}{row['load']:14}{row['protocol']:10}{row['format']:10}{row['per_s']:8.1f}", end="")
-        print(f"{row['spread']:8.0%}{row['p50_ms']:9.1f}{row['p99_ms']:9.1f}{row['ratio']:12.2f}{row['n_failed']:8}")
+        print(f"{row['spread']:8.0%}{row['p50_ms']:9.1f}{row['p99_ms']:9.1f}", end="")
+        print(f"{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>12}{row['n_failed']:8}")
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -97,7 +99,10 @@ def one_round(
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return medians over the rounds, the interquartile range, and the ratio to float32 of the same round."""
+    """Return medians over the rounds: values, their interquartile range, and the ratio to float32 of the same round.
+
+    The ratio is None if float32 was not measured, or a round of it had no response.
+    """
     keys = ("link", "load", "protocol", "format")
     by_way: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in (row for one in rounds for row in one):
@@ -105,7 +110,7 @@ def summary(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     rows = []
     for way, found in sorted(by_way.items()):
         per_s = [row["per_s"] for row in found]
-        reference = [row["per_s"] for row in by_way.get((*way[:3], "float32"), found)]
+        floats = [row["per_s"] for row in by_way.get((*way[:3], "float32"), [])]
         quartiles = statistics.quantiles(per_s, n=4) if len(per_s) > 1 else [per_s[0]] * 3
         middle = statistics.median(per_s)
         rows.append(
@@ -113,7 +118,7 @@ def summary(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
                 **dict(zip(keys, way, strict=True)),
                 "per_s": middle,
                 "spread": (quartiles[2] - quartiles[0]) / middle if middle else 0.0,
-                "ratio": statistics.median(a / b if b else 0.0 for a, b in zip(per_s, reference, strict=True)),
+                "ratio": statistics.median(map(truediv, per_s, floats)) if floats and all(floats) else None,
                 "p50_ms": statistics.median(row["p50_ms"] for row in found),
                 "p99_ms": statistics.median(row["p99_ms"] for row in found),
                 "n_failed": sum(row["n_failed"] for row in found),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
-import statistics
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 import soundfile
 
-from tritone import MusicClient
+from benchmarks.closed_loop import closed_loop
+from tritone import MusicClient, TritoneError
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_S, AudioFormat
 
 CLIP_S = 20.0
@@ -40,50 +39,35 @@ def main() -> None:
         with MusicClient(getattr(arguments, protocol), audio_format=audio_format) as music:
             music.classify(windows[0])
             about = {"protocol": protocol, "format": audio_format}
-            found.append({**about, "load": "clip", **load(music.classify, clips, 1, arguments.seconds)})
+            found.append({**about, "load": "clip", **load(music, clips, 1, arguments.seconds)})
             for n_clients in arguments.clients:
-                row = load(music.classify, windows, n_clients, arguments.seconds)
+                row = load(music, windows, n_clients, arguments.seconds)
                 found.append({**about, "load": f"window x {n_clients}", **row})
     sys.stdout.write(json.dumps(found) + "\n")
 
 
-def load(
-    call: Callable[[Any], object], recordings: Sequence[Any], n_clients: int, seconds: float
-) -> dict[str, float | int]:
+class Caller:
+    """A client of a closed loop that classifies recordings in turn."""
+
+    def __init__(self, music: MusicClient, recordings: Sequence[bytes]) -> None:
+        self._music, self._recordings = music, recordings
+
+    def call(self, index: int) -> bool:
+        """Classify a recording and return whether that succeeded."""
+        try:
+            self._music.classify(self._recordings[index % len(self._recordings)])
+        except TritoneError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Leave the connections open, which all clients share."""
+
+
+def load(music: MusicClient, recordings: Sequence[bytes], n_clients: int, seconds: float) -> dict[str, float | int]:
     """Run clients that make their next call when the previous one has returned."""
-    times: list[list[float]] = [[] for _ in range(n_clients)]
-    failed = [0] * n_clients
-    gate = threading.Barrier(n_clients + 1)
-    deadline_s = float("inf")
-
-    def client(place: int) -> None:
-        gate.wait()
-        index = place
-        while time.perf_counter() < deadline_s:
-            began_s = time.perf_counter()
-            try:
-                call(recordings[index % len(recordings)])
-                times[place].append(time.perf_counter() - began_s)
-            except Exception:
-                failed[place] += 1
-            index += 1
-
-    threads = [threading.Thread(target=client, args=(place,)) for place in range(n_clients)]
-    for thread in threads:
-        thread.start()
-    began_s = time.perf_counter()
-    deadline_s = began_s + seconds
-    gate.wait()
-    for thread in threads:
-        thread.join()
-    took_s = time.perf_counter() - began_s
-    flat = [each for some in times for each in some] or [float("nan")]
-    return {
-        "per_s": sum(map(len, times)) / took_s,
-        "p50_ms": 1e3 * statistics.median(flat),
-        "p99_ms": 1e3 * float(np.quantile(flat, 0.99)),
-        "n_failed": sum(failed),
-    }
+    found = closed_loop(functools.partial(Caller, music, recordings), n_clients=n_clients, seconds=seconds)
+    return {"per_s": found.per_s, "p50_ms": found.p50_ms, "p99_ms": found.p99_ms, "n_failed": found.n_failed}
 
 
 def ogg(duration_s: float, seed: int) -> bytes:

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import tritonclient.http as triton
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.peers.interface import Peer, PeerError, Request, Transport, http_get, last_values
 from benchmarks.peers.v2_protocol import decode_grpc, encode_grpc
 from benchmarks.peers.workloads import Array, Workload
+from benchmarks.triton_http import infer_call
 from tritone.audio import to_pcm16
 from tritone.constants import GENRE_MODEL
 
@@ -54,16 +53,7 @@ class Triton(Peer):
     def encode(self, transport: Transport, workload: Workload, inputs: Mapping[str, Array]) -> Request:
         if transport == "grpc":
             return encode_grpc(workload.model, inputs)
-        tensors = []
-        for name, array in inputs.items():
-            tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
-            tensor.set_data_from_numpy(array, binary_data=True)
-            tensors.append(tensor)
-        # Without a list of outputs, the server would return all of them as JSON.
-        outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in workload.outputs]
-        body, n_json = triton.InferenceServerClient.generate_request_body(tensors, outputs=outputs)
-        headers = {"Inference-Header-Content-Length": str(n_json), "Content-Type": "application/octet-stream"}
-        return Request(f"/v2/models/{workload.model}/infer", body, headers)
+        return Request(*infer_call(workload.model, inputs, workload.outputs))
 
     def decode(self, transport: Transport, body: bytes, workload: Workload) -> npt.NDArray[np.float32]:
         if transport == "grpc":

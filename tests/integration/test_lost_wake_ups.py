@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tritonclient.http as triton
 from tests.integration.conftest import MODEL, WINDOW_SAMPLES
 
 from benchmarks.closed_loop import closed_loop
 from benchmarks.http_clients import HttpClient, request_bytes
+from benchmarks.triton_http import infer_call
 from tritone_serving import ServerOptions, TritonServer
 
 pytestmark = [pytest.mark.triton, pytest.mark.quiet]
@@ -22,10 +22,8 @@ def test_no_request_waits_for_a_free_instance(make_model_repository: Callable[..
     repository = make_model_repository(
         tmp_path / "models", delay_us=0
     )  # its queue has limits, so nothing is prefetched
-    tensor = triton.InferInput("audio", [1, WINDOW_SAMPLES], "FP32")
-    tensor.set_data_from_numpy(np.zeros((1, WINDOW_SAMPLES), np.float32))
-    body, n_json = triton.InferenceServerClient.generate_request_body([tensor])
-    request = request_bytes(f"/v2/models/{MODEL}/infer", body, {"Inference-Header-Content-Length": str(n_json)})
+    window = np.zeros((1, WINDOW_SAMPLES), np.float32)
+    request = request_bytes(*infer_call(MODEL, {"audio": window}, ["probabilities"]))
     options = ServerOptions(repository=repository, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=1)
     with TritonServer.start(options) as server:
         assert "lost-wake-up" in server.binary_fixes
