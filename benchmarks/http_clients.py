@@ -15,26 +15,30 @@ class HttpClient:
     """A connection to a port of this machine that sends prepared requests in turn."""
 
     def __init__(self, port: int, requests: Sequence[bytes]) -> None:
-        self._port, self._requests = port, requests
-        self._connection = connect(port)
-
-    def call(self, index: int) -> bool:
-        """Send a request and return whether the status of the response is 200; a lost connection is replaced.
+        """Connect.
 
         Raises:
             OSError: the server accepts no connection.
         """
+        self._port, self._requests = port, requests
+        self._connection: socket.socket | None = connect(port)
+
+    def call(self, index: int) -> bool:
+        """Send a request and return whether the status of the response is 200; after a failure, connect again."""
         try:
+            if self._connection is None:
+                self._connection = connect(self._port)
             status, _ = ask(self._connection, self._requests[index % len(self._requests)])
         except OSError:
-            self._connection.close()
-            self._connection = connect(self._port)
+            self.close()
             return False
         return status == 200
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def request_bytes(path: str, body: bytes, headers: dict[str, str] | None = None) -> bytes:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arguments import amount
+from benchmarks.cpu_times import cpu_seconds
 from tritone_serving.repository import filled_models
 from tritone_serving.supervision.processes import family, stubs_of
 
 BOUND_PERCENT = 2.0
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -110,14 +110,10 @@ def _cpu_seconds(launcher: int, server: int) -> dict[str, float]:
     stubs = {stub.pid for stub in stubs_of(server)}
     seconds = {"launcher": 0.0, "supervisor": 0.0, "server": 0.0, "stubs": 0.0}
     for pid in family(launcher):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
         kind = "launcher" if pid == launcher else "server" if pid == server else "stubs"
         if kind == "stubs" and pid not in stubs:
             kind = "supervisor"
-        seconds[kind] += (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        seconds[kind] += cpu_seconds([pid])
     return seconds
 
 

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import tritonclient.grpc as triton
 from tests.support import recommender_artifacts as models
 
+from benchmarks.cpu_times import cpu_seconds
 from tritone_serving import PerfAnalyzerError, PerfAnalyzerMissingError, ServerOptions, TritonServer
 from tritone_serving.events import checked_event, event_id, open_store
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer
@@ -150,10 +150,10 @@ def measure(repository: Path, users: Sequence[str], arguments: argparse.Namespac
             if kind == "recent":
                 record_events(store, version, [each["user_id"][0] for each in asked])
             times = one_client(server, asked, arguments.rounds, headers)
-            before, used_before = counted(server), cpu_seconds(server)
+            before, used_before = counted(server), cpu_seconds_by_part(server)
             many = perf_analyzer(server, asked, arguments.seconds, folder, headers)
             time.sleep(0.6)  # the backend tells its counts a few times a second
-            after, used_after = counted(server), cpu_seconds(server)
+            after, used_after = counted(server), cpu_seconds_by_part(server)
             measured[kind] = {
                 "one_client": {
                     "p50_ms": 1e3 * float(np.quantile(times, 0.5)),
@@ -315,16 +315,13 @@ def counted(server: TritonServer) -> tuple[float, float, float]:
     return total("answers_total"), total("calls_total"), total("seconds_total")
 
 
-def cpu_seconds(server: TritonServer) -> dict[str, float]:
+def cpu_seconds_by_part(server: TritonServer) -> dict[str, float]:
     """Return the CPU seconds of the server, the processes of each model, and the load generators that have ended."""
     pids = {"server": [server.pid]}
     for stub in stubs_of(server.pid):
         pids.setdefault(stub.model, []).append(stub.pid)
-    used = {}
-    for name, each in pids.items():
-        times = [psutil.Process(pid).cpu_times() for pid in each]
-        used[name] = sum(spent.user + spent.system for spent in times)
     generators = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = {name: cpu_seconds(each) for name, each in pids.items()}
     return {**used, "load generator": generators.ru_utime + generators.ru_stime}
 
 

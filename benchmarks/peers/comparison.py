@@ -21,12 +21,12 @@ import grpc
 import numpy as np
 
 from benchmarks.closed_loop import Client, LoopResult, closed_loop
+from benchmarks.cpu_times import cpu_seconds, machine_times
 from benchmarks.grpc_clients import GrpcClient
 from benchmarks.http_clients import HttpClient, ask, connect, request_bytes
 from benchmarks.peers.environments import installed_version, python_of
 from benchmarks.peers.interface import Peer, PeerError, Transport
 from benchmarks.peers.triton import Triton
-from benchmarks.peers.usage import cpu_seconds, machine_times
 from benchmarks.peers.workloads import Workload
 from tritone_cli.bench.in_process import InProcessThroughput, best_layout, throughput
 from tritone_serving.supervision.processes import memory_mb

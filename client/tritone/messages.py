@@ -117,7 +117,7 @@ class InferRequest:
         priority: in the queue of a model with priorities, see `constants.PRIORITIES`; 0 for the model's default.
         headers: sent in addition to those of the endpoint, names in lower case; not shown in `repr`, since they hold
             secrets.
-        parameters: of the request, which a backend of ours may read.
+        parameters: text by name, for backends that read parameters of requests.
     """
 
     model: str

@@ -59,6 +59,7 @@ def test_every_step_is_written_as_soon_as_it_ends(check: Check, monkeypatch: pyt
 
 def test_rows_before_a_time_limit_are_kept(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_some(command: list[str], limit_s: float, variables: object, *, on_line: object) -> str:
+        on_line("a warning of a library\n")
         on_line('{"batch": 1}\n')
         raise StepError("too long")
 

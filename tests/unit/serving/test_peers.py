@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ import numpy as np
 import pytest
 from tests.support.benchmark_tools import ROOT, run_tool
 
-from benchmarks.http_clients import ask
+from benchmarks.cpu_times import MachineTimes, cpu_seconds, machine_times
+from benchmarks.http_clients import HttpClient, ask
 from benchmarks.peers import environments, report
 from benchmarks.peers.comparison import relative
 from benchmarks.peers.environments import REQUIREMENTS, python_of
 from benchmarks.peers.interface import Peer, PeerError
 from benchmarks.peers.registry import PEERS
 from benchmarks.peers.services.raw_models import RawModel
-from benchmarks.peers.usage import MachineTimes, cpu_seconds, machine_times
 from benchmarks.peers.workloads import Workload
 
 WINDOW = np.arange(6, dtype=np.float32).reshape(1, 6) / 8
@@ -118,6 +119,27 @@ def test_the_length_of_a_response_is_not_that_of_its_json() -> None:
         theirs.sendall(b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: 2\r\nContent-Length: 6\r\n\r\n{}")
         theirs.sendall(b"more")
         assert ask(ours, b"GET / HTTP/1.1\r\n\r\n") == (200, b"{}more")
+
+
+def test_a_client_of_a_server_that_ends_fails_until_it_is_back() -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        port = listener.getsockname()[1]
+        client = HttpClient(port, [b"GET / HTTP/1.1\r\n\r\n"])
+        pool.submit(answer, listener)
+        assert client.call(0)
+        pool.submit(int).result()  # the connection has been closed
+    assert not client.call(1)  # closed by the server
+    assert not client.call(2)  # refused
+    with socket.create_server(("127.0.0.1", port)) as listener, ThreadPoolExecutor(1) as pool:
+        pool.submit(answer, listener)
+        assert client.call(3)
+    client.close()
 
 
 def saved(path: Path, **widths: int | str) -> str:
