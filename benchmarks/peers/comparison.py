@@ -139,16 +139,16 @@ def measure(
         _warm_up(sides, plan.warm_up_s)
         idle = _idle_cores(started, plan.idle_s)
         memory = {peer.name: (0.0, 0) for peer in started}
-        restless = [peer for peer in started if idle[peer.name] > MAX_IDLE_CORES]
-        for peer in restless:
+        restarted = [peer for peer in started if idle[peer.name] > MAX_IDLE_CORES]
+        for peer in restarted:
             memory[peer.name] = _memory(peer)
             peer.stop()
         ceilings = {
             each.model: best_layout(each.path, each.batch, max_batch=CEILING_BATCH, seconds=plan.ceiling_s)
             for each in workloads
         }
-        trials = _rounds(sides, restless, workloads, plan)
-        memory |= {peer.name: _memory(peer) for peer in started if peer not in restless}
+        trials = _rounds(sides, restarted, workloads, plan)
+        memory |= {peer.name: _memory(peer) for peer in started if peer not in restarted}
         ceilings = {each.model: _again(each, ceilings[each.model], plan.ceiling_s) for each in workloads}
         described = {peer.name: _described(peer) for peer in started}
     return {
@@ -168,7 +168,7 @@ def measure(
             peer.name: {
                 **described[peer.name],
                 "idle_cores": idle[peer.name],
-                "restarted": peer in restless,
+                "restarted": peer in restarted,
                 "memory_mb": round(memory[peer.name][0], 1),
                 "processes": memory[peer.name][1],
             }
@@ -243,7 +243,7 @@ def _memory(peer: Peer) -> tuple[float, int]:
 
 
 def _rounds(
-    sides: Sequence[Side], restless: Sequence[Peer], workloads: Sequence[Workload], plan: Plan
+    sides: Sequence[Side], restarted: Sequence[Peer], workloads: Sequence[Workload], plan: Plan
 ) -> dict[tuple[str, str, int], list[dict[str, float]]]:
     trials: dict[tuple[str, str, int], list[dict[str, float]]] = {
         (each.model, side.key, n): []
@@ -264,8 +264,8 @@ def _rounds(
 
     for index in range(plan.rounds):
         ordered = list(sides if index % 2 else reversed(sides))
-        load([side for side in ordered if side.peer not in restless])
-        for peer in restless:
+        load([side for side in ordered if side.peer not in restarted])
+        for peer in restarted:
             own = [side for side in ordered if side.peer is peer]
             peer.start()
             _warm_up(own, plan.warm_up_s)

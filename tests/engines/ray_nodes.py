@@ -55,7 +55,7 @@ def ray_head(*, n_cpus: int, environment: Mapping[str, str]) -> Iterator[RayHead
         own = ["--head", "--port", str(port), "--ray-client-server-port", str(client_port), "--temp-dir", folder]
         own += ["--runtime-env-agent-port", str(agent_port), "--include-dashboard=false", "--disable-usage-stats"]
         log = Path(folder) / "start.log"
-        # With gRPC's handlers of forks, the process that Ray's client starts may end before it has begun.
+        # Otherwise gRPC's fork handlers may end the process that serves a Ray client before that process runs.
         variables = {"GRPC_ENABLE_FORK_SUPPORT": "0", **environment}
         with _node(own, n_cpus, variables, log) as process:
             _wait_for("127.0.0.1", client_port, process)

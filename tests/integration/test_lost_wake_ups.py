@@ -30,5 +30,5 @@ def test_no_request_waits_for_a_free_instance(make_model_repository: Callable[..
         connect = functools.partial(HttpClient, int(server.http_url.rpartition(":")[2]), [request])
         found = closed_loop(connect, n_clients=8, seconds=4)
     assert found.n_failed == 0
-    assert found.n > 1000
+    assert found.n > 100
     assert found.max_ms < 400

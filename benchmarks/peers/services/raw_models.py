@@ -57,11 +57,12 @@ class RawModel:
         return b"".join(output.tobytes() for output in self.run(inputs))
 
     def _shape(self, n_bytes: int) -> tuple[int, int]:
-        n_column = sum(dtype.itemsize for dtype in self.inputs.values())
-        n_row = n_column * (self._width or 1)
-        if n_bytes == 0 or n_bytes % n_row:
-            raise ValueError(f"expected a multiple of {n_row} bytes, got {n_bytes}")
-        return (n_bytes // n_row, self._width) if self._width else (1, n_bytes // n_column)
+        """Return the rows of a request of this length, and the width of its inputs."""
+        value_bytes = sum(dtype.itemsize for dtype in self.inputs.values())  # one value of each input
+        row_bytes = value_bytes * (self._width or 1)
+        if n_bytes == 0 or n_bytes % row_bytes:
+            raise ValueError(f"expected a multiple of {row_bytes} bytes, got {n_bytes}")
+        return (n_bytes // row_bytes, self._width) if self._width else (1, n_bytes // value_bytes)
 
 
 def model_paths() -> dict[str, str]:
