@@ -163,5 +163,5 @@ docs: $(DEV_READY)  ## Build the documentation into build/site; warnings are err
 docs-serve: $(DEV_READY)  ## Serve the documentation on http://localhost:8008 and rebuild it on changes
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr localhost:8008
 
-clean:  ## Remove .venv, .venv-engines, .venv-peers, runs and build leftovers (keeps the repository's versions)
-	rm -rf $(VENV) $(ENGINES) .venv-peers runs build dist .mypy_cache .pytest_cache .ruff_cache
+clean:  ## Remove .venv, .venv-engines, .venv-peers, .venv-gpu, runs and build leftovers (keeps the repository's versions)
+	rm -rf $(VENV) $(ENGINES) .venv-peers .venv-gpu runs build dist .mypy_cache .pytest_cache .ruff_cache

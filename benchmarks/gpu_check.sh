@@ -5,7 +5,8 @@
 #   benchmarks/gpu_check.sh --wheels DIR --repository DIR [--out FILE]   on the machine with the GPU, without a network
 #   benchmarks/gpu_check.sh --dry-run --repository DIR                everything but the GPU
 #
-# See docs/how-to/gpu.md. PYTHON names the interpreter (python3.11, or else python3).
+# See docs/how-to/gpu.md. PYTHON names the interpreter (python3.11, or else python3). Relative paths start at the root of
+# the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec "${PYTHON:-$(command -v python3.11 || echo python3)}" -m benchmarks.gpu_check "$@"
