@@ -51,10 +51,17 @@ def closed_loop(connect: Callable[[], Client], *, n_clients: int, seconds: float
     failed = [0] * n_clients
     gate = threading.Barrier(n_clients + 1)
     deadline_s = float("inf")
+    errors: list[Exception] = []
 
     def run(place: int) -> None:
-        client = clients[place]
         gate.wait()
+        try:
+            load(place)
+        except Exception as error:  # raised below: a trial with fewer clients is not the one that was asked for
+            errors.append(error)
+
+    def load(place: int) -> None:
+        client = clients[place]
         index = place
         while time.perf_counter() < deadline_s:
             began_s = time.perf_counter()
@@ -73,6 +80,8 @@ def closed_loop(connect: Callable[[], Client], *, n_clients: int, seconds: float
     gate.wait()
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]
     took_s = time.perf_counter() - began_s
     everything = np.array([each for some in times for each in some] or [np.nan])
     return LoopResult(

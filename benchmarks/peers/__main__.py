@@ -48,8 +48,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=count, help="interleaved rounds (5)")
     parser.add_argument("--seconds", type=amount, help="length of each trial in seconds (2.5)")
     parser.add_argument("--rows", type=count, default=1, help="inferences in each request (1)")
-    parser.add_argument("--reference", choices=PEERS, default="triton", metavar="NAME",
-                        help="server whose results are divided by those of each other one (%(default)s)")  # fmt: skip
+    parser.add_argument("--reference", choices=PEERS, metavar="NAME",
+                        help="server whose results are divided by those of each other one (triton)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="short trials, to see that everything works")
     parser.add_argument("--environments", type=Path, default=Path(".venv-peers"),
                         help="folder with the Python environments of the peers (.venv-peers)")  # fmt: skip
@@ -61,6 +61,9 @@ def main() -> None:
     chosen = [PEERS[name] for name in dict.fromkeys(arguments.peers)]
     if arguments.prepare:
         sys.exit(0 if prepare(arguments.peers, arguments.environments) else 1)
+    reference = arguments.reference or ("triton" if "triton" in arguments.peers else arguments.peers[0])
+    if reference not in arguments.peers:
+        parser.error(f"--reference is {reference}: expected one of --peers, {', '.join(arguments.peers)}")
     try:
         if arguments.table is not None:
             check_marks(arguments.table, TABLE)
@@ -68,9 +71,7 @@ def main() -> None:
     except (TritoneError, ValueError) as error:
         parser.error(str(error))
     given = {name: value for name in ("clients", "rounds", "seconds") if (value := getattr(arguments, name))}
-    plan = replace(
-        QUICK if arguments.quick else Plan(), transports=arguments.transports, reference=arguments.reference, **given
-    )
+    plan = replace(QUICK if arguments.quick else Plan(), transports=arguments.transports, reference=reference, **given)
     with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         result = measure(chosen, workloads, plan, folder=Path(folder), environments=arguments.environments)
     if arguments.out is not None:

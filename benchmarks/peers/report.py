@@ -63,18 +63,18 @@ def _cells(result: Mapping[str, Any], model: str, peer: str, transport: str, row
         ", ".join(f"{row['p99_ms']:.3g}" for row in rows),
         ", ".join(f"{row['server_cpu_s_per_1000']:.2f}" for row in rows),
         f"{max(row['of_ceiling'] for row in rows):.2f}",
-        "-"
-        if peer == result["plan"]["reference"]
-        else "; ".join(", ".join(map(_ratio, _ratios(rows, key))) for key in ("per_s", "p99")),
+        "-" if peer == result["plan"]["reference"] else "; ".join(_ratios(rows, key) for key in ("per_s", "p99")),
     ]
 
 
-def _ratios(rows: Sequence[Row], key: str) -> list[float | None]:
-    return [row["reference"][key] for row in rows]
+def _ratios(rows: Sequence[Row], key: str) -> str:
+    return ", ".join(_ratio(row["reference"][key], row["reference"]["spread"]) for row in rows)
 
 
-def _ratio(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"
+def _ratio(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "-" if spread is None else "?"
+    return f"{value:.2f}"
 
 
 def _losses(result: Mapping[str, Any]) -> list[str]:
@@ -141,5 +141,5 @@ def _machine(result: Mapping[str, Any], command: str) -> str:
         f"{plan['rounds']} interleaved rounds of {plan['seconds']:g} s each{spread}. ONNX Runtime in process: "
         f"{ceilings}. Medians of the rounds, at most: other load {most['other_cores']:.2f} cores, steal "
         f"{most['steal_cores']:.2f} cores, the generator's own CPU time {most['generator_cpu_s_per_1000']:.2f} s per "
-        f"1,000. {models}. `?`: the rounds do not agree (interquartile range of the ratios above 15 %)."
+        f"1,000. {models}. `?`: the rounds do not agree (interquartile range of the ratios above 15 %); `-`: no ratio."
     )

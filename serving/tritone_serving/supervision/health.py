@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any, Final
 
+from tritone.constants import CLASSIFIER_PARAMETER
 from tritone_serving._exceptions import CanaryError
 from tritone_serving.calls import Calls
 from tritone_serving.canary import check_health, make_inputs, run_canary
@@ -42,6 +43,7 @@ class ModelHealth:
 
     Attributes:
         n_expected: how many processes the model has when it is healthy; 0 for a native backend.
+        called_model: name of the model that it calls in every request and waits for; empty if there is none.
         has_answered: whether a check or a caller's request was answered since the watch began.
     """
 
@@ -68,6 +70,9 @@ class ModelHealth:
         """
         self.model = model
         self.config = config
+        # Reading a parameter that is not there would add it.
+        has_called = CLASSIFIER_PARAMETER in config.parameters
+        self.called_model: str = config.parameters[CLASSIFIER_PARAMETER].string_value if has_called else ""
         self.has_answered = False
         self._calls = calls
         self._pool = pool
@@ -87,6 +92,7 @@ class ModelHealth:
         self._checked_s = 0.0
         self._sent_s = 0.0
         self._n_failed = 0
+        self._called: Sequence[Stub] = ()
         self._sampled_s = 0.0
         self._stub_times = CpuTimes()
         self._server_times = CpuTimes()
@@ -96,18 +102,22 @@ class ModelHealth:
         """Return whether a check has been sent and not yet answered."""
         return self._check is not None
 
-    def look(self, stubs: Sequence[Stub], n_runs: int, *, patience: float) -> HealthProblem | None:
+    def look(
+        self, stubs: Sequence[Stub], n_runs: int, *, patience: float, called: Sequence[Stub] = ()
+    ) -> HealthProblem | None:
         """Check the model once.
 
         Args:
             stubs: the model's processes; empty for a native backend.
             n_runs: number of runs that it has finished so far.
             patience: factor for time limits, from the pressure on the machine's CPUs.
+            called: the processes of `called_model`; while they are busy, this model may wait for them.
 
         Returns:
             The detected problem, if any.
         """
         now_s = time.monotonic()
+        self._called = called
         if self._n_runs is not None and n_runs != self._n_runs:  # traffic shows that the model responds
             self._answered(now_s)
             self._next_check_s = max(self._next_check_s, now_s + self._interval_s(stubs))
@@ -200,16 +210,17 @@ class ModelHealth:
 
     def _sample(self, stubs: Sequence[Stub], now_s: float) -> None:
         self._sampled_s = now_s
-        self._stub_times = cpu_times(stub.pid for stub in stubs)
+        self._stub_times = cpu_times(stub.pid for stub in (*stubs, *self._called))
         self._server_times = cpu_times([self._server_pid])
 
     def _activity(self, stubs: Sequence[Stub], passed_s: float) -> tuple[bool, float]:
         """Return whether the model is busy and by which factor its work is slowed down, since the last sample.
 
-        It is busy if its processes run or wait for a CPU, or if the server's threads wait for one. The factor compares
+        It is busy if its processes, or those of the model that it calls, run or wait for a CPU, or if the server's
+        threads wait for one. The factor compares
         with a machine without other load; a model that keeps all CPUs busy itself has the factor 1.
         """
-        stubs_times = cpu_times(stub.pid for stub in stubs).since(self._stub_times)
+        stubs_times = cpu_times(stub.pid for stub in (*stubs, *self._called)).since(self._stub_times)
         server_times = cpu_times([self._server_pid]).since(self._server_times)
         is_busy = stubs_times.active_s > ACTIVE_SHARE * passed_s or server_times.wait_s > STARVED_SHARE * passed_s
         return is_busy, max(stubs_times.slowdown, server_times.slowdown)
@@ -253,6 +264,7 @@ class ServerHealth:
 
         Args:
             patience: factor for time limits, from the pressure on the machine's CPUs.
+            called: the processes of `called_model`; while they are busy, this model may wait for them.
 
         Returns:
             The detected problem, if any.

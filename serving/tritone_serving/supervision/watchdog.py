@@ -134,6 +134,7 @@ class Watchdog:
         self._asked_statistics_s = self._next_statistics_s = 0.0
         self._n_runs: dict[str, int] = {}  # by model that is loaded, as last seen
         self._models: dict[str, ModelHealth] = {}
+        self._ensembles: set[str] = set()
         self._reloading: dict[str, Future[None]] = {}
         self._reload_since_s: dict[str, float] = {}
         self._hung_s: dict[str, float] = {}
@@ -161,7 +162,8 @@ class Watchdog:
         for model, health in list(self._models.items()):
             if not self._is_reloading(model):
                 own = [stub for stub in stubs if stub.model == model and stub.pid not in self._retired]
-                problem = health.look(own, self._n_runs.get(model, 0), patience=patience)
+                called = [stub for stub in stubs if stub.model == health.called_model]
+                problem = health.look(own, self._n_runs.get(model, 0), patience=patience, called=called)
                 if problem is not None and problem.reason == "hung":
                     self._raise_if_all_hang(model, problem)
                 if health.has_answered:
@@ -219,7 +221,7 @@ class Watchdog:
                 self._asked_statistics_s = now_s
                 self._next_statistics_s = now_s + _IDLE_STATISTICS_EVERY_S
                 timeout_s = _STATISTICS_TIMEOUT_S * self._patience
-                known = frozenset(self._models)
+                known = self._models.keys() | self._ensembles
                 self._statistics = self._pool.submit(_read_models, self._calls, known, timeout_s=timeout_s)
             return
         if not self._statistics.done():
@@ -231,11 +233,13 @@ class Watchdog:
         for model in self._models.keys() - self._n_runs.keys():  # it was unloaded, or is being loaded again
             if model not in self._reloading:
                 del self._models[model]
+        self._ensembles &= self._n_runs.keys()
         for model in configs.keys() - self._models.keys() - self._reloading.keys():
             self._begin_to_watch(model, configs[model])
 
     def _begin_to_watch(self, model: str, config: Any) -> None:
         if config.platform == "ensemble":
+            self._ensembles.add(model)
             return
         self._metrics.add_model(model)
         n_processes = sum(group.count for group in config.instance_group) or 1

@@ -20,7 +20,7 @@ SERVER_PID = 1
 STUBS = (Stub(10, "model", "S"), Stub(11, "model", "S"))
 
 
-def config(*, backend: str = "onnxruntime", cache: bool = False, n_values: int = 100) -> Any:
+def make_config(*, backend: str = "onnxruntime", cache: bool = False, n_values: int = 100) -> Any:
     made = model_config_pb2.ModelConfig(name="model", backend=backend, max_batch_size=4)
     made.input.add(name="x", data_type=model_config_pb2.TYPE_FP32, dims=[n_values])
     made.instance_group.add(count=2)
@@ -66,10 +66,12 @@ def pool() -> Pool:
     return Pool()
 
 
-def watch(pool: Pool, *, n_expected: int = len(STUBS), backend: str = "onnxruntime", **options: Any) -> ModelHealth:
+def watch(
+    pool: Pool, *, n_expected: int = len(STUBS), backend: str = "onnxruntime", config: Any = None, **options: Any
+) -> ModelHealth:
     return ModelHealth(
         "model",
-        config(backend=backend),
+        config or make_config(backend=backend),
         calls=None,  # type: ignore[arg-type]
         pool=pool,
         options=SupervisionOptions(**options),
@@ -109,6 +111,31 @@ def test_model_whose_server_waits_for_a_processor_is_not_hung(host: Host, pool: 
     for _ in range(20):
         host.times[SERVER_PID] = CpuTimes(0.0, host.times[SERVER_PID].wait_s + 0.2)
         assert wait(health, host, 0.4) == []
+
+
+def test_called_model_is_named_by_the_config(pool: Pool) -> None:
+    described = make_config(backend="recordings")
+    described.parameters["classifier_model"].string_value = "genre_cnn"
+    for made, expected in ((described, "genre_cnn"), (make_config(), "")):
+        before = made.SerializeToString()
+        health = watch(pool, config=made)
+        assert health.called_model == expected
+        assert health.config.SerializeToString() == before  # a changed config would mean another model
+
+
+def test_model_that_waits_for_a_busy_model_that_it_calls_is_not_hung(host: Host, pool: Pool) -> None:
+    health = watch(pool)
+    called = (Stub(20, "called", "R"),)
+    for n in range(20):
+        host.times[20] = CpuTimes(0.4 * n, 0.0)
+        host.now_s += 0.4
+        assert health.look(STUBS, 0, patience=1.0, called=called) is None
+    problem = None
+    for _ in range(10):  # the called model has finished, and this one still does not answer
+        host.now_s += 0.4
+        problem = problem or health.look(STUBS, 0, patience=1.0, called=called)
+    assert problem is not None
+    assert problem.reason == "hung"
 
 
 def test_computing_model_is_hung_after_its_own_limit(host: Host, pool: Pool) -> None:
@@ -241,10 +268,10 @@ def test_unhealthy_stub_on_a_busy_machine_is_given_more_checks(host: Host, pool:
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (config(), True),
-        (config(cache=True), False),  # the cache would return such a response to a caller
-        (config(n_values=1), True),
-        (config(backend="python"), False),
+        (make_config(), True),
+        (make_config(cache=True), False),  # the cache would return such a response to a caller
+        (make_config(n_values=1), True),
+        (make_config(backend="python"), False),
     ],
 )
 def test_checks_without_outputs_never_meet_a_caller_in_the_cache(made: Any, expected: bool) -> None:
