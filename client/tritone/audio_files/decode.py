@@ -95,7 +95,9 @@ os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_i
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
-N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
+# Decoded at a time, all channels together, and of the result: 4 MB whatever the rate and channels. A low rate multiplies
+# the samples: those of 100 Hz become 220 times as many.
+N_BLOCK_VALUES: Final = 1 << 20
 # Detuned instruments cancel each other for moments: shorter cancellations are not reported.
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
@@ -142,7 +144,8 @@ def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None =
 
     if isinstance(audio, tuple):
         samples, rate_hz = checked_samples(audio, fail)
-        yield from _mono(sample_blocks(samples, N_BLOCK_VALUES), rate_hz, note)
+        n_channels = 1 if samples.ndim == 1 else samples.shape[1]
+        yield from _mono(sample_blocks(samples, _n_block_frames(rate_hz, n_channels)), rate_hz, note)
         return
     with _opened(audio, fail) as source:
         try:
@@ -161,6 +164,11 @@ def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None =
                     raise fail("too_long", too_long(max_duration_s, f"{claimed_s:.0f} s"))
                 yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
                 decoded_s += decoder.n_read / decoder.file.samplerate
+
+
+def _n_block_frames(rate_hz: int, n_channels: int) -> int:
+    """Return how many samples of each channel to decode at a time, with at most `N_BLOCK_VALUES` before and after."""
+    return max(1, min(N_BLOCK_VALUES // n_channels, N_BLOCK_VALUES * rate_hz // SAMPLE_RATE_HZ))
 
 
 def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[FloatArray]:
@@ -299,7 +307,7 @@ class _Decoder:
     def blocks(self) -> Iterator[FloatArray]:
         """Yield (S, C) until the part ends."""
         file = self.file
-        n_frames = max(1, N_BLOCK_VALUES // file.channels)
+        n_frames = _n_block_frames(file.samplerate, file.channels)
         while True:
             try:
                 with quiet_decoder():

@@ -79,9 +79,8 @@ def _check_integer_scale(samples: npt.NDArray[np.generic], fail: Fail) -> None:
     )
 
 
-def sample_blocks(samples: npt.NDArray[np.generic], n_values: int) -> Iterator[FloatArray]:
-    """Yield (S,) or (S, C) as blocks of (S, C) floats with up to `n_values` values each."""
-    n_frames = max(1, n_values // (1 if samples.ndim == 1 else samples.shape[1]))
+def sample_blocks(samples: npt.NDArray[np.generic], n_frames: int) -> Iterator[FloatArray]:
+    """Yield (S,) or (S, C) as blocks of (S, C) floats with up to `n_frames` samples of each channel."""
     for start in range(0, len(samples), n_frames):
         block = _scaled(samples[start : start + n_frames])
         yield block if block.ndim == 2 else block[:, None]

@@ -218,6 +218,23 @@ def test_a_damaged_mp3_prints_nothing(capfd: pytest.CaptureFixture[str], monkeyp
     assert capfd.readouterr() == ("", "the process's own stderr works\n")
 
 
+@pytest.mark.parametrize("is_file", [True, False], ids=["file", "samples"])
+def test_low_sample_rates_need_little_memory(is_file: bool) -> None:
+    """Ten thousand seconds at 100 Hz are 4 kB as FLAC, and 880 MB at 22,050 Hz."""
+    samples = np.zeros(1_000_000, np.float32)
+    samples[:1_000] = 0.5
+    content = bytearray(encoded(samples, 100, format="FLAC"))
+    content[21] &= 0xF0  # the number of samples: 0 means unknown
+    content[22:26] = bytes(4)
+    tracemalloc.start()
+    with pytest.raises(InvalidAudioError) as caught:
+        list(iter_windows(bytes(content) if is_file else (samples, 100), max_duration_s=60))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason == "too_long"
+    assert peak < 60_000_000
+
+
 def test_half_an_hour_of_mp3_needs_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.mp3"
     path.write_bytes(without_xing(MP3) * 450)
