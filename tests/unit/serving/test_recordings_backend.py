@@ -91,6 +91,22 @@ def test_a_small_file_of_many_samples_is_refused_in_time(recordings: Any) -> Non
     assert time.thread_time() - began_s < 1.2
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"OggS\0" * 6_000_000,
+        b"\xff" * (1 << 25),
+        b"\xff\xfb\x90\x00" * (1 << 23),
+        b"ID3\x04" + bytes(6) + b"ID3\x04\0\0\0\0\0\0" * 3_000_000,
+    ],
+    ids=["pages", "ones", "frames", "tags"],
+)
+def test_a_search_for_the_audio_is_ended_in_time(recordings: Any, content: bytes) -> None:
+    began_s = time.thread_time()
+    assert refusal(recordings, content, max_decode_s=0.3).startswith("invalid recording (too_costly): ")
+    assert time.thread_time() - began_s < 2
+
+
 def test_a_long_silence_is_refused_by_its_header(recordings: Any) -> None:
     began_s = time.thread_time()
     content = silence(1300, n_channels=1, rate_hz=8_000)
@@ -121,3 +137,5 @@ def test_invalid_parameters(recordings: Any, text: str) -> None:
     for name in valid:
         with pytest.raises(recordings.decoding.ParameterError):
             recordings.decoding.read_limits({**valid, name: text})
+    with pytest.raises(recordings.decoding.ParameterError):
+        recordings.decoding.read_limits({**valid, "max_recording_bytes": "0.5"})

@@ -32,6 +32,14 @@ class _ClassifierError(Exception):
     """The classifier did not respond; the message is sent to the caller."""
 
 
+class _CancelledError(Exception):
+    """The caller no longer waits for the response."""
+
+
+class _VersionError(Exception):
+    """The parameter `classifier_version` is invalid; the message is sent to the caller."""
+
+
 class TritonPythonModel:
     """One instance of a model; Triton calls it from one thread."""
 
@@ -69,9 +77,11 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         names = [name for name in self._outputs if not wanted or name in wanted]
         try:
-            outputs = self._classified(self._content(request), _version(request), names)
-        except self._decoding.RecordingError as error:
+            outputs = self._classified(request, _version(request), names)
+        except (self._decoding.RecordingError, _VersionError) as error:
             return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except _CancelledError:
+            return _refusal("the request was cancelled", pb_utils.TritonError.CANCELLED)
         except _ClassifierError as error:
             return _refusal(str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # a fault of one request must not fail the others of the call
@@ -88,11 +98,15 @@ class TritonPythonModel:
         # A canary is made from the config, which cannot say what a recording is.
         return self._decoding.canary_recording() if not content and is_canary(request) else content
 
-    def _classified(self, content: bytes, version: int, names: list[str]) -> dict[str, Array]:
+    def _classified(self, request: Any, version: int, names: list[str]) -> dict[str, Array]:
         """Return the outputs for one recording, without the batch axis."""
         needed = [name for name in _OF_CLASSIFIER if name in names or (name in _PER_WINDOW and f"mean_{name}" in names)]
         decoding = self._decoding.Decoding(self._limits)
-        parts = [self._infer(windows, version, needed or ["embedding"]) for windows in decoding.batches(content)]
+        parts: list[dict[str, Array]] = []
+        for windows in decoding.batches(self._content(request)):
+            if parts and request.is_cancelled():  # a long recording takes seconds, for which others wait
+                raise _CancelledError
+            parts.append(self._infer(windows, version, needed or ["embedding"]))
         found = {name: np.concatenate([part[name] for part in parts]) for name in needed}
         outputs: dict[str, Array] = {}
         for name in needed:
@@ -125,9 +139,21 @@ class TritonPythonModel:
 
 
 def _version(request: Any) -> int:
-    """Return the version of the classifier in the request's parameter `classifier_version`; -1 for the latest."""
-    text = str(request_parameter(request, "classifier_version") or "")
-    return int(text) if text.isdecimal() and text.isascii() and len(text) <= 18 else -1
+    """Return the version of the classifier in the request's parameter `classifier_version`; -1 for the latest.
+
+    Raises:
+        _VersionError: it is not the number of a version.
+    """
+    value = request_parameter(request, "classifier_version")
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if value is None or text == "-1":
+        return -1
+    if not (text.isdecimal() and text.isascii() and len(text) <= 18):
+        raise _VersionError(
+            f"invalid parameter classifier_version: expected the number of a version of the classifier, got "
+            f"{str(value)[:64]!r}; leave it out for the latest version"
+        )
+    return int(text)
 
 
 def _refusal(text: str, code: int) -> Any:
