@@ -121,7 +121,7 @@ def load_mono(audio: Audio, *, on_note: OnNote | None = None) -> FloatArray:
 
 
 def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
-    """Return windows as 16-bit integers, rounded to the nearest one; None if a sample is beyond full scale.
+    """Return windows as 16-bit integers, rounded to the nearest one; None if a sample is NaN or beyond full scale.
 
     Args:
         windows: N arrays of W samples.
@@ -133,7 +133,8 @@ def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
     scaled = np.empty(len(windows[0]), np.float32)  # one window at a time, which stays in the CPU cache
     for row, samples in zip(whole, windows, strict=True):
         np.multiply(samples, np.float32(PCM16_FULL_SCALE), out=scaled)
-        if scaled.max() > PCM16_FULL_SCALE or scaled.min() < -PCM16_FULL_SCALE:
+        # NaN is the maximum of a window that has one, and not within any limit.
+        if not (scaled.max() <= PCM16_FULL_SCALE and scaled.min() >= -PCM16_FULL_SCALE):
             return None
         np.rint(scaled, out=scaled)
         np.minimum(scaled, np.float32(PCM16_FULL_SCALE - 1), out=scaled)

@@ -60,7 +60,7 @@ class FakeFiles(FakeModel):
                 "duration_s": (-1, 1),
                 "notes": (-1, 1),
             }
-            parameters = {"max_recording_bytes": str(self.max_recording_bytes)}
+            parameters = {"max_recording_bytes": str(self.max_recording_bytes), "classifier_model": "genre_cnn"}
             return ModelResponse("genre_cnn_file", ("7",), {"recording": (-1, 1)}, outputs, 1, parameters)
         assert isinstance(request, InferRequest)
         if request.parameters["classifier_version"] != self.version:
@@ -213,3 +213,9 @@ def test_malformed_responses(changed: dict[str, Any]) -> None:
     with pytest.raises(ServerError) as caught:
         classify(FakeFiles(changed=changed), FILE)
     assert caught.value.reason == "invalid_output"
+
+
+def test_the_model_for_files_is_not_named_by_callers() -> None:
+    with pytest.raises(ServerError, match="name genre_cnn, and the client uses 'genre_cnn_file'") as caught:
+        classify(FakeFiles(), FILE, genre_model="genre_cnn_file")
+    assert caught.value.reason == "unsuitable_model"
