@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import json
 import logging
@@ -122,6 +123,15 @@ def test_errors_do_not_depend_on_the_way_the_file_is_passed(
 @pytest.mark.parametrize("data", [encoded(tone(2), format="FLAC"), VORBIS, wav(PCM)], ids=["FLAC", "Ogg", "WAV"])
 def test_an_id3_tag_before_other_formats_is_skipped(data: bytes) -> None:
     np.testing.assert_array_equal(load_mono(id3(bytes(100)) + data), load_mono(data))
+
+
+def test_the_decoder_prints_nothing_about_damaged_sample_dumps(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encoded(tone(2), format="SDS"))
+    del data[21 + 127 + 60]  # in the second block; the others do not begin where they should
+    with contextlib.suppress(InvalidAudioError):
+        load_mono(bytes(data))
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_errors_of_a_file_object_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
