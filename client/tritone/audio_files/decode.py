@@ -100,8 +100,8 @@ os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_i
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
-# Decoded at a time, all channels together, and of the result: 4 MB whatever the rate and channels. A low rate multiplies
-# the samples: those of 100 Hz become 220 times as many.
+# Decoded at a time, all channels together, and made of it: 4 MB whatever the rate and channels. Of 100 Hz, resampling
+# makes 220 times as many.
 N_BLOCK_VALUES: Final = 1 << 20
 # Detuned instruments cancel each other for moments: shorter cancellations are not reported.
 _NOTED_S: Final = 1.0

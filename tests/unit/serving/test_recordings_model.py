@@ -104,7 +104,12 @@ def respond(model: Any, *, duration_s: float = 4, cancelled_after: int = 99, **p
 
 @pytest.mark.parametrize(
     ("parameters", "version"),
-    [({}, -1), ({"classifier_version": "12"}, 12), ({"classifier_version": 12}, 12), ({"classifier_version": "-1"}, -1)],
+    [
+        ({}, -1),
+        ({"classifier_version": "12"}, 12),
+        ({"classifier_version": 12}, 12),
+        ({"classifier_version": "-1"}, -1),
+    ],
 )
 def test_versions_of_the_classifier(model: Any, parameters: dict[str, Any], version: int) -> None:
     assert respond(model, **parameters).error is None
