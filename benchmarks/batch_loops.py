@@ -26,6 +26,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from benchmarks.arguments import count
 from benchmarks.latency_compose import N_FRAMES, inputs_of, newest, open_like_the_server
 from tritone_export.subgraphs import all_graphs
 
@@ -42,7 +43,7 @@ def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=count, default=7)
     parser.add_argument("--int8", action="store_true", help="measure 8-bit weights as well")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -27,6 +27,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from benchmarks.arguments import amount, count
 from tritone.constants import SAMPLE_RATE_HZ, WINDOW_SAMPLES
 from tritone_training.kinds.genre_cnn.config import GenreConfig
 from tritone_training.kinds.genre_cnn.frontend import SCRATCH, FoldedSpectrum, MelFeatures, MelPower, mel_filters
@@ -140,9 +141,9 @@ def windows_per_second(run: Callable[[Samples], Any], audio: Samples, seconds: f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of each measurement")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=amount, default=0.4, help="of each measurement")
+    parser.add_argument("--threads", type=count, default=2)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     models = {

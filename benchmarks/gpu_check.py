@@ -33,6 +33,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import amount
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cli", "client", "export", "gateway", "serving", "training")
 LIMITS_S = {"machine": 15.0, "install": 180.0, "tests": 75.0, "in_process": 90.0, "served": 110.0}  # 470 s in all
@@ -313,7 +315,7 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--environment", type=Path, default=Path(".venv-gpu"), help="folder to install to (.venv-gpu)")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"), help="file with the results")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement in seconds (2)")
+    parser.add_argument("--seconds", type=amount, default=2.0, help="length of each measurement in seconds (2)")
     parser.add_argument("--dry-run", action="store_true", help="do without the GPU")
     arguments = parser.parse_args()
     if arguments.collect_wheels is not None:
@@ -326,6 +328,8 @@ def main() -> None:
         parser.error(f"{arguments.repository} holds no version of a model; `tritone export` or `make demo` make some")
     if arguments.wheels is None and not arguments.dry_run:
         parser.error("expected --wheels DIR, or --dry-run for a run without a GPU")
+    if arguments.wheels is not None and not arguments.wheels.is_dir():
+        parser.error(f"argument --wheels: expected a folder, got {str(arguments.wheels)!r}")
     check = Check(
         repository=arguments.repository.resolve(),
         out=arguments.out.resolve(),

@@ -61,6 +61,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=amount, default=2.0, help="length of each measurement in seconds (2)")
     parser.add_argument("--dry-run", action="store_true", help="without a GPU")
     arguments = parser.parse_args()
+    if not any(newest_version(arguments.repository / name) for name in (GENRE_MODEL, COMPOSES)):
+        parser.error(
+            f"argument --repository: expected a version of {GENRE_MODEL} or {COMPOSES}, got none in "
+            f"{str(arguments.repository)!r}; run `tritone export {GENRE_MODEL}`"
+        )
     measure = in_process if arguments.where == "in-process" else served
     for row in measure(arguments.repository, arguments.seconds, on_gpu=not arguments.dry_run):
         print(json.dumps(row), flush=True)

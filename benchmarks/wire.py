@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from operator import truediv
 from pathlib import Path
 from typing import Any, get_args
@@ -25,9 +26,10 @@ from benchmarks.arguments import amount, count
 from benchmarks.limited_link import LimitedLink, limited_link
 from tritone.constants import AudioFormat
 from tritone_serving import ServerOptions, TritonServer
-from tritone_serving.repository import filled_models
+from tritone_serving.repository import newest_version
 
-MODELS = ("genre_cnn", "genre_cnn_pcm16", "genre_cnn_file")
+# By format; the client would send another format if one were missing.
+MODELS: dict[str, str] = {"float32": "genre_cnn", "int16": "genre_cnn_pcm16", "file": "genre_cnn_file"}
 LINKS = ("loopback", "100mbit")
 RATE_MBIT = 100.0
 
@@ -43,6 +45,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=amount, default=2.0, help="length of each trial in seconds (2)")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    missing = [name for name in models_of(arguments.formats) if newest_version(arguments.repository / name) is None]
+    if missing:
+        parser.error(
+            f"argument --repository: expected a version of {', '.join(missing)}, got none in "
+            f"{str(arguments.repository)!r}; run `tritone export genre_cnn`"
+        )
     rows = measure(arguments)
     if arguments.json:
         sys.stdout.write(json.dumps({"rounds": arguments.rounds, "rows": rows}) + "\n")
@@ -58,14 +66,18 @@ def main() -> None:
         print(f"{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>12}{row['n_failed']:8}")
 
 
+def models_of(formats: Sequence[str]) -> tuple[str, ...]:
+    """Return the models that receive recordings in these formats; `genre_cnn` names the others."""
+    return tuple(dict.fromkeys(["genre_cnn", *(MODELS[each] for each in formats)]))
+
+
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Start the server and the clients; the first round only warms up."""
-    models = tuple(model for model in MODELS if model in filled_models(arguments.repository))
     with contextlib.ExitStack() as stack:
         link = stack.enter_context(limited_link(RATE_MBIT)) if "100mbit" in arguments.links else None
         options = ServerOptions(
             repository=arguments.repository,
-            models=models,
+            models=models_of(arguments.formats),
             host="0.0.0.0" if link else "127.0.0.1",  # noqa: S104 - the other side of the link is a namespace
             http_port=0,
             grpc_port=0,

@@ -67,6 +67,8 @@ def main() -> None:
     try:
         if arguments.table is not None:
             check_marks(arguments.table, TABLE)
+        if arguments.out is not None and not arguments.out.parent.is_dir():
+            raise ValueError(f"argument --out: expected a file in a folder that exists, got {str(arguments.out)!r}")
         workloads = [make_workload(arguments.repository, model, arguments.rows) for model in arguments.models]
     except (TritoneError, ValueError) as error:
         parser.error(str(error))

@@ -62,13 +62,19 @@ def make_workload(repository: Path, model: str, n_rows: int = 1) -> Workload:
         n_rows: inferences in each request.
 
     Raises:
-        ValueError: the repository has no version of the model.
+        ValueError: the repository has no version of the model, or its file is not an ONNX file with the kind's inputs.
     """
     version = newest_version(repository / model)
     if version is None:
         raise ValueError(f"{repository / model}: expected a version, got none; run `tritone export {model}`")
-    session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
     drawn = get_kind(model).example_inputs(N_REQUESTS * n_rows, 0)
+    try:
+        session = onnxruntime.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common root
+        raise ValueError(f"{version}: expected an ONNX file, got: {error}; run `tritone export {model}`") from error
+    unknown = [each.name for each in session.get_inputs() if each.name not in drawn]
+    if unknown:
+        raise ValueError(f"{version}: expected inputs {', '.join(drawn)}, got {', '.join(unknown)} as well")
     batch = {each.name: np.ascontiguousarray(drawn[each.name]) for each in session.get_inputs()}
     requests = tuple(
         {name: array[at : at + n_rows] for name, array in batch.items()} for at in range(0, N_REQUESTS * n_rows, n_rows)

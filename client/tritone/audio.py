@@ -46,7 +46,8 @@ class Window:
 
     Attributes:
         start_s: start of the window in the recording, in seconds.
-        samples: (W,) float32, mono at 22,050 Hz, -1..1.
+        samples: (W,) float32, mono at 22,050 Hz, -1..1; may be a view of the samples that were given, and cannot be
+            written to then.
         covers_s: seconds of the recording in the window; less than 3 only if the whole recording is shorter.
     """
 
@@ -121,7 +122,7 @@ def load_mono(audio: Audio, *, on_note: OnNote | None = None) -> FloatArray:
 
 
 def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
-    """Return windows as 16-bit integers, rounded to the nearest one; None if a sample is beyond full scale.
+    """Return windows as 16-bit integers, rounded to the nearest one; None if a sample is NaN or beyond full scale.
 
     Args:
         windows: N arrays of W samples.
@@ -133,8 +134,9 @@ def to_pcm16(windows: Sequence[FloatArray]) -> npt.NDArray[np.int16] | None:
     scaled = np.empty(len(windows[0]), np.float32)  # one window at a time, which stays in the CPU cache
     for row, samples in zip(whole, windows, strict=True):
         np.multiply(samples, np.float32(PCM16_FULL_SCALE), out=scaled)
+        # NaN is the maximum of a window that has one, and not within any limit.
         largest = scaled.max()
-        if largest > PCM16_FULL_SCALE or scaled.min() < -PCM16_FULL_SCALE:
+        if not (largest <= PCM16_FULL_SCALE and scaled.min() >= -PCM16_FULL_SCALE):
             return None
         np.rint(scaled, out=scaled)
         if largest > PCM16_FULL_SCALE - 1:

@@ -513,7 +513,12 @@ def _unfit(info: ModelResponse, found: Role | None, roles: tuple[Role, ...]) -> 
         if found
         else f"inputs {dict(info.inputs)}, outputs {dict(info.outputs)} and batches of at most {info.max_batch_size}"
     )
-    hint = "use stream_compose" if found is STREAMER else "check the name, and that the same release exported it"
+    hint = "check the name, and that the same release exported it"
+    if found is STREAMER:
+        hint = "use stream_compose"
+    elif found is FILE_CLASSIFIER:
+        called = info.parameters.get(CLASSIFIER_PARAMETER) or "the classifier"
+        hint = f"name {called}, and the client uses {info.model!r} for audio_format='file'"
     expected = " or ".join(role.does for role in roles)
     return ServerError(
         f"model {info.model!r} cannot do this: expected a model that {expected}, got {does}; {hint}",

@@ -33,7 +33,7 @@ from tritone.exceptions import InvalidAudioError
 _LOCK: Final = threading.Lock()
 
 
-class _Streams(NamedTuple):
+class _Stream(NamedTuple):
     variable: ctypes.c_void_p
     original: int | None
     null_stream: int
@@ -46,46 +46,51 @@ class _Depth:
 
 
 @cache
-def _streams() -> _Streams | None:
-    """Return the C library's variable `stderr`, its value, and a stream to /dev/null; None where that is impossible."""
-    if platform.libc_ver()[0] != "glibc":  # in other C libraries `stderr` may be a constant
-        return None
+def _streams() -> tuple[_Stream, ...]:
+    """Return the C library's variables `stdout` and `stderr`, their values, and a stream to /dev/null.
+
+    There are none where they cannot be set.
+    """
+    if platform.libc_ver()[0] != "glibc":  # in other C libraries they may be constants
+        return ()
     c_library = ctypes.CDLL(None)
     c_library.fopen.restype = ctypes.c_void_p
     null_stream = c_library.fopen(b"/dev/null", b"we")
-    variable = ctypes.c_void_p.in_dll(c_library, "stderr")
-    return _Streams(variable, variable.value, null_stream) if null_stream else None
+    if not null_stream:
+        return ()
+    variables = [ctypes.c_void_p.in_dll(c_library, name) for name in ("stdout", "stderr")]
+    return tuple(_Stream(variable, variable.value, null_stream) for variable in variables)
 
 
 @contextmanager
 def quiet_decoder() -> Iterator[None]:
-    """Discard what C code prints to `stderr` within the block; several threads may be in such blocks at once.
+    """Discard what C code prints to `stdout` and `stderr` within the block; several threads may be in such blocks.
 
     mpg123, the MP3 decoder inside libsndfile, prints warnings with `fprintf(stderr, ...)`, and libsndfile has no way to
-    turn that off (https://github.com/libsndfile/libsndfile/issues/958). Redirecting file descriptor 2 would take the
-    output of all other threads and of processes started meanwhile. The C library's `stderr` is a variable: for the
-    duration of the block it points to a stream that writes to /dev/null, which affects only C code that prints then.
+    turn that off (https://github.com/libsndfile/libsndfile/issues/958). Its decoder of MIDI sample dumps prints two
+    lines for each damaged block with `printf`. Redirecting file descriptors 1 and 2 would take the output of all other
+    threads and of processes started meanwhile. The C library's `stdout` and `stderr` are variables: for the duration of
+    the block they point to a stream that writes to /dev/null, which affects only C code that prints then.
     """
     with _LOCK:
         streams = _streams()
         _Depth.n += 1
-        if streams is not None:
-            streams.variable.value = streams.null_stream
+        for stream in streams:
+            stream.variable.value = stream.null_stream
     try:
         yield
     finally:
         with _LOCK:
             _Depth.n -= 1
-            if streams is not None and _Depth.n == 0:
-                streams.variable.value = streams.original
+            for stream in streams if _Depth.n == 0 else ():
+                stream.variable.value = stream.original
 
 
 def _restore_in_child() -> None:
-    """Restore `stderr` after a fork: the threads that would restore it do not exist in the child."""
-    streams = _streams()
+    """Restore the streams after a fork: the threads that would restore them do not exist in the child."""
     _Depth.n = 0
-    if streams is not None:
-        streams.variable.value = streams.original
+    for stream in _streams():
+        stream.variable.value = stream.original
     _LOCK.release()
 
 
@@ -95,7 +100,9 @@ os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_i
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 Audio: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[npt.ArrayLike, int]"
 
-N_BLOCK_VALUES: Final = 1 << 20  # decoded at a time, all channels together: 4 MB whatever the rate and channels
+# Decoded at a time, all channels together, and made of it: 4 MB whatever the rate and channels. Of 100 Hz, resampling
+# makes 220 times as many.
+N_BLOCK_VALUES: Final = 1 << 20
 # Detuned instruments cancel each other for moments: shorter cancellations are not reported.
 _NOTED_S: Final = 1.0
 _NOTED_SHARE: Final = 0.1
@@ -142,7 +149,8 @@ def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None =
 
     if isinstance(audio, tuple):
         samples, rate_hz = checked_samples(audio, fail)
-        yield from _mono(sample_blocks(samples, N_BLOCK_VALUES), rate_hz, note)
+        n_channels = 1 if samples.ndim == 1 else samples.shape[1]
+        yield from _mono(sample_blocks(samples, _n_block_frames(rate_hz, n_channels)), rate_hz, note)
         return
     with _opened(audio, fail) as source:
         try:
@@ -161,6 +169,11 @@ def iter_mono_blocks(audio: Audio, note: Note, *, max_duration_s: float | None =
                     raise fail("too_long", too_long(max_duration_s, f"{claimed_s:.0f} s"))
                 yield from _mono(decoder.blocks(), decoder.file.samplerate, note)
                 decoded_s += decoder.n_read / decoder.file.samplerate
+
+
+def _n_block_frames(rate_hz: int, n_channels: int) -> int:
+    """Return how many samples of each channel to decode at a time, with at most `N_BLOCK_VALUES` before and after."""
+    return max(1, min(N_BLOCK_VALUES // n_channels, N_BLOCK_VALUES * rate_hz // SAMPLE_RATE_HZ))
 
 
 def _mono(blocks: Iterator[FloatArray], rate_hz: int, note: Note) -> Iterator[FloatArray]:
@@ -299,7 +312,7 @@ class _Decoder:
     def blocks(self) -> Iterator[FloatArray]:
         """Yield (S, C) until the part ends."""
         file = self.file
-        n_frames = max(1, N_BLOCK_VALUES // file.channels)
+        n_frames = _n_block_frames(file.samplerate, file.channels)
         while True:
             try:
                 with quiet_decoder():

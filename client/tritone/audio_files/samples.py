@@ -79,15 +79,22 @@ def _check_integer_scale(samples: npt.NDArray[np.generic], fail: Fail) -> None:
     )
 
 
-def sample_blocks(samples: npt.NDArray[np.generic], n_values: int) -> Iterator[FloatArray]:
-    """Yield (S,) or (S, C) as blocks of (S, C) floats with up to `n_values` values each."""
-    n_frames = max(1, n_values // (1 if samples.ndim == 1 else samples.shape[1]))
+def sample_blocks(samples: npt.NDArray[np.generic], n_frames: int) -> Iterator[FloatArray]:
+    """Yield (S,) or (S, C) as blocks of (S, C) floats with up to `n_frames` samples of each channel.
+
+    Blocks of float32 samples are views of them, which cannot be written to: copying a clip of 20 s takes as long as
+    everything else that the client does with it.
+    """
     for start in range(0, len(samples), n_frames):
         block = _scaled(samples[start : start + n_frames])
         yield block if block.ndim == 2 else block[:, None]
 
 
 def _scaled(block: npt.NDArray[np.generic]) -> FloatArray:
+    if block.dtype == np.float32:
+        view = cast("FloatArray", block[:])
+        view.flags.writeable = False
+        return view
     if block.dtype.kind == "f":
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, which the caller reports
             return block.astype(np.float32)

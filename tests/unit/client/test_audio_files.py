@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import json
 import logging
@@ -124,6 +125,15 @@ def test_an_id3_tag_before_other_formats_is_skipped(data: bytes) -> None:
     np.testing.assert_array_equal(load_mono(id3(bytes(100)) + data), load_mono(data))
 
 
+def test_the_decoder_prints_nothing_about_damaged_sample_dumps(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(encoded(tone(2), format="SDS"))
+    del data[21 + 127 + 60]  # in the second block; the others do not begin where they should
+    with contextlib.suppress(InvalidAudioError):
+        load_mono(bytes(data))
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_errors_of_a_file_object_are_reported(capfd: pytest.CaptureFixture[str]) -> None:
     class Failing(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
@@ -216,6 +226,23 @@ def test_a_damaged_mp3_prints_nothing(capfd: pytest.CaptureFixture[str], monkeyp
         load_mono(bytes(data))
     os.write(2, b"the process's own stderr works\n")
     assert capfd.readouterr() == ("", "the process's own stderr works\n")
+
+
+@pytest.mark.parametrize("is_file", [True, False], ids=["file", "samples"])
+def test_low_sample_rates_need_little_memory(is_file: bool) -> None:
+    """Ten thousand seconds at 100 Hz are 4 kB as FLAC, and 880 MB at 22,050 Hz."""
+    samples = np.zeros(1_000_000, np.float32)
+    samples[:1_000] = 0.5
+    content = bytearray(encoded(samples, 100, format="FLAC"))
+    content[21] &= 0xF0  # the number of samples: 0 means unknown
+    content[22:26] = bytes(4)
+    tracemalloc.start()
+    with pytest.raises(InvalidAudioError) as caught:
+        list(iter_windows(bytes(content) if is_file else (samples, 100), max_duration_s=60))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.reason == "too_long"
+    assert peak < 60_000_000
 
 
 def test_half_an_hour_of_mp3_needs_little_memory(tmp_path: Path) -> None:

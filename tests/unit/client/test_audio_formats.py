@@ -227,7 +227,7 @@ def test_integers_are_rounded_to_the_nearest_step() -> None:
     assert converted.dtype == np.int16
 
 
-@pytest.mark.parametrize("value", [1.0001, -1.0001, 5.0])
+@pytest.mark.parametrize("value", [1.0001, -1.0001, 5.0, np.inf, np.nan])
 def test_samples_beyond_full_scale_have_no_integers(value: float) -> None:
     assert to_pcm16([np.zeros(4, np.float32), np.array([0, value, 0, 0], np.float32)]) is None
 

@@ -227,3 +227,9 @@ def test_malformed_responses(changed: dict[str, Any]) -> None:
     with pytest.raises(ServerError) as caught:
         classify(FakeFiles(changed=changed), FILE)
     assert caught.value.reason == "invalid_output"
+
+
+def test_the_model_for_files_is_not_named_by_callers() -> None:
+    with pytest.raises(ServerError, match="name genre_cnn, and the client uses 'genre_cnn_file'") as caught:
+        classify(FakeFiles(), FILE, genre_model="genre_cnn_file")
+    assert caught.value.reason == "unsuitable_model"

@@ -123,7 +123,7 @@ def test_the_rows_of_a_run_are_a_parameter(backend: Any) -> None:
 
     assert backend.session.max_rows_per_run({"max_batch_size": 64}) == 0
     assert backend.session.max_rows_per_run(config("8")) == 8
-    for text in ("-1", "8.0", "many", ""):
+    for text in ("-1", "8.0", "many", "", "\u0663", "9" * 5_000):
         with pytest.raises(backend.session.SessionError, match=f"max_rows_per_run is '{text}'; expected a whole"):
             backend.session.max_rows_per_run(config(text))
     with pytest.raises(backend.session.SessionError, match="max_rows_per_run is 8, but the model has no batches"):

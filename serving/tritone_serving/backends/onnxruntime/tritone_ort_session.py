@@ -215,7 +215,7 @@ def _accelerators(config: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 def _whole(parameters: dict[str, str], key: str, largest: int = 1024) -> int:
     text = parameters.get(key, "0")
-    if not (text.isdecimal() and int(text) <= largest):
+    if not (re.fullmatch("[0-9]{1,10}", text) and int(text) <= largest):
         raise SessionError(f"parameter {key} is {text!r}; expected a whole number from 0 to {largest}")
     return int(text)
 

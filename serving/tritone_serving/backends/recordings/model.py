@@ -36,6 +36,10 @@ class _InvalidParameterError(Exception):
     """Raised when a parameter of a request is invalid; the message is sent to the caller."""
 
 
+class _CancelledError(Exception):
+    """Raised when the caller no longer waits for the response."""
+
+
 class TritonPythonModel:
     """One instance of a model; Triton calls it from one thread."""
 
@@ -76,9 +80,11 @@ class TritonPythonModel:
         wanted = set(request.requested_output_names())
         names = [name for name in self._outputs if not wanted or name in wanted]
         try:
-            outputs = self._classified(self._content(request), _version(request), names)
+            outputs = self._classified(request, _version(request), names)
         except (self._decoding.RecordingError, _InvalidParameterError) as error:
             return _refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except _CancelledError:
+            return _refusal("the request was cancelled", pb_utils.TritonError.CANCELLED)
         except _ClassifierError as error:
             return _refusal(str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # a fault of one request must not fail the others of the call
@@ -95,12 +101,16 @@ class TritonPythonModel:
         # A canary is made from the config, which cannot say what a recording is.
         return self._decoding.canary_recording() if not content and is_canary(request) else content
 
-    def _classified(self, content: bytes, version: int, names: list[str]) -> dict[str, Array]:
+    def _classified(self, request: Any, version: int, names: list[str]) -> dict[str, Array]:
         """Return the outputs for one recording, without the batch axis."""
         needed = [name for name in _OF_CLASSIFIER if name in names or (name in _PER_WINDOW and f"mean_{name}" in names)]
         decoding = self._decoding.Decoding(self._limits)
-        # A caller may want only the times of the windows, or the remarks.
-        parts = [self._infer(windows, version, needed) if needed else {} for windows in decoding.batches(content)]
+        parts: list[dict[str, Array]] = []
+        for windows in decoding.batches(self._content(request)):
+            if parts and request.is_cancelled():  # a long recording takes seconds, for which others wait
+                raise _CancelledError
+            # A caller may want only the times of the windows, or the remarks.
+            parts.append(self._infer(windows, version, needed) if needed else {})
         found = {name: np.concatenate([part[name] for part in parts]) for name in needed}
         outputs: dict[str, Array] = {}
         for name in needed:
@@ -132,19 +142,19 @@ class TritonPythonModel:
 
 
 def _version(request: Any) -> int:
-    """Return the version of the classifier in the request's parameter `classifier_version`; -1, the latest, without it.
+    """Return the version of the classifier in the request's parameter `classifier_version`; -1 for the latest.
 
     Raises:
-        _InvalidParameterError: it is not a whole number.
+        _InvalidParameterError: it is not the number of a version.
     """
     value = request_parameter(request, "classifier_version")
-    if value is None:
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    if value is None or text == "-1":
         return -1
-    text = str(value)
     if not (text.isdecimal() and text.isascii() and len(text) <= 18):
         raise _InvalidParameterError(
-            f"invalid parameter classifier_version: expected the number of a version, got {value!r}; "
-            f"leave it out for the latest version"
+            f"invalid parameter classifier_version: expected the number of a version of the classifier, got "
+            f"{str(value)[:64]!r}; leave it out for the latest version"
         )
     return int(text)
 

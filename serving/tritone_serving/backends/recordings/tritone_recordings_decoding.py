@@ -40,7 +40,8 @@ class Limits:
     Attributes:
         max_bytes: size of the file.
         max_duration_s: length of the recording.
-        max_decode_s: processor time of decoding; a small file may hold hours of silence in many channels.
+        max_decode_s: processor time of decoding; a small file may hold hours of silence in many channels, and a search
+            for the audio in a large one may take minutes.
     """
 
     max_bytes: int
@@ -52,7 +53,7 @@ def read_limits(parameters: dict[str, str]) -> Limits:
     """Return the limits in the parameters of a configuration.
 
     Raises:
-        ParameterError: one is missing or not a number above 0.
+        ParameterError: one is missing or not a number above 0; of bytes, 1 or more.
     """
     values = {}
     for name in ("max_recording_bytes", "max_recording_s", "max_decode_s"):
@@ -61,8 +62,9 @@ def read_limits(parameters: dict[str, str]) -> Limits:
             value = float(text)
         except ValueError:
             value = 0.0
-        if not 0 < value < float("inf"):
-            raise ParameterError(f"invalid parameter {name}: expected a number above 0, got {text!r}")
+        if not 0 < value < float("inf") or (name == "max_recording_bytes" and value < 1):
+            least = "of 1 or more" if name == "max_recording_bytes" else "above 0"
+            raise ParameterError(f"invalid parameter {name}: expected a number {least}, got {text!r}")
         values[name] = value
     return Limits(int(values["max_recording_bytes"]), values["max_recording_s"], values["max_decode_s"])
 
@@ -88,6 +90,8 @@ class Decoding:
         Raises:
             RecordingError: the recording cannot be used, or exceeds a limit.
         """
+        if not content:
+            raise _refused("empty", "no bytes were given")
         if len(content) > self.limits.max_bytes:
             raise _refused(
                 "too_large", f"expected a file of at most {self.limits.max_bytes} bytes, got {len(content)} bytes"
@@ -108,24 +112,52 @@ class Decoding:
 
     def _windows(self, content: bytes) -> Iterator[Window]:
         """Yield the windows; the time that the consumer takes does not count."""
-        windows = iter_windows(content, on_note=self.notes.append, max_duration_s=self.limits.max_duration_s)
+        file = _TimedFile(content)
+        windows = iter_windows(file, on_note=self.notes.append, max_duration_s=self.limits.max_duration_s)
         left_s = self.limits.max_decode_s
         while True:
             began_s = time.thread_time()
+            file.ends_s = began_s + left_s
             try:
                 window = next(windows, None)
             except InvalidAudioError as error:
+                if file.is_late:
+                    raise self._too_costly() from error
                 raise _refused(error.reason, str(error).removeprefix(f"{error.path}: ")) from error
             left_s -= time.thread_time() - began_s
             if window is None:
                 return
             if left_s < 0:
-                raise _refused(
-                    "too_costly",
-                    f"decoding takes longer than {self.limits.max_decode_s:g} s of processor time: expected a usual "
-                    f"sample rate and number of channels; convert the recording, or send windows",
-                )
+                raise self._too_costly()
             yield window
+
+    def _too_costly(self) -> RecordingError:
+        return _refused(
+            "too_costly",
+            f"decoding takes longer than {self.limits.max_decode_s:g} s of processor time: expected a usual sample "
+            f"rate and number of channels, and little else than audio; convert the recording, or send windows",
+        )
+
+
+class _TimedFile(io.BytesIO):
+    """A file in memory that can be read up to a time.
+
+    Files are searched for their streams before there is a window, and some are searched byte by byte. All of that reads
+    the file in blocks.
+
+    Attributes:
+        ends_s: processor time of the thread after which reading fails.
+        is_late: whether it has failed.
+    """
+
+    ends_s = float("inf")
+    is_late = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self.ends_s:
+            self.is_late = True
+            raise OSError("no time is left")
+        return super().read(size)
 
 
 def canary_recording() -> bytes:
