@@ -240,20 +240,23 @@ def reach(request: pytest.FixtureRequest, guarded: TritonServer, files: Certific
 def test_one_trace_from_the_call_to_the_backend(
     reach: dict[str, Any], collector: Collector, spans: InMemorySpanExporter, sound: Any, kind: str
 ) -> None:
-    spans.clear()
-
-    async def run() -> None:
+    async def embed() -> None:
         async with AsyncMusicClient(**reach) as music:
             await music.embed(sound)
 
-    if kind == "async":
-        asyncio.run(run())
-    else:
-        with MusicClient(**reach) as music:
-            music.embed(sound)
+    def traced() -> str:
+        spans.clear()
+        if kind == "async":
+            asyncio.run(embed())
+        else:
+            with MusicClient(**reach) as music:
+                music.embed(sound)
+        (call,) = spans.get_finished_spans()
+        return f"{call.context.trace_id:032x}"
+
+    arrived = {span["name"]: span for span in collector.of_call(traced, n_spans=3)}
     (call,) = spans.get_finished_spans()
     assert call.name == "tritone.embed"
-    arrived = {span["name"]: span for span in collector.of_trace(f"{call.context.trace_id:032x}", n_spans=3)}
     # Triton's spans: the request, the model's turn in it, and in that the backend's work.
     assert arrived["InferRequest"]["parentSpanId"] == f"{call.context.span_id:016x}"
     assert arrived["genre_cnn"]["parentSpanId"] == arrived["InferRequest"]["spanId"]
