@@ -72,7 +72,7 @@ def marks_and_waits(part: int, folder: str) -> int:
 
 
 def wait_for(path: Path) -> None:
-    ends_s = time.monotonic() + 60
+    ends_s = time.monotonic() + 180
     while not path.exists():
         assert time.monotonic() < ends_s, f"{path.name} is not there"
         time.sleep(0.05)
@@ -112,6 +112,44 @@ def test_a_cluster_is_used_by_rays_client(head: RayHead) -> None:
     assert [value for value, _ in found] == [0, 2, 4, 6, 8]
     assert os.getpid() not in {pid for _, pid in found}
     assert not is_connected
+
+
+def fail_to_start(n_failures: int, text: str) -> tuple[int, str]:
+    import ray
+
+    init, attempts = ray.init, []
+
+    def init_later(**options: Any) -> Any:
+        attempts.append(options)
+        if len(attempts) <= n_failures:
+            raise ConnectionAbortedError(f"Initialization failure from server:\n{text}")
+        return init(**options)
+
+    ray.init = init_later
+    try:
+        with RayEngine(1) as engine:
+            return len(attempts), str(list(engine.map(abs, [-1])))
+    except EngineError as error:
+        return len(attempts), str(error)
+
+
+NOT_STARTED = "Starting Ray client server failed. See ray_client_server_23000.err for detailed logs."
+
+
+@pytest.mark.parametrize(
+    ("n_failures", "text", "n_attempts", "outcome"),
+    [
+        (2, NOT_STARTED, 3, "[1]"),
+        (3, NOT_STARTED, 3, "ray: cannot be used on this computer (Initialization failure from server:"),
+        (1, "no such cluster", 1, "ray: cannot be used on this computer (Initialization failure from server:"),
+    ],
+)
+def test_a_client_whose_process_was_not_started_is_tried_again(
+    n_failures: int, text: str, n_attempts: int, outcome: str
+) -> None:
+    made, found = result_of(fail_to_start, n_failures, text)
+    assert made == n_attempts
+    assert found.startswith(outcome)
 
 
 def use_open_connection(connected: str, addresses: Sequence[str | None]) -> list[str]:

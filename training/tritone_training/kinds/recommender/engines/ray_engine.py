@@ -18,6 +18,10 @@ from tritone_training.kinds.recommender.engines.cpu_wait import POLL_S, CpuWait
 from tritone_training.kinds.recommender.engines.tasks import TaskResult, pickled_bytes, run_task
 
 MOST_RETRIES: Final = 3  # of a task whose worker or node is lost
+# The head starts a process for each client. It forks while other threads use gRPC, and the child sometimes ends before
+# it has begun (Ray 2.60); the next one usually starts.
+_CLIENT_ATTEMPTS: Final = 3
+_CLIENT_NOT_STARTED: Final = "Starting Ray client server failed"
 
 
 class RayEngine(Engine):
@@ -69,12 +73,23 @@ class RayEngine(Engine):
         if address is None:
             where = {"address": "local", "num_cpus": n_workers, "include_dashboard": False}
         try:
-            self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            self._init(where)
         except Exception as error:
             at = "on this computer" if address is None else f"at {address}"
             raise EngineError(
                 f"ray: cannot be used {at} ({_reason(error)}); check --engine-address and that the cluster runs"
             ) from error
+
+    def _init(self, where: dict[str, Any]) -> None:
+        for attempt in range(1, _CLIENT_ATTEMPTS + 1):
+            try:
+                self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            except ConnectionError as error:
+                if attempt == _CLIENT_ATTEMPTS or _CLIENT_NOT_STARTED not in str(error):
+                    raise
+                self._ray.shutdown()
+            else:
+                return
 
     def _require_connected(self, address: str) -> None:
         """Check that an address is that of the connection that is open."""
