@@ -66,7 +66,7 @@ openapi: $(DEV_READY) $(NPM_READY)  ## Write gateway/openapi.json and the page's
 	@$(BIN)/tritone gateway --print-openapi > gateway/openapi.json
 	@cd studio && PATH="$(CURDIR)/$(BIN):$$PATH" $(NPM) run --silent types
 
-demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: under 10 minutes)
+demo: $(READY)  ## Train, export and serve small models, and call them: demo/index.html (first time: about 8 minutes)
 	@$(MAKE) --no-print-directory studio || echo "the page of the studio cannot be built; the demonstration goes on without it"
 	@$(BIN)/python -m examples.demo $(ARGS)
 
@@ -135,8 +135,12 @@ format: $(DEV_READY)  ## Put the code into the house format
 serve: $(READY)  ## Serve model_repository on Triton until Ctrl-C
 	@$(BIN)/tritone serve $(ARGS)
 
+# Of the demonstration's repository, whose other models are smaller versions of these or parts of pipelines.
+BENCH_MODELS ?= composer genre_cnn genre_cnn_pcm16 genre_cnn_file music_gan music_transformer music_vae music_vae_decoder \
+    polyphony_rnn polyphony_rnn_sampler recommender recording_recommender taste_vae
+
 bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documentation's table (half an hour), then the SDK and the recommender
-	@$(BIN)/tritone bench --grpc --http --concurrency 1,8,32 --batch 1,8 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS)
+	@$(BIN)/tritone bench $(BENCH_MODELS) --grpc --http --concurrency 1,8,32 --batch 1,8 --seconds 1.5 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS)
 	@$(BIN)/python -m benchmarks.latency_classify
 	@$(BIN)/python -m benchmarks.latency_compose
 	@$(BIN)/python -m benchmarks.latency_start
