@@ -28,7 +28,8 @@ from tritone_serving import ServerOptions, TritonServer
 from tritone_training import ListeningFiles, train
 from tritone_training.registry import get_kind
 
-pytestmark = pytest.mark.triton
+# The first test trains and exports a model of every kind, unless they are cached.
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
