@@ -48,4 +48,4 @@ def test_a_peer_without_the_model_is_reported(make_model_repository: Callable[[P
     assert list(result["missing"]) == ["triton"]
     assert "genre_cnn" in result["missing"]["triton"]
     assert {row["peer"] for row in result["rows"]} == {"fastapi-plain"}
-    assert all(row["triton"]["per_s"] is None for row in result["rows"])
+    assert all(row["reference"]["per_s"] is None for row in result["rows"])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import sys
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +57,7 @@ class FakeRequest:
 
 
 @pytest.fixture
-def model(recordings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def model(backend: Any, recordings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The backend with a classifier that records the versions of its requests in `calls`."""
     calls: list[int] = []
 
@@ -86,9 +85,13 @@ def model(recordings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     for code in CODES:
         setattr(FakeError, code, code)
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", fake)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(BACKENDS / "recordings"), str(BACKENDS / "onnxruntime")])
-    monkeypatch.delitem(sys.modules, "model", raising=False)
-    made = importlib.import_module("model").TritonPythonModel()
+    # By its path: each backend has a module of the name `model`.
+    spec = importlib.util.spec_from_file_location("recordings_model", BACKENDS / "recordings" / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    made = module.TritonPythonModel()
     parameters = {
         "classifier_model": "genre_cnn", "max_recording_bytes": "1e8", "max_recording_s": "600", "max_decode_s": "5",
     }  # fmt: skip
@@ -99,8 +102,7 @@ def model(recordings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     }
     made.initialize({"model_config": json.dumps(config), "model_name": "genre_cnn_file"})
     made.calls = calls
-    yield made
-    sys.modules.pop("model", None)
+    return made
 
 
 def respond(model: Any, *outputs: str, duration_s: float = 4, cancelled_after: int = 99, **parameters: Any) -> Any:
