@@ -121,7 +121,7 @@ def test_a_small_file_of_many_samples_is_refused_at_its_beginning(
 def test_a_search_for_the_audio_is_ended_in_time(recordings: Any, content: bytes) -> None:
     began_s = time.thread_time()
     assert refusal(recordings, content, max_decode_s=0.3).startswith("invalid recording (too_costly): ")
-    assert time.thread_time() - began_s < 2
+    assert time.thread_time() - began_s < 4  # on a busy machine; without the limit, 5 to 38 s on an idle one
 
 
 def test_a_long_silence_is_refused_by_its_header(recordings: Any, n_windows: Callable[[], int]) -> None:
