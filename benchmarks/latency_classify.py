@@ -26,13 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import soundfile
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.arguments import count
 from tritone import MusicClient
 from tritone.audio import iter_windows, to_pcm16
 from tritone.constants import GENRE_MODEL, PCM16_MODEL_PARAMETER, SAMPLE_RATE_HZ
+from tritone_export.config import read_config
 from tritone_serving import ServerOptions, TritonServer, UnstableError
 from tritone_serving.perf_analyzer import Load, PerfAnalyzer, Protocol, write_data
 
@@ -119,7 +118,7 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
             }
             for name, values in times.items()
         },
-        "perf_analyzer": compared_with_perf_analyzer(repository, model),
+        "perf_analyzer": compared_with_perf_analyzer(repository, models),
         "decode_ms": decode_ms(random),
         "ready_s": ready_s,
     }
@@ -127,8 +126,7 @@ def measure(repository: Path, model: str, n_rounds: int) -> dict[str, Any]:
 
 def served(repository: Path, model: str) -> tuple[str, str]:
     """Return the names of the classifier and of its model for 16-bit samples; exit if it has none."""
-    config = text_format.Parse((repository / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
-    pcm16 = config.parameters[PCM16_MODEL_PARAMETER].string_value
+    pcm16 = read_config(repository / model / "config.pbtxt").parameters[PCM16_MODEL_PARAMETER].string_value
     if not pcm16 or not (repository / pcm16).is_dir():
         sys.exit(
             f"{repository / model}: has no model for 16-bit samples; export it again with `tritone export {model}`"
@@ -136,9 +134,8 @@ def served(repository: Path, model: str) -> tuple[str, str]:
     return model, pcm16
 
 
-def compared_with_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
+def compared_with_perf_analyzer(repository: Path, models: tuple[str, str]) -> dict[str, Any]:
     """Compare the latency of the SDK with that of perf_analyzer, one client each, with the same number of windows."""
-    models = served(repository, model)
     options = ServerOptions(
         repository=repository, models=models, http_port=0, grpc_port=0, metrics_port=0, response_cache_bytes=0
     )
@@ -160,7 +157,7 @@ def compared_with_perf_analyzer(repository: Path, model: str) -> dict[str, Any]:
                     for _ in range(N_CALLS):
                         clip = (new_clip(random), SAMPLE_RATE_HZ)
                         began = time.perf_counter()
-                        music.classify(clip, model=model)
+                        music.classify(clip, model=models[0])
                         times.append(time.perf_counter() - began)
                     try:
                         reading = tool.measure(

@@ -251,6 +251,12 @@ def throughput(
     return sum(n_notes for _, n_notes in finished) / took_s, len(finished) / took_s
 
 
+def concurrent_rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the results of concurrent clients, each with the name of what they call."""
+    ways = {"compose": result["clients"], "stream_compose": result["stream_clients"]}
+    return [(name, row) for name, rows in ways.items() for row in rows]
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the results as text."""
     steps = result["step_at_a_time"]
@@ -267,8 +273,7 @@ def table(result: dict[str, Any]) -> str:
             f"{name}, {row['n_clients']} clients: {row['notes_per_s']:8.0f} notes/s, "
             f"{row['pieces_per_s']:6.2f} pieces/s, {row['ratio']:5.2f} times one client's notes "
             f"({row['ratios'][0]:.2f} to {row['ratios'][-1]:.2f})"
-            for name, rows in (("compose", result["clients"]), ("stream_compose", result["stream_clients"]))
-            for row in rows
+            for name, row in concurrent_rows(result)
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -290,8 +295,7 @@ def write_report(folder: Path, result: dict[str, Any]) -> None:
     ]
     client_rows = [
         f"| {way} | {n['n_clients']} | {n['notes_per_s']:.0f} | {n['pieces_per_s']:.2f} | {n['ratio']:.2f} |"
-        for way, rows in (("compose", result["clients"]), ("stream_compose", result["stream_clients"]))
-        for n in rows
+        for way, n in concurrent_rows(result)
     ]
     text = [
         f"# {result['n_bars']} bars from `{result['model']}`",

@@ -19,8 +19,9 @@ from benchmarks.peers.workloads import Array, Workload
 from benchmarks.triton_http import infer_call
 from tritone.audio import to_pcm16
 from tritone.constants import GENRE_MODEL
+from tritone_training.kinds.genre_cnn.declaration import PCM16
 
-COMPANION = f"{GENRE_MODEL}_pcm16"
+COMPANION = PCM16.name
 
 
 class Triton(Peer):
