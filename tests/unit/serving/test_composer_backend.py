@@ -117,13 +117,15 @@ def start(composer: Any, session: Any) -> Iterator[Callable[..., Any]]:
     """An engine on the stand-in: `.begin(inputs)` answers a `Client`."""
     engines = []
 
-    def make(*, is_stopping: Callable[[], bool] = lambda: False, graph: Any = None, **parameters: int) -> Any:
+    def make(
+        *, is_stopping: Callable[[], bool] = lambda: False, graph: Any = None, n_graphs: int = 2, **parameters: int
+    ) -> Any:
         described = config(**parameters)
         options = composer.graph.read_options(described)
         counted = Counted()
         warnings: list[str] = []
         engine = composer.engine.Engine(
-            graph or composer.graph.ChunkGraph(session, described, "m.onnx"),
+            [graph or composer.graph.ChunkGraph(session, described, "m.onnx")] * n_graphs,
             options,
             counted,
             is_stopping=is_stopping,
@@ -368,7 +370,7 @@ def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(
     pieces = [stand_in.piece(n_frames, seed=i, meter=(16, 2 * i)) for i in range(8)]
     have_begun = threading.Event()
     graph = Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), lambda: have_begun.wait(TIMEOUT_S))
-    engine = start(graph=graph, step_milliseconds=10_000, max_parallel_runs=1)
+    engine = start(graph=graph, step_milliseconds=10_000, n_graphs=1)
     clients = [engine.begin(inputs) for inputs in pieces]
     have_begun.set()
     for client, inputs in zip(clients, pieces, strict=True):
@@ -378,42 +380,75 @@ def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(
 
 
 class Meeting:
-    """A graph whose parallel runs wait for each other in pairs, so that a run without a partner fails."""
+    """A graph whose first run waits until another one has begun, and which notes the number of pieces of each run."""
 
     def __init__(self, graph: Any) -> None:
         self._graph = graph
         self.first_state = graph.first_state
-        self.barrier = threading.Barrier(2)
+        self.have_met = threading.Event()
+        self.n_running = 0
         self.n_pieces: list[int] = []
 
     def advance(self, feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        self.n_running += 1
         self.n_pieces.append(len(feed["noise"]))
-        if threading.current_thread().name.startswith("composer-run"):
-            self.barrier.wait(TIMEOUT_S)  # breaks if there is only one
-        return self._graph.advance(feed, state)
+        if self.n_running > 1:
+            self.have_met.set()
+        assert self.have_met.wait(TIMEOUT_S)
+        outcome = self._graph.advance(feed, state)
+        self.n_running -= 1
+        return outcome
 
 
-@pytest.mark.parametrize("n_pieces", [1, 3, 4, 5])
-def test_pieces_are_divided_into_simultaneous_runs(
-    composer: Any, session: Any, start: Any, monkeypatch: pytest.MonkeyPatch, n_pieces: int
+@pytest.mark.parametrize(("n_pieces", "share"), [(3, 2), (4, 2), (5, 3), (8, 4)])
+def test_each_of_two_simultaneous_runs_has_half_of_the_pieces(
+    composer: Any, session: Any, start: Any, n_pieces: int, share: int
 ) -> None:
-    monkeypatch.setattr(composer.engine.os, "sched_getaffinity", lambda _pid: range(2))
     graph = Meeting(composer.graph.ChunkGraph(session, config(), "m.onnx"))
     engine = start(graph=graph)
     pieces = [stand_in.piece(400, seed=i, meter=(8, 0)) for i in range(n_pieces)]
     clients = [engine.begin(inputs) for inputs in pieces]
     for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
-    assert set(graph.n_pieces) >= {1: {1}, 3: {3}, 4: {2}, 5: {2, 3}}[n_pieces]
+    assert max(graph.n_pieces) == share
 
 
-def test_one_core_has_one_run_at_a_time(composer: Any, start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(composer.engine.os, "sched_getaffinity", lambda _pid: range(1))
-    engine = start(max_parallel_runs=8)
+def test_runs_do_not_wait_for_each_other(composer: Any, session: Any, start: Any) -> None:
+    held, is_held = threading.Event(), threading.Event()
+
+    def hold_the_first() -> None:
+        if not is_held.is_set():
+            is_held.set()
+            held.wait(TIMEOUT_S)
+
+    engine = start(graph=Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), hold_the_first))
+    inputs = stand_in.piece(60, seed=1)
+    first = engine.begin(inputs)
+    assert is_held.wait(TIMEOUT_S)
+    second = engine.begin(inputs)
+    check(second, inputs)  # to its end, beside a run that has not ended
+    assert first.answers.empty()
+    held.set()
+    check(first, inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_cores", "parameters", "expected"),
+    [("CPU", 8, {}, 2), ("CPU", 1, {}, 1), ("CPU", 8, {"max_parallel_runs": 3}, 3), ("GPU", 8, {}, 1)],
+)
+def test_there_is_a_graph_for_each_core_and_one_on_a_gpu(
+    composer: Any, monkeypatch: pytest.MonkeyPatch, kind: str, n_cores: int, parameters: dict[str, int], expected: int
+) -> None:
+    monkeypatch.setattr(composer.graph.os, "sched_getaffinity", lambda _pid: range(n_cores))
+    assert composer.graph.n_graphs(composer.graph.read_options(config(**parameters)), kind) == expected
+
+
+def test_pieces_of_one_graph_share_runs(start: Any) -> None:
+    engine = start(n_graphs=1)
     pieces = [stand_in.piece(60, seed=i) for i in range(6)]
     for client, inputs in zip([engine.begin(inputs) for inputs in pieces], pieces, strict=True):
         check(client, inputs)
-    assert engine.engine._n_runs == 1
+    assert len(engine.counted.runs) < 60
 
 
 def test_more_pieces_than_one_run_holds_take_turns(start: Any) -> None:
@@ -435,7 +470,7 @@ def test_a_newcomer_is_served_before_those_under_way(start: Any) -> None:
         client.next()
     n_runs = len(engine.counted.runs)
     engine.begin(stand_in.piece(16, cost=1)).next()
-    assert len(engine.counted.runs) - n_runs <= 3  # the one under way, its own, and perhaps the next
+    assert len(engine.counted.runs) - n_runs <= 5  # the two under way, its own, and perhaps the next ones
     for client in old:
         client.cancelled = True
 

@@ -24,7 +24,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.append(str(Path(__file__).resolve().parent.parent / "onnxruntime"))
 
 from tritone_composer_engine import EndReason, Engine
-from tritone_composer_graph import FIRST_FRAME, ChunkGraph, RequestedPiece, read_options
+from tritone_composer_graph import FIRST_FRAME, ChunkGraph, RequestedPiece, n_graphs, read_options
 from tritone_composer_metrics import Counters, make_counters
 from tritone_ort_batching import Failed, read_request
 from tritone_ort_marks import is_canary, is_health_check
@@ -51,27 +51,33 @@ class TritonPythonModel:
     """One instance of a model; Triton calls it from one thread, and the engine responds from another."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Open the session, check the config against it, run it once, and start the engine's thread."""
+        """Open the sessions, check the config against them, run each once, and start the engine's threads."""
         config = json.loads(args["model_config"])
         folder = f"{args['model_repository']}/{args['model_version']}"
         try:
             self._options = read_options(config)
             path = model_file(folder, config)
-            session = open_session(
-                path,
-                config,
-                instance_kind=args["model_instance_kind"],
-                device_id=int(args["model_instance_device_id"]),
-                warn=pb_utils.Logger.log_warn,
-            )
-            self._graph = ChunkGraph(session, config, path)
-            self._graph.warm_up(self._options)
+            kind = args["model_instance_kind"]
+            graphs = []
+            # A session for each run: simultaneous runs of one session wait for each other to allocate memory, which
+            # makes them a third slower.
+            for _ in range(n_graphs(self._options, kind)):
+                session = open_session(
+                    path,
+                    config,
+                    instance_kind=kind,
+                    device_id=int(args["model_instance_device_id"]),
+                    warn=pb_utils.Logger.log_warn,
+                )
+                graphs.append(ChunkGraph(session, config, path))
+                graphs[-1].warm_up(self._options)
+            self._contract = graphs[0].contract
         except (SessionError, Failed) as error:
             raise pb_utils.TritonModelException(str(error)) from error
         name = args["model_name"]
         self._counters = make_counters(pb_utils, {"model": name, "version": args["model_version"]})
         self._engine = Engine(
-            self._graph,
+            graphs,
             self._options,
             self._counters,
             is_stopping=_STOP_FILE.exists if _STOP_FILE else lambda: False,
@@ -89,7 +95,7 @@ class TritonPythonModel:
             canary = is_canary(request)
             sender = Sender(request.get_response_sender(), Counters() if canary else self._counters)
             try:
-                ready = read_request(0, request, self._graph.contract)
+                ready = read_request(0, request, self._contract)
                 sender.wanted = ready.wanted
                 self._engine.add(RequestedPiece(ready.feed, self._options), sender, is_canary=canary)
             except Failed as error:
@@ -98,10 +104,9 @@ class TritonPythonModel:
                 sender.end(EndReason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
 
     def finalize(self) -> None:
-        """End all unfinished pieces, and free the session."""
+        """End all unfinished pieces, and free the sessions."""
         self._engine.close()
         del self._engine
-        del self._graph
 
 
 class Sender:

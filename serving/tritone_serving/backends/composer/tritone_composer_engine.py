@@ -1,8 +1,9 @@
-"""Generate all requested pieces in one thread, a few frames at a time.
+"""Generate all requested pieces in a few threads, some frames at a time.
 
-Pieces advance together: one run of the graph generates the next frames of several, so that eight streams cost much less
-than eight times one. Pieces join and leave between two runs. Four pieces and more are divided into simultaneous runs of
-at least two, at most one run per core and `Options.max_parallel_runs` in all.
+Pieces advance together: one run of a graph generates the next frames of several, so that eight streams cost much less
+than eight times one. There is a graph for each core, and each runs an equal share of the pieces. Runs do not wait for
+each other; pieces join and leave between two runs. The engine's thread chooses the pieces of each run and sends the
+answers, while the threads of a pool run the graphs.
 
 Shapes: B pieces of a run, n frames.
 """
@@ -10,12 +11,11 @@ Shapes: B pieces of a run, n frames.
 from __future__ import annotations
 
 import enum
-import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 POLL_S = 0.05  # how often a piece is checked for cancellation, which is a message to the server's process
 FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and the value of an onset
 GRACE_S = 2.0  # time for unfinished pieces when the server stops
+LEAST_SHARED = 2  # pieces of which one run costs less than one run each
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
 
@@ -56,7 +57,7 @@ class Answers(Protocol):
 
 
 class _Stream:
-    """An unfinished piece: `at` frames are generated and `sent` frames are sent; the next answer ends at `cut`."""
+    """An unfinished piece: `at` frames are generated and `sent` frames are answered; the next answer ends at `cut`."""
 
     def __init__(
         self, piece: RequestedPiece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
@@ -71,6 +72,8 @@ class _Stream:
         # Row `row` of arrays that it may share with the pieces of its last run.
         self.state = state
         self.row = 0
+        self.is_suspect = False  # a run that it shared failed
+        self.is_ended = False
         self.deadline_s = deadline_s
         self.polled_s = 0.0
 
@@ -82,7 +85,15 @@ class _Stream:
     def n_left(self) -> int:
         return self.piece.n_frames - self.at
 
-    def take_answer(self) -> dict[str, Array]:
+    def take_answers(self) -> list[_Answer]:
+        """Return the answers of which all frames are generated."""
+        taken = []
+        while self.sent < self.cut <= self.at:
+            first_frame = self.sent
+            taken.append(_Answer(self, self._take_outputs(), first_frame, is_last=self.sent == self.piece.n_frames))
+        return taken
+
+    def _take_outputs(self) -> dict[str, Array]:
         """Return the outputs of the frames up to `cut`, and keep those behind."""
         names = self.written[0]
         whole = {name: np.concatenate([part[name] for part in self.written], axis=1) for name in names}
@@ -93,43 +104,68 @@ class _Stream:
         return {name: value[:, :n_frames] for name, value in whole.items()}
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """The outputs (1, n, ...) of the frames of a piece from `first_frame` on."""
+
+    stream: _Stream
+    outputs: dict[str, Array]
+    first_frame: int
+    is_last: bool
+
+
+@dataclass
+class _Run:
+    """A run of a graph: outputs and next state, or why it failed, once it is done."""
+
+    graph: ChunkGraph
+    group: list[_Stream]
+    n_frames: int
+    outcome: tuple[dict[str, Array], State] | Exception | None = None
+    duration_s: float = 0.0
+
+
 class Engine:
-    """Generates pieces in a thread, which starts at once and which `close` ends."""
+    """Generates pieces in threads, which start at once and which `close` ends."""
 
     def __init__(
         self,
-        graph: ChunkGraph,
+        graphs: Sequence[ChunkGraph],
         options: Options,
         counters: Counters,
         *,
         is_stopping: Callable[[], bool] = lambda: False,
         warn: Callable[[str], Any] = print,
     ) -> None:
-        """Start the thread.
+        """Start the threads.
 
         Args:
-            graph: generates the frames.
+            graphs: equal graphs that generate frames, of which each is run by one thread at a time.
             options: limits.
             counters: count what is done.
             is_stopping: returns whether the server is about to end.
             warn: called with messages for the operator.
         """
-        self._graph = graph
+        self._first_state = graphs[0].first_state
         self._options = options
         self._counters = counters
         self._is_stopping = is_stopping
         self._stop_s: float | None = None
         self._warn = warn
         self._frame_s = 0.0  # duration of a frame in the last run
-        self._streams: list[_Stream] = []  # of the engine's thread; the longest waiting comes first
-        self._added: list[_Stream] = []
-        self._n_active = 0  # including those that were added since the last run
+        # Of the engine's thread; the longest waiting comes first. Pieces in a run are in `_streams` only.
+        self._waiting: list[_Stream] = []
+        self._streams: list[_Stream] = []
+        self._idle = list(graphs)
         self._n_counted = 0
+        # Of all threads.
+        self._added: list[_Stream] = []
+        self._done: list[_Run] = []
+        self._n_active = 0  # including those that were added and not yet seen by the engine's thread
         self._is_closing = False
         self._changed = threading.Condition()
-        n_cores = len(os.sched_getaffinity(0))
-        self._n_runs = min(options.max_parallel_runs, n_cores)
-        self._pool = ThreadPoolExecutor(self._n_runs, thread_name_prefix="composer-run")
+        self._n_graphs = len(graphs)
+        self._pool = ThreadPoolExecutor(len(graphs), thread_name_prefix="composer-run")
         self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
         self._thread.start()
 
@@ -140,7 +176,7 @@ class Engine:
             is_canary: the piece is a health check and counts in no metric.
         """
         deadline_s = time.monotonic() + self._options.stream_timeout_seconds
-        stream = _Stream(piece, answers, self._graph.first_state(), deadline_s, is_canary=is_canary)
+        stream = _Stream(piece, answers, self._first_state(), deadline_s, is_canary=is_canary)
         with self._changed:
             closing, busy = self._is_closing, self._n_active >= self._options.max_streams
             if not closing and not busy:
@@ -156,7 +192,7 @@ class Engine:
             )
 
     def close(self) -> None:
-        """End all pieces with an error, and the thread."""
+        """End all pieces with an error, and the threads, after the present runs."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -166,18 +202,23 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._streams or self._added or self._is_closing)
-                self._streams[:0] = self._added
-                self._added.clear()
+                self._changed.wait_for(lambda: self._added or self._done or self._is_closing)
+                added, self._added = self._added, []
+                done, self._done = self._done, []
                 closing = self._is_closing
+            self._idle += [run.graph for run in done]
+            self._waiting[:0] = added  # a new piece is heard before those under way go on
+            self._streams += added
             self._count_active()
             if closing:
                 self._end_all(EndReason.CLOSING, CLOSING)
                 return
             try:
+                answers = [answer for run in done for answer in self._take(run)]
                 self._remove_ended()
-                if self._streams:
-                    self._step()
+                self._start_runs()
+                for answer in answers:
+                    self._send(answer)
             except Exception as error:  # a fault of ours must not leave clients waiting for ever
                 self._warn(f"composer: {type(error).__name__}: {error}")
                 self._end_all(EndReason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
@@ -191,7 +232,7 @@ class Engine:
             self._stop_s = self._stop_s or now_s + GRACE_S
             if now_s >= self._stop_s:
                 self._end_all(EndReason.CLOSING, CLOSING)
-        for stream in list(self._streams):
+        for stream in list(self._waiting):
             if now_s - stream.polled_s >= POLL_S:
                 stream.polled_s = now_s
                 if stream.answers.is_cancelled():
@@ -204,87 +245,97 @@ class Engine:
                         stream, EndReason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s"
                     )
 
-    def _step(self) -> None:
-        """Generate the next frames of the pieces that have waited longest, together."""
-        first = self._streams[0]
-        group = [stream for stream in self._streams if stream.shape == first.shape][: self._options.max_batch_streams]
-        n_frames = self._n_frames(group)
-        begun_s = time.perf_counter()
-        parts = _parts(group, self._n_runs)
-        if len(parts) == 1:
-            outcomes = [self._run_graph(group, n_frames)]
-        else:
-            outcomes = list(self._pool.map(lambda part: self._run_graph(part, n_frames), parts))
-        advanced: list[_Stream] = []
-        for part, outcome in zip(parts, outcomes, strict=True):
-            done = self._advance(part, n_frames, outcome)
-            if n_counted := sum(not stream.is_canary for stream in done):
-                self._counters.add_frames(n_frames * n_counted)
-            advanced += done
-        self._frame_s = (time.perf_counter() - begun_s) / n_frames
-        members = {id(stream) for stream in advanced}
-        waiting = [stream for stream in self._streams if id(stream) not in members]
-        self._streams = waiting + advanced
-        for stream in advanced:
-            self._answer(stream)
+    def _start_runs(self) -> None:
+        """Start runs of the pieces that have waited longest, as many as there may be."""
+        while self._waiting and self._idle:
+            group = self._next_group()
+            chosen = {id(stream) for stream in group}
+            self._waiting = [stream for stream in self._waiting if id(stream) not in chosen]
+            self._pool.submit(self._run_graph, _Run(self._idle.pop(), group, self._n_frames(group)))
+
+    def _next_group(self) -> list[_Stream]:
+        """Return the pieces of the next run: an equal share of all, of those that have waited longest."""
+        first = self._waiting[0]
+        if first.is_suspect:
+            return [first]
+        share = max(LEAST_SHARED, -(-len(self._streams) // self._n_graphs))
+        alike = (
+            stream
+            for stream in self._waiting
+            if stream.shape == first.shape and not stream.is_suspect
+        )
+        return [stream for stream, _ in zip(alike, range(min(share, self._options.max_batch_streams)), strict=False)]
 
     def _n_frames(self, group: list[_Stream]) -> int:
         """Return the length of the next run.
 
-        It is limited by its target duration, by the shortest rest of a piece, by the first answer of a new piece, and
-        by the last of the next answers. (The first of them would make short runs of pieces that are at different places
-        of a bar.)
+        It is limited by its target duration, by the shortest rest of a piece, and by the last of the next answers. (The
+        first of them would make short runs of pieces that are at different places of a bar; so would the short first
+        answer of a new piece, unless it runs alone.)
         """
         n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
         most = max(stream.cut - stream.at for stream in group)
-        first = (stream.cut - stream.at for stream in group if not stream.sent)
-        return max(1, min(n_wanted, most, *(stream.n_left for stream in group), *first))
+        return max(1, min(n_wanted, most, *(stream.n_left for stream in group)))
 
-    def _run_graph(self, group: list[_Stream], n_frames: int) -> tuple[dict[str, Array], State] | Failed:
-        """Return the outputs of a group and its state, or why the run failed; any thread may call this."""
+    def _run_graph(self, run: _Run) -> None:
+        """Run a graph, in a thread of the pool."""
+        begun_s = time.perf_counter()
         try:
-            return self._graph.advance(_joined_feed(group, n_frames), _joined_state(group))
-        except Failed as error:
-            return error
+            run.outcome = run.graph.advance(_joined_feed(run.group, run.n_frames), _joined_state(run.group))
+        except Exception as error:  # the engine's thread tells failures of the graph from faults
+            run.outcome = error
+        run.duration_s = time.perf_counter() - begun_s
+        with self._changed:
+            self._done.append(run)
+            self._changed.notify()
 
-    def _advance(
-        self, group: list[_Stream], n_frames: int, outcome: tuple[dict[str, Array], State] | Failed
-    ) -> list[_Stream]:
-        """Advance a group and return its pieces; if its run failed, each runs alone, and only invalid ones end."""
-        if isinstance(outcome, Failed):
-            if len(group) == 1:
-                reason = EndReason.INVALID if isinstance(outcome, Refused) else EndReason.BROKEN
-                self._end(group[0], reason, str(outcome))
-                return []
-            each = ([member] for member in group)
-            return [stream for one in each for stream in self._advance(one, n_frames, self._run_graph(one, n_frames))]
-        outputs, state = outcome
-        for row, stream in enumerate(group):
+    def _take(self, run: _Run) -> list[_Answer]:
+        """Advance the pieces of a run, and return the answers that are due.
+
+        If a joint run failed, each of its pieces runs alone next, and only invalid ones end.
+        """
+        group = [stream for stream in run.group if not stream.is_ended]
+        if isinstance(run.outcome, Failed):
+            if len(run.group) > 1:
+                for stream in group:
+                    stream.is_suspect = True
+                self._waiting[:0] = group
+            elif group:
+                reason = EndReason.INVALID if isinstance(run.outcome, Refused) else EndReason.BROKEN
+                self._end(group[0], reason, str(run.outcome))
+            return []
+        if isinstance(run.outcome, Exception) or run.outcome is None:
+            raise run.outcome or RuntimeError("a run without outcome")
+        outputs, state = run.outcome
+        self._frame_s = run.duration_s / run.n_frames
+        for row, stream in enumerate(run.group):
             stream.state, stream.row = state, row
-            stream.at += n_frames
+            stream.at += run.n_frames
             stream.written.append({name: value[row : row + 1] for name, value in outputs.items()})
-        return group
+            stream.is_suspect = False
+        if n_counted := sum(not stream.is_canary for stream in group):
+            self._counters.add_frames(run.n_frames * n_counted)
+        self._waiting += [stream for stream in group if stream.n_left]
+        return [answer for stream in group for answer in stream.take_answers()]
 
-    def _answer(self, stream: _Stream) -> None:
-        """Send the answers of which all frames are generated, and remove the piece if it is finished."""
-        while stream.sent < stream.cut <= stream.at:
-            first_frame = stream.sent
-            outputs = stream.take_answer()
-            if not stream.is_canary:
-                if stream.piece.ends_bar(stream.sent):
-                    self._counters.add_bar()
-                if n_notes := np.count_nonzero(outputs[FRAMES] == STRUCK):
-                    self._counters.add_notes(n_notes)
-            is_last = stream.sent == stream.piece.n_frames
-            if is_last:
+    def _send(self, answer: _Answer) -> None:
+        """Send an answer; a piece ends with the last one."""
+        stream = answer.stream
+        if stream.is_ended:
+            return
+        if not stream.is_canary:
+            if stream.piece.ends_bar(answer.first_frame + answer.outputs[FRAMES].shape[1]):
+                self._counters.add_bar()
+            if n_notes := np.count_nonzero(answer.outputs[FRAMES] == STRUCK):
+                self._counters.add_notes(n_notes)
+        if answer.is_last:
+            self._forget(stream)
+        try:
+            stream.answers.send(answer.outputs, answer.first_frame, last=answer.is_last)
+        except Exception as error:  # Triton's own errors must not affect other pieces
+            self._warn(f"composer: an answer could not be sent: {error}")
+            if not answer.is_last:
                 self._forget(stream)
-            try:
-                stream.answers.send(outputs, first_frame, last=is_last)
-            except Exception as error:  # Triton's own errors must not affect other pieces
-                self._warn(f"composer: an answer could not be sent: {error}")
-                if not is_last:
-                    self._forget(stream)
-                return
 
     def _end(self, stream: _Stream, reason: EndReason, text: str) -> None:
         self._forget(stream)
@@ -298,7 +349,10 @@ class Engine:
             self._end(stream, reason, text)
 
     def _forget(self, stream: _Stream) -> None:
+        """Remove a piece; if it is in a run, the outputs of that are dropped."""
+        stream.is_ended = True
         self._streams = [other for other in self._streams if other is not stream]
+        self._waiting = [other for other in self._waiting if other is not stream]
         with self._changed:
             self._n_active -= 1
         self._count_active()
@@ -308,16 +362,6 @@ class Engine:
         if n_active != self._n_counted:
             self._n_counted = n_active
             self._counters.set_active(n_active)
-
-
-def _parts(group: list[_Stream], n_most: int) -> list[list[_Stream]]:
-    """Divide a group into parts of at least two pieces, of which two cost less than twice one, and as equal as can be.
-
-    The same group is always divided in the same way, so that each part finds its joint state.
-    """
-    n_parts = max(1, min(n_most, len(group) // 2))
-    bounds = [len(group) * n // n_parts for n in range(n_parts + 1)]
-    return [group[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:

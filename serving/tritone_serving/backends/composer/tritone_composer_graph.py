@@ -8,6 +8,7 @@ Shapes: B pieces of a run, N frames of a piece, n of a chunk, L lookahead frames
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,8 @@ class Options:
         max_frames: largest length of a piece.
         max_streams: largest number of pieces at the same time; further requests are refused as busy.
         max_batch_streams: largest number of pieces that advance together.
-        max_parallel_runs: largest number of simultaneous runs into which they are divided, at most one per core.
+        max_parallel_runs: largest number of simultaneous runs of different pieces, at most one per core, each with a
+            session of its own; on a GPU there is one.
         first_answer_frames: length of the first response, if the first bar is not shorter.
         step_milliseconds: target duration of one run; longer runs are fewer, but notice a cancellation later.
         stream_timeout_seconds: time limit for a whole piece.
@@ -78,6 +80,12 @@ def read_options(config: dict[str, Any]) -> Options:
             raise SessionError(f"parameter {field.name} is {text!r}; expected a whole number from {least} to {LARGEST}")
         values[field.name] = int(text)
     return Options(**values)
+
+
+def n_graphs(options: Options, instance_kind: str) -> int:
+    """Return how many runs there may be at the same time: one per core; on a GPU one, of all pieces."""
+    n_cores = 1 if instance_kind == "GPU" else len(os.sched_getaffinity(0))
+    return min(options.max_parallel_runs, n_cores)
 
 
 class RequestedPiece:

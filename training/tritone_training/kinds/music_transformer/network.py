@@ -25,6 +25,7 @@ from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
 from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.exceptions import CheckpointError, HyperparameterError
+from tritone_training.generation import computed_if
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
@@ -196,7 +197,7 @@ class MusicTransformer(nn.Module):
         notes = self.given_notes(setting.given)
         whole_notes, top_notes = notes * whole[..., None], highest(notes) * topped[..., None]
         ahead = whole_notes + top_notes
-        context = self.reader(whole_notes, top_notes, whole + topped)
+        context = self._read_ahead(whole_notes, top_notes, whole + topped)
         context = context + self.top(top_notes[:, :n_frames])
         context = context + self._beat(setting, n_frames)
         context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
@@ -210,6 +211,11 @@ class MusicTransformer(nn.Module):
             past_prompt[:, :n_frames],
             self.notes.scale(setting.key.clamp(0, N_KEYS_AND_MODES)),
         )
+
+    def _read_ahead(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
+        """See `LookAheadEncoder`; skipped in exported graphs where nothing is given, because most pieces are new."""
+        unread = torch.zeros(is_given.shape[0], is_given.shape[1] - LOOK_AHEAD, self.first.shape[0], device=whole.device)
+        return computed_if(is_given.sum() > 0, lambda: self.reader(whole, top, is_given), unread)
 
     def _asked(self, setting: SegmentInputs, n_frames: int) -> Tensor:
         """(B, T, D) of key, density, voices, the end and repetition; 0 where unknown."""
