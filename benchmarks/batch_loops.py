@@ -3,7 +3,8 @@
     python -m benchmarks.batch_loops [--repository DIR] [--rounds N] [--int8] [--json]
 
 Runs `music_transformer` and `polyphony_rnn_sampler`, as far as they are in the repository, for 8 bars at batch 1, 2, 4
-and 8 on one thread, in turns, and prints medians: the ceiling of what a server can gain by joining requests.
+and 8 on one thread, in turns, and prints medians: the ceiling of what a server can gain by joining requests. With
+`composer`, it then runs bars of four pieces on two threads at once, in one session and in a session each.
 
 `--int8` adds two graphs whose matrix products in the loops have 8-bit weights: `ranges` has activations in 8 bits too,
 whose range is computed for each product; `weights` has 32 weights to a scale (MatMulNBits). For `music_transformer` it
@@ -18,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,14 +29,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 from benchmarks.arguments import count
-from benchmarks.latency_compose import N_FRAMES, inputs_of, newest, open_like_the_server
+from benchmarks.latency_compose import N_FRAMES, STREAMING, inputs_of, newest, open_like_the_server
 from tritone_export.subgraphs import all_graphs
+from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD, STATE
 
 BATCHES: Final = (1, 2, 4, 8)
 TRANSFORMER: Final = "music_transformer"
 SAMPLER: Final = "polyphony_rnn_sampler"
 _LEAST_OUTPUTS: Final = 64  # products with fewer outputs stay in fp32
 _BLOCK: Final = 32
+_PARALLEL_BATCH: Final = 4  # pieces of each of two simultaneous runs
+_BAR: Final = 16  # their frames
+_N_BARS_AT_ONCE: Final = 8
 _N_SCORED: Final = 16  # pieces whose likelihood is compared
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -51,7 +57,15 @@ def main() -> None:
     if not models:
         newest(arguments.repository, TRANSFORMER)  # exits with what to do
     rows = [row for model in models for row in measure(arguments.repository, model, arguments.rounds, arguments.int8)]
-    sys.stdout.write(json.dumps(rows) + "\n" if arguments.json else table(rows))
+    at_once = {}
+    if list((arguments.repository / STREAMING).glob("[0-9]*")):
+        at_once = two_at_once(newest(arguments.repository, STREAMING), arguments.rounds)
+    if arguments.json:
+        sys.stdout.write(json.dumps({"models": rows, "two_bars_at_once_ms": at_once}) + "\n")
+        return
+    sys.stdout.write(table(rows))
+    for how, ms in at_once.items():
+        print(f"{STREAMING:22}a bar of {_PARALLEL_BATCH} pieces, two at once, {how}: {ms:.1f} ms")
 
 
 def measure(repository: Path, model: str, n_rounds: int, with_int8: bool) -> list[dict[str, Any]]:
@@ -85,6 +99,40 @@ def measure(repository: Path, model: str, n_rounds: int, with_int8: bool) -> lis
             row["nats_per_frame"] = nats_per_frame(session, frames, feed)
         rows.append(row)
     return rows
+
+
+def two_at_once(path: Path, n_rounds: int) -> dict[str, float]:
+    """Return the median time in ms of a bar of four pieces while another thread runs one, by their sessions."""
+    one, other = (open_like_the_server(path) for _ in range(2))
+    feeds = [first_bar(one, _PARALLEL_BATCH, seed=8_000_000 + 100 * n) for n in range(2)]
+    sessions = {"one session": (one, one), "a session each": (one, other)}
+    times: dict[str, list[float]] = {how: [] for how in sessions}
+
+    def timed(session: Any, feed: Arrays) -> list[float]:
+        durations = []
+        for _ in range(_N_BARS_AT_ONCE):
+            began = time.perf_counter()
+            session.run(None, feed)
+            durations.append(time.perf_counter() - began)
+        return durations
+
+    with ThreadPoolExecutor(2) as pool:
+        for index in range(n_rounds + 1):
+            for how, pair in sessions.items():
+                both = list(pool.map(timed, pair, feeds))
+                if index:  # the first round warms up
+                    times[how] += both[0] + both[1]
+    return {how: 1e3 * statistics.median(values) for how, values in times.items()}
+
+
+def first_bar(session: Any, n_batch: int, *, seed: int) -> Arrays:
+    """Return the inputs of `composer` for the first bar of new pieces; the states are zeros."""
+    feed = pieces(TRANSFORMER, n_batch, seed=seed)
+    lengths = {"given": _BAR + LOOK_AHEAD, "given_mode": _BAR + LOOK_AHEAD, "repeats": _BAR, "noise": _BAR}
+    feed |= {name: np.ascontiguousarray(feed[name][:, :length]) for name, length in lengths.items()}
+    types = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
+    states = (node for node in session.get_inputs() if node.name.startswith(STATE))
+    return feed | {node.name: np.zeros((n_batch, *node.shape[1:]), types[node.type]) for node in states}
 
 
 def pieces(model: str, n_batch: int, *, seed: int) -> Arrays:

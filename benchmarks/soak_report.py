@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.soak_mix import SentRequest
 
-MOST_GROWTH = 0.02
+MOST_GROWTH = 0.01
 MOST_SLOWDOWN = 1.2
 CONFIDENCE_Z = 1.96  # of a p99's interval, from the order of its values
 

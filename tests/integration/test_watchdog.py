@@ -88,7 +88,7 @@ def own_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wat
     """A model of a backend that answers health checks, as ours do."""
     backend = tmp_path / "backends" / "renderer"
     backend.mkdir(parents=True)
-    marks = Path(runtime.OUR_BACKENDS) / "onnxruntime" / "tritone_ort_marks.py"
+    marks = Path(runtime.BACKENDS_FOLDER) / "onnxruntime" / "tritone_ort_marks.py"
     (backend / marks.name).symlink_to(marks)
     answered = """
             if is_health_check(request):
@@ -97,7 +97,7 @@ def own_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wat
             x ="""
     own_model = "from tritone_ort_marks import is_health_check" + MODEL.replace("\n            x =", answered, 1)
     (backend / "model.py").write_text(own_model)
-    monkeypatch.setattr(runtime, "OUR_BACKENDS", tmp_path / "backends")
+    monkeypatch.setattr(runtime, "BACKENDS_FOLDER", tmp_path / "backends")
     repository = make_repository(tmp_path / "models", single=1)
     config = repository / "single" / "config.pbtxt"
     config.write_text(config.read_text().replace('backend: "python"', 'backend: "renderer"'))

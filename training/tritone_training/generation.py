@@ -213,7 +213,7 @@ def computed_if(is_needed: Tensor, compute: Callable[[], Tensor], otherwise: Ten
 
     Args:
         is_needed: () bool.
-        compute: returns the tensor, of the shape and type of `otherwise`; must be equal to `otherwise` where it is not
+        compute: returns the tensor, of the shape and type of `otherwise`, and equal to `otherwise` where it is not
             needed, because only the exported graph skips it.
         otherwise: the tensor where it is not needed.
     """

@@ -20,7 +20,7 @@ from tritone_serving._exceptions import ServerNotInstalledError
 from tritone_serving.server.installation import Installation, find_libpython
 
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108  - where the kernel keeps POSIX shared memory
-OUR_BACKENDS: Final = Path(__file__).parents[1] / "backends"
+BACKENDS_FOLDER: Final = Path(__file__).parents[1] / "backends"
 # Path of a file that is created when the server is asked to stop; streaming backends check for it.
 STOP_FILE_VARIABLE: Final = "TRITONE_STOP_FILE"
 RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxruntime/tritone_ort_cores.py
@@ -123,7 +123,7 @@ def _link_backends(backends: Path, installation: Installation) -> None:
         (python / "triton_python_backend_stub").symlink_to(installation.stub)
     if not (backends / "python").exists():
         raise ServerNotInstalledError(f"{installation.backends} has no python backend, which the models need")
-    for ours in OUR_BACKENDS.iterdir():
+    for ours in BACKENDS_FOLDER.iterdir():
         if (ours / "model.py").is_file() and not (backends / ours.name).exists():
             (backends / ours.name).symlink_to(ours)
 

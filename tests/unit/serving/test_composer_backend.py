@@ -335,19 +335,34 @@ def test_steps_of_any_length_write_the_same_piece(start: Any, step_milliseconds:
 
 
 class Observed:
-    """A graph that calls a function before each run."""
+    """A graph that calls a function before each run, and notes the styles of its pieces."""
 
-    def __init__(self, graph: Any, before_run: Callable[[], Any]) -> None:
+    def __init__(self, graph: Any, before_run: Callable[[], Any] = lambda: None) -> None:
         self._graph = graph
         self._before_run = before_run
         self.first_state = graph.first_state
+        self.styles: list[list[int]] = []
 
     def advance(self, feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        self.styles.append(feed["style"].tolist())
         self._before_run()
         return self._graph.advance(feed, state)
 
 
-def test_pieces_advance_together_whatever_their_place(composer: Any, session: Any, start: Any) -> None:
+class Gate(Observed):
+    """A graph whose runs wait until `open` is set."""
+
+    def __init__(self, graph: Any) -> None:
+        self.open = threading.Event()
+        super().__init__(graph, lambda: self.open.wait(TIMEOUT_S))
+
+
+@pytest.fixture
+def graph(composer: Any, session: Any) -> Any:
+    return composer.graph.ChunkGraph(session, config(), "m.onnx")
+
+
+def test_pieces_advance_together_whatever_their_place(graph: Any, start: Any) -> None:
     pieces = [stand_in.piece(120 + 9 * i, seed=i, cost=1, meter=(7 + i, i)) for i in range(5)]
     clients: list[Client] = []
 
@@ -355,100 +370,134 @@ def test_pieces_advance_together_whatever_their_place(composer: Any, session: An
         if len(clients) < len(pieces):
             clients.append(engine.begin(pieces[len(clients)]))
 
-    engine = start(graph=Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), begin_next))
+    observed = Observed(graph, begin_next)
+    engine = start(graph=observed, n_graphs=1)
     begin_next()
     wait_until(lambda: len(clients) == len(pieces))
     for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
-    assert len(engine.counted.runs) < 0.8 * sum(inputs["noise"].shape[1] for inputs in pieces) / 4
+    assert max(map(len, observed.styles)) == len(pieces)
+    assert sum(len(styles) > 1 for styles in observed.styles) > 0.8 * len(observed.styles)
 
 
-def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(
-    composer: Any, session: Any, start: Any
-) -> None:
+def test_pieces_at_different_places_of_a_bar_do_not_shorten_each_others_runs(graph: Any, start: Any) -> None:
     n_frames = 400
     pieces = [stand_in.piece(n_frames, seed=i, meter=(16, 2 * i)) for i in range(8)]
-    have_begun = threading.Event()
-    graph = Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), lambda: have_begun.wait(TIMEOUT_S))
-    engine = start(graph=graph, step_milliseconds=10_000, n_graphs=1)
+    gate = Gate(graph)
+    engine = start(graph=gate, step_milliseconds=10_000, n_graphs=1)
     clients = [engine.begin(inputs) for inputs in pieces]
-    have_begun.set()
+    gate.open.set()
     for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
     whole = [n for n in engine.counted.runs if n == 16 * len(pieces)]
     assert sum(whole) > 0.9 * len(pieces) * n_frames
 
 
-class Meeting:
-    """A graph whose first run waits until another one has begun, and which notes the number of pieces of each run."""
-
-    def __init__(self, graph: Any) -> None:
-        self._graph = graph
-        self.first_state = graph.first_state
-        self.have_met = threading.Event()
-        self.n_running = 0
-        self.n_pieces: list[int] = []
-
-    def advance(self, feed: dict[str, Array], state: dict[str, Array]) -> Any:
-        self.n_running += 1
-        self.n_pieces.append(len(feed["noise"]))
-        if self.n_running > 1:
-            self.have_met.set()
-        assert self.have_met.wait(TIMEOUT_S)
-        outcome = self._graph.advance(feed, state)
-        self.n_running -= 1
-        return outcome
-
-
 @pytest.mark.parametrize(("n_pieces", "share"), [(3, 2), (4, 2), (5, 3), (8, 4)])
 def test_each_of_two_simultaneous_runs_has_half_of_the_pieces(
-    composer: Any, session: Any, start: Any, n_pieces: int, share: int
+    graph: Any, start: Any, n_pieces: int, share: int
 ) -> None:
-    graph = Meeting(composer.graph.ChunkGraph(session, config(), "m.onnx"))
-    engine = start(graph=graph)
-    pieces = [stand_in.piece(400, seed=i, meter=(8, 0)) for i in range(n_pieces)]
+    gate = Gate(graph)
+    engine = start(graph=gate)
+    pieces = [stand_in.piece(200, seed=i, meter=(8, 0)) for i in range(n_pieces)]
     clients = [engine.begin(inputs) for inputs in pieces]
+    wait_until(lambda: len(gate.styles) == 2)  # both graphs are in use before a run is done
+    gate.open.set()
     for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
-    assert max(graph.n_pieces) == share
+    assert max(map(len, gate.styles)) == share
 
 
-def test_runs_do_not_wait_for_each_other(composer: Any, session: Any, start: Any) -> None:
-    held, is_held = threading.Event(), threading.Event()
+@pytest.fixture
+def one_held(graph: Any) -> Any:
+    """A graph whose first run, of all graphs, waits until `let_go` is set; `is_held` is set when it waits."""
+    let_go, is_held, first = threading.Event(), threading.Event(), threading.Lock()
 
     def hold_the_first() -> None:
-        if not is_held.is_set():
+        if first.acquire(blocking=False):
             is_held.set()
-            held.wait(TIMEOUT_S)
+            let_go.wait(TIMEOUT_S)
 
-    engine = start(graph=Observed(composer.graph.ChunkGraph(session, config(), "m.onnx"), hold_the_first))
+    observed: Any = Observed(graph, hold_the_first)
+    observed.let_go, observed.is_held = let_go, is_held
+    return observed
+
+
+def test_runs_do_not_wait_for_each_other(start: Any, one_held: Any) -> None:
+    engine = start(graph=one_held)
     inputs = stand_in.piece(60, seed=1)
     first = engine.begin(inputs)
-    assert is_held.wait(TIMEOUT_S)
-    second = engine.begin(inputs)
-    check(second, inputs)  # to its end, beside a run that has not ended
+    assert one_held.is_held.wait(TIMEOUT_S)
+    check(engine.begin(inputs), inputs)  # to its end
     assert first.answers.empty()
-    held.set()
+    one_held.let_go.set()
     check(first, inputs)
 
 
-@pytest.mark.parametrize(
-    ("kind", "n_cores", "parameters", "expected"),
-    [("CPU", 8, {}, 2), ("CPU", 1, {}, 1), ("CPU", 8, {"max_parallel_runs": 3}, 3), ("GPU", 8, {}, 1)],
-)
+def test_a_piece_is_cancelled_while_its_run_goes_on(start: Any, one_held: Any) -> None:
+    engine = start(graph=one_held)
+    client = engine.begin(stand_in.piece(60))
+    assert one_held.is_held.wait(TIMEOUT_S)
+    client.cancelled = True
+    assert client.next()[0] == "CANCELLED"
+    one_held.let_go.set()
+    inputs = stand_in.piece(60, seed=1)
+    check(engine.begin(inputs), inputs)
+    assert client.answers.empty()
+
+
+def test_closing_waits_for_the_run_in_progress(start: Any, one_held: Any) -> None:
+    engine = start(graph=one_held)
+    client = engine.begin(stand_in.piece(60))
+    assert one_held.is_held.wait(TIMEOUT_S)
+    closing = threading.Thread(target=engine.engine.close)
+    closing.start()
+    assert client.next()[0] == "CLOSING"
+    assert closing.is_alive()
+    one_held.let_go.set()
+    closing.join(TIMEOUT_S)
+    assert not closing.is_alive()
+    assert client.answers.empty()
+
+
+def test_a_fault_in_one_run_ends_only_its_pieces(start: Any, one_held: Any) -> None:
+    advance = one_held.advance
+
+    def faulty(feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        if 9 in feed["style"]:
+            raise ZeroDivisionError("a fault")
+        return advance(feed, state)
+
+    one_held.advance = faulty
+    engine = start(graph=one_held)
+    inputs = stand_in.piece(60)
+    first = engine.begin(inputs)
+    assert one_held.is_held.wait(TIMEOUT_S)
+    assert engine.begin(stand_in.piece(60, cost=9)).next()[0] == "BROKEN"
+    assert engine.warnings == ["composer: ZeroDivisionError: a fault"]
+    one_held.let_go.set()
+    check(first, inputs)
+
+
+@pytest.mark.parametrize(("n_cores", "most", "expected"), [(8, 2, 2), (1, 2, 1), (8, 3, 3)])
 def test_there_is_a_graph_for_each_core_and_one_on_a_gpu(
-    composer: Any, monkeypatch: pytest.MonkeyPatch, kind: str, n_cores: int, parameters: dict[str, int], expected: int
+    composer: Any, monkeypatch: pytest.MonkeyPatch, n_cores: int, most: int, expected: int
 ) -> None:
     monkeypatch.setattr(composer.graph.os, "sched_getaffinity", lambda _pid: range(n_cores))
-    assert composer.graph.n_graphs(composer.graph.read_options(config(**parameters)), kind) == expected
+    options = composer.graph.Options(max_parallel_runs=most)
+    assert composer.graph.n_graphs(options, "CPU") == expected
+    assert composer.graph.n_graphs(options, "GPU") == 1
 
 
-def test_pieces_of_one_graph_share_runs(start: Any) -> None:
-    engine = start(n_graphs=1)
+def test_pieces_of_one_graph_share_runs(graph: Any, start: Any) -> None:
+    gate = Gate(graph)
+    engine = start(graph=gate, n_graphs=1)
     pieces = [stand_in.piece(60, seed=i) for i in range(6)]
-    for client, inputs in zip([engine.begin(inputs) for inputs in pieces], pieces, strict=True):
+    clients = [engine.begin(inputs) for inputs in pieces]
+    gate.open.set()
+    for client, inputs in zip(clients, pieces, strict=True):
         check(client, inputs)
-    assert len(engine.counted.runs) < 60
+    assert max(map(len, gate.styles)) == len(pieces)
 
 
 def test_more_pieces_than_one_run_holds_take_turns(start: Any) -> None:
@@ -463,14 +512,22 @@ def test_more_pieces_than_one_run_holds_take_turns(start: Any) -> None:
         check(client, inputs)
 
 
-def test_a_newcomer_is_served_before_those_under_way(start: Any) -> None:
-    engine = start(max_batch_streams=1)
-    old = [engine.begin(stand_in.piece(2000, cost=9)) for _ in range(6)]
+def test_new_pieces_run_before_those_in_progress_in_their_order(graph: Any, start: Any) -> None:
+    gate = Gate(graph)
+    gate.open.set()
+    engine = start(graph=gate, n_graphs=1, max_batch_streams=1)
+    old = [engine.begin(stand_in.piece(2000, cost=3)) for _ in range(4)]
     for client in old:
         client.next()
-    n_runs = len(engine.counted.runs)
-    engine.begin(stand_in.piece(16, cost=1)).next()
-    assert len(engine.counted.runs) - n_runs <= 5  # the two under way, its own, and perhaps the next ones
+    gate.open.clear()
+    n_runs = len(gate.styles)
+    wait_until(lambda: len(gate.styles) > n_runs)  # a run of an old piece is held
+    n_runs = len(gate.styles)
+    new = [engine.begin(stand_in.piece(4, cost=cost)) for cost in (1, 2)]
+    gate.open.set()
+    for client in new:
+        client.next()
+    assert gate.styles[n_runs : n_runs + 2] == [[1], [2]]
     for client in old:
         client.cancelled = True
 
@@ -511,7 +568,20 @@ def test_a_client_that_cannot_be_answered_harms_nobody(start: Any) -> None:
     engine.begin(stand_in.piece(100, cost=2), broken)
     check(other, inputs)
     wait_until(lambda: engine.counted.n_active == 0)
-    assert "an answer could not be sent: cannot send" in engine.warnings[0]
+    assert "a response could not be sent: cannot send" in engine.warnings[0]
+
+
+def test_a_piece_whose_run_does_not_end_is_late(graph: Any, start: Any) -> None:
+    gate = Gate(graph)
+    engine = start(graph=gate, n_graphs=1, stream_timeout_seconds=4)
+    client = engine.begin(stand_in.piece(20))
+    reason, text = client.next()
+    assert reason == "LATE"
+    assert "request timeout expired" in text
+    gate.open.set()
+    inputs = stand_in.piece(20, seed=3)
+    check(engine.begin(inputs), inputs)
+    assert client.answers.empty()  # the outputs of the late run are dropped
 
 
 def test_places_are_limited_and_given_back(start: Any) -> None:

@@ -1,132 +1,51 @@
 """Generate all requested pieces in a few threads, some frames at a time.
 
 Pieces advance together: one run of a graph generates the next frames of several, so that eight streams cost much less
-than eight times one. There is a graph for each core, and each runs an equal share of the pieces. Runs do not wait for
-each other; pieces join and leave between two runs. The engine's thread chooses the pieces of each run and sends the
-answers, while the threads of a pool run the graphs.
+than eight times one. There is a graph and a thread for each core, and each run has an equal share of the pieces. Runs
+do not wait for each other; pieces join and leave between two runs. The engine's own thread chooses the pieces of each
+run and sends the responses.
 
 Shapes: B pieces of a run, n frames.
 """
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from tritone_composer_graph import ChunkGraph, Options, RequestedPiece, State
 from tritone_composer_metrics import Counters
+from tritone_composer_stream import EndReason, Response, ResponseSender, Stream, joined_feed, joined_state
 from tritone_ort_batching import Failed, Refused
 
 Array = np.ndarray[Any, Any]
 
-POLL_S = 0.05  # how often a piece is checked for cancellation, which is a message to the server's process
+CANCEL_POLL_INTERVAL_S = 0.05  # of each piece; asking is a message to the server's process
+IDLE_POLL_INTERVAL_S = 0.5  # the same, if no run ends meanwhile
 FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and the value of an onset
 GRACE_S = 2.0  # time for unfinished pieces when the server stops
-LEAST_SHARED = 2  # pieces of which one run costs less than one run each
+MIN_SHARE = 2  # one run of two pieces takes less CPU time than two runs
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
 
-class EndReason(enum.Enum):
-    """Why a piece ends before its end."""
-
-    INVALID = enum.auto()
-    BUSY = enum.auto()
-    LATE = enum.auto()
-    CLOSING = enum.auto()
-    CANCELLED = enum.auto()
-    BROKEN = enum.auto()
-
-
-class Answers(Protocol):
-    """Sends the responses of a piece to its client."""
-
-    def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
-        """Send the next frames (1, n, ...)."""
-
-    def end(self, reason: EndReason, text: str) -> None:
-        """Send the error that ends the responses."""
-
-    def is_cancelled(self) -> bool:
-        """Return whether the client cancelled the request or disconnected."""
-
-
-class _Stream:
-    """An unfinished piece: `at` frames are generated and `sent` frames are answered; the next answer ends at `cut`."""
-
-    def __init__(
-        self, piece: RequestedPiece, answers: Answers, state: State, deadline_s: float, *, is_canary: bool = False
-    ) -> None:
-        self.piece = piece
-        self.answers = answers
-        self.is_canary = is_canary
-        self.at = 0
-        self.sent = 0
-        self.cut = piece.next_cut(0)
-        self.written: list[dict[str, Array]] = []
-        # Row `row` of arrays that it may share with the pieces of its last run.
-        self.state = state
-        self.row = 0
-        self.is_suspect = False  # a run that it shared failed
-        self.is_ended = False
-        self.deadline_s = deadline_s
-        self.polled_s = 0.0
-
-    @property
-    def shape(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(array.shape[1:] for array in self.state.values())
-
-    @property
-    def n_left(self) -> int:
-        return self.piece.n_frames - self.at
-
-    def take_answers(self) -> list[_Answer]:
-        """Return the answers of which all frames are generated."""
-        taken = []
-        while self.sent < self.cut <= self.at:
-            first_frame = self.sent
-            taken.append(_Answer(self, self._take_outputs(), first_frame, is_last=self.sent == self.piece.n_frames))
-        return taken
-
-    def _take_outputs(self) -> dict[str, Array]:
-        """Return the outputs of the frames up to `cut`, and keep those behind."""
-        names = self.written[0]
-        whole = {name: np.concatenate([part[name] for part in self.written], axis=1) for name in names}
-        n_frames = self.cut - self.sent
-        self.written = [{name: value[:, n_frames:] for name, value in whole.items()}] if self.at > self.cut else []
-        self.sent = self.cut
-        self.cut = self.piece.next_cut(self.sent)
-        return {name: value[:, :n_frames] for name, value in whole.items()}
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """The outputs (1, n, ...) of the frames of a piece from `first_frame` on."""
-
-    stream: _Stream
-    outputs: dict[str, Array]
-    first_frame: int
-    is_last: bool
-
-
 @dataclass
-class _Run:
-    """A run of a graph: outputs and next state, or why it failed, once it is done."""
+class _GraphRun:
+    """A run of a graph: the outputs and next state, or why it failed, once it is done."""
 
-    graph: ChunkGraph
-    group: list[_Stream]
+    group: list[Stream]
     n_frames: int
     outcome: tuple[dict[str, Array], State] | Exception | None = None
     duration_s: float = 0.0
 
 
 class Engine:
-    """Generates pieces in threads, which start at once and which `close` ends."""
+    """Generate pieces in background threads, started by the constructor and stopped by `close`."""
 
     def __init__(
         self,
@@ -140,7 +59,7 @@ class Engine:
         """Start the threads.
 
         Args:
-            graphs: equal graphs that generate frames, of which each is run by one thread at a time.
+            graphs: equal graphs that generate frames, one for each simultaneous run.
             options: limits.
             counters: count what is done.
             is_stopping: returns whether the server is about to end.
@@ -152,31 +71,37 @@ class Engine:
         self._is_stopping = is_stopping
         self._stop_s: float | None = None
         self._warn = warn
+        self._n_graphs = len(graphs)
+        # Used by the engine's thread only.
+        self._streams: list[Stream] = []
+        self._waiting: list[Stream] = []  # those that are in no run; the longest waiting comes first
+        self._n_idle = len(graphs)
         self._frame_s = 0.0  # duration of a frame in the last run
-        # Of the engine's thread; the longest waiting comes first. Pieces in a run are in `_streams` only.
-        self._waiting: list[_Stream] = []
-        self._streams: list[_Stream] = []
-        self._idle = list(graphs)
         self._n_counted = 0
-        # Of all threads.
-        self._added: list[_Stream] = []
-        self._done: list[_Run] = []
+        # Guarded by `_changed`.
+        self._added: list[Stream] = []
+        self._done: list[_GraphRun] = []
         self._n_active = 0  # including those that were added and not yet seen by the engine's thread
         self._is_closing = False
         self._changed = threading.Condition()
-        self._n_graphs = len(graphs)
-        self._pool = ThreadPoolExecutor(len(graphs), thread_name_prefix="composer-run")
-        self._thread = threading.Thread(target=self._run, name="composer", daemon=True)
-        self._thread.start()
 
-    def add(self, piece: RequestedPiece, answers: Answers, *, is_canary: bool = False) -> None:
+        self._runs: SimpleQueue[_GraphRun | None] = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run_graph, args=(graph,), name="composer-run", daemon=True)
+            for graph in graphs
+        ]
+        self._threads.append(threading.Thread(target=self._loop, name="composer", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def add(self, piece: RequestedPiece, sender: ResponseSender, *, is_canary: bool = False) -> None:
         """Begin a piece, or refuse it if there are too many; does not wait.
 
         Args:
             is_canary: the piece is a health check and counts in no metric.
         """
         deadline_s = time.monotonic() + self._options.stream_timeout_seconds
-        stream = _Stream(piece, answers, self._first_state(), deadline_s, is_canary=is_canary)
+        stream = Stream(piece, sender, self._first_state(), deadline_s, is_canary=is_canary)
         with self._changed:
             closing, busy = self._is_closing, self._n_active >= self._options.max_streams
             if not closing and not busy:
@@ -185,128 +110,150 @@ class Engine:
                 self._changed.notify()
                 return
         if closing:
-            answers.end(EndReason.CLOSING, CLOSING)
+            sender.end(EndReason.CLOSING, CLOSING)
         else:
-            answers.end(
+            sender.end(
                 EndReason.BUSY, f"too many requests: {self._options.max_streams} pieces are being streamed already"
             )
 
     def close(self) -> None:
-        """End all pieces with an error, and the threads, after the present runs."""
+        """End all pieces with an error, then wait for the current runs and the threads."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
-        self._thread.join()
-        self._pool.shutdown()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._added or self._done or self._is_closing)
-                added, self._added = self._added, []
-                done, self._done = self._done, []
-                closing = self._is_closing
-            self._idle += [run.graph for run in done]
-            self._waiting[:0] = added  # a new piece is heard before those under way go on
-            self._streams += added
-            self._count_active()
-            if closing:
-                self._end_all(EndReason.CLOSING, CLOSING)
-                return
-            try:
-                answers = [answer for run in done for answer in self._take(run)]
-                self._remove_ended()
-                self._start_runs()
-                for answer in answers:
-                    self._send(answer)
-            except Exception as error:  # a fault of ours must not leave clients waiting for ever
-                self._warn(f"composer: {type(error).__name__}: {error}")
-                self._end_all(EndReason.BROKEN, f"the composer failed ({type(error).__name__}); see the server's log")
+    def _loop(self) -> None:
+        # What is done is passed on without a name here, so that nothing of it is kept while there are no pieces.
+        while self._handle(*self._wait()):
+            pass
+        for _ in range(self._n_graphs):
+            self._runs.put(None)
 
-    def _remove_ended(self) -> None:
-        """Remove pieces that were cancelled or took too long."""
+    def _wait(self) -> tuple[list[Stream], list[_GraphRun], bool]:
+        """Return the pieces that were added, the runs that are done, and whether to end."""
+        with self._changed:
+            timeout_s = IDLE_POLL_INTERVAL_S if self._streams else None
+            self._changed.wait_for(lambda: self._added or self._done or self._is_closing, timeout_s)
+            added, self._added = self._added, []
+            done, self._done = self._done, []
+            return added, done, self._is_closing
+
+    def _handle(self, added: list[Stream], done: list[_GraphRun], closing: bool) -> bool:
+        """Start the next runs and send the responses that are due; return whether to go on."""
+        self._n_idle += len(done)
+        self._streams += added
+        self._waiting += added
+        self._count_active()
+        if closing:
+            self._end_all(self._streams, EndReason.CLOSING, CLOSING)
+            return False
+        try:
+            responses = [response for run in done for response in self._take(run)]
+            self._end_cancelled_and_late()
+            self._start_runs()
+            for response in responses:
+                self._send(response)
+        except Exception as error:  # a fault of ours must not leave clients waiting for ever
+            self._warn(f"composer: {type(error).__name__}: {error}")
+            self._end_all(self._streams, EndReason.BROKEN, _broken(error))
+        return True
+
+    def _end_cancelled_and_late(self) -> None:
+        """End pieces that were cancelled or took too long, including those in a run."""
         now_s = time.monotonic()
+        unfinished = [stream for stream in self._streams if stream.n_left]
         # When Triton stops, or unloads a model, it waits for the last request without a limit. An unloaded model
         # finishes its pieces; a server that stops must not.
         if self._is_stopping():
             self._stop_s = self._stop_s or now_s + GRACE_S
             if now_s >= self._stop_s:
-                self._end_all(EndReason.CLOSING, CLOSING)
-        for stream in list(self._waiting):
-            if now_s - stream.polled_s >= POLL_S:
-                stream.polled_s = now_s
-                if stream.answers.is_cancelled():
-                    if not stream.is_canary:
-                        self._counters.add_cancelled()
-                    self._end(stream, EndReason.CANCELLED, "the request was cancelled")
-                elif now_s > stream.deadline_s:
-                    timeout_s = self._options.stream_timeout_seconds
-                    self._end(
-                        stream, EndReason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s"
-                    )
+                self._end_all(unfinished, EndReason.CLOSING, CLOSING)
+                return
+        for stream in unfinished:
+            if now_s - stream.polled_s < CANCEL_POLL_INTERVAL_S:
+                continue
+            stream.polled_s = now_s
+            if stream.sender.is_cancelled():
+                if not stream.is_canary:
+                    self._counters.add_cancelled()
+                self._end(stream, EndReason.CANCELLED, "the request was cancelled")
+            elif now_s > stream.deadline_s:
+                timeout_s = self._options.stream_timeout_seconds
+                self._end(stream, EndReason.LATE, f"request timeout expired: the piece was not done in {timeout_s} s")
 
     def _start_runs(self) -> None:
-        """Start runs of the pieces that have waited longest, as many as there may be."""
-        while self._waiting and self._idle:
+        """Start runs of the pieces that have waited longest, as many as there are idle graphs.
+
+        New pieces run before those in progress, to keep the first response fast, and so do pieces whose run failed.
+        """
+        self._waiting.sort(key=lambda stream: stream.at > 0 and not stream.is_suspect)
+        while self._waiting and self._n_idle:
             group = self._next_group()
             chosen = {id(stream) for stream in group}
             self._waiting = [stream for stream in self._waiting if id(stream) not in chosen]
-            self._pool.submit(self._run_graph, _Run(self._idle.pop(), group, self._n_frames(group)))
+            self._n_idle -= 1
+            self._runs.put(_GraphRun(group, self._n_frames(group)))
 
-    def _next_group(self) -> list[_Stream]:
-        """Return the pieces of the next run: an equal share of all, of those that have waited longest."""
+    def _next_group(self) -> list[Stream]:
+        """Return the pieces of the next run: an equal share of all, of those that have waited longest.
+
+        Two pieces have one run if both wait, and else one each.
+        """
         first = self._waiting[0]
         if first.is_suspect:
             return [first]
-        share = max(LEAST_SHARED, -(-len(self._streams) // self._n_graphs))
-        alike = (
-            stream
-            for stream in self._waiting
-            if stream.shape == first.shape and not stream.is_suspect
-        )
-        return [stream for stream, _ in zip(alike, range(min(share, self._options.max_batch_streams)), strict=False)]
+        n_unfinished = sum(stream.n_left > 0 for stream in self._streams)
+        share = max(MIN_SHARE, -(-n_unfinished // self._n_graphs))
+        alike = (stream for stream in self._waiting if stream.shape == first.shape and not stream.is_suspect)
+        return list(islice(alike, min(share, self._options.max_batch_streams)))
 
-    def _n_frames(self, group: list[_Stream]) -> int:
+    def _n_frames(self, group: list[Stream]) -> int:
         """Return the length of the next run.
 
-        It is limited by its target duration, by the shortest rest of a piece, and by the last of the next answers. (The
-        first of them would make short runs of pieces that are at different places of a bar; so would the short first
-        answer of a new piece, unless it runs alone.)
+        It is limited by its target duration, by the shortest rest of a piece, and by the last of the next responses.
+        (The first of them would make short runs of pieces that are at different places of a bar. The short first
+        response of a new piece does not limit the run either, unless the piece runs alone.)
         """
         n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
         most = max(stream.cut - stream.at for stream in group)
         return max(1, min(n_wanted, most, *(stream.n_left for stream in group)))
 
-    def _run_graph(self, run: _Run) -> None:
-        """Run a graph, in a thread of the pool."""
-        begun_s = time.perf_counter()
-        try:
-            run.outcome = run.graph.advance(_joined_feed(run.group, run.n_frames), _joined_state(run.group))
-        except Exception as error:  # the engine's thread tells failures of the graph from faults
-            run.outcome = error
-        run.duration_s = time.perf_counter() - begun_s
-        with self._changed:
-            self._done.append(run)
-            self._changed.notify()
+    def _run_graph(self, graph: ChunkGraph) -> None:
+        """Run a graph for group after group, in a thread of its own."""
+        while (run := self._runs.get()) is not None:
+            begun_s = time.perf_counter()
+            try:
+                run.outcome = graph.advance(joined_feed(run.group, run.n_frames), joined_state(run.group))
+            except Exception as error:  # `_take` distinguishes failed runs from programming errors
+                run.outcome = error.with_traceback(None)  # which would keep the arrays of the run
+            run.duration_s = time.perf_counter() - begun_s
+            with self._changed:
+                self._done.append(run)
+                self._changed.notify()
+            del run  # not kept until the next one begins
 
-    def _take(self, run: _Run) -> list[_Answer]:
-        """Advance the pieces of a run, and return the answers that are due.
+    def _take(self, run: _GraphRun) -> list[Response]:
+        """Advance the pieces of a run, and return the responses that are due.
 
         If a joint run failed, each of its pieces runs alone next, and only invalid ones end.
         """
         group = [stream for stream in run.group if not stream.is_ended]
-        if isinstance(run.outcome, Failed):
-            if len(run.group) > 1:
-                for stream in group:
-                    stream.is_suspect = True
-                self._waiting[:0] = group
-            elif group:
-                reason = EndReason.INVALID if isinstance(run.outcome, Refused) else EndReason.BROKEN
-                self._end(group[0], reason, str(run.outcome))
+        outcome = run.outcome
+        if isinstance(outcome, Failed) and len(run.group) > 1:
+            for stream in group:
+                stream.is_suspect = True
+            self._waiting += group
             return []
-        if isinstance(run.outcome, Exception) or run.outcome is None:
-            raise run.outcome or RuntimeError("a run without outcome")
-        outputs, state = run.outcome
+        if isinstance(outcome, Failed):
+            self._end_all(group, EndReason.INVALID if isinstance(outcome, Refused) else EndReason.BROKEN, str(outcome))
+            return []
+        if not isinstance(outcome, tuple):
+            self._warn(f"composer: {type(outcome).__name__}: {outcome}")
+            self._end_all(group, EndReason.BROKEN, _broken(outcome))
+            return []
+        outputs, state = outcome
         self._frame_s = run.duration_s / run.n_frames
         for row, stream in enumerate(run.group):
             stream.state, stream.row = state, row
@@ -316,39 +263,39 @@ class Engine:
         if n_counted := sum(not stream.is_canary for stream in group):
             self._counters.add_frames(run.n_frames * n_counted)
         self._waiting += [stream for stream in group if stream.n_left]
-        return [answer for stream in group for answer in stream.take_answers()]
+        return [response for stream in group for response in stream.take_responses()]
 
-    def _send(self, answer: _Answer) -> None:
-        """Send an answer; a piece ends with the last one."""
-        stream = answer.stream
+    def _send(self, response: Response) -> None:
+        """Send a response; a piece ends with the last one."""
+        stream = response.stream
         if stream.is_ended:
             return
         if not stream.is_canary:
-            if stream.piece.ends_bar(answer.first_frame + answer.outputs[FRAMES].shape[1]):
+            if stream.piece.ends_bar(response.first_frame + response.outputs[FRAMES].shape[1]):
                 self._counters.add_bar()
-            if n_notes := np.count_nonzero(answer.outputs[FRAMES] == STRUCK):
+            if n_notes := np.count_nonzero(response.outputs[FRAMES] == STRUCK):
                 self._counters.add_notes(n_notes)
-        if answer.is_last:
+        if response.is_last:
             self._forget(stream)
         try:
-            stream.answers.send(answer.outputs, answer.first_frame, last=answer.is_last)
+            stream.sender.send(response.outputs, response.first_frame, last=response.is_last)
         except Exception as error:  # Triton's own errors must not affect other pieces
-            self._warn(f"composer: an answer could not be sent: {error}")
-            if not answer.is_last:
+            self._warn(f"composer: a response could not be sent: {error}")
+            if not response.is_last:
                 self._forget(stream)
 
-    def _end(self, stream: _Stream, reason: EndReason, text: str) -> None:
+    def _end(self, stream: Stream, reason: EndReason, text: str) -> None:
         self._forget(stream)
         try:
-            stream.answers.end(reason, text)
+            stream.sender.end(reason, text)
         except Exception as error:
-            self._warn(f"composer: the end of an answer could not be sent: {error}")
+            self._warn(f"composer: the end of a piece could not be sent: {error}")
 
-    def _end_all(self, reason: EndReason, text: str) -> None:
-        for stream in list(self._streams):
+    def _end_all(self, streams: Sequence[Stream], reason: EndReason, text: str) -> None:
+        for stream in list(streams):
             self._end(stream, reason, text)
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         """Remove a piece; if it is in a run, the outputs of that are dropped."""
         stream.is_ended = True
         self._streams = [other for other in self._streams if other is not stream]
@@ -359,24 +306,14 @@ class Engine:
 
     def _count_active(self) -> None:
         n_active = sum(not stream.is_canary for stream in self._streams)
-        if n_active != self._n_counted:
-            self._n_counted = n_active
+        if n_active == self._n_counted:
+            return
+        self._n_counted = n_active
+        try:
             self._counters.set_active(n_active)
+        except Exception as error:  # the thread must not end because of a metric
+            self._warn(f"composer: the number of pieces could not be reported: {error}")
 
 
-def _joined_feed(group: list[_Stream], n_frames: int) -> dict[str, Array]:
-    chunks = [stream.piece.chunk(stream.at, n_frames) for stream in group]
-    if len(chunks) == 1:
-        return chunks[0]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _joined_state(group: list[_Stream]) -> State:
-    """Return the states of a group: those of the last run if it had the same group, else gathered."""
-    state = group[0].state
-    n_rows = len(next(iter(state.values())))
-    if n_rows == len(group) and all(stream.state is state and stream.row == row for row, stream in enumerate(group)):
-        return state
-    return {
-        name: np.concatenate([stream.state[name][stream.row : stream.row + 1] for stream in group]) for name in state
-    }
+def _broken(error: Exception | None) -> str:
+    return f"the composer failed ({type(error).__name__}); see the server's log"

@@ -39,7 +39,7 @@ class Options:
         lookahead_frames: number of given frames that the graph reads beyond those that it generates.
         max_frames: largest length of a piece.
         max_streams: largest number of pieces at the same time; further requests are refused as busy.
-        max_batch_streams: largest number of pieces that advance together.
+        max_batch_streams: largest number of pieces of a run; sixteen take twice as long as eight, and twice the memory.
         max_parallel_runs: largest number of simultaneous runs of different pieces, at most one per core, each with a
             session of its own; on a GPU there is one.
         first_answer_frames: length of the first response, if the first bar is not shorter.
@@ -51,7 +51,7 @@ class Options:
     lookahead_frames: int = 0
     max_frames: int = 16_384
     max_streams: int = 64
-    max_batch_streams: int = 16
+    max_batch_streams: int = 8
     max_parallel_runs: int = 2
     first_answer_frames: int = 4
     step_milliseconds: int = 40

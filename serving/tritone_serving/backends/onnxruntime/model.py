@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,14 +47,16 @@ class TritonPythonModel:
         kind, device_id = args["model_instance_kind"], int(args["model_instance_device_id"])
         try:
             path = model_file(folder, config)
-            session = open_session(path, config, instance_kind=kind, device_id=device_id, warn=pb_utils.Logger.log_warn)
+            # An instance runs one request, or one batch, after another, with one of its sessions.
+            open_one = partial(open_session, path, config, instance_kind=kind, device_id=device_id, shares_arena=True)
+            session = open_one(warn=pb_utils.Logger.log_warn)
             self._contract: Contract = read_contract(config, session, path)
             self._instances = _running_instances() if kind == "CPU" else None
             if self._instances is not None:
                 n_threads = shared_thread_count(config, n_cores=len(os.sched_getaffinity(0)))
                 shared = session
                 if n_threads is not None:
-                    shared = open_session(path, config, instance_kind=kind, device_id=device_id, n_threads=n_threads)
+                    shared = open_one(n_threads=n_threads)
                 session = CoreSharingSession(self._instances, all_cores=session, shared=shared)
             n_rows = max_rows_per_run(config)
             if n_rows and kind == "CPU":

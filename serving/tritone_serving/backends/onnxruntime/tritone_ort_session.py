@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ def open_session(
     instance_kind: str,
     device_id: int,
     n_threads: int | None = None,
+    shares_arena: bool = False,
     warn: Callable[[str], Any] = print,
 ) -> Any:
     """Open a session.
@@ -62,6 +64,8 @@ def open_session(
         instance_kind: `CPU` or `GPU`, as the instance group says.
         device_id: which GPU.
         n_threads: threads within an operator, instead of the config's number.
+        shares_arena: allocate on the CPU from an arena that this process has for all such sessions. For sessions that
+            run in turns: each arena keeps the memory of the largest runs, and simultaneous runs wait for each other.
         warn: called with each setting of the config that is ignored.
 
     Raises:
@@ -73,6 +77,9 @@ def open_session(
     options = session_options(ort, config, parameters)
     if n_threads is not None:
         options.intra_op_num_threads = n_threads
+    if shares_arena and options.enable_cpu_mem_arena:
+        _make_common_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     providers: list[Any] = [CPU]
     if instance_kind == "GPU":
         if CUDA not in ort.get_available_providers():
@@ -95,6 +102,15 @@ def open_session(
         raise SessionError(f"onnxruntime could not use GPU {device_id} for {path}; its log lines say why")
     _return_freed_memory()
     return session
+
+
+@functools.cache
+def _make_common_arena() -> None:
+    """Create the arena of sessions that have none of their own, once in a process."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
 
 
 def _return_freed_memory() -> None:
@@ -166,7 +182,7 @@ def session_options(ort: Any, config: dict[str, Any], parameters: dict[str, str]
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # Denormal numbers, for example in audio that fades out, slow some CPUs down a hundredfold. The setting applies to
-    # onnxruntime's threads and to the thread that opens the session, which is also the one that runs it.
+    # onnxruntime's threads and to the thread that opens the session; threads that it starts later inherit it.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     for key, value in parameters.items():
         if key.startswith("session."):  # onnxruntime's own names pass through, as in the native backend

@@ -213,8 +213,11 @@ class MusicTransformer(nn.Module):
         )
 
     def _read_ahead(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
-        """See `LookAheadEncoder`; skipped in exported graphs where nothing is given, because most pieces are new."""
-        unread = torch.zeros(is_given.shape[0], is_given.shape[1] - LOOK_AHEAD, self.first.shape[0], device=whole.device)
+        """Return (B, T, D) about what is given of the following frames.
+
+        The exported graph skips the encoder if nothing is given to any piece of the batch, as to most.
+        """
+        unread = whole.new_zeros(*is_given[:, LOOK_AHEAD:].shape, self.first.shape[0])
         return computed_if(is_given.sum() > 0, lambda: self.reader(whole, top, is_given), unread)
 
     def _asked(self, setting: SegmentInputs, n_frames: int) -> Tensor:
