@@ -60,8 +60,8 @@ class TritonPythonModel:
             path = model_file(folder, config)
             kind = args["model_instance_kind"]
             graphs = []
-            # A session for each simultaneous run: in one session they contend for memory allocation, which takes up to
-            # 40 % longer.
+            # A session for each simultaneous run: in one session they contend for memory allocation, which took up to
+            # 40 % longer on some days, and nothing on others.
             for _ in range(n_graphs(self._options, kind)):
                 session = open_session(
                     path,
