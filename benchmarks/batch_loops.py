@@ -40,7 +40,7 @@ _LEAST_OUTPUTS: Final = 64  # products with fewer outputs stay in fp32
 _BLOCK: Final = 32
 _PARALLEL_BATCH: Final = 4  # pieces of each of two simultaneous runs
 _BAR: Final = 16  # frames
-GIVEN: Final = ("given", "given_mode")
+_GIVEN: Final = ("given", "given_mode")
 _N_SCORED: Final = 16  # pieces whose likelihood is compared
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -102,7 +102,9 @@ def measure(repository: Path, model: str, n_rounds: int, with_int8: bool) -> lis
 
 
 def two_at_once(path: Path, n_rounds: int) -> dict[str, float]:
-    """Return the median time in ms of 8 bars of four pieces while another thread generates others, by their sessions.
+    """Return the median time in ms of 8 bars of four pieces while another thread generates others.
+
+    The keys are `one session` and `a session each`.
 
     As in the backend `composer`, each bar is a run, which gets the states of the run before.
     """
@@ -132,15 +134,17 @@ def two_at_once(path: Path, n_rounds: int) -> dict[str, float]:
 def bars(session: Any, n_batch: int, *, seed: int) -> tuple[list[Arrays], Arrays]:
     """Return the inputs of `composer` for each bar of new pieces, and the states before the first."""
     whole = pieces(TRANSFORMER, n_batch, seed=seed)
-    whole |= {name: np.pad(whole[name], [(0, 0), (0, LOOK_AHEAD), (0, 0)][: whole[name].ndim]) for name in GIVEN}
-    lengths = {**dict.fromkeys(GIVEN, _BAR + LOOK_AHEAD), "repeats": _BAR, "noise": _BAR}
+    whole |= {name: np.pad(whole[name], [(0, 0), (0, LOOK_AHEAD), (0, 0)][: whole[name].ndim]) for name in _GIVEN}
+    lengths = {**dict.fromkeys(_GIVEN, _BAR + LOOK_AHEAD), "repeats": _BAR, "noise": _BAR}
     each_bar = [
         whole | {name: whole[name][:, start : start + length] for name, length in lengths.items()}
         for start in range(0, N_FRAMES, _BAR)
     ]
     types = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
-    states = (node for node in session.get_inputs() if node.name.startswith(STATE))
-    return each_bar, {node.name: np.zeros((n_batch, *node.shape[1:]), types[node.type]) for node in states}
+    states = [node for node in session.get_inputs() if node.name.startswith(STATE)]
+    of = {node.name: types[node.type] for node in states}
+    sizes = {node.name: [size if isinstance(size, int) else 0 for size in node.shape[1:]] for node in states}
+    return each_bar, {name: np.zeros((n_batch, *each), of[name]) for name, each in sizes.items()}
 
 
 def pieces(model: str, n_batch: int, *, seed: int) -> Arrays:

@@ -15,9 +15,9 @@ import itertools
 import json
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,23 +236,23 @@ def throughput(
 ) -> tuple[float, float]:
     """Return notes (onsets) and pieces per second of clients that compose one piece after another.
 
-    Pieces count that end within a window, from `WARM_UP_S` on, in which all clients are busy from begin to end.
+    A piece counts by its share within a window, from `WARM_UP_S` on, in which all clients are busy from begin to end.
     """
-    finished: list[tuple[float, int]] = []
     begin = time.perf_counter() + WARM_UP_S
+    end = begin + seconds
 
-    def ask_again() -> None:
-        while time.perf_counter() < begin + seconds:
+    def ask_again() -> list[tuple[float, int]]:
+        shares = []
+        while (asked := time.perf_counter()) < end:
             n_notes = ask(music, next(seeds))
-            finished.append((time.perf_counter(), n_notes))
+            answered = time.perf_counter()
+            shares.append((max(0.0, min(answered, end) - max(asked, begin)) / (answered - asked), n_notes))
+        return shares
 
-    threads = [threading.Thread(target=ask_again) for _ in range(n_clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    counted = [n_notes for at, n_notes in finished if begin < at <= begin + seconds]
-    return sum(counted) / seconds, len(counted) / seconds
+    with ThreadPoolExecutor(n_clients) as pool:
+        clients = [pool.submit(ask_again) for _ in range(n_clients)]
+    counted = [each for client in clients for each in client.result()]
+    return sum(share * n_notes for share, n_notes in counted) / seconds, sum(share for share, _ in counted) / seconds
 
 
 def concurrent_rows(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -5,8 +5,8 @@
 An instance of the `onnxruntime` backend has a session for all cores and one for its share of them. For each model, a
 process of its own opens both, and runs them in turns with batches of 1 to 8 examples, drawn with a fixed seed: once
 with an arena for each session (ONNX Runtime's default), once with a common one (as the backend does). An arena keeps
-the memory of the largest run of each batch size, so most growth of a server under load is theirs. Memory is the
-proportional set size in MiB; the duration of a batch of 8 is a median.
+the memory of the largest run of each batch size; most of the growth of a server under load is memory of arenas. Memory
+is the proportional set size in MiB; the duration of a batch of 8 is a median.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.models or measurable()
     models = [model for model in wanted if onnx_file(arguments.repository / model) is not None]
-    if not models:
-        parser.error(f"argument --repository: expected an ONNX file of {', '.join(wanted)}, got none; export a model")
+    if not models or (arguments.models and len(models) < len(wanted)):
+        parser.error(f"argument --repository: expected ONNX files of {', '.join(wanted)}; export them")
     if arguments.worker:
         measured = measure(arguments.repository, models[0], arguments.runs, common_arena=arguments.worker == "common")
         sys.stdout.write(json.dumps(asdict(measured)))

@@ -19,7 +19,7 @@ REPOSITORY = ["--repository", "."]
         (["front_end", "--seconds", "nan"], "--seconds"),
         (["front_end", "--threads", "-3"], "--threads"),
         (["batch_loops", "--rounds", "0"], "--rounds"),
-        (["memory_sessions", *REPOSITORY, "--models", "genre_cnn"], "an ONNX file of genre_cnn"),
+        (["memory_sessions", *REPOSITORY, "--models", "genre_cnn"], "ONNX files of genre_cnn"),
         (["gpu_check", "--seconds", "0"], "--seconds"),
         (["gpu_speed", "in-process", *REPOSITORY], "genre_cnn or music_transformer"),
         (["gpu_speed", "served", *REPOSITORY], "genre_cnn or music_transformer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -532,16 +533,88 @@ def test_new_pieces_run_before_those_in_progress_in_their_order(graph: Any, star
         client.cancelled = True
 
 
-def test_a_failing_piece_ends_alone(start: Any) -> None:
-    engine = start()
+def test_a_failing_piece_ends_alone(graph: Any, start: Any) -> None:
+    gate = Gate(graph)
+    engine = start(graph=gate, n_graphs=1)
     good = [stand_in.piece(150, seed=i, cost=3) for i in range(2)]
-    clients = [engine.begin(inputs) for inputs in good]
-    wrong = engine.begin(stand_in.piece(50, cost=stand_in.N_STYLES))
-    reason, text = wrong.next()
+    clients = [engine.begin(good[0]), engine.begin(stand_in.piece(50, cost=stand_in.N_STYLES)), engine.begin(good[1])]
+    gate.open.set()
+    reason, text = clients.pop(1).next()
     assert reason == "INVALID"  # a style that is not there
     assert "out of data bounds" in text
     for client, inputs in zip(clients, good, strict=True):
         check(client, inputs)
+    assert any(stand_in.N_STYLES in styles and len(styles) > 1 for styles in gate.styles)
+    assert [stand_in.N_STYLES] in gate.styles
+
+
+def test_pieces_in_progress_do_not_wait_for_new_ones_without_a_limit(
+    composer: Any, graph: Any, start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composer.engine, "MAX_WAIT_S", 0.05)
+    engine = start(graph=graph, n_graphs=1, max_batch_streams=1)
+    inputs = stand_in.piece(60, cost=1)
+    old = engine.begin(inputs)
+    done = threading.Event()
+
+    def begin_new_ones() -> None:  # so many that there is always one that has not begun
+        waiting: list[Client] = []
+        while not done.is_set():
+            waiting = [client for client in waiting if client.answers.empty()]
+            while len(waiting) < 20:
+                waiting.append(engine.begin(stand_in.piece(1, cost=9)))
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=begin_new_ones)
+    thread.start()
+    try:
+        check(old, inputs)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_piece_whose_response_cannot_be_sent_ends(start: Any) -> None:
+    engine = start()
+    broken = Client()
+    broken.breaks = True
+    engine.begin(stand_in.piece(100, cost=2), broken)
+    assert broken.next() == ("BROKEN", "a response could not be sent; see the server's log")
+    wait_until(lambda: engine.counted.n_active == 0)
+
+
+def test_metrics_and_senders_that_fail_harm_no_other_piece(start: Any) -> None:
+    engine = start()
+
+    def fail(*_: int) -> None:
+        raise OSError("gone")
+
+    for name in ("add_frames", "add_bar", "add_notes", "set_active", "add_cancelled"):
+        setattr(engine.counted, name, fail)
+    broken = Client()
+    broken.is_cancelled = fail  # type: ignore[method-assign, assignment]
+    engine.begin(stand_in.piece(4000, cost=9), broken)
+    inputs = stand_in.piece(100, cost=2)
+    check(engine.begin(inputs), inputs)
+    assert broken.whole_or_end() == "BROKEN"
+
+
+def test_nothing_of_a_piece_is_kept_after_its_end(graph: Any, start: Any) -> None:
+    kept: list[weakref.ref[Array]] = []
+    observed = Observed(graph)
+
+    def advance(feed: dict[str, Array], state: dict[str, Array]) -> Any:
+        kept.extend(weakref.ref(array) for array in (*feed.values(), *state.values()))
+        return graph.advance(feed, state)
+
+    observed.advance = advance  # type: ignore[method-assign]
+    engine = start(graph=observed)
+    inputs = stand_in.piece(50)
+    client = engine.begin(inputs)
+    check(client, inputs)
+    assert engine.begin(stand_in.piece(50, cost=stand_in.N_STYLES)).next()[0] == "INVALID"
+    del client
+    wait_until(lambda: not any(ref() is not None for ref in kept))
 
 
 def test_a_cancelled_piece_is_not_written_on(start: Any) -> None:
@@ -573,7 +646,7 @@ def test_a_client_that_cannot_be_answered_harms_nobody(start: Any) -> None:
 
 def test_a_piece_whose_run_does_not_end_is_late(graph: Any, start: Any) -> None:
     gate = Gate(graph)
-    engine = start(graph=gate, n_graphs=1, stream_timeout_seconds=4)
+    engine = start(graph=gate, n_graphs=1, stream_timeout_seconds=2)
     client = engine.begin(stand_in.piece(20))
     reason, text = client.next()
     assert reason == "LATE"

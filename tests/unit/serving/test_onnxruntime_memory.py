@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -36,7 +37,7 @@ def test_a_session_opens_with_a_c_library_that_cannot_do_it(
     assert backend.session.open_session(str(path), {}, instance_kind="CPU", device_id=0).get_inputs()[0].name == "x"
 
 
-# The memory, in MB, that a process has more after runs of two sessions in turns, whose largest value has 64 MB.
+# Prints the growth in MB after two sessions ran in turns; the largest value has 64 MB.
 _GROWTH = """
 import sys
 import numpy as np
@@ -86,3 +87,17 @@ def test_a_config_without_an_arena_has_no_common_one(
             options.get_session_config_entry("session.use_env_allocators")
     else:
         assert options.get_session_config_entry("session.use_env_allocators") == expected
+
+
+def test_an_onnxruntime_that_cannot_share_an_arena_opens_the_session(
+    backend: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(onnxruntime, "create_and_register_allocator")
+    backend.session._make_common_arena.cache_clear()
+    said: list[str] = []
+    session = backend.session.open_session(
+        str(path), {}, instance_kind="CPU", device_id=0, shares_arena=True, warn=said.append
+    )
+    backend.session._make_common_arena.cache_clear()
+    assert session.get_inputs()[0].name == "x"
+    assert "an arena of its own: module 'onnxruntime' has no attribute" in said[0]

@@ -60,15 +60,15 @@ class TritonPythonModel:
             path = model_file(folder, config)
             kind = args["model_instance_kind"]
             graphs = []
-            # A session for each simultaneous run: in one session they contend for memory allocation, which took up to
-            # 40 % longer on some days, and nothing on others.
+            # A session for each simultaneous run: two runs in one session contend for memory allocation and take 0 to
+            # 40 % longer (benchmarks/batch_loops.py).
             for _ in range(n_graphs(self._options, kind)):
                 session = open_session(
                     path,
                     config,
                     instance_kind=kind,
                     device_id=int(args["model_instance_device_id"]),
-                    warn=pb_utils.Logger.log_warn,
+                    warn=(lambda _: None) if graphs else pb_utils.Logger.log_warn,
                 )
                 graphs.append(ChunkGraph(session, config, path))
                 graphs[-1].warm_up(self._options)
@@ -100,14 +100,21 @@ class TritonPythonModel:
                 sender.wanted = ready.wanted
                 self._engine.add(RequestedPiece(ready.feed, self._options), sender, is_canary=canary)
             except Failed as error:
-                sender.end(EndReason.INVALID, str(error))
+                _refuse(sender, str(error))
             except Exception as error:  # data that cannot be read must not fail the other requests of the call
-                sender.end(EndReason.INVALID, f"the inputs cannot be read ({type(error).__name__})")
+                _refuse(sender, f"the inputs cannot be read ({type(error).__name__})")
 
     def finalize(self) -> None:
         """End all unfinished pieces, and free the sessions."""
         self._engine.close()
         del self._engine
+
+
+def _refuse(sender: Sender, text: str) -> None:
+    try:
+        sender.end(EndReason.INVALID, text)
+    except Exception as error:  # nor must Triton's own errors
+        pb_utils.Logger.log_error(f"composer: a refusal could not be sent: {error}")
 
 
 class Sender:
@@ -120,6 +127,7 @@ class Sender:
     def __init__(self, sender: Any, counters: Counters) -> None:
         self._sender = sender
         self._counters = counters
+        self._is_ended = False
         self.wanted: tuple[str, ...] = ()
 
     def send(self, outputs: dict[str, Array], first_frame: int, *, last: bool) -> None:
@@ -130,15 +138,19 @@ class Sender:
             pb_utils.InferenceResponse(output_tensors=tensors),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if last else 0,
         )
+        self._is_ended = last
 
     def end(self, reason: EndReason, text: str) -> None:
-        """Send the error that ends the responses."""
-        if reason is not EndReason.CANCELLED:
-            self._counters.add_refused()
+        """Send the error that ends the responses, unless they have ended."""
+        if self._is_ended:
+            return
+        self._is_ended = True
         self._sender.send(
             pb_utils.InferenceResponse(error=pb_utils.TritonError(text, getattr(pb_utils.TritonError, _CODES[reason]))),
             flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL,
         )
+        if reason is not EndReason.CANCELLED:
+            self._counters.add_refused()
 
     def is_cancelled(self) -> bool:
         """Return whether the client cancelled the request or disconnected."""

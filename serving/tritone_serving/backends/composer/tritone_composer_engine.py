@@ -30,6 +30,7 @@ CANCEL_POLL_INTERVAL_S = 0.05  # of each piece; asking is a message to the serve
 IDLE_POLL_INTERVAL_S = 0.5  # the same, if no run ends meanwhile
 FRAMES, STRUCK = "frames", 2  # the output that holds the notes, and the value of an onset
 GRACE_S = 2.0  # time for unfinished pieces when the server stops
+MAX_WAIT_S = 0.5  # of a piece in progress, while new pieces run before it
 MIN_SHARE = 2  # one run of two pieces takes less CPU time than two runs
 CLOSING = "the model is being unloaded, or the server is stopping; ask again"
 
@@ -74,7 +75,7 @@ class Engine:
         self._n_graphs = len(graphs)
         # Used by the engine's thread only.
         self._streams: list[Stream] = []
-        self._waiting: list[Stream] = []  # those that are in no run; the longest waiting comes first
+        self._waiting: list[Stream] = []  # those that are in no run
         self._n_idle = len(graphs)
         self._frame_s = 0.0  # duration of a frame in the last run
         self._n_counted = 0
@@ -156,8 +157,7 @@ class Engine:
             for response in responses:
                 self._send(response)
         except Exception as error:  # a fault of ours must not leave clients waiting for ever
-            self._warn(f"composer: {type(error).__name__}: {error}")
-            self._end_all(self._streams, EndReason.BROKEN, _broken(error))
+            self._end_faulty(self._streams, error)
         return True
 
     def _end_cancelled_and_late(self) -> None:
@@ -175,9 +175,14 @@ class Engine:
             if now_s - stream.polled_s < CANCEL_POLL_INTERVAL_S:
                 continue
             stream.polled_s = now_s
-            if stream.sender.is_cancelled():
+            try:
+                is_cancelled = stream.sender.is_cancelled()
+            except Exception as error:  # Triton's own errors must not affect other pieces
+                self._end_faulty([stream], error)
+                continue
+            if is_cancelled:
                 if not stream.is_canary:
-                    self._counters.add_cancelled()
+                    self._count(self._counters.add_cancelled)
                 self._end(stream, EndReason.CANCELLED, "the request was cancelled")
             elif now_s > stream.deadline_s:
                 timeout_s = self._options.stream_timeout_seconds
@@ -186,15 +191,23 @@ class Engine:
     def _start_runs(self) -> None:
         """Start runs of the pieces that have waited longest, as many as there are idle graphs.
 
-        New pieces run before those in progress, to keep the first response fast, and so do pieces whose run failed.
+        New pieces run before those in progress, to keep the first response fast, unless these have waited for
+        `MAX_WAIT_S`.
         """
-        self._waiting.sort(key=lambda stream: stream.at > 0 and not stream.is_suspect)
+        now_s = time.monotonic()
+
+        def order(stream: Stream) -> tuple[bool, float]:
+            may_wait = stream.at > 0 and not stream.is_suspect and now_s - stream.waiting_since_s < MAX_WAIT_S
+            return may_wait, stream.waiting_since_s
+
+        self._waiting.sort(key=order)
         while self._waiting and self._n_idle:
             group = self._next_group()
+            run = _GraphRun(group, self._n_frames(group))
             chosen = {id(stream) for stream in group}
             self._waiting = [stream for stream in self._waiting if id(stream) not in chosen]
             self._n_idle -= 1
-            self._runs.put(_GraphRun(group, self._n_frames(group)))
+            self._runs.put(run)
 
     def _next_group(self) -> list[Stream]:
         """Return the pieces of the next run: an equal share of all, of those that have waited longest.
@@ -206,19 +219,20 @@ class Engine:
             return [first]
         n_unfinished = sum(stream.n_left > 0 for stream in self._streams)
         share = max(MIN_SHARE, -(-n_unfinished // self._n_graphs))
-        alike = (stream for stream in self._waiting if stream.shape == first.shape and not stream.is_suspect)
-        return list(islice(alike, min(share, self._options.max_batch_streams)))
+        same_shape = (stream for stream in self._waiting if stream.shape == first.shape and not stream.is_suspect)
+        return list(islice(same_shape, min(share, self._options.max_batch_streams)))
 
     def _n_frames(self, group: list[Stream]) -> int:
         """Return the length of the next run.
 
-        It is limited by its target duration, by the shortest rest of a piece, and by the last of the next responses.
+        It is limited by its target duration (but not below the first response, because each run has a fixed cost), by
+        the shortest rest of a piece, and by the last of the next responses.
         (The first of them would make short runs of pieces that are at different places of a bar. The short first
         response of a new piece does not limit the run either, unless the piece runs alone.)
         """
         n_wanted = int(self._options.step_milliseconds / 1e3 / self._frame_s) if self._frame_s else 1
         most = max(stream.cut - stream.at for stream in group)
-        return max(1, min(n_wanted, most, *(stream.n_left for stream in group)))
+        return min(max(n_wanted, self._options.first_answer_frames), most, *(stream.n_left for stream in group))
 
     def _run_graph(self, graph: ChunkGraph) -> None:
         """Run a graph for group after group, in a thread of its own."""
@@ -227,7 +241,9 @@ class Engine:
             try:
                 run.outcome = graph.advance(joined_feed(run.group, run.n_frames), joined_state(run.group))
             except Exception as error:  # `_take` distinguishes failed runs from programming errors
-                run.outcome = error.with_traceback(None)  # which would keep the arrays of the run
+                run.outcome = error
+                # Tracebacks would keep the arrays of the run, also that of its cause.
+                error.__traceback__ = error.__cause__ = error.__context__ = None
             run.duration_s = time.perf_counter() - begun_s
             with self._changed:
                 self._done.append(run)
@@ -244,26 +260,33 @@ class Engine:
         if isinstance(outcome, Failed) and len(run.group) > 1:
             for stream in group:
                 stream.is_suspect = True
-            self._waiting += group
-            return []
-        if isinstance(outcome, Failed):
+            self._wait_again(group)
+        elif isinstance(outcome, Failed):
             self._end_all(group, EndReason.INVALID if isinstance(outcome, Refused) else EndReason.BROKEN, str(outcome))
-            return []
-        if not isinstance(outcome, tuple):
-            self._warn(f"composer: {type(outcome).__name__}: {outcome}")
-            self._end_all(group, EndReason.BROKEN, _broken(outcome))
-            return []
-        outputs, state = outcome
+        elif isinstance(outcome, tuple):
+            try:
+                return self._advance(run, *outcome)
+            except Exception as error:
+                self._end_faulty(group, error)
+        else:
+            self._end_faulty(group, outcome)
+        return []
+
+    def _advance(self, run: _GraphRun, outputs: dict[str, Array], state: State) -> list[Response]:
         self._frame_s = run.duration_s / run.n_frames
+        group = [stream for stream in run.group if not stream.is_ended]
         for row, stream in enumerate(run.group):
-            stream.state, stream.row = state, row
-            stream.at += run.n_frames
-            stream.written.append({name: value[row : row + 1] for name, value in outputs.items()})
-            stream.is_suspect = False
+            stream.advance(run.n_frames, outputs, state, row)
         if n_counted := sum(not stream.is_canary for stream in group):
-            self._counters.add_frames(run.n_frames * n_counted)
-        self._waiting += [stream for stream in group if stream.n_left]
+            self._count(self._counters.add_frames, run.n_frames * n_counted)
+        self._wait_again([stream for stream in group if stream.n_left])
         return [response for stream in group for response in stream.take_responses()]
+
+    def _wait_again(self, group: Sequence[Stream]) -> None:
+        now_s = time.monotonic()
+        for stream in group:
+            stream.waiting_since_s = now_s
+        self._waiting += group
 
     def _send(self, response: Response) -> None:
         """Send a response; a piece ends with the last one."""
@@ -272,17 +295,17 @@ class Engine:
             return
         if not stream.is_canary:
             if stream.piece.ends_bar(response.first_frame + response.outputs[FRAMES].shape[1]):
-                self._counters.add_bar()
+                self._count(self._counters.add_bar)
             if n_notes := np.count_nonzero(response.outputs[FRAMES] == STRUCK):
-                self._counters.add_notes(n_notes)
+                self._count(self._counters.add_notes, n_notes)
         if response.is_last:
             self._forget(stream)
         try:
             stream.sender.send(response.outputs, response.first_frame, last=response.is_last)
         except Exception as error:  # Triton's own errors must not affect other pieces
             self._warn(f"composer: a response could not be sent: {error}")
-            if not response.is_last:
-                self._forget(stream)
+            # Without an end, the client and the unloading of the model would wait for ever.
+            self._end(stream, EndReason.BROKEN, "a response could not be sent; see the server's log")
 
     def _end(self, stream: Stream, reason: EndReason, text: str) -> None:
         self._forget(stream)
@@ -295,8 +318,16 @@ class Engine:
         for stream in list(streams):
             self._end(stream, reason, text)
 
+    def _end_faulty(self, streams: Sequence[Stream], error: Exception | None) -> None:
+        """End pieces after a fault of ours."""
+        name = type(error).__name__
+        self._warn(f"composer: {name}: {error}")
+        self._end_all(streams, EndReason.BROKEN, f"the composer failed ({name}); see the server's log")
+
     def _forget(self, stream: Stream) -> None:
-        """Remove a piece; if it is in a run, the outputs of that are dropped."""
+        """Remove a piece, once; if it is in a run, the outputs of that are dropped."""
+        if stream.is_ended:
+            return
         stream.is_ended = True
         self._streams = [other for other in self._streams if other is not stream]
         self._waiting = [other for other in self._waiting if other is not stream]
@@ -309,11 +340,11 @@ class Engine:
         if n_active == self._n_counted:
             return
         self._n_counted = n_active
+        self._count(self._counters.set_active, n_active)
+
+    def _count(self, count: Callable[..., None], *amount: int) -> None:
+        """Report to a metric, whose failure must not end a piece."""
         try:
-            self._counters.set_active(n_active)
-        except Exception as error:  # the thread must not end because of a metric
-            self._warn(f"composer: the number of pieces could not be reported: {error}")
-
-
-def _broken(error: Exception | None) -> str:
-    return f"the composer failed ({type(error).__name__}); see the server's log"
+            count(*amount)
+        except Exception as error:
+            self._warn(f"composer: a metric could not be reported: {error}")

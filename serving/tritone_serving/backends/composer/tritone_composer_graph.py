@@ -83,7 +83,7 @@ def read_options(config: dict[str, Any]) -> Options:
 
 
 def n_graphs(options: Options, instance_kind: str) -> int:
-    """Return how many runs there may be at the same time: one per core; on a GPU one, of all pieces."""
+    """Return how many runs there may be at the same time: one per core, and one on a GPU."""
     n_cores = 1 if instance_kind == "GPU" else len(os.sched_getaffinity(0))
     return min(options.max_parallel_runs, n_cores)
 

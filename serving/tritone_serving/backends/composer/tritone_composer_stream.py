@@ -6,6 +6,7 @@ Shapes: n frames.
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -55,7 +56,7 @@ class Stream:
         self.at = 0
         self.sent = 0
         self.cut = piece.next_cut(0)
-        self.written: list[dict[str, Array]] = []
+        self.generated: list[dict[str, Array]] = []  # outputs that are in no response yet
         # Row `row` of arrays that it may share with the pieces of its last run.
         self.state = state
         self.row = 0
@@ -63,6 +64,7 @@ class Stream:
         self.is_ended = False
         self.deadline_s = deadline_s
         self.polled_s = 0.0
+        self.waiting_since_s = time.monotonic()
 
     @property
     def shape(self) -> tuple[tuple[int, ...], ...]:
@@ -72,20 +74,29 @@ class Stream:
     def n_left(self) -> int:
         return self.piece.n_frames - self.at
 
+    def advance(self, n_frames: int, outputs: dict[str, Array], state: State, row: int) -> None:
+        """Add the outputs (B, n, ...) of a run, in which this piece was at `row`, and its next state."""
+        self.state, self.row = state, row
+        self.at += n_frames
+        self.is_suspect = False
+        # Copies, because a long bar would keep the outputs of the other pieces too.
+        self.generated.append({name: value[row : row + 1].copy() for name, value in outputs.items()})
+
     def take_responses(self) -> list[Response]:
         """Return the responses of which all frames are generated."""
         taken = []
         while self.sent < self.cut <= self.at:
             first_frame = self.sent
-            taken.append(Response(self, self._take_outputs(), first_frame, is_last=self.sent == self.piece.n_frames))
+            outputs = self._take_outputs()
+            taken.append(Response(self, outputs, first_frame, is_last=self.sent == self.piece.n_frames))
         return taken
 
     def _take_outputs(self) -> dict[str, Array]:
         """Return the outputs of the frames up to `cut`, and keep those behind."""
-        names = self.written[0]
-        whole = {name: np.concatenate([part[name] for part in self.written], axis=1) for name in names}
+        names = self.generated[0]
+        whole = {name: np.concatenate([part[name] for part in self.generated], axis=1) for name in names}
         n_frames = self.cut - self.sent
-        self.written = [{name: value[:, n_frames:] for name, value in whole.items()}] if self.at > self.cut else []
+        self.generated = [{name: value[:, n_frames:] for name, value in whole.items()}] if self.at > self.cut else []
         self.sent = self.cut
         self.cut = self.piece.next_cut(self.sent)
         return {name: value[:, :n_frames] for name, value in whole.items()}

@@ -48,7 +48,9 @@ class TritonPythonModel:
         try:
             path = model_file(folder, config)
             # An instance runs one request, or one batch, after another, with one of its sessions.
-            open_one = partial(open_session, path, config, instance_kind=kind, device_id=device_id, shares_arena=True)
+            open_one = partial(
+                open_session, path, config, instance_kind=kind, device_id=device_id, shares_arena=kind == "CPU"
+            )
             session = open_one(warn=pb_utils.Logger.log_warn)
             self._contract: Contract = read_contract(config, session, path)
             self._instances = _running_instances() if kind == "CPU" else None
@@ -56,7 +58,7 @@ class TritonPythonModel:
                 n_threads = shared_thread_count(config, n_cores=len(os.sched_getaffinity(0)))
                 shared = session
                 if n_threads is not None:
-                    shared = open_one(n_threads=n_threads)
+                    shared = open_one(n_threads=n_threads, warn=lambda _: None)
                 session = CoreSharingSession(self._instances, all_cores=session, shared=shared)
             n_rows = max_rows_per_run(config)
             if n_rows and kind == "CPU":

@@ -23,6 +23,7 @@ CUDNN_SEARCH = {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"}
 ARENA_STRATEGY = {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"}
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
+ENV_ALLOCATORS = "session.use_env_allocators"  # 1: the arena of the process
 
 
 class SessionError(Exception):
@@ -64,8 +65,9 @@ def open_session(
         instance_kind: `CPU` or `GPU`, as the instance group says.
         device_id: which GPU.
         n_threads: threads within an operator, instead of the config's number.
-        shares_arena: allocate on the CPU from an arena that this process has for all such sessions. For sessions that
-            run in turns: each arena keeps the memory of the largest runs, and simultaneous runs wait for each other.
+        shares_arena: use the CPU arena that this process shares among such sessions, because each arena keeps the
+            memory of the largest runs. Only for sessions that never run at the same time: they would wait for each
+            other's allocations.
         warn: called with each setting of the config that is ignored.
 
     Raises:
@@ -77,9 +79,12 @@ def open_session(
     options = session_options(ort, config, parameters)
     if n_threads is not None:
         options.intra_op_num_threads = n_threads
-    if shares_arena and options.enable_cpu_mem_arena:
-        _make_common_arena()
-        options.add_session_config_entry("session.use_env_allocators", "1")
+    if shares_arena and options.enable_cpu_mem_arena and ENV_ALLOCATORS not in parameters:
+        problem = _make_common_arena()
+        if problem:
+            warn(f"each session of this model has an arena of its own: {problem}")
+        else:
+            options.add_session_config_entry(ENV_ALLOCATORS, "1")
     providers: list[Any] = [CPU]
     if instance_kind == "GPU":
         if CUDA not in ort.get_available_providers():
@@ -105,12 +110,16 @@ def open_session(
 
 
 @functools.cache
-def _make_common_arena() -> None:
-    """Create the arena of sessions that have none of their own, once in a process."""
+def _make_common_arena() -> str:
+    """Register the shared CPU arena, once per process; return the problem if onnxruntime cannot do it."""
     import onnxruntime as ort
 
-    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, None)
+    try:
+        memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(memory, None)
+    except Exception as error:  # an onnxruntime without this function, or which has registered one already
+        return _reason(error)
+    return ""
 
 
 def _return_freed_memory() -> None:
