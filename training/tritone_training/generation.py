@@ -206,20 +206,3 @@ def unrolled_or_loop(goes_on: Callable[[State], Tensor], step: Callable[[State],
     while bool(goes_on(state)):
         state = step(state)
     return state
-
-
-def computed_if(is_needed: Tensor, compute: Callable[[], Tensor], otherwise: Tensor) -> Tensor:
-    """Return a tensor whose computation the exported graph skips where it is not needed.
-
-    Args:
-        is_needed: () bool.
-        compute: returns the tensor, of the shape and type of `otherwise`, and equal to `otherwise` where it is not
-            needed, because only the exported graph skips it.
-        otherwise: the tensor where it is not needed.
-    """
-    if not torch.compiler.is_exporting():
-        return compute()
-    _, answer = unrolled_or_loop(
-        lambda state: state[0].clone(), lambda state: (torch.zeros_like(state[0]), compute()), (is_needed, otherwise)
-    )
-    return answer

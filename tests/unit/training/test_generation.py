@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tritone_training.generation import (
-    NEVER,
-    SamplingFilter,
-    choose,
-    computed_if,
-    least_kept,
-    open_above,
-    unrolled_or_loop,
-)
+from tritone_training.generation import NEVER, SamplingFilter, choose, least_kept, open_above, unrolled_or_loop
 
 
 def choice(*, temperature: float = 1.0, top_k: int = 100, top_p: float = 1.0, n_choices: int = 4) -> SamplingFilter:
@@ -102,9 +94,3 @@ def test_a_loop_continues_while_its_condition_holds() -> None:
     assert (int(n), int(total)) == (5, 10)
     same = (torch.tensor(9), torch.tensor(1))
     assert unrolled_or_loop(lambda state: state[0] < 5, lambda state: state, same) == same
-
-
-def test_computed_if_always_computes_in_eager_mode() -> None:
-    computed, otherwise = torch.ones(2), torch.zeros(2)
-    assert computed_if(torch.tensor(True), lambda: computed, otherwise) is computed
-    assert computed_if(torch.tensor(False), lambda: computed, otherwise) is computed

@@ -25,7 +25,6 @@ from tritone.music.grid import STRUCK as STRUCK_VALUE
 from tritone_training import checkpoint
 from tritone_training.data.piece_conditions import MOST_VOICES, N_DENSITIES, N_KEYS_AND_MODES, UNKNOWN
 from tritone_training.exceptions import CheckpointError, HyperparameterError
-from tritone_training.generation import computed_if
 from tritone_training.kinds.music_transformer.attention import CopyAttention, DecoderLayer
 from tritone_training.kinds.music_transformer.config import TransformerConfig, network_arguments
 from tritone_training.kinds.music_transformer.declaration import (
@@ -197,7 +196,7 @@ class MusicTransformer(nn.Module):
         notes = self.given_notes(setting.given)
         whole_notes, top_notes = notes * whole[..., None], highest(notes) * topped[..., None]
         ahead = whole_notes + top_notes
-        context = self._read_ahead(whole_notes, top_notes, whole + topped)
+        context = self.reader(whole_notes, top_notes, whole + topped)
         context = context + self.top(top_notes[:, :n_frames])
         context = context + self._beat(setting, n_frames)
         context = context + self.style(setting.style.clamp(0, self.n_styles))[:, None]
@@ -211,14 +210,6 @@ class MusicTransformer(nn.Module):
             past_prompt[:, :n_frames],
             self.notes.scale(setting.key.clamp(0, N_KEYS_AND_MODES)),
         )
-
-    def _read_ahead(self, whole: Tensor, top: Tensor, is_given: Tensor) -> Tensor:
-        """Return (B, T, D) about what is given of the following frames.
-
-        The exported graph skips the encoder if nothing is given to any piece of the batch, as to most.
-        """
-        unread = whole.new_zeros(*is_given[:, LOOK_AHEAD:].shape, self.first.shape[0])
-        return computed_if(is_given.sum() > 0, lambda: self.reader(whole, top, is_given), unread)
 
     def _asked(self, setting: SegmentInputs, n_frames: int) -> Tensor:
         """(B, T, D) of key, density, voices, the end and repetition; 0 where unknown."""
