@@ -43,7 +43,7 @@ def verdicts(sent: list[SentRequest], looked: list[Memory]) -> list[bool]:
 
 
 def test_a_steady_load_passes() -> None:
-    assert verdicts(load(), memory(0.015)) == KEPT
+    assert verdicts(load(), memory(0.008)) == KEPT
 
 
 def test_one_failure_fails() -> None:
@@ -56,7 +56,7 @@ def test_one_failure_fails() -> None:
 
 
 def test_growth_after_the_warm_up_fails() -> None:
-    assert verdicts(load(), memory(0.03)) == [True, False, True]
+    assert verdicts(load(), memory(0.015)) == [True, False, True]
 
 
 def test_slower_at_the_end_fails() -> None:
