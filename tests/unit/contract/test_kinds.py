@@ -116,7 +116,7 @@ def test_example_inputs_are_as_declared_and_reproducible(kind: ModelKind) -> Non
 @pytest.fixture(scope="module")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model repository as git has it: an export into this checkout, as of `make demo`, changes its configs."""
-    if not list(COMMITTED.glob("*/[0-9]*")):
+    if not list(COMMITTED.glob("*/[0-9]*")) or not (COMMITTED.parent / ".git").exists():
         return COMMITTED
     folder = tmp_path_factory.mktemp("committed")
     files = subprocess.run(

@@ -59,7 +59,7 @@ class TritonPythonModel:
             self._options = read_options(config)
             path = model_file(folder, config)
             kind = args["model_instance_kind"]
-            graphs = []
+            graphs: list[ChunkGraph] = []
             # A session for each simultaneous run: two runs in one session contend for memory allocation and take 0 to
             # 40 % longer (benchmarks/batch_loops.py).
             for _ in range(n_graphs(self._options, kind)):
