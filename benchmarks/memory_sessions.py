@@ -84,8 +84,9 @@ def measurable() -> tuple[str, ...]:
 def onnx_file(folder: Path) -> Path | None:
     """Return the ONNX file of a model's newest version, if it has one."""
     version = newest_version(folder)
-    file = None if version is None else version / "model.onnx"
-    return file if file is not None and file.is_file() else None
+    if version is None or not (version / "model.onnx").is_file():
+        return None
+    return version / "model.onnx"
 
 
 def in_a_process(arguments: argparse.Namespace, model: str, how: str) -> Memory:

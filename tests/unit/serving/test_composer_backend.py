@@ -557,7 +557,7 @@ def test_pieces_in_progress_do_not_wait_for_new_ones_without_a_limit(
     old = engine.begin(inputs)
     done = threading.Event()
 
-    def begin_new_ones() -> None:  # so many that there is always one that has not begun
+    def begin_new_ones() -> None:  # keeps pieces waiting that have not begun
         waiting: list[Client] = []
         while not done.is_set():
             waiting = [client for client in waiting if client.answers.empty()]

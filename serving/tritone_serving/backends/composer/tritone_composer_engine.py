@@ -156,7 +156,7 @@ class Engine:
             self._start_runs()
             for response in responses:
                 self._send(response)
-        except Exception as error:  # a fault of ours must not leave clients waiting for ever
+        except Exception as error:  # a programming error must not leave clients waiting for ever
             self._end_faulty(self._streams, error)
         return True
 
@@ -265,16 +265,16 @@ class Engine:
             self._end_all(group, EndReason.INVALID if isinstance(outcome, Refused) else EndReason.BROKEN, str(outcome))
         elif isinstance(outcome, tuple):
             try:
-                return self._advance(run, *outcome)
+                return self._advance(run, group, *outcome)
             except Exception as error:
                 self._end_faulty(group, error)
         else:
             self._end_faulty(group, outcome)
         return []
 
-    def _advance(self, run: _GraphRun, outputs: dict[str, Array], state: State) -> list[Response]:
+    def _advance(self, run: _GraphRun, group: list[Stream], outputs: dict[str, Array], state: State) -> list[Response]:
+        """Advance the pieces of a run by its outputs; `group` has those that have not ended meanwhile."""
         self._frame_s = run.duration_s / run.n_frames
-        group = [stream for stream in run.group if not stream.is_ended]
         for row, stream in enumerate(run.group):
             stream.advance(run.n_frames, outputs, state, row)
         if n_counted := sum(not stream.is_canary for stream in group):
@@ -319,7 +319,7 @@ class Engine:
             self._end(stream, reason, text)
 
     def _end_faulty(self, streams: Sequence[Stream], error: Exception | None) -> None:
-        """End pieces after a fault of ours."""
+        """Log an unexpected error, and end the pieces that it affects."""
         name = type(error).__name__
         self._warn(f"composer: {name}: {error}")
         self._end_all(streams, EndReason.BROKEN, f"the composer failed ({name}); see the server's log")
