@@ -236,6 +236,10 @@ UserTokenFile = Annotated[
 CaFile = Annotated[
     Path | None, typer.Option(help="PEM file with the certificate authorities to trust, for TLS.", show_default=False)
 ]
+MaxSlowdown = Annotated[
+    float,
+    typer.Option(min=0.01, help="Maximum latency of a new version, as a multiple of the live one's (plus 5 ms)."),
+]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Time limit of the whole call in seconds, retries included.")]
 Model = Annotated[str, typer.Option(help="Name of the model.")]
 

@@ -46,7 +46,8 @@ def test_new_tracks_are_recommended_at_once_and_no_request_is_lost(
     rows = [f"new/{number},jig no. {number},major" for number in range(N_NEW)]
     file.write_text("id,title,artist\n" + "\n".join(rows) + "\n")
     servers = [part for each in replicas for part in ("--server", f"{each.http_url},{each.grpc_url}")]
-    command = ("tracks", "add", file, "--repository", repository, *servers, "--json")
+    # The tests beside this one delay requests.
+    command = ("tracks", "add", file, "--repository", repository, *servers, "--max-slowdown", 5, "--json")
     with Listeners(replicas, history) as listeners:
         ended = run_tritone(*command)
     assert ended.status == 0, ended.stderr
@@ -75,6 +76,6 @@ def test_a_replica_with_a_repository_of_its_own_is_reported(
     options = ServerOptions(repository=other, http_port=0, grpc_port=0, metrics_port=0, stop_timeout_s=2)
     with TritonServer.start(options) as apart:
         servers = [part for each in (replicas[0], apart) for part in ("--server", f"{each.http_url},{each.grpc_url}")]
-        ended = run_tritone("tracks", "add", file, "--repository", repository, *servers)
+        ended = run_tritone("tracks", "add", file, "--repository", repository, *servers, "--max-slowdown", 5)
     assert ended.status == 1
     assert "does not share" in ended.stderr

@@ -69,15 +69,14 @@ def test_a_refit_is_published_without_a_lost_request(
     address = f"{server.http_url},{server.grpc_url}"
     tracks = repository.parent / "new.csv"
     tracks.write_text("id,title,artist\nnew/1,jig no. 1,major\n")
-    assert run_tritone("tracks", "add", tracks, "--repository", repository, "--server", address).status == 0
+    # The tests beside this one delay requests.
+    to_server = ("--repository", repository, "--server", address, "--max-slowdown", 5)
+    assert run_tritone("tracks", "add", tracks, *to_server).status == 0
     with MusicClient(server.grpc_url) as music:
         assert music.recommend(NEWCOMER).source == "popularity"
     history = list(recommender_models.world().metadata)[:4]
     with Listeners([server], history) as listeners:
-        ended = run_tritone(
-            "refit", "--checkpoint", run, "--events", store, "--repository", repository, "--server", address,
-            "--force", "--json",
-        )  # fmt: skip
+        ended = run_tritone("refit", "--checkpoint", run, "--events", store, *to_server, "--force", "--json")
     assert ended.status == 0, ended.stderr
     found = json.loads(ended.stdout)
     assert found["status"] == "published"
@@ -89,8 +88,6 @@ def test_a_refit_is_published_without_a_lost_request(
         assert music.recommend(NEWCOMER).source == "user"
         assert music.find_tracks("new/1", by="id")[0].title == "jig no. 1"
     assert not list(repository.glob("*.candidate"))
-    again = run_tritone(
-        "refit", "--checkpoint", run, "--events", store, "--repository", repository, "--server", address
-    )
+    again = run_tritone("refit", "--checkpoint", run, "--events", store, *to_server)
     assert "nothing new" in again.stderr
     assert server.models["recommender"] == ["3"]

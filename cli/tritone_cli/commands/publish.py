@@ -43,10 +43,7 @@ def publish(
     admin_token_file: options.AdminTokenFile = None,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
-    max_slowdown: Annotated[
-        float,
-        typer.Option(min=0.01, help="Maximum latency of the new version, as a multiple of the live one (plus 5 ms)."),
-    ] = 1.5,
+    max_slowdown: options.MaxSlowdown = 1.5,
     canaries: Annotated[int, typer.Option(min=1, max=1000, help="Number of test requests to the new version.")] = 8,
     other_tensors: Annotated[
         bool, typer.Option("--other-tensors", help="Allow other inputs and outputs than those of the live version.")

@@ -65,6 +65,7 @@ def refit(
     admin_token_file: options.AdminTokenFile = None,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
+    max_slowdown: options.MaxSlowdown = 1.5,
     max_loss: Annotated[
         float,
         typer.Option(
@@ -115,7 +116,12 @@ def refit(
         read=read,
     )
     with live_or_none(
-        () if dry_run else server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
+        () if dry_run else server or (),
+        repository,
+        admin_token_file,
+        api_key_file=api_key_file,
+        ca_file=ca_file,
+        max_slowdown=max_slowdown,
     ) as live:
         try:
             done = run_refit(

@@ -59,6 +59,7 @@ def add(
     admin_token_file: options.AdminTokenFile = None,
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
+    max_slowdown: options.MaxSlowdown = 1.5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Report what would change, and write nothing.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -75,7 +76,12 @@ def add(
         embed = None if recordings is None else recording_embedder(repository, model=model)
         items, problems = _items(tracks, recordings, embed, status.update)
         with live_or_none(
-            server or (), repository, admin_token_file, api_key_file=api_key_file, ca_file=ca_file
+            server or (),
+            repository,
+            admin_token_file,
+            api_key_file=api_key_file,
+            ca_file=ca_file,
+            max_slowdown=max_slowdown,
         ) as live:
             done = add_tracks(items, repository, model=model, live=live, dry_run=dry_run, on_step=status.update)
             if done.version is not None:
@@ -137,13 +143,17 @@ def live_or_none(
     *,
     api_key_file: Path | None,
     ca_file: Path | None,
+    max_slowdown: float,
 ) -> Iterator[Live | None]:
     """Connect to the first of the servers, as `connections.live_server`; yield None without servers."""
     if not servers or repository is None:
         yield None
         return
+    from tritone_serving.trial import Bounds
+
+    bounds = Bounds(max_slowdown=max_slowdown)
     with connections.live_server(
-        repository, servers[0], token_file, api_key_file=api_key_file, ca_file=ca_file
+        repository, servers[0], token_file, api_key_file=api_key_file, ca_file=ca_file, bounds=bounds
     ) as live:
         yield live
 
