@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 import threading
@@ -104,7 +105,8 @@ def test_a_process_that_stops_responding_is_named(log: Path, tmp_path: Path) -> 
         _, errors = launcher.communicate(timeout=100)
         resume.join()
     assert launcher.returncode == 1
-    assert "process 1 of 0 to 1 ended or did not respond within 15 s" in " ".join(errors.split())
+    # It is missed by an operation of torch, or by an exchange of values over the store.
+    assert re.search("error: process 1 of 0 to 1 (ended or )?did not respond within 15 s", " ".join(errors.split())), errors
     assert (out / "unfinished" / "fit.ckpt").is_file()
 
 

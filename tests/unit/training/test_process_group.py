@@ -126,6 +126,7 @@ GLOO = "/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp"
         ("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Read error", True),
         ("Gloo connectFullMesh failed with [../third_party/gloo/gloo/transport/tcp/pair.cc:144] no error", True),
         ("Operation timed out!", True),
+        ("Application timeout caused pair closure", True),
         ("/data/gloomy: file is damaged", False),
         ("[/data/gloo/plays.csv:12] wrong number of columns", False),
         ("cannot read /home/me/gloo/pair.cc:12", False),
