@@ -12,7 +12,9 @@ READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 ENGINES := .venv-engines
 ENGINES_READY := $(ENGINES)/.ready
-# --no-compile: what is imported is compiled then, which saves a minute of compiling 2 GB of packages in advance.
+# --no-compile: what is imported is compiled then, which saves a minute of compiling 2 GB of packages in advance, and kept
+# for the next process also where images and build servers ask Python not to (an empty value counts as unset).
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
