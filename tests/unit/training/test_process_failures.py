@@ -106,7 +106,8 @@ def test_a_process_that_stops_responding_is_named(log: Path, tmp_path: Path) -> 
         resume.join()
     assert launcher.returncode == 1
     # It is missed by an operation of torch, or by an exchange of values over the store.
-    assert re.search("error: process 1 of 0 to 1 (ended or )?did not respond within 15 s", " ".join(errors.split())), errors
+    expected = "error: process 1 of 0 to 1 (ended or )?did not respond within 15 s"
+    assert re.search(expected, " ".join(errors.split())), errors
     assert (out / "unfinished" / "fit.ckpt").is_file()
 
 

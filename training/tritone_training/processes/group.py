@@ -31,8 +31,8 @@ _CONFIRMATION_S: Final = 5.0  # in which processes that are alive notice that an
 _FAILED: Final = "failed"
 _ALIVE: Final = "alive"
 
-# Gloo raises RuntimeError; its messages have the source line, such as [/.../gloo/gloo/transport/tcp/pair.cc:553]. If one
-# of several operations times out, the others raise "Application timeout caused pair closure".
+# Gloo raises RuntimeError; its messages have the source line, such as [/.../gloo/gloo/transport/tcp/pair.cc:553]. If
+# one of several operations times out, the others raise "Application timeout caused pair closure".
 _GLOO_ERROR: Final = re.compile(
     r"\[(?:enforce fail at )?[^\]\s]*\bgloo/gloo/[^\]\s]+\.(?:cc|h):\d+\]"
     r"|^(?:Gloo |Operation timed out!|Application timeout caused pair closure)",
