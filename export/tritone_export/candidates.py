@@ -111,7 +111,7 @@ def reference_of(version: Path, config_file: Path) -> Reference | None:
     path = version / (config.default_model_filename or "model.onnx")
     if config.backend not in _ORT or not path.is_file() or importlib.util.find_spec("onnxruntime") is None:
         return None
-    session = open_session(path.read_bytes())
+    session = open_session(path)
     batch = [1] if config.max_batch_size > 0 else []
     shapes = {tensor.name: [*batch, *tensor.reshape.shape] for tensor in config.input if tensor.HasField("reshape")}
     outputs = [tensor.name for tensor in config.output]

@@ -1,4 +1,4 @@
-"""Convert a PyTorch network to a self-contained ONNX model with the declared names of tensors and axes."""
+"""Convert a PyTorch network to an ONNX model that holds its weights, with the declared names of tensors and axes."""
 
 from __future__ import annotations
 

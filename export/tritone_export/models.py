@@ -17,6 +17,7 @@ from tritone_export.parity import Arrays, Parity, check_parity, check_signature,
 from tritone_export.precision import FILENAMES, Precision, Reduced, Reduction, measure, reduce_graph
 from tritone_export.repository import LOCK_TIMEOUT_S, publish
 from tritone_export.tuned import overridden
+from tritone_export.weights import split_weights
 
 if TYPE_CHECKING:
     import onnx
@@ -133,6 +134,9 @@ def prepare_model(
                     max_loss=reduction.max_loss,
                 )
             )
+    files = {**split_weights(content, MODEL_FILENAME), **labels}
+    for each in reduced:
+        files |= split_weights(each.content, FILENAMES[each.precision])
     filenames = {each.precision: each.filename for each in reduced}
     configs = config_files(
         declaration,
@@ -147,7 +151,7 @@ def prepare_model(
         model=model,
         parity=parity,
         reduced=tuple(reduced),
-        files={MODEL_FILENAME: content, **{FILENAMES[each.precision]: each.content for each in reduced}, **labels},
+        files=files,
         model_files={**labels, **{file: text.encode() for file, text in configs.items()}},
         seconds=time.monotonic() - start_s,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
@@ -66,8 +67,11 @@ class Parity:
         return {name: max(batch.max_abs_difference[name] for batch in self.batches) for name in self.tolerance}
 
 
-def open_session(model: bytes) -> Any:
-    """Load a serialised model into ONNX Runtime on the CPU.
+def open_session(model: bytes | Path) -> Any:
+    """Load a model into ONNX Runtime on the CPU.
+
+    Args:
+        model: a serialised model that holds its weights, or an ONNX file, whose weights may be beside it.
 
     Returns:
         an `onnxruntime.InferenceSession`.
@@ -80,7 +84,8 @@ def open_session(model: bytes) -> Any:
     with translating("loading the ONNX model into ONNX Runtime"):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # only errors, which are also raised as exceptions
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        source = str(model) if isinstance(model, Path) else model
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def check_parity(

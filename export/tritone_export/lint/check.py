@@ -19,7 +19,7 @@ from tritone_export.lint.files import (
     CONFIG,
     ModelFolder,
     backend_of,
-    check_checksum,
+    check_checksums,
     check_labels,
     check_links,
     check_python_model,
@@ -164,7 +164,7 @@ def _check_graphs(
             if not model.is_file():
                 continue  # reported already, or a folder of several files, which only the backend understands
             if model not in found:
-                check_checksum(model, report)
+                check_checksums(model, report)
                 graph = read_graph(model, report)
                 if graph is not None and file is default:
                     check_loads(model, default.config, report)

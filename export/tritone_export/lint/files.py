@@ -18,6 +18,7 @@ from tritone_export.lint.findings import Findings
 from tritone_export.lint.graph import OnnxGraph
 from tritone_export.precision import FILENAMES
 from tritone_export.repository import STAGING_PREFIX
+from tritone_export.weights import WEIGHTS_SUFFIX
 from tritone_serving.repository import (
     ENVIRONMENT_PARAMETER,
     LARGEST_VERSION,
@@ -69,25 +70,27 @@ def check_python_model(folder: ModelFolder, file: ConfigFile, versions: Sequence
             report.error(file.path, file.source.line("parameters"), problem, "create it, or remove the parameter")
 
 
-def check_checksum(model: Path, report: Findings) -> None:
-    """Compare a model file with the checksum in its model card, if it has one."""
+def check_checksums(model: Path, report: Findings) -> None:
+    """Compare a model file, and the weights beside it, with the checksums in its model card, if it has one."""
     card = model.parent / CARD_FILENAME
     if not card.is_file():
         return
-    try:
-        expected = json.loads(card.read_text(encoding="utf-8"))["files"][model.name]["sha256"]
-    except (ValueError, KeyError, TypeError, OSError):
-        report.warning(card, 1, f"has no checksum of {model.name}", "export this version again")
-        return
-    with model.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != expected:
-        report.error(
-            model,
-            1,
-            f"does not match its model card: expected sha256 {expected[:12]}..., got {found[:12]}...",
-            "copy it again from its source, or export again",
-        )
+    weights = model.with_name(model.name + WEIGHTS_SUFFIX)
+    for path in (model, weights) if weights.is_file() else (model,):
+        try:
+            expected = json.loads(card.read_text(encoding="utf-8"))["files"][path.name]["sha256"]
+        except (ValueError, KeyError, TypeError, OSError):
+            report.warning(card, 1, f"has no checksum of {path.name}", "export this version again")
+            continue
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != expected:
+            report.error(
+                path,
+                1,
+                f"does not match its model card: expected sha256 {expected[:12]}..., got {found[:12]}...",
+                "copy it again from its source, or export again",
+            )
 
 
 def check_labels(folder: ModelFolder, file: ConfigFile, graph: OnnxGraph | None, report: Findings) -> None:

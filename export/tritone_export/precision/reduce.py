@@ -63,7 +63,7 @@ class Reduced:
         losses: change of each metric on validation data.
         source: description of the validation data.
         n: number of validation examples.
-        n_bytes: size of the file, and of the file in single precision.
+        n_bytes: size of the graph with its weights, and of the one in single precision.
         latency_ratio: latency divided by that of single precision, by batch size, measured in process on this machine's
             CPU; above 1 is slower.
         max_abs_difference: largest difference from single precision on example inputs, by output.

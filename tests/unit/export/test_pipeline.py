@@ -27,6 +27,7 @@ def test_a_version_holds_all_its_files(repository: Path, result: ExportResult) -
         "emotions.txt",
         "labels.txt",
         "model.onnx",
+        "model.onnx.data",
         "model_card.json",
     ]
     assert (model / "labels.txt").read_text().split() == list(fixture_kind.LABELS)

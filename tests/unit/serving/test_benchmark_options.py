@@ -20,6 +20,8 @@ REPOSITORY = ["--repository", "."]
         (["front_end", "--threads", "-3"], "--threads"),
         (["batch_loops", "--rounds", "0"], "--rounds"),
         (["memory_sessions", *REPOSITORY, "--models", "genre_cnn"], "ONNX files of genre_cnn"),
+        (["memory_weights", *REPOSITORY, "--models", "genre_cnn"], "ONNX files of genre_cnn"),
+        (["memory_weights", *REPOSITORY, "--instances", "1"], "expected at least 2, got 1"),
         (["gpu_check", "--seconds", "0"], "--seconds"),
         (["gpu_speed", "in-process", *REPOSITORY], "genre_cnn or music_transformer"),
         (["gpu_speed", "served", *REPOSITORY], "genre_cnn or music_transformer"),

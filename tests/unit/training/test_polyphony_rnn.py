@@ -501,7 +501,7 @@ def repository(run: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPa
 
 
 def session_of(repository: Path, model: str) -> Any:
-    return open_session((repository / model / "1" / "model.onnx").read_bytes())
+    return open_session(repository / model / "1" / "model.onnx")
 
 
 @pytest.mark.slow
