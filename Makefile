@@ -12,10 +12,12 @@ READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.ready-dev
 ENGINES := .venv-engines
 ENGINES_READY := $(ENGINES)/.ready
-# --no-compile: what is imported is compiled then, which saves a minute of compiling 2 GB of packages in advance, and kept
-# for the next process also where images and build servers ask Python not to (an empty value counts as unset).
-export PYTHONDONTWRITEBYTECODE :=
+# --no-compile saves a minute; modules are compiled when they are first imported.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) -c constraints.txt
+
+# Some images and build servers set this variable, with which every process would compile what it imports again. Python
+# treats an empty value as unset.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup studio openapi demo weights test test-fast test-engines fuzz attack image-test manifests lint format serve bench peer soak chaos docs docs-serve audit clean

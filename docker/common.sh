@@ -33,6 +33,14 @@ sys.exit(not any(list(pathlib.Path(place).glob("libpython3.*.so.1.0")) for place
         { echo "Tritone needs Python 3.11 or 3.12; this image has $(python3 -V)" >&2; exit 1; }
 }
 
+# Compiles the standard library, which official Python images leave out; pip compiles what it installs. Otherwise every
+# process would compile what it imports each time, and a server has a process for each instance of a model.
+compile_standard_library() {
+    python3 -m compileall -q -x '/(site-packages|dist-packages|test|tests|idlelib|lib2to3|tkinter|turtledemo)/' \
+        "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" ||
+        echo "warning: a part of the standard library could not be compiled; processes start more slowly" >&2
+}
+
 # Runs a script's function `dependencies` or `application`, as its first argument says. Each is a layer of the image: the
 # first needs only pyproject.toml, constraints.txt and docker/, so that an edit of the source does not run it again.
 run_step() {

@@ -20,15 +20,14 @@ page() {
 
 dependencies() {
     require_python
+    compile_standard_library
     add_user
     install_requirements gateway
-    find /opt/tritone -depth -type d -name __pycache__ -exec rm -rf {} +
 }
 
 application() {
     test -f "$page/index.html" || { echo "the page is not built: expected $page/index.html; run the step page" >&2; exit 1; }
     install_project
-    find /opt/tritone -depth -type d -name __pycache__ -exec rm -rf {} +
     # Fails here rather than at the first start.
     /opt/tritone/bin/python -B -c 'from tritone_gateway.routers.studio import PAGE
 assert (PAGE / "index.html").is_file(), PAGE'

@@ -7,16 +7,16 @@ source_folder=${2:?usage: install-server-cpu.sh dependencies|application SOURCE}
 
 dependencies() {
     require_python
+    compile_standard_library
     add_user
     install_requirements serve
     # No server runs these.
-    find /opt/tritone -depth -type d \( -name tests -o -name test -o -name __pycache__ \) -exec rm -rf {} +
+    find /opt/tritone -depth -type d \( -name tests -o -name test \) -exec rm -rf {} +
     mkdir -p /models
 }
 
 application() {
     install_project
-    find /opt/tritone -depth -type d -name __pycache__ -exec rm -rf {} +
     # Fails here rather than at the first start.
     /opt/tritone/bin/python -B -c 'from tritone_serving.server.installation import find_installation, find_libpython
 print(find_installation().binary, find_libpython())'

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_export._exceptions import ModelTooLargeError, translating
+from tritone_export.comparisons import widen_comparisons
 from tritone_export.operators import translations
 from tritone_export.subgraphs import all_graphs, move_weights
 from tritone_training.declaration import BATCH
@@ -66,6 +67,7 @@ def to_onnx(
         )
         model: onnx.ModelProto = program.model_proto
     _strip_traces(model)
+    widen_comparisons(model.graph)
     move_weights(model.graph)
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     set_axes(model, declaration)

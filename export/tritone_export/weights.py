@@ -46,7 +46,7 @@ def split_weights(content: bytes, filename: str) -> dict[str, bytes]:
 
 
 def _point_to(tensor: onnx.TensorProto, location: str, *, offset: int) -> None:
-    """Have a tensor's values come from a file, as in the external data of ONNX's specification."""
+    """Add a reference to a file with a tensor's values (ONNX's external data); call it while the tensor has them."""
     import onnx
 
     tensor.data_location = onnx.TensorProto.EXTERNAL

@@ -46,7 +46,7 @@ def test_new_tracks_are_recommended_at_once_and_no_request_is_lost(
     rows = [f"new/{number},jig no. {number},major" for number in range(N_NEW)]
     file.write_text("id,title,artist\n" + "\n".join(rows) + "\n")
     servers = [part for each in replicas for part in ("--server", f"{each.http_url},{each.grpc_url}")]
-    # The tests beside this one delay requests.
+    # Tests that run at the same time delay requests.
     command = ("tracks", "add", file, "--repository", repository, *servers, "--max-slowdown", 5, "--json")
     with Listeners(replicas, history) as listeners:
         ended = run_tritone(*command)

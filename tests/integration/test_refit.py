@@ -69,7 +69,7 @@ def test_a_refit_is_published_without_a_lost_request(
     address = f"{server.http_url},{server.grpc_url}"
     tracks = repository.parent / "new.csv"
     tracks.write_text("id,title,artist\nnew/1,jig no. 1,major\n")
-    # The tests beside this one delay requests.
+    # Tests that run at the same time delay requests.
     to_server = ("--repository", repository, "--server", address, "--max-slowdown", 5)
     assert run_tritone("tracks", "add", tracks, *to_server).status == 0
     with MusicClient(server.grpc_url) as music:

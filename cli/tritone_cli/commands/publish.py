@@ -44,7 +44,14 @@ def publish(
     api_key_file: options.ApiKeyFile = None,
     ca_file: options.CaFile = None,
     max_slowdown: options.MaxSlowdown = 1.5,
-    canaries: Annotated[int, typer.Option(min=1, max=1000, help="Number of test requests to the new version.")] = 8,
+    canaries: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=1000,
+            help="Number of test requests to the new version; three times as many if it seems slow.",
+        ),
+    ] = 8,
     other_tensors: Annotated[
         bool, typer.Option("--other-tensors", help="Allow other inputs and outputs than those of the live version.")
     ] = False,

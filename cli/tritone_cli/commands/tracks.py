@@ -145,7 +145,11 @@ def live_or_none(
     ca_file: Path | None,
     max_slowdown: float,
 ) -> Iterator[Live | None]:
-    """Connect to the first of the servers, as `connections.live_server`; yield None without servers."""
+    """Connect to the first of the servers, as `connections.live_server`; yield None without servers.
+
+    Args:
+        max_slowdown: see `Bounds`.
+    """
     if not servers or repository is None:
         yield None
         return

@@ -75,13 +75,16 @@ def check_checksums(model: Path, report: Findings) -> None:
     card = model.parent / CARD_FILENAME
     if not card.is_file():
         return
-    weights = model.with_name(model.name + WEIGHTS_SUFFIX)
-    for path in (model, weights) if weights.is_file() else (model,):
-        try:
-            expected = json.loads(card.read_text(encoding="utf-8"))["files"][path.name]["sha256"]
-        except (ValueError, KeyError, TypeError, OSError):
-            report.warning(card, 1, f"has no checksum of {path.name}", "export this version again")
-            continue
+    try:
+        files = json.loads(card.read_text(encoding="utf-8"))["files"]
+        digests = {model: files[model.name]["sha256"]}
+        weights = model.with_name(model.name + WEIGHTS_SUFFIX)
+        if weights.is_file():
+            digests[weights] = files[weights.name]["sha256"]
+    except (ValueError, KeyError, TypeError, OSError):
+        report.warning(card, 1, f"has no checksum of {model.name} or of its weights", "export this version again")
+        return
+    for path, expected in digests.items():
         with path.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if found != expected:

@@ -157,7 +157,7 @@ def _check_external_data(model: onnx.ModelProto, path: Path, report: Findings) -
     for location, n_bytes in sorted(needed.items()):
         target = (path.parent / location).resolve()
         if not target.is_relative_to(path.parent.resolve()):
-            report.error(path, 1, f"has weights outside its version folder, in {location}", "export again as one file")
+            report.error(path, 1, f"has weights outside its version folder, in {location}", "export this version again")
         elif not target.is_file():
             report.error(
                 path,

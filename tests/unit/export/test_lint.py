@@ -243,10 +243,17 @@ def cut_off(model: Path) -> None:
 
 
 def flip_a_weight(model: Path) -> None:
-    path = model / "1" / "model.onnx"
+    path = model / "1" / "model.onnx.data"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
+
+
+def change_the_graph(model: Path) -> None:
+    path = model / "1" / "model.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    graph.doc_string = "changed"
+    path.write_bytes(graph.SerializeToString())
 
 
 def not_onnx(model: Path) -> None:
@@ -291,7 +298,8 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "label order": (swap_labels, r"labels.txt:1: error: differs from 1/labels.txt, the labels of the newest version"),
     "truncated": (cut_off, r"1/model.onnx:1: error: is not an ONNX file, or is truncated"),
-    "flipped": (flip_a_weight, r"1/model.onnx:1: error: does not match its model card"),
+    "weight": (flip_a_weight, r"1/model.onnx.data:1: error: does not match its model card"),
+    "graph": (change_the_graph, r"1/model.onnx:1: error: does not match its model card"),
     "not onnx": (not_onnx, r"1/model.onnx:1: error: is not an ONNX file, or is truncated"),
     "empty": (empty_onnx, r"1/model.onnx:1: error: is not a valid ONNX model"),
     "no config": (lambda m: (m / "config.pbtxt").unlink(), r"config.pbtxt:1: error: is missing"),

@@ -105,7 +105,7 @@ def test_a_process_that_stops_responding_is_named(log: Path, tmp_path: Path) -> 
         _, errors = launcher.communicate(timeout=100)
         resume.join()
     assert launcher.returncode == 1
-    # It is missed by an operation of torch, or by an exchange of values over the store.
+    # Either an operation of torch or an exchange over the store notices it first.
     expected = "error: process 1 of 0 to 1 (ended or )?did not respond within 15 s"
     assert re.search(expected, " ".join(errors.split())), errors
     assert (out / "unfinished" / "fit.ckpt").is_file()

@@ -40,7 +40,7 @@ def model_file(folder: str, config: dict[str, Any]) -> str:
     if name.is_absolute() or ".." in name.parts:
         raise SessionError(f"default_model_filename is {str(name)!r}; expected a file inside the version's folder")
     path = Path(folder) / name
-    if path.is_dir():  # with its external data beside it
+    if path.is_dir():  # Triton's form for a model of several files
         path = path / "model.onnx"
     if not path.is_file():
         raise SessionError(f"there is no file {path}; export the model again")
@@ -125,7 +125,7 @@ def _make_common_arena() -> str:
 def _return_freed_memory() -> None:
     """Return to the kernel what malloc keeps of the file and of the graph before its optimization.
 
-    That is up to 1.7 times the size of the file, in each process.
+    That is up to 1.7 times the size of a file that holds its weights, in each process.
     """
     with contextlib.suppress(OSError, AttributeError):  # a C library other than glibc
         ctypes.CDLL(None).malloc_trim(0)
