@@ -44,7 +44,7 @@ def widen_comparisons(graph: onnx.GraphProto, outer: Mapping[str, int] | None = 
             ]
             node.input[:] = wide
         nodes.append(node)
-    if len(nodes) > len(graph.node):
+    if len(nodes) > len(graph.node):  # nodes that were deleted from a graph cannot be used any more, hence the copies
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
         del graph.node[:]
         graph.node.extend(copies)
