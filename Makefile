@@ -144,11 +144,11 @@ BENCH_MODELS ?= composer genre_cnn genre_cnn_pcm16 genre_cnn_file music_gan musi
     polyphony_rnn polyphony_rnn_sampler recommender recording_recommender taste_vae
 
 bench: $(DEV_READY)  ## Measure what serving costs: runs/bench and the documentation's table (half an hour), then the SDK and the recommender
-	@$(BIN)/tritone bench $(BENCH_MODELS) --grpc --http --concurrency 1,8,32 --batch 1,8 --seconds 1.5 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS)
-	@$(BIN)/python -m benchmarks.latency_classify
-	@$(BIN)/python -m benchmarks.latency_compose
-	@$(BIN)/python -m benchmarks.latency_start
-	@$(BIN)/python -m benchmarks.load_recommend --rounds 200 --seconds 2
+	@status=0; \
+	$(BIN)/tritone bench $(BENCH_MODELS) --grpc --http --concurrency 1,8,32 --batch 1,8 --seconds 1.5 --report runs/bench --overwrite --table docs/benchmarks/index.md $(ARGS) || status=$$?; \
+	for each in latency_classify latency_compose latency_start 'load_recommend --rounds 200 --seconds 2'; do \
+	    $(BIN)/python -m benchmarks.$$each || status=$$?; done; \
+	exit $$status
 
 # Asks PyPI's own database, or OSV's with AUDIT_SERVICE=osv; --strict: a package that nobody could be asked about fails.
 AUDIT_SERVICE ?= pypi

@@ -128,8 +128,8 @@ def bench(
     }
     written = reporting.write(results, report, facts=facts) if report is not None else []
     unstable = [result.model for result in results if not any(row.reading for row in result.rows)]
-    if table is not None and unstable:
-        console.say(f"{table} was not changed, since there is no stable result for {', '.join(unstable)}")
+    if table is not None and len(unstable) == len(results):
+        console.say(f"{table} was not changed, since no result is stable")
     elif table is not None:
         reporting.replace_table(table, results, command=facts["Command"])
         written.append(table)

@@ -27,6 +27,9 @@ RUNNING_FILE_VARIABLE: Final = "TRITONE_RUNNING_FILE"  # as in backends/onnxrunt
 # A secret shared by this launcher and its backends; see backends/onnxruntime/tritone_ort_marks.py.
 HEALTH_TOKEN_VARIABLE: Final = "TRITONE_HEALTH_TOKEN"  # noqa: S105  - a name
 _PREFIX: Final = "tritone-"
+# Threads of NumPy's matrix products. By default each process of a model has one per core; while they wait, they take
+# the cores from other processes, and a server has a process per instance.
+_BLAS_THREADS_VARIABLE: Final = "OPENBLAS_NUM_THREADS"
 
 
 def make_runtime_folder() -> Path:
@@ -66,6 +69,7 @@ def fill_runtime_folder(folder: Path, installation: Installation, *, health_toke
         RUNNING_FILE_VARIABLE: str(folder / "running"),
         HEALTH_TOKEN_VARIABLE: health_token,
     }
+    environment.setdefault(_BLAS_THREADS_VARIABLE, environment.get("OMP_NUM_THREADS", "1"))
     libraries = [str(path) for path in installation.libraries]
     if installation.stub is not None:
         _link_python(folder)

@@ -129,6 +129,27 @@ def test_native_backends_of_an_installation_are_kept(tmp_path: Path) -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2"), ({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "3"}, "3")],
+)
+def test_matrix_products_of_a_process_take_one_thread_unless_set_otherwise(
+    given: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "tritonserver"
+    for part in ("bin", "backends/python"):
+        (root / part).mkdir(parents=True)
+    (root / "bin" / "tritonserver").touch()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    environment = runtime.fill_runtime_folder(folder, installation.find_installation(root))
+    assert environment["OPENBLAS_NUM_THREADS"] == expected
+
+
 def test_no_gpu_names_the_other_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_driver(name: str) -> None:
         raise OSError(name)
