@@ -30,7 +30,7 @@ from onnx import helper, numpy_helper
 
 from benchmarks.arguments import count
 from benchmarks.latency_compose import N_FRAMES, STREAMING, inputs_of, newest, open_like_the_server
-from tritone_export.subgraphs import all_graphs
+from tritone_export.subgraphs import all_graphs, replace_nodes
 from tritone_training.kinds.music_transformer.declaration import LOOK_AHEAD, NEXT, STATE
 
 BATCHES: Final = (1, 2, 4, 8)
@@ -176,10 +176,7 @@ def quantised(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     outer = {tensor.name: tensor for graph in all_graphs(model.graph) for tensor in graph.initializer}
     for graph in reversed(list(all_graphs(model.graph))[1:]):  # inner loops first: outer nodes are copied with them
-        nodes = [each for node in graph.node for each in _quantised_node(graph, node, outer, how)]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+        replace_nodes(graph, [each for node in graph.node for each in _quantised_node(graph, node, outer, how)])
     graphs = list(all_graphs(model.graph))
     read = {name for graph in graphs for node in graph.node for name in node.input}
     for graph in graphs:

@@ -27,6 +27,7 @@ from benchmarks.arguments import count
 from tritone_serving.repository import newest_version
 from tritone_serving.server.runtime_folder import BACKENDS_FOLDER
 from tritone_serving.supervision.processes import memory_mb
+from tritone_training.kind import ModelKind
 from tritone_training.registry import get_kind, kind_names
 
 LARGEST_BATCH = 8
@@ -52,18 +53,15 @@ class Memory:
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--models", nargs="+", choices=measurable(), default=None, help="default: all that it has")
+    add_model_options(parser)
     parser.add_argument("--runs", type=count, default=120)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", choices=("own", "common"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    wanted = arguments.models or measurable()
-    models = [model for model in wanted if onnx_file(arguments.repository / model) is not None]
-    if not models or (arguments.models and len(models) < len(wanted)):
-        parser.error(f"argument --repository: expected ONNX files of {', '.join(wanted)}; export them")
+    files = onnx_files(parser, arguments)
+    models = list(files)
     if arguments.worker:
-        measured = measure(arguments.repository, models[0], arguments.runs, common_arena=arguments.worker == "common")
+        measured = measure(models[0], files[models[0]], arguments.runs, common_arena=arguments.worker == "common")
         sys.stdout.write(json.dumps(asdict(measured)))
         return
     rows = [in_a_process(arguments, model, how) for model in models for how in ("own", "common")]
@@ -79,6 +77,26 @@ def main() -> None:
 def measurable() -> tuple[str, ...]:
     """Return the models whose example inputs their kinds draw."""
     return tuple(declaration.name for name in kind_names() for declaration in get_kind(name).declarations[:1])
+
+
+def kind_of(model: str) -> ModelKind:
+    """Return the kind of one of the `measurable` models."""
+    return next(kind for kind in map(get_kind, kind_names()) if kind.declarations[0].name == model)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--repository` and `--models` to a parser."""
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--models", nargs="+", choices=measurable(), default=None, help="default: all that it has")
+
+
+def onnx_files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return the ONNX files that the options name, by model; a missing one ends the program with the parser's error."""
+    wanted = arguments.models or measurable()
+    found = {model: file for model in wanted if (file := onnx_file(arguments.repository / model)) is not None}
+    if not found or (arguments.models and len(found) < len(wanted)):
+        parser.error(f"argument --repository: expected ONNX files of {', '.join(wanted)}; export them")
+    return found
 
 
 def onnx_file(folder: Path) -> Path | None:
@@ -101,16 +119,15 @@ def in_a_process(arguments: argparse.Namespace, model: str, how: str) -> Memory:
     return Memory(**json.loads(run.stdout))
 
 
-def measure(repository: Path, model: str, n_runs: int, *, common_arena: bool) -> Memory:
+def measure(model: str, file: Path, n_runs: int, *, common_arena: bool) -> Memory:
     """Open two sessions in this process and run them in turns."""
     sys.path.append(str(BACKENDS_FOLDER / "onnxruntime"))
     from tritone_ort_session import open_session
 
-    kind = next(kind for kind in map(get_kind, kind_names()) if kind.declarations[0].name == model)
+    kind = kind_of(model)
     batches = {n: kind.example_inputs(n, n) for n in range(1, LARGEST_BATCH + 1)}
-    path = str(onnx_file(repository / model))
     sessions = [
-        open_session(path, {}, instance_kind="CPU", device_id=0, n_threads=n_threads, shares_arena=common_arena)
+        open_session(str(file), {}, instance_kind="CPU", device_id=0, n_threads=n_threads, shares_arena=common_arena)
         for n_threads in (len(os.sched_getaffinity(0)), 1)
     ]
     opened_mb = memory_mb([os.getpid()])

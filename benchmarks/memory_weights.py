@@ -24,11 +24,10 @@ import numpy as np
 import onnx
 
 from benchmarks.arguments import count
-from benchmarks.memory_sessions import measurable, onnx_file
+from benchmarks.memory_sessions import add_model_options, kind_of, onnx_files
 from tritone_export.weights import WEIGHTS_SUFFIX, split_weights
 from tritone_serving.server.runtime_folder import BACKENDS_FOLDER
 from tritone_serving.supervision.processes import memory_mb
-from tritone_training.registry import get_kind, kind_names
 
 N_ROWS = 4
 
@@ -70,19 +69,14 @@ class Memory:
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--models", nargs="+", choices=measurable(), default=None, help="default: all that it has")
+    add_model_options(parser)
     parser.add_argument("--instances", type=count, default=4, help="at least 2")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if arguments.instances < 2:
         parser.error("argument --instances: expected at least 2, got 1")
-    wanted = arguments.models or measurable()
-    files = {model: onnx_file(arguments.repository / model) for model in wanted}
-    found = {model: file for model, file in files.items() if file is not None}
-    if not found or (arguments.models and len(found) < len(wanted)):
-        parser.error(f"argument --repository: expected ONNX files of {', '.join(wanted)}; export them")
-    rows = [row for model, file in found.items() for row in measure(model, file, arguments.instances)]
+    files = onnx_files(parser, arguments)
+    rows = [row for model, file in files.items() for row in measure(model, file, arguments.instances)]
     if arguments.json:
         sys.stdout.write(json.dumps([asdict(row) for row in rows]) + "\n")
         return
@@ -95,11 +89,10 @@ def main() -> None:
 
 def measure(model: str, file: Path, n_instances: int) -> Iterator[Memory]:
     """Yield the memory of a model's instances with its weights inside the graph, then beside it."""
-    kind = next(kind for kind in map(get_kind, kind_names()) if kind.declarations[0].name == model)
     content: bytes = onnx.load(str(file)).SerializeToString()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        np.savez(folder / "inputs.npz", **kind.example_inputs(N_ROWS, 0))
+        np.savez(folder / "inputs.npz", **kind_of(model).example_inputs(N_ROWS, 0))
         (folder / "inside.onnx").write_bytes(content)
         for name, each in split_weights(content, "beside.onnx").items():
             (folder / name).write_bytes(each)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from tritone_export.subgraphs import subgraphs
+from tritone_export.subgraphs import replace_nodes, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -44,7 +44,5 @@ def widen_comparisons(graph: onnx.GraphProto, outer: Mapping[str, int] | None = 
             ]
             node.input[:] = wide
         nodes.append(node)
-    if len(nodes) > len(graph.node):  # nodes that were deleted from a graph cannot be used any more, hence the copies
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
+    if len(nodes) > len(graph.node):
+        replace_nodes(graph, nodes)

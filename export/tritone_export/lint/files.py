@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 from tritone.arguments import check_model_name
 from tritone.exceptions import InvalidModelNameError
-from tritone_export.card import CARD_FILENAME
+from tritone_export.card import CARD_FILENAME, checksum
 from tritone_export.lint.config_file import ConfigFile
 from tritone_export.lint.findings import Findings
 from tritone_export.lint.graph import OnnxGraph
@@ -85,8 +84,7 @@ def check_checksums(model: Path, report: Findings) -> None:
         report.warning(card, 1, f"has no checksum of {model.name} or of its weights", "export this version again")
         return
     for path, expected in digests.items():
-        with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+        found = checksum(path)["sha256"]
         if found != expected:
             report.error(
                 path,

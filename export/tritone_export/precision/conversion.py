@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritone_export._exceptions import PrecisionError, translating
+from tritone_export.subgraphs import replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -109,9 +110,8 @@ def as_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
             if name in floats:
                 node.output[index] = f"{name}.exact"
                 ordered += rounding(node.output[index], name)
-    copies = [copy.deepcopy(node) for node in ordered]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(copies)
+    replace_nodes(model.graph, ordered)
+    del model.graph.value_info[:]
     return model
 
 
@@ -263,9 +263,7 @@ def _sort(model: onnx.ModelProto) -> None:
         known.update(output for node in ready for output in node.output)
         ids = {id(node) for node in ready}
         waiting = [node for node in waiting if id(node) not in ids]
-    copies = [copy.deepcopy(node) for node in ordered]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    replace_nodes(model.graph, ordered)
 
 
 # Nodes before a logarithm stay in single precision, because it amplifies small differences (the power in a spectrogram
